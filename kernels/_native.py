@@ -1,0 +1,95 @@
+"""Opens the compiled CPU library (setup.py builds it from the rooms' .cpp files) for ctypes.
+
+It holds no Python or torch symbols. torch is imported first, so that the loader reuses torch's OpenMP runtime.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LIBRARY_NAME = "_native.so"
+BUILD_LOG_NAME = "_native_build.txt"
+
+
+def package_folder() -> Path:
+    """The installed `fastsaddle` folder, where the library and the compiler's report lie."""
+    import fastsaddle
+
+    return Path(fastsaddle.__file__).parent
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled library.
+
+    Raises:
+        ImportError: it was not built, or the loader refuses it; the compiler's report is quoted.
+    """
+    path = package_folder() / LIBRARY_NAME
+    if not path.exists():
+        raise ImportError(f"the native library was not built ({build_report()})")
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ImportError(f"the native library cannot be opened: {error}") from error
+
+
+def build_report() -> str:
+    """What the compiler said when the package was built, in one line."""
+    path = package_folder() / BUILD_LOG_NAME
+    if not path.exists():
+        return "no build was tried: install the package, or run python setup.py build_ext --inplace"
+    return " ".join(path.read_text().split())[-300:]
+
+
+POINTER = ctypes.c_void_p
+INT = ctypes.c_int64
+
+# what the exported functions return
+REASONS = {
+    1: (
+        ValueError,
+        "every neighbor list must start with an agent, name agents in 0..n-1, and end in -1 only",
+    ),
+    2: (MemoryError, "no memory for the tiles of a step"),
+}
+
+
+def function(name: str, arguments: Sequence[type]) -> Any:
+    """The C symbol `name`; its last parameter is the number of threads, and is not in `arguments`."""
+    symbol = getattr(library(), name)
+    symbol.argtypes = [*arguments, INT]
+    symbol.restype = INT
+    return symbol
+
+
+def call(symbol: Any, *arguments: int | None) -> None:
+    """Call `symbol` with torch's number of threads; and raise what it returns.
+
+    Raises:
+        ValueError: a neighbor list is wrong; nothing was written.
+        MemoryError: scratch memory could not be had; nothing was written.
+    """
+    status = symbol(*arguments, torch.get_num_threads())
+    if status:
+        kind, reason = REASONS[status]
+        raise kind(reason)
+
+
+def address(tensor: torch.Tensor | None) -> int | None:
+    """Where a tensor's first element lies; None stays None (a null pointer)."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def rows(tensor: torch.Tensor | None) -> tuple[int | None, int]:
+    """A `[agents, columns]` buffer as address and row stride; None as a null pointer."""
+    return (None, 0) if tensor is None else (tensor.data_ptr(), tensor.stride(0))
+
+
+def scalar(tensor: torch.Tensor) -> tuple[int, int]:
+    """A per-agent argument as address and step: step 0 is one value for all agents."""
+    return tensor.data_ptr(), min(tensor.dim(), 1)

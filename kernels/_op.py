@@ -1,0 +1,162 @@
+"""The one dispatcher: registers each room with torch.library and picks its implementation by device.
+
+A room registers a schema once (`Library.define` and `impl` under CompositeExplicitAutograd, plus a fake), so
+eager calls, `opcheck` and full-graph `torch.compile` take the same path. Rooms write into tensors that they are
+given and return nothing, so the argument check is also the fake implementation.
+"""
+
+import contextlib
+import contextvars
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+
+LIBRARY = torch.library.Library("fastsaddle", "DEF")
+
+# backend name, as users say it -> file of the room that holds it
+BACKENDS: Mapping[str, str] = {
+    "reference": "reference",
+    "native": "native_cpu",
+    "triton": "triton_gpu",
+}
+PREFERENCE: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("native", "reference"),
+    "cuda": ("triton", "reference"),
+}
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+
+
+@contextlib.contextmanager
+def use_backend(backend: str | None) -> Iterator[None]:
+    """Run every room on `backend` ("reference", "native" or "triton") inside the `with` block.
+
+    None leaves the choice as it is. Nests, and is local to the thread. A room that cannot run there raises
+    ImportError and says why.
+
+    Raises:
+        ValueError: `backend` is none of the three names.
+    """
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    token = _forced.set(backend if backend is not None else _forced.get())
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run on CPU tensors in this process (TRITON_INTERPRET=1)."""
+    triton = importlib.import_module("triton")
+    return bool(triton.knobs.runtime.interpret)
+
+
+@dataclass(eq=False)
+class Op:
+    """One room's operation: schema, checks, reference, and the implementations found beside it.
+
+    Attributes:
+        name: the room's folder name, and the operator's name under `torch.ops.fastsaddle`.
+        schema: its arguments in torch.library's language; written tensors carry an alias mark.
+        reference: the maths in plain PyTorch, on any device.
+        check: raises on wrong arguments; reads shapes, dtypes and devices only.
+        room: import path of the room.
+        examples: `(agents, columns, generator) -> {variant: arguments}`, for tests and benchmarks.
+        passes: arguments -> how many `[agents, columns]` float32 buffers must be read or written.
+        overwrites: arguments that are written without being read first.
+        tolerance: (output's name, arguments, expected) -> allowed absolute error; None where bits must be equal.
+    """
+
+    name: str
+    schema: str
+    reference: Callable[..., None]
+    check: Callable[..., None]
+    room: str
+    examples: Callable[[int, int, torch.Generator], dict[str, dict[str, Any]]]
+    passes: Callable[[Mapping[str, Any]], float]
+    overwrites: tuple[str, ...] = ()
+    tolerance: Callable[[str, Mapping[str, Any], torch.Tensor], torch.Tensor] | None = None
+    _loaded: dict[str, Callable[..., None] | str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        LIBRARY.define(f"{self.name}{self.schema} -> ()")
+        LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"fastsaddle::{self.name}", self.check, lib=LIBRARY)
+        self._overload = getattr(torch.ops.fastsaddle, self.name).default
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self._overload(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> None:
+        self.check(*args, **kwargs)
+        device = next(a.device for a in args if isinstance(a, torch.Tensor))
+        self.implementation(self.choice(device))(*args, **kwargs)
+
+    def choice(self, device: torch.device | str) -> str:
+        """The backend that runs tensors of `device` now: the forced one, or the first that can.
+
+        Raises:
+            ImportError: the forced backend cannot run there; the reason is told.
+        """
+        kind = torch.device(device).type
+        forced = _forced.get()
+        if forced is not None:
+            reason = self._reason(forced, kind)
+            if reason is not None:
+                raise ImportError(f"{self.name} cannot run on backend {forced!r}: {reason}")
+            return forced
+        for backend in PREFERENCE.get(kind, ()):
+            if self._reason(backend, kind) is None:
+                return backend
+        return "reference"
+
+    def unavailable(self, device: torch.device | str) -> dict[str, str]:
+        """Why backends cannot run tensors of `device`: backend -> reason."""
+        kind = torch.device(device).type
+        reasons = {backend: self._reason(backend, kind) for backend in BACKENDS}
+        return {backend: reason for backend, reason in reasons.items() if reason is not None}
+
+    def implementation(self, backend: str) -> Callable[..., None]:
+        """The function that runs this room on `backend`; ImportError where it cannot be loaded."""
+        loaded = self._load(backend)
+        if isinstance(loaded, str):
+            raise ImportError(loaded)
+        return loaded
+
+    def _load(self, backend: str) -> Callable[..., None] | str:
+        if backend == "reference":
+            return self.reference
+        if backend not in self._loaded:
+            try:
+                module = importlib.import_module(f"{self.room}.{BACKENDS[backend]}")
+                self._loaded[backend] = module.launch
+            except ImportError as error:
+                self._loaded[backend] = str(error)
+        return self._loaded[backend]
+
+    def _reason(self, backend: str, kind: str) -> str | None:
+        if backend == "native" and kind != "cpu":
+            return f"the native library works on CPU tensors, got {kind}"
+        loaded = self._load(backend)
+        if isinstance(loaded, str):
+            return loaded
+        if backend == "triton" and kind == "cpu" and not interpreting():
+            return "Triton runs CPU tensors only under TRITON_INTERPRET=1"
+        return None
+
+
+@cache
+def rooms() -> dict[str, Op]:
+    """All rooms found in the folder, by name."""
+    kernels: ModuleType = importlib.import_module("fastsaddle.kernels")
+    names = sorted(m.name for m in pkgutil.iter_modules(kernels.__path__) if m.ispkg)
+    return {
+        name: getattr(importlib.import_module(f"fastsaddle.kernels.{name}"), name) for name in names
+    }

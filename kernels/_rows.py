@@ -1,0 +1,84 @@
+"""Argument checks that rooms share: agent-stacked rows, per-agent scalars, neighbor lists."""
+
+import torch
+
+# every tensor of a row starts at a multiple of this many elements, and so does every column range
+ALIGNMENT = 32
+
+
+def check_rows(like: torch.Tensor, **rows: torch.Tensor | None) -> None:
+    """Each of `rows` is float32 `[agents, columns]`, laid out row by row, and shaped like `like`."""
+    for name, tensor in rows.items():
+        if tensor is None:
+            continue
+        if tensor.dtype != torch.float32 or tensor.device != like.device:
+            raise ValueError(
+                f"{name} must be float32 on {like.device}, got {tensor.dtype} on {tensor.device}"
+            )
+        if tensor.dim() != 2 or tensor.shape != like.shape:
+            raise ValueError(
+                f"{name} must be [agents, columns] = {tuple(like.shape)}, got {tuple(tensor.shape)}"
+            )
+        agents, columns = tensor.shape
+        if agents < 1 or columns < 1 or columns % ALIGNMENT:
+            raise ValueError(
+                f"{name} needs at least one agent and a multiple of {ALIGNMENT} columns, "
+                f"got {tuple(tensor.shape)}"
+            )
+        stride = tensor.stride(0)
+        if tensor.stride(1) != 1 or (agents > 1 and (stride % ALIGNMENT or stride < columns)):
+            raise ValueError(
+                f"{name} needs adjacent columns and a row stride that is a multiple of {ALIGNMENT}, "
+                f"got strides {tensor.stride()}"
+            )
+
+
+def check_scalars(like: torch.Tensor, **scalars: torch.Tensor) -> None:
+    """Each of `scalars` is float32 and 0-d, or `[agents]` and contiguous, on the rows' device."""
+    for name, tensor in scalars.items():
+        if tensor.dim() == 0 and tensor.dtype == torch.float32 and tensor.device == like.device:
+            continue
+        check_per_agent(like, torch.float32, **{name: tensor})
+
+
+def check_per_agent(like: torch.Tensor, dtype: torch.dtype, **vectors: torch.Tensor | None) -> None:
+    """Each of `vectors` is `[agents]`, contiguous, of `dtype`, on the rows' device."""
+    for name, tensor in vectors.items():
+        if tensor is None:
+            continue
+        if (
+            tensor.dtype != dtype
+            or tensor.device != like.device
+            or tensor.shape != like.shape[:1]
+            or not tensor.is_contiguous()
+        ):
+            raise ValueError(
+                f"{name} must be {dtype} [agents] = ({like.shape[0]},) on {like.device}, "
+                f"got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+            )
+
+
+def check_neighbors(like: torch.Tensor, neighbors: torch.Tensor, weights: torch.Tensor) -> None:
+    """`neighbors` int32 and `weights` float32 are `[agents, width]`, contiguous, on the rows' device."""
+    for name, tensor, dtype in (
+        ("neighbors", neighbors, torch.int32),
+        ("weights", weights, torch.float32),
+    ):
+        if (
+            tensor.dtype != dtype
+            or tensor.device != like.device
+            or tensor.dim() != 2
+            or tensor.shape[0] != like.shape[0]
+            or tensor.shape[1] < 1
+            or tensor.shape != neighbors.shape
+            or not tensor.is_contiguous()
+        ):
+            raise ValueError(
+                f"{name} must be {dtype} [agents, width] with {like.shape[0]} rows on {like.device}, "
+                f"got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+            )
+
+
+def per_agent(scalar: torch.Tensor) -> torch.Tensor:
+    """A scalar argument as a column that broadcasts over rows."""
+    return scalar if scalar.dim() == 0 else scalar[:, None]

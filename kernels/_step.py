@@ -1,0 +1,78 @@
+"""The arithmetic of the gossip rooms in plain PyTorch: one rounding an operation, in the order that all twins keep."""
+
+import torch
+
+# how a step treats its momentum row
+NONE, LOCAL, QUASI_GLOBAL = 0, 1, 2
+
+
+def column(scalar: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """A scalar argument as `[agents, 1]`: a 0-d divisor would be turned into a reciprocal by PyTorch."""
+    return scalar.reshape(-1, 1).expand(rows.shape[0], 1)
+
+
+def finite(norm: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
+    """Which agents step, as bool `[agents, 1]`: those whose gradient norm is finite, or all."""
+    if norm is None:
+        return torch.ones(rows.shape[0], 1, dtype=torch.bool, device=rows.device)
+    return norm.isfinite()[:, None]
+
+
+def local_rows(
+    start: torch.Tensor,
+    g: torch.Tensor,
+    momentum: torch.Tensor | None,
+    lr: torch.Tensor,
+    weight_decay: torch.Tensor,
+    beta: torch.Tensor,
+    norm: torch.Tensor | None,
+    kind: int,
+    nesterov: bool,
+    maximize: bool,
+) -> torch.Tensor:
+    """h = start - lr u; local momentum is updated in place. All `[agents, columns]` float32."""
+    steps = finite(norm, start)
+    lr, weight_decay, beta = (column(s, start) for s in (lr, weight_decay, beta))
+    gradient = (-g if maximize else g) + weight_decay * start
+    update = gradient
+    if momentum is not None:
+        moved = beta * momentum + gradient
+        update = gradient + beta * moved if nesterov else moved
+        if kind == LOCAL:
+            momentum.copy_(torch.where(steps, moved, momentum))
+    return torch.where(steps, start - lr * update, start)
+
+
+def mix_rows(h: torch.Tensor, neighbors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """sum_k weights[:, k] h[neighbors[:, k]], summed in the list's order; -1 pads."""
+    mixed = weights[:, :1] * h[neighbors[:, 0].long()]
+    for k in range(1, neighbors.shape[1]):
+        named = neighbors[:, k, None] >= 0
+        term = weights[:, k, None] * h[neighbors[:, k].clamp(min=0).long()]
+        mixed = torch.where(named, mixed + term, mixed)
+    return mixed
+
+
+def quasi_global_rows(
+    before: torch.Tensor,
+    after: torch.Tensor,
+    momentum: torch.Tensor,
+    lr: torch.Tensor,
+    mu: torch.Tensor,
+    norm: torch.Tensor | None,
+) -> None:
+    """momentum = mu momentum + (1 - mu) (before - after) / lr, in place; unchanged where lr = 0."""
+    lr, mu = column(lr, before), column(mu, before)
+    moved = mu * momentum + (1.0 - mu) * ((before - after) / lr.expand_as(before))
+    momentum.copy_(torch.where(finite(norm, before) & (lr != 0), moved, momentum))
+
+
+def check_kind(kind: int, momentum: torch.Tensor | None) -> None:
+    """`kind` is none, local or quasi-global, and comes with a momentum row unless it is none."""
+    if kind not in (NONE, LOCAL, QUASI_GLOBAL):
+        raise ValueError(f"kind must be 0 (none), 1 (local) or 2 (quasi-global), got {kind}")
+    if (momentum is None) != (kind == NONE):
+        raise ValueError(
+            f"momentum rows belong to kinds 1 and 2, got kind {kind} with "
+            f"{'no momentum' if momentum is None else 'momentum'}"
+        )

@@ -1,0 +1,20 @@
+"""How Triton rooms are launched: exact arithmetic, and block shapes from the number of agents."""
+
+import triton
+
+# multiply-add must not be fused: the bits are those of the reference
+EXACT = {"enable_fp_fusion": False}
+
+# columns of one program in kernels that take one agent's slice
+STREAM_COLUMNS = 1024
+
+# all agents of a slice fit one program up to here without spilling registers
+FUSED_AGENTS = 256
+
+
+def fused_shape(agents: int) -> tuple[int, int, int]:
+    """(padded agents, columns, warps) of a program that holds all agents of a slice."""
+    padded = triton.next_power_of_2(agents)
+    columns = max(32, 1024 // padded)
+    warps = min(16, max(4, padded * columns // 256))
+    return padded, columns, warps

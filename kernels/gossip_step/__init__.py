@@ -1,0 +1,124 @@
+"""One whole step of gossip learning for all agents: local step, neighbor mixing and momentum in one pass.
+
+    start = saved, or x where no perturbation is to be undone
+    g'    = (+-)g + weight_decay start
+    u     = g'                          kind 0, no momentum
+    m     = beta momentum + g'          kinds 1 and 2;  u = m, or g' + beta m with Nesterov
+    h     = start - lr u
+    x_i   = sum_k weights_ik h_{neighbors_ik}          summed in the list's order: self, then ascending
+    momentum = m                                       kind 1, local
+    momentum = mu momentum + (1 - mu) (start - x) / lr  kind 2, quasi-global; unchanged where lr = 0
+
+D-PSGD (Lian et al. 2017, arXiv:1705.09056) in adapt-then-combine order, heavy ball and Nesterov as in PyTorch's SGD,
+and quasi-global momentum (Lin et al. 2021, arXiv:2102.04761, algorithm 1). Reading `saved` instead of x undoes SAM's
+perturbation in the same pass. The halves are local_step and mix_update; composed they give the same bits.
+
+Arguments
+    x             `[agents, columns]` float32, overwritten by the mixed model
+    saved         `[agents, columns]` float32 or None
+    g             `[agents, columns]` float32
+    momentum      `[agents, columns]` float32, updated; None for kind 0
+    neighbors     `[agents, width]` int32: each agent itself, then its neighbors, padded with -1
+    weights       `[agents, width]` float32
+    lr, weight_decay, beta, mu   float32, 0-d or `[agents]`
+    norm          `[agents]` float32 or None: an agent whose norm is not finite takes no local step and keeps its
+                  momentum; its model still takes part in the mixing
+    kind          0, 1 or 2 as above
+    nesterov, maximize
+
+Rounding: exact; every operation rounds once, in the order written.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastsaddle.kernels._examples import Draw
+from fastsaddle.kernels._op import Op
+from fastsaddle.kernels._rows import check_neighbors, check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels._step import check_kind
+
+from .reference import gossip_step_reference
+
+
+def check(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    g: torch.Tensor,
+    momentum: torch.Tensor | None,
+    neighbors: torch.Tensor,
+    weights: torch.Tensor,
+    lr: torch.Tensor,
+    weight_decay: torch.Tensor,
+    beta: torch.Tensor,
+    mu: torch.Tensor,
+    norm: torch.Tensor | None,
+    kind: int,
+    nesterov: bool,
+    maximize: bool,
+) -> None:
+    check_kind(kind, momentum)
+    check_rows(x, x=x, saved=saved, g=g, momentum=momentum)
+    check_neighbors(x, neighbors, weights)
+    check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta, mu=mu)
+    check_per_agent(x, torch.float32, norm=norm)
+
+
+def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
+    draw = Draw(agents, columns, generator)
+
+    def arguments(
+        kind: int, perturbed: bool, degree: int, nesterov: bool, maximize: bool
+    ) -> dict[str, Any]:
+        neighbors, weights = draw.lists(degree)
+        rates = draw.scalars(0.01, 0.5)
+        rates[-1] = 0.0
+        norm = draw.norms() if perturbed else None
+        g = draw.rows()
+        if norm is not None:
+            g[~norm.isfinite()] = float("nan")
+        return {
+            "x": draw.rows(),
+            "saved": draw.rows() if perturbed else None,
+            "g": g,
+            "momentum": draw.rows() if kind else None,
+            "neighbors": neighbors,
+            "weights": weights,
+            "lr": rates if perturbed else draw.scalar(0.01, 0.5),
+            "weight_decay": draw.scalar(1e-4, 1e-2),
+            "beta": draw.scalar(0.5, 0.95),
+            "mu": draw.scalar(0.5, 0.95),
+            "norm": norm,
+            "kind": kind,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+
+    return {
+        "quasi-global": arguments(2, False, 2, False, False),
+        "quasi-global-saved": arguments(2, True, 3, True, False),
+        "local": arguments(1, False, 4, True, True),
+        "local-saved": arguments(1, True, 1, False, False),
+        "plain": arguments(0, False, 2, False, False),
+        "plain-saved": arguments(0, True, 7, False, True),
+    }
+
+
+def passes(arguments: Mapping[str, Any]) -> float:
+    return 3 if arguments["momentum"] is None else 5
+
+
+gossip_step = Op(
+    name="gossip_step",
+    schema=(
+        "(Tensor(a!) x, Tensor? saved, Tensor g, Tensor(b!)? momentum, Tensor neighbors, Tensor weights, "
+        "Tensor lr, Tensor weight_decay, Tensor beta, Tensor mu, Tensor? norm, int kind, bool nesterov, "
+        "bool maximize)"
+    ),
+    reference=gossip_step_reference,
+    check=check,
+    room=__name__,
+    examples=examples,
+    passes=passes,
+)

@@ -1,0 +1,59 @@
+"""gossip_step through the compiled CPU library."""
+
+import torch
+
+from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar
+
+_symbol = function(
+    "fs_gossip_step",
+    [
+        *[POINTER, INT] * 4,
+        POINTER,
+        POINTER,
+        INT,
+        INT,
+        INT,
+        *[POINTER, INT] * 4,
+        POINTER,
+        INT,
+        INT,
+        INT,
+    ],
+)
+
+
+def launch(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    g: torch.Tensor,
+    momentum: torch.Tensor | None,
+    neighbors: torch.Tensor,
+    weights: torch.Tensor,
+    lr: torch.Tensor,
+    weight_decay: torch.Tensor,
+    beta: torch.Tensor,
+    mu: torch.Tensor,
+    norm: torch.Tensor | None,
+    kind: int,
+    nesterov: bool,
+    maximize: bool,
+) -> None:
+    call(
+        _symbol,
+        *rows(x),
+        *rows(saved),
+        *rows(g),
+        *rows(momentum),
+        address(neighbors),
+        address(weights),
+        *x.shape,
+        neighbors.shape[1],
+        *scalar(lr),
+        *scalar(weight_decay),
+        *scalar(beta),
+        *scalar(mu),
+        address(norm),
+        kind,
+        nesterov,
+        maximize,
+    )

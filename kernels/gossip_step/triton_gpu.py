@@ -1,0 +1,148 @@
+"""gossip_step in Triton: one program holds a slice of all agents, so each buffer is read and written once.
+
+Neighbors are fetched with a gather along the agent axis and summed in the list's order. Beyond FUSED_AGENTS agents
+a slice no longer fits the registers: the two halves run one after the other, with the same bits.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from fastsaddle.kernels._gossip_triton import launch_local_step, launch_mix_update
+from fastsaddle.kernels._step_triton import is_finite, local_values, quasi_global_values
+from fastsaddle.kernels._triton_launch import EXACT, FUSED_AGENTS, fused_shape
+
+
+@triton.jit
+def gossip_step_kernel(
+    x_ptr,
+    start_ptr,
+    g_ptr,
+    momentum_ptr,
+    neighbors_ptr,
+    weights_ptr,
+    lr_ptr,
+    weight_decay_ptr,
+    beta_ptr,
+    mu_ptr,
+    norm_ptr,
+    x_stride,
+    start_stride,
+    g_stride,
+    momentum_stride,
+    lr_step,
+    weight_decay_step,
+    beta_step,
+    mu_step,
+    agents,
+    columns,
+    width,
+    KIND: tl.constexpr,
+    NESTEROV: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
+    GATED: tl.constexpr,
+    AGENTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    i = tl.arange(0, AGENTS)
+    c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    agent = i < agents
+    inside = agent[:, None] & (c < columns)[None, :]
+    row = i.to(tl.int64)[:, None]
+    start = tl.load(start_ptr + row * start_stride + c[None, :], mask=inside, other=0.0)
+    g = tl.load(g_ptr + row * g_stride + c[None, :], mask=inside, other=0.0)
+    momentum = start
+    if KIND != 0:
+        momentum = tl.load(
+            momentum_ptr + row * momentum_stride + c[None, :], mask=inside, other=0.0
+        )
+    lr = tl.load(lr_ptr + i * lr_step, mask=agent, other=0.0)[:, None]
+    weight_decay = tl.load(weight_decay_ptr + i * weight_decay_step, mask=agent, other=0.0)[:, None]
+    beta = tl.load(beta_ptr + i * beta_step, mask=agent, other=0.0)[:, None]
+    h, moved = local_values(start, g, momentum, lr, weight_decay, beta, KIND, NESTEROV, MAXIMIZE)
+    if GATED:
+        steps = is_finite(tl.load(norm_ptr + i, mask=agent, other=0.0))[:, None]
+        h = tl.where(steps, h, start)
+        moved = tl.where(steps, moved, momentum)
+    first = tl.load(neighbors_ptr + i * width, mask=agent, other=0)
+    weight = tl.load(weights_ptr + i * width, mask=agent, other=0.0)
+    mixed = weight[:, None] * tl.gather(
+        h, tl.broadcast_to(first[:, None], (AGENTS, COLUMNS)), axis=0
+    )
+    for k in range(1, width):
+        neighbor = tl.load(neighbors_ptr + i * width + k, mask=agent, other=-1)
+        weight = tl.load(weights_ptr + i * width + k, mask=agent, other=0.0)
+        named = tl.maximum(neighbor, 0)[:, None]
+        term = weight[:, None] * tl.gather(h, tl.broadcast_to(named, (AGENTS, COLUMNS)), axis=0)
+        mixed = tl.where(neighbor[:, None] >= 0, mixed + term, mixed)
+    tl.store(x_ptr + row * x_stride + c[None, :], mixed, mask=inside)
+    if KIND == 1:
+        tl.store(momentum_ptr + row * momentum_stride + c[None, :], moved, mask=inside)
+    if KIND == 2:
+        mu = tl.load(mu_ptr + i * mu_step, mask=agent, other=0.0)[:, None]
+        moved = quasi_global_values(start, mixed, momentum, lr, mu)
+        if GATED:
+            moved = tl.where(steps, moved, momentum)
+        tl.store(momentum_ptr + row * momentum_stride + c[None, :], moved, mask=inside)
+
+
+def launch(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    g: torch.Tensor,
+    momentum: torch.Tensor | None,
+    neighbors: torch.Tensor,
+    weights: torch.Tensor,
+    lr: torch.Tensor,
+    weight_decay: torch.Tensor,
+    beta: torch.Tensor,
+    mu: torch.Tensor,
+    norm: torch.Tensor | None,
+    kind: int,
+    nesterov: bool,
+    maximize: bool,
+) -> None:
+    agents, columns = x.shape
+    start = x if saved is None else saved
+    if agents > FUSED_AGENTS:
+        h = torch.empty_like(x, memory_format=torch.contiguous_format)
+        launch_local_step(
+            start, g, momentum, h, lr, weight_decay, beta, norm, kind, nesterov, maximize
+        )
+        quasi_global = momentum if kind == 2 else None
+        launch_mix_update(x, saved, h, quasi_global, neighbors, weights, lr, mu, norm)
+        return
+    moments = x if momentum is None else momentum
+    padded, block, warps = fused_shape(agents)
+    gossip_step_kernel[(triton.cdiv(columns, block),)](
+        x,
+        start,
+        g,
+        moments,
+        neighbors,
+        weights,
+        lr,
+        weight_decay,
+        beta,
+        mu,
+        lr if norm is None else norm,
+        x.stride(0),
+        start.stride(0),
+        g.stride(0),
+        moments.stride(0),
+        lr.dim(),
+        weight_decay.dim(),
+        beta.dim(),
+        mu.dim(),
+        agents,
+        columns,
+        neighbors.shape[1],
+        KIND=kind,
+        NESTEROV=nesterov,
+        MAXIMIZE=maximize,
+        GATED=norm is not None,
+        AGENTS=padded,
+        COLUMNS=block,
+        num_warps=warps,
+        **EXACT,
+    )

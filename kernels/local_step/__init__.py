@@ -1,0 +1,89 @@
+"""First half of gossip_step: every agent's local step, written to h as the model to send.
+
+    start = saved, or x;   g' = (+-)g + weight_decay start;   h = start - lr u(g', momentum)
+
+with u as in gossip_step. Local momentum (kind 1) is updated here; quasi-global momentum (kind 2) is read here and
+updated by mix_update, once the neighbors' models have arrived.
+
+Arguments: as in gossip_step, but x is only read, and
+    h         `[agents, columns]` float32, overwritten
+
+Rounding: exact, the same operations in the same order as gossip_step.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastsaddle.kernels._examples import Draw
+from fastsaddle.kernels._op import Op
+from fastsaddle.kernels._rows import check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels._step import check_kind
+
+from .reference import local_step_reference
+
+
+def check(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    g: torch.Tensor,
+    momentum: torch.Tensor | None,
+    h: torch.Tensor,
+    lr: torch.Tensor,
+    weight_decay: torch.Tensor,
+    beta: torch.Tensor,
+    norm: torch.Tensor | None,
+    kind: int,
+    nesterov: bool,
+    maximize: bool,
+) -> None:
+    check_kind(kind, momentum)
+    check_rows(x, x=x, saved=saved, g=g, momentum=momentum, h=h)
+    check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta)
+    check_per_agent(x, torch.float32, norm=norm)
+
+
+def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
+    draw = Draw(agents, columns, generator)
+
+    def arguments(kind: int, perturbed: bool, nesterov: bool, maximize: bool) -> dict[str, Any]:
+        return {
+            "x": draw.rows(),
+            "saved": draw.rows() if perturbed else None,
+            "g": draw.rows(),
+            "momentum": draw.rows() if kind else None,
+            "h": draw.rows(),
+            "lr": draw.scalars(0.01, 0.5) if perturbed else draw.scalar(0.01, 0.5),
+            "weight_decay": draw.scalar(1e-4, 1e-2),
+            "beta": draw.scalar(0.5, 0.95),
+            "norm": draw.norms() if perturbed else None,
+            "kind": kind,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+
+    return {
+        "quasi-global": arguments(2, True, True, False),
+        "local": arguments(1, True, False, True),
+        "plain": arguments(0, False, False, False),
+    }
+
+
+def passes(arguments: Mapping[str, Any]) -> float:
+    return {0: 3, 1: 5, 2: 4}[arguments["kind"]]
+
+
+local_step = Op(
+    name="local_step",
+    schema=(
+        "(Tensor x, Tensor? saved, Tensor g, Tensor(a!)? momentum, Tensor(b!) h, Tensor lr, "
+        "Tensor weight_decay, Tensor beta, Tensor? norm, int kind, bool nesterov, bool maximize)"
+    ),
+    reference=local_step_reference,
+    check=check,
+    room=__name__,
+    examples=examples,
+    passes=passes,
+    overwrites=("h",),
+)

@@ -1,0 +1,23 @@
+"""local_step in plain PyTorch."""
+
+import torch
+
+from fastsaddle.kernels._step import local_rows
+
+
+def local_step_reference(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    g: torch.Tensor,
+    momentum: torch.Tensor | None,
+    h: torch.Tensor,
+    lr: torch.Tensor,
+    weight_decay: torch.Tensor,
+    beta: torch.Tensor,
+    norm: torch.Tensor | None,
+    kind: int,
+    nesterov: bool,
+    maximize: bool,
+) -> None:
+    start = x if saved is None else saved
+    h.copy_(local_rows(start, g, momentum, lr, weight_decay, beta, norm, kind, nesterov, maximize))

@@ -1,0 +1,23 @@
+"""local_step in Triton: one program takes 1024 columns of one agent."""
+
+import torch
+
+from fastsaddle.kernels._gossip_triton import launch_local_step
+
+
+def launch(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    g: torch.Tensor,
+    momentum: torch.Tensor | None,
+    h: torch.Tensor,
+    lr: torch.Tensor,
+    weight_decay: torch.Tensor,
+    beta: torch.Tensor,
+    norm: torch.Tensor | None,
+    kind: int,
+    nesterov: bool,
+    maximize: bool,
+) -> None:
+    start = x if saved is None else saved
+    launch_local_step(start, g, momentum, h, lr, weight_decay, beta, norm, kind, nesterov, maximize)

@@ -1,0 +1,64 @@
+"""One gossip round with a dense mixing matrix: out = W x. For graphs whose degree makes neighbor lists slower.
+
+Arguments
+    x    `[agents, columns]` float32
+    W    `[agents, agents]` float32, contiguous; row i holds the weights that agent i gives to all
+    out  `[agents, columns]` float32, overwritten; shares no memory with x
+
+Rounding: products of `agents` terms in an order that each implementation chooses. The difference of two results is
+at most 4 eps sqrt(agents) of the sum's absolute terms, eps = 2^-24; no reduced precision (TF32) is used.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastsaddle.kernels._examples import Draw
+from fastsaddle.kernels._op import Op
+from fastsaddle.kernels._rows import check_rows
+
+from .reference import mix_dense_reference
+
+
+def check(x: torch.Tensor, W: torch.Tensor, out: torch.Tensor) -> None:
+    check_rows(x, x=x, out=out)
+    agents = x.shape[0]
+    if (
+        W.dtype != torch.float32
+        or W.device != x.device
+        or W.shape != (agents, agents)
+        or not W.is_contiguous()
+    ):
+        raise ValueError(
+            f"W must be float32 [agents, agents] = {(agents, agents)} on {x.device} and contiguous, "
+            f"got {W.dtype} {tuple(W.shape)} on {W.device}"
+        )
+
+
+def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
+    draw = Draw(agents, columns, generator)
+    W = torch.rand(agents, agents, generator=generator)
+    return {"random": {"x": draw.rows(), "W": W / W.sum(1, keepdim=True), "out": draw.rows()}}
+
+
+def passes(arguments: Mapping[str, Any]) -> float:
+    return 2
+
+
+def tolerance(output: str, arguments: Mapping[str, Any], expected: torch.Tensor) -> torch.Tensor:
+    terms = arguments["W"].abs() @ arguments["x"].abs()
+    return 4 * 2.0**-24 * arguments["W"].shape[0] ** 0.5 * terms
+
+
+mix_dense = Op(
+    name="mix_dense",
+    schema="(Tensor x, Tensor W, Tensor(a!) out)",
+    reference=mix_dense_reference,
+    check=check,
+    room=__name__,
+    examples=examples,
+    passes=passes,
+    overwrites=("out",),
+    tolerance=tolerance,
+)

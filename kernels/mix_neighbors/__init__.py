@@ -1,0 +1,60 @@
+"""One gossip round alone: out_i = sum_k weights_ik x_{neighbors_ik}, that is out = W x with W as neighbor lists.
+
+Xiao and Boyd 2004 (fast linear iterations for distributed averaging), one multiplication by the mixing matrix.
+
+Arguments
+    x          `[agents, columns]` float32
+    out        `[agents, columns]` float32, overwritten; shares no memory with x
+    neighbors  `[agents, width]` int32: each agent itself, then its neighbors, padded with -1
+    weights    `[agents, width]` float32
+
+Rounding: exact, summed in the list's order.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastsaddle.kernels._examples import Draw
+from fastsaddle.kernels._op import Op
+from fastsaddle.kernels._rows import check_neighbors, check_rows
+
+from .reference import mix_neighbors_reference
+
+
+def check(
+    x: torch.Tensor, out: torch.Tensor, neighbors: torch.Tensor, weights: torch.Tensor
+) -> None:
+    check_rows(x, x=x, out=out)
+    check_neighbors(x, neighbors, weights)
+
+
+def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
+    draw = Draw(agents, columns, generator)
+    result = {}
+    for degree in (2, 5):
+        neighbors, weights = draw.lists(degree)
+        result[f"degree-{degree}"] = {
+            "x": draw.rows(),
+            "out": draw.rows(),
+            "neighbors": neighbors,
+            "weights": weights,
+        }
+    return result
+
+
+def passes(arguments: Mapping[str, Any]) -> float:
+    return 2
+
+
+mix_neighbors = Op(
+    name="mix_neighbors",
+    schema="(Tensor x, Tensor(a!) out, Tensor neighbors, Tensor weights)",
+    reference=mix_neighbors_reference,
+    check=check,
+    room=__name__,
+    examples=examples,
+    passes=passes,
+    overwrites=("out",),
+)

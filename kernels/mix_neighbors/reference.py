@@ -1,0 +1,11 @@
+"""mix_neighbors in plain PyTorch."""
+
+import torch
+
+from fastsaddle.kernels._step import mix_rows
+
+
+def mix_neighbors_reference(
+    x: torch.Tensor, out: torch.Tensor, neighbors: torch.Tensor, weights: torch.Tensor
+) -> None:
+    out.copy_(mix_rows(x, neighbors, weights))

@@ -1,0 +1,86 @@
+"""Second half of gossip_step: mix the models that arrived, and update quasi-global momentum.
+
+    start = saved, or x
+    x_i   = sum_k weights_ik h_{neighbors_ik}
+    momentum = mu momentum + (1 - mu) (start - x) / lr   kind 2; unchanged where lr = 0 or norm is not finite
+
+Lin et al. 2021 (arXiv:2102.04761), algorithm 1, with the displacement divided by the rate that made it.
+
+Arguments: as in gossip_step, and
+    h         `[agents, columns]` float32 from local_step; shares no memory with x
+    momentum  for kind 2 only; kinds 0 and 1 leave it alone, and take None
+
+Rounding: exact, the same operations in the same order as gossip_step.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastsaddle.kernels._examples import Draw
+from fastsaddle.kernels._op import Op
+from fastsaddle.kernels._rows import check_neighbors, check_per_agent, check_rows, check_scalars
+
+from .reference import mix_update_reference
+
+
+def check(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    h: torch.Tensor,
+    momentum: torch.Tensor | None,
+    neighbors: torch.Tensor,
+    weights: torch.Tensor,
+    lr: torch.Tensor,
+    mu: torch.Tensor,
+    norm: torch.Tensor | None,
+) -> None:
+    check_rows(x, x=x, saved=saved, h=h, momentum=momentum)
+    check_neighbors(x, neighbors, weights)
+    check_scalars(x, lr=lr, mu=mu)
+    check_per_agent(x, torch.float32, norm=norm)
+
+
+def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
+    draw = Draw(agents, columns, generator)
+
+    def arguments(perturbed: bool, quasi_global: bool, degree: int) -> dict[str, Any]:
+        neighbors, weights = draw.lists(degree)
+        rates = draw.scalars(0.01, 0.5)
+        rates[-1] = 0.0
+        return {
+            "x": draw.rows(),
+            "saved": draw.rows() if perturbed else None,
+            "h": draw.rows(),
+            "momentum": draw.rows() if quasi_global else None,
+            "neighbors": neighbors,
+            "weights": weights,
+            "lr": rates if perturbed else draw.scalar(0.01, 0.5),
+            "mu": draw.scalar(0.5, 0.95),
+            "norm": draw.norms() if perturbed else None,
+        }
+
+    return {
+        "quasi-global": arguments(False, True, 2),
+        "quasi-global-saved": arguments(True, True, 3),
+        "plain": arguments(False, False, 6),
+    }
+
+
+def passes(arguments: Mapping[str, Any]) -> float:
+    return 2 if arguments["momentum"] is None else 5
+
+
+mix_update = Op(
+    name="mix_update",
+    schema=(
+        "(Tensor(a!) x, Tensor? saved, Tensor h, Tensor(b!)? momentum, Tensor neighbors, Tensor weights, "
+        "Tensor lr, Tensor mu, Tensor? norm)"
+    ),
+    reference=mix_update_reference,
+    check=check,
+    room=__name__,
+    examples=examples,
+    passes=passes,
+)

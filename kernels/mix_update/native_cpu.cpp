@@ -1,0 +1,29 @@
+// mix_update on the CPU: tiles of columns keep the slices of all agents in L2, so h is read once.
+#include "../_step.h"
+
+FS_EXPORT fs::i64 fs_mix_update(float* x, fs::i64 x_stride, const float* saved, fs::i64 saved_stride,
+                                const float* h, fs::i64 h_stride, float* momentum, fs::i64 momentum_stride,
+                                const std::int32_t* neighbors, const float* weights, fs::i64 agents,
+                                fs::i64 columns, fs::i64 width, const float* lr, fs::i64 lr_step,
+                                const float* mu, fs::i64 mu_step, const float* norm, fs::i64 threads) {
+  const fs::Lists lists{neighbors, weights, agents, width};
+  if (!lists.valid()) return fs::BAD_NEIGHBOR;
+  const fs::Rows models{x, x_stride}, moments{momentum, momentum_stride};
+  const fs::ConstRows starts{saved, saved_stride}, sent{h, h_stride};
+  const fs::Scalar rate{lr, lr_step}, mus{mu, mu_step};
+  const fs::i64 tile = fs::tile_columns(3 * agents, columns);
+  return fs::for_tiles(columns, tile, 0, width, threads,
+                       [&](fs::i64 first, fs::i64 count, fs::i64 next, float*, const float** named) {
+    for (fs::i64 i = 0; i < agents; ++i) {
+      const fs::i64 length = lists.length(i), list = i * width;
+      for (fs::i64 k = 0; k < length; ++k) named[k] = sent.at(neighbors[list + k], first);
+      float* row = models.at(i, first);
+      const float* before = nullptr;
+      if (momentum && rate.at(i) != 0.0f && fs::steps(norm, i))
+        before = starts ? starts.at(i, first) : row;
+      fs::mix_row({named, weights + list, length, before, momentum ? moments.at(i, first) : nullptr,
+                   rate.at(i), mus.at(i), row, saved || !momentum, sent.at(i, next)},
+                  count);
+    }
+  });
+}

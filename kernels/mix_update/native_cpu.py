@@ -1,0 +1,37 @@
+"""mix_update through the compiled CPU library."""
+
+import torch
+
+from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar
+
+_symbol = function(
+    "fs_mix_update",
+    [*[POINTER, INT] * 4, POINTER, POINTER, INT, INT, INT, *[POINTER, INT] * 2, POINTER],
+)
+
+
+def launch(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    h: torch.Tensor,
+    momentum: torch.Tensor | None,
+    neighbors: torch.Tensor,
+    weights: torch.Tensor,
+    lr: torch.Tensor,
+    mu: torch.Tensor,
+    norm: torch.Tensor | None,
+) -> None:
+    call(
+        _symbol,
+        *rows(x),
+        *rows(saved),
+        *rows(h),
+        *rows(momentum),
+        address(neighbors),
+        address(weights),
+        *x.shape,
+        neighbors.shape[1],
+        *scalar(lr),
+        *scalar(mu),
+        address(norm),
+    )

@@ -1,0 +1,22 @@
+"""mix_update in plain PyTorch."""
+
+import torch
+
+from fastsaddle.kernels._step import mix_rows, quasi_global_rows
+
+
+def mix_update_reference(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    h: torch.Tensor,
+    momentum: torch.Tensor | None,
+    neighbors: torch.Tensor,
+    weights: torch.Tensor,
+    lr: torch.Tensor,
+    mu: torch.Tensor,
+    norm: torch.Tensor | None,
+) -> None:
+    mixed = mix_rows(h, neighbors, weights)
+    if momentum is not None:
+        quasi_global_rows(x if saved is None else saved, mixed, momentum, lr, mu, norm)
+    x.copy_(mixed)

@@ -1,0 +1,77 @@
+"""SAM's ascent step: saved = x; x = x + (rho_i / (norm_i + 1e-12)) g_i for every agent i.
+
+Foret et al. 2020 (arXiv:2010.01412), eq. 2 and algorithm 1, one norm over the whole model, per agent. The adaptive
+variant scales by x^2 (Kwon et al. 2021, arXiv:2102.11600, eq. 4 without its constant): x + scale_i (x x g); its norm is
+that of |x| g. A maximizing run descends instead. Where norm_i is not finite the agent stays where it is.
+
+Arguments
+    x         `[agents, columns]` float32, overwritten by the perturbed model
+    g         `[agents, columns]` float32
+    saved     `[agents, columns]` float32, overwritten by x as it was: copying it back restores exactly
+    rho       float32, 0-d or `[agents]`: the radius
+    norm      `[agents]` float32, from agent_norm
+    adaptive  use the adaptive scale
+    maximize  the objective is maximized: step the other way
+
+Rounding: exact. The scale, each product and the sum round once, in that order.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastsaddle.kernels._examples import Draw
+from fastsaddle.kernels._op import Op
+from fastsaddle.kernels._rows import check_per_agent, check_rows, check_scalars
+
+from .reference import sam_perturb_reference
+
+
+def check(
+    x: torch.Tensor,
+    g: torch.Tensor,
+    saved: torch.Tensor,
+    rho: torch.Tensor,
+    norm: torch.Tensor,
+    adaptive: bool,
+    maximize: bool,
+) -> None:
+    check_rows(x, x=x, g=g, saved=saved)
+    check_scalars(x, rho=rho)
+    check_per_agent(x, torch.float32, norm=norm)
+
+
+def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
+    draw = Draw(agents, columns, generator)
+
+    def arguments(
+        rho: torch.Tensor, norm: torch.Tensor, adaptive: bool, maximize: bool
+    ) -> dict[str, Any]:
+        rows = {name: draw.rows() for name in ("x", "g", "saved")}
+        return {**rows, "rho": rho, "norm": norm, "adaptive": adaptive, "maximize": maximize}
+
+    return {
+        "plain": arguments(draw.scalar(0.01, 0.1), draw.scalars(0.5, 2.0), False, False),
+        "adaptive": arguments(draw.scalar(0.5, 2.0), draw.scalars(0.5, 2.0), True, False),
+        "per-agent": arguments(draw.scalars(0.01, 0.1), draw.norms(), False, True),
+        "zero-gradient": arguments(draw.scalar(0.01, 0.1), torch.zeros(agents), True, True),
+    }
+
+
+def passes(arguments: Mapping[str, Any]) -> float:
+    return 4
+
+
+sam_perturb = Op(
+    name="sam_perturb",
+    schema=(
+        "(Tensor(a!) x, Tensor g, Tensor(b!) saved, Tensor rho, Tensor norm, bool adaptive, bool maximize)"
+    ),
+    reference=sam_perturb_reference,
+    check=check,
+    room=__name__,
+    examples=examples,
+    passes=passes,
+    overwrites=("saved",),
+)

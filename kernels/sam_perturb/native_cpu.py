@@ -1,0 +1,29 @@
+"""sam_perturb through the compiled CPU library."""
+
+import torch
+
+from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar
+
+_symbol = function("fs_sam_perturb", [*[POINTER, INT] * 4, POINTER, INT, INT, INT, INT])
+
+
+def launch(
+    x: torch.Tensor,
+    g: torch.Tensor,
+    saved: torch.Tensor,
+    rho: torch.Tensor,
+    norm: torch.Tensor,
+    adaptive: bool,
+    maximize: bool,
+) -> None:
+    call(
+        _symbol,
+        *rows(x),
+        *rows(g),
+        *rows(saved),
+        *scalar(rho),
+        address(norm),
+        *x.shape,
+        adaptive,
+        maximize,
+    )

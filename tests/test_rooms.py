@@ -1,0 +1,248 @@
+"""Contract of every room: each implementation equals the reference, writes all it owes and nothing else.
+
+The `triton` cases run on a GPU, or on the CPU where Triton interprets (tests/test_interpreter.py sees to that).
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from fastsaddle.kernels._op import Op, rooms, use_backend
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CASES = {
+    # backend: device, agents, columns
+    "native": ("cpu", (1, 2, 3, 16, 17, 130), (32, 96, 1056, 8256)),
+    # 257 agents are one more than a fused program holds
+    "triton": (DEVICE, (1, 3, 17, 130, 257), (32,) if INTERPRETING else (32, 96, 1056, 8256)),
+}
+RUNNABLE = [b for b in CASES if b != "triton" or INTERPRETING or DEVICE == "cuda"]
+
+
+def room_cases() -> list[Any]:
+    return [
+        pytest.param(op, backend, agents, id=f"{op.name}-{backend}-{agents}")
+        for op in rooms().values()
+        for backend in RUNNABLE
+        for agents in CASES[backend][1]
+    ]
+
+
+def fresh(
+    arguments: Mapping[str, Any], device: str, poison: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """A copy that keeps row strides, with guard columns of NaN behind each row and poisoned outputs."""
+
+    def copy(name: str, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.dim() == 2 and value.dtype == torch.float32 and name not in ("weights", "W"):
+            guarded = torch.full(
+                (value.shape[0], value.shape[1] + 128), float("nan"), device=device
+            )
+            guarded = torch.nn.functional.pad(
+                guarded, (0, -guarded.shape[1] % 32), value=float("nan")
+            )
+            view = guarded[:, : value.shape[1]]
+            view.copy_(value)
+        else:
+            view = value.to(device, copy=True)
+        if name in poison:
+            view.fill_(float("nan"))
+        return view
+
+    return {name: copy(name, value) for name, value in arguments.items()}
+
+
+def guard(value: torch.Tensor) -> torch.Tensor:
+    """The columns behind a row buffer that `fresh` made."""
+    rows = value.shape[0]
+    return value.as_strided((rows, 128), (value.stride(0), 1), value.shape[1])
+
+
+def agrees(
+    op: Op, name: str, arguments: Mapping[str, Any], got: torch.Tensor, expected: torch.Tensor
+) -> bool:
+    got, expected = got.cpu(), expected.cpu()
+    same = (got == expected) | (got.isnan() & expected.isnan())
+    if op.tolerance is not None and name in op.overwrites:
+        allowed = op.tolerance(name, arguments, expected)
+        same |= (got.double() - expected.double()).abs() <= allowed
+    return bool(same.all())
+
+
+@pytest.mark.parametrize(("op", "backend", "agents"), room_cases())
+def test_equals_the_reference(op: Op, backend: str, agents: int, seed: int) -> None:
+    device, _, widths = CASES[backend]
+    if backend in op.unavailable(device):
+        pytest.skip(op.unavailable(device)[backend])
+    for columns in widths:
+        examples = op.examples(agents, columns, torch.Generator().manual_seed(seed + columns))
+        for variant, arguments in examples.items():
+            expected = fresh(arguments, "cpu", op.overwrites)
+            with use_backend("reference"):
+                op(*expected.values())
+            got = fresh(arguments, device, op.overwrites)
+            with use_backend(backend):
+                op(*got.values())
+            for name, value in got.items():
+                if isinstance(value, torch.Tensor):
+                    assert agrees(op, name, arguments, value, expected[name]), (
+                        variant,
+                        columns,
+                        name,
+                    )
+                    if value.dim() == 2 and name not in ("weights", "W", "neighbors"):
+                        assert guard(value).isnan().all(), (
+                            f"{variant}: wrote behind the rows of {name}"
+                        )
+
+
+@pytest.mark.parametrize("op", rooms().values(), ids=lambda op: op.name)
+def test_writes_only_what_the_schema_marks(op: Op, seed: int) -> None:
+    schema = {a.name: a for a in torch._C.parse_schema(f"{op.name}{op.schema} -> ()").arguments}
+    for variant, arguments in op.examples(5, 96, torch.Generator().manual_seed(seed)).items():
+        got = fresh(arguments, "cpu")
+        op(*got.values())
+        for name, value in got.items():
+            if isinstance(value, torch.Tensor) and not schema[name].is_out:
+                marked = schema[name].alias_info is not None
+                assert marked or torch.equal(value.nan_to_num(), arguments[name].nan_to_num()), (
+                    variant,
+                    name,
+                )
+
+
+@pytest.mark.parametrize("op", rooms().values(), ids=lambda op: op.name)
+def test_wrong_arguments_raise_before_anything_is_written(op: Op, seed: int) -> None:
+    variant = next(iter(op.examples(4, 96, torch.Generator().manual_seed(seed)).values()))
+    named = [n for n, v in variant.items() if isinstance(v, torch.Tensor) and v.dim() == 2]
+    rows = [n for n in named if n not in ("weights", "neighbors", "W")]
+    for name in rows:
+        for wrong in (
+            variant[name].double(),
+            *([variant[name][:, :64]] if len(rows) > 1 else []),
+            variant[name].repeat(1, 2)[:, ::2],
+            variant[name][0],
+        ):
+            arguments = fresh(variant, "cpu")
+            before = fresh(arguments, "cpu")
+            arguments[name] = wrong
+            with pytest.raises(ValueError, match=r"must|needs"):
+                op(*arguments.values())
+            for other, value in arguments.items():
+                if isinstance(value, torch.Tensor) and other != name:
+                    assert torch.equal(value.nan_to_num(), before[other].nan_to_num()), other
+    odd = {n: (v[:, :90] if n in rows else v) for n, v in variant.items()}
+    with pytest.raises(ValueError, match=r"multiple of 32|must be"):
+        op(*odd.values())
+
+
+@pytest.mark.parametrize("backend", ["native"])
+def test_wrong_neighbor_lists_raise_and_write_nothing(backend: str, seed: int) -> None:
+    op = rooms()["gossip_step"]
+    if backend in op.unavailable("cpu"):
+        pytest.skip(op.unavailable("cpu")[backend])
+    example = op.examples(4, 96, torch.Generator().manual_seed(seed))["quasi-global"]
+    for place, value in (((1, 0), -1), ((2, 1), 4), ((3, 0), 1_000_000)):
+        arguments = fresh(example, "cpu")
+        arguments["neighbors"][place] = value
+        with use_backend(backend), pytest.raises(ValueError, match="neighbor list"):
+            op(*arguments.values())
+        assert torch.equal(arguments["x"], example["x"])
+
+
+@pytest.mark.parametrize("op", rooms().values(), ids=lambda op: op.name)
+def test_registered_operator_passes_opcheck_and_full_graph_compile(op: Op, seed: int) -> None:
+    for arguments in op.examples(3, 64, torch.Generator().manual_seed(seed)).values():
+        plain = {
+            n: v.contiguous() if isinstance(v, torch.Tensor) else v for n, v in arguments.items()
+        }
+        torch.library.opcheck(getattr(torch.ops.fastsaddle, op.name).default, tuple(plain.values()))
+        torch.compiler.reset()
+        compiled = torch.compile(lambda *a: op(*a), fullgraph=True, backend="aot_eager")
+        got, expected = fresh(arguments, "cpu"), fresh(arguments, "cpu")
+        compiled(*got.values())
+        op(*expected.values())
+        for name, value in got.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value.nan_to_num(), expected[name].nan_to_num()), name
+
+
+def test_a_wrong_implementation_is_caught(seed: int) -> None:
+    op = rooms()["mix_neighbors"]
+    arguments = op.examples(5, 96, torch.Generator().manual_seed(seed))["degree-2"]
+    expected = fresh(arguments, "cpu", op.overwrites)
+    op(*expected.values())
+    wrong = fresh(arguments, "cpu", op.overwrites)
+    weights = wrong["weights"].clone()
+    weights[0, 0] = torch.nextafter(weights[0, 0], torch.tensor(2.0))
+    op.reference(wrong["x"], wrong["out"], wrong["neighbors"], weights)
+    assert not agrees(op, "out", arguments, wrong["out"], expected["out"])
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_halves_compose_to_the_whole(backend: str, threads: int, seed: int) -> None:
+    every = rooms()
+    if backend in every["gossip_step"].unavailable("cpu"):
+        pytest.skip("native library not built")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        examples = every["gossip_step"].examples(17, 1056, torch.Generator().manual_seed(seed))
+        for variant, arguments in examples.items():
+            whole, a = fresh(arguments, "cpu"), fresh(arguments, "cpu")
+            with use_backend(backend):
+                every["gossip_step"](*whole.values())
+                h = torch.empty(17, 1056)
+                every["local_step"](
+                    *(a[k] for k in ("x", "saved", "g", "momentum")),
+                    h,
+                    *(
+                        a[k]
+                        for k in (
+                            "lr",
+                            "weight_decay",
+                            "beta",
+                            "norm",
+                            "kind",
+                            "nesterov",
+                            "maximize",
+                        )
+                    ),
+                )
+                every["mix_update"](
+                    *(a["x"], a["saved"], h, a["momentum"] if a["kind"] == 2 else None),
+                    *(a[k] for k in ("neighbors", "weights", "lr", "mu", "norm")),
+                )
+            assert torch.equal(whole["x"], a["x"]), variant
+            if a["momentum"] is not None:
+                assert torch.equal(whole["momentum"], a["momentum"]), variant
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_rows_norm_does_not_depend_on_the_number_of_rows(seed: int) -> None:
+    op = rooms()["agent_norm"]
+    g = torch.randn(9, 20000 // 32 * 32, generator=torch.Generator().manual_seed(seed))
+    together, alone = torch.empty(9), torch.empty(1)
+    op(g, None, None, together, torch.zeros(9, dtype=torch.int32))
+    for i in range(9):
+        op(g[i : i + 1], None, None, alone, torch.zeros(1, dtype=torch.int32))
+        assert torch.equal(alone[0], together[i])
+
+
+def test_forcing_a_backend_that_cannot_run_says_why() -> None:
+    op = rooms()["consensus"]
+    if not INTERPRETING:
+        with use_backend("triton"), pytest.raises(ImportError, match=r"(?i)triton"):
+            op.choice("cpu")
+    with use_backend("native"), pytest.raises(ImportError, match="CPU tensors"):
+        op.choice("cuda")
+    with pytest.raises(ValueError, match="reference, native, triton"), use_backend("fast"):
+        pass
