@@ -16,15 +16,9 @@ from setuptools.command.build_ext import build_ext
 LINK = Path("fastsaddle/kernels")
 ROOMS = LINK if (LINK / "_op.py").exists() else Path("kernels")
 # no fast-math (it changes the process's denormal mode) and no -march=native (a wheel travels)
-FLAGS = [
-    "-shared",
-    "-O3",
-    "-g0",
-    "-std=c++17",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fvisibility=hidden",
-]
+FLAGS = shlex.split(
+    "-shared -O3 -g0 -std=c++17 -ffp-contract=off -fno-math-errno -fvisibility=hidden"
+)
 
 
 def run(command: list[str]) -> tuple[bool, str]:

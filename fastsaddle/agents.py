@@ -1,0 +1,190 @@
+"""n copies of a module as one flat buffer: the model of every agent, called all at once."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from fastsaddle.flat import FlatLayout
+from fastsaddle.flat_parameters import FlatParameters
+from fastsaddle.kernels.consensus import consensus
+
+
+class AgentStack:
+    """`agents` copies of `module`; parameter `name` of all agents is one Parameter `[agents, *shape]`.
+
+    Args:
+        module: the model; it is copied and stays as it is.
+        agents: how many copies.
+        init: "same" gives all agents the module's values (what the published runs do); "independent" draws each
+            agent's values anew with every layer's `reset_parameters`, seeded with `(seed, agent)`.
+        seed: for "independent".
+        device: where the buffers lie; default: where the module is.
+
+    Attributes:
+        x: all parameters, `[agents, stride]` float32; g: their gradients, the same shape.
+        buffers: the module's buffers (BatchNorm statistics), stacked `[agents, ...]`, by name.
+
+    Raises:
+        ValueError: fewer than one agent, no parameters, an unknown `init`, or parameters that are not float32.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        agents: int,
+        init: Literal["same", "independent"] = "same",
+        seed: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if agents < 1:
+            raise ValueError(f"agents must be at least 1, got {agents}")
+        if init not in ("same", "independent"):
+            raise ValueError(f'init must be "same" or "independent", got {init!r}')
+        template = copy.deepcopy(module)
+        if device is not None:
+            template = template.to(device)
+        self.agents = agents
+        self.template = template
+        if init == "same":
+            models = [template] * agents
+        else:
+            models = [drawn_anew(template, seed, agent) for agent in range(agents)]
+        self._named = {
+            name: nn.Parameter(
+                torch.stack([dict(m.named_parameters())[name].detach() for m in models]),
+                requires_grad=p.requires_grad,
+            )
+            for name, p in template.named_parameters()
+        }
+        self.buffers = {
+            name: torch.stack([dict(m.named_buffers())[name].detach() for m in models])
+            for name, _ in template.named_buffers()
+        }
+        self.rows = FlatParameters([list(self._named.values())], agents, stacked=True)
+
+    @property
+    def x(self) -> torch.Tensor:
+        return self.rows.x
+
+    @property
+    def g(self) -> torch.Tensor:
+        return self.rows.g
+
+    @property
+    def layout(self) -> FlatLayout:
+        return self.rows.layout
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.x.device
+
+    @property
+    def training(self) -> bool:
+        return self.template.training
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters, each `[agents, *shape]`."""
+        yield from self._named.values()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters with the module's names."""
+        yield from self._named.items()
+
+    def named_gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The part of `g` that belongs to each parameter, `[agents, *shape]`, with the module's names."""
+        parts = self.rows.parts(self.g)
+        views = {id(p): part for p, part in zip(self.rows.parameters, parts, strict=True)}
+        yield from ((name, views[id(p)]) for name, p in self._named.items())
+
+    def train(self, mode: bool = True) -> "AgentStack":
+        self.template.train(mode)
+        return self
+
+    def eval(self) -> "AgentStack":
+        return self.train(False)
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Every agent's model on its own batch: `[agents, batch, ...]` to `[agents, batch, ...]`.
+
+        Random layers (dropout) draw differently for each agent. Running statistics move in training mode, but not
+        in SAM's second pass.
+
+        Raises:
+            ValueError: the leading dimension is not the number of agents.
+        """
+        if inputs.shape[:1] != (self.agents,):
+            raise ValueError(
+                f"inputs must be [{self.agents}, batch, ...], one batch an agent, "
+                f"got {tuple(inputs.shape)}"
+            )
+        return self.forward(self._named, self.pass_buffers(), inputs)
+
+    def pass_buffers(self) -> dict[str, torch.Tensor]:
+        """The stacked buffers for one pass: copies in SAM's second pass, so that statistics stay."""
+        if self.rows.second_pass:
+            return {name: value.clone() for name, value in self.buffers.items()}
+        return self.buffers
+
+    def forward(
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        buffers: Mapping[str, torch.Tensor],
+        inputs: torch.Tensor,
+    ) -> torch.Tensor:
+        """The module mapped over the leading dimension of parameters, buffers and inputs."""
+
+        def one(
+            p: dict[str, torch.Tensor], b: dict[str, torch.Tensor], batch: torch.Tensor
+        ) -> torch.Tensor:
+            return functional_call(self.template, (p, b), (batch,))
+
+        mapped = torch.vmap(one, randomness="different")
+        return mapped(dict(parameters), dict(buffers), inputs)
+
+    def agent(self, index: int) -> nn.Module:
+        """Agent `index`'s model as a plain module of its own."""
+        return self._module(
+            {name: p[index] for name, p in self._named.items()},
+            {name: b[index] for name, b in self.buffers.items()},
+        )
+
+    def consensus(self) -> nn.Module:
+        """The averaged model as a plain module; statistics are averaged, counters taken from agent 0."""
+        mean = torch.empty_like(self.x[0])
+        consensus(self.x, mean, torch.empty(self.agents, dtype=torch.float64, device=self.device))
+        parts = self.layout.views(mean[None])
+        values = {id(p): part[0] for p, part in zip(self.rows.parameters, parts, strict=True)}
+        return self._module(
+            {name: values[id(p)] for name, p in self._named.items()},
+            {
+                name: b.mean(0) if b.is_floating_point() else b[0]
+                for name, b in self.buffers.items()
+            },
+        )
+
+    def _module(
+        self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]
+    ) -> nn.Module:
+        module = copy.deepcopy(self.template)
+        with torch.no_grad():
+            for name, p in module.named_parameters():
+                p.copy_(parameters[name])
+            for name, b in module.named_buffers():
+                b.copy_(buffers[name])
+        return module
+
+
+def drawn_anew(module: nn.Module, seed: int, agent: int) -> nn.Module:
+    """A copy whose layers with `reset_parameters` drew new values; the global generator is left as it was."""
+    drawn = copy.deepcopy(module)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed * 1_000_003 + agent)
+        for layer in drawn.modules():
+            reset = getattr(layer, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    return drawn

@@ -1,0 +1,1 @@
+"""The optimizers, one published family a file."""

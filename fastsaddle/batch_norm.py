@@ -1,0 +1,25 @@
+"""Keeps normalization statistics still in SAM's second pass, which sees the same batch at a perturbed model."""
+
+import contextlib
+from collections.abc import Iterator
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+@contextlib.contextmanager
+def second_pass(model: nn.Module) -> Iterator[None]:
+    """Leave running statistics of BatchNorm and InstanceNorm layers alone inside the `with` block.
+
+    SAM evaluates each batch twice; statistics belong to the first pass (Foret et al. 2020, arXiv:2010.01412, in the
+    official code). In training mode the layers still normalize by the batch; nothing changes in evaluation mode.
+    """
+    layers = [m for m in model.modules() if isinstance(m, _NormBase) and m.training]
+    tracked = [layer.track_running_stats for layer in layers]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer, value in zip(layers, tracked, strict=True):
+            layer.track_running_stats = value

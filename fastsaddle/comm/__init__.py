@@ -1,0 +1,1 @@
+"""How agents exchange models: all in one process (stacked); agents over ranks keep the same contract."""

@@ -1,0 +1,171 @@
+"""Re-points parameters and their gradients into flat buffers, and notices when somebody moves them away."""
+
+import re
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch.nn import Parameter
+
+from fastsaddle.flat import FlatLayout
+
+OWNER = "_fastsaddle_rows"
+
+
+class FlatParameters:
+    """Parameters of all agents in one buffer `x`, their gradients in another, `g`; both `[agents, stride]`.
+
+    Parameters become views of `x` and their `.grad` views of `g`, which autograd accumulates into.
+
+    Attributes:
+        agents: rows of the buffers.
+        stacked: whether parameters are `[agents, ...]`; otherwise they are ordinary ones of a single agent.
+        layout: where each parameter lies.
+        version: counts how often the buffers were laid out anew; state laid out like them must follow.
+        second_pass: whether gradients are being taken at a perturbed model (BatchNorm statistics rest).
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool) -> None:
+        check_parameters(groups, agents, stacked)
+        self.agents, self.stacked = agents, stacked
+        self.version = 0
+        self.second_pass = False
+        self._lay_out(groups)
+
+    @classmethod
+    def over(
+        cls, groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool
+    ) -> "FlatParameters":
+        """The buffers that hold `groups` as their first column ranges: those they already lie in, or new ones."""
+        parameters = [p for group in groups for p in group]
+        owner = getattr(parameters[0], OWNER, None) if parameters else None
+        if (
+            isinstance(owner, cls)
+            and owner.stacked == stacked
+            and owner.agents == agents
+            and all(getattr(p, OWNER, None) is owner for p in parameters)
+        ):
+            owner.arrange(groups)
+            return owner
+        return cls(groups, agents, stacked)
+
+    def arrange(self, groups: Sequence[Sequence[Parameter]]) -> None:
+        """Make `groups` the first column ranges, other parameters the last; copies only if the order changes."""
+        wanted = [list(group) for group in groups]
+        named = {id(p) for group in wanted for p in group}
+        rest = [p for p in self.parameters if id(p) not in named]
+        wanted += [rest] if rest else []
+        if [[id(p) for p in g] for g in wanted] != [[id(p) for p in g] for g in self.groups]:
+            check_parameters(wanted, self.agents, self.stacked)
+            self._lay_out(wanted)
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Column range of each group, in the order of `groups`."""
+        return list(self.layout.ranges)
+
+    def parts(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Each parameter's part of `rows` `[agents, stride]`, in the parameter's own shape."""
+        views = self.layout.views(rows)
+        return views if self.stacked else [view[0] for view in views]
+
+    def verify(self) -> None:
+        """Lay the buffers out anew where a parameter was moved (`.to()`, an assigned `.data`).
+
+        Raises:
+            ValueError: the moved parameters are no longer float32 on one device.
+        """
+        if any(p.data_ptr() != at for p, at in zip(self.parameters, self._addresses, strict=True)):
+            check_parameters(self.groups, self.agents, self.stacked)
+            self._lay_out(self.groups)
+
+    def collect_gradients(self) -> None:
+        """Bring every gradient into `g`: one assigned from outside is copied, a missing one counts as zero.
+
+        Raises:
+            ValueError: a gradient is sparse.
+        """
+        self.verify()
+        for p, view in zip(self.parameters, self._gradients, strict=True):
+            grad = p.grad
+            if grad is view:
+                continue
+            if grad is None:
+                view.zero_()
+            elif grad.layout != torch.strided:
+                raise ValueError(f"gradients must be dense, got {grad.layout}")
+            elif grad.data_ptr() != view.data_ptr() or grad.stride() != view.stride():
+                view.copy_(grad)
+            attach(p, view)
+
+    def zero_gradients(self, groups: int | None = None) -> None:
+        """Zero the gradients of the first `groups` groups (of all by default) and attach their views again."""
+        self.verify()
+        ranges = self.layout.ranges[:groups]
+        if ranges:
+            self.g[:, ranges[0][0] : ranges[-1][1]].zero_()
+        count = sum(len(group) for group in self.groups[:groups])
+        for p, view in zip(self.parameters[:count], self._gradients, strict=False):
+            attach(p, view)
+
+    def _lay_out(self, groups: Sequence[Sequence[Parameter]]) -> None:
+        parameters = [p for group in groups for p in group]
+        shapes = [[p.shape[1:] if self.stacked else p.shape for p in group] for group in groups]
+        layout = FlatLayout.pack(shapes)
+        device = parameters[0].device
+        x, g = layout.allocate(self.agents, device), layout.allocate(self.agents, device)
+        self.layout = layout
+        values, gradients = self.parts(x), self.parts(g)
+        for p, value, gradient in zip(parameters, values, gradients, strict=True):
+            value.copy_(p.detach())
+            if p.grad is not None:
+                gradient.copy_(p.grad)
+        # from here on nothing can fail: the parameters change owner together
+        for p, value, gradient in zip(parameters, values, gradients, strict=True):
+            p.grad = None
+            p.data = value
+            attach(p, gradient)
+            setattr(p, OWNER, self)
+        self.groups = [list(group) for group in groups]
+        self.parameters, self.x, self.g = parameters, x, g
+        self._gradients = gradients
+        self._addresses = [p.data_ptr() for p in parameters]
+        self.version += 1
+        if self.agents > 1:
+            silence_layout_warning(layout.stride)
+
+
+def attach(p: Parameter, gradient: torch.Tensor) -> None:
+    """Make `gradient` the parameter's `.grad`, unless it wants none."""
+    if p.requires_grad and p.grad is not gradient:
+        p.grad = gradient
+
+
+def silence_layout_warning(stride: int) -> None:
+    """Silence torch's remark on strided gradients for rows of this stride: they are strided on purpose."""
+    remark = re.escape("grad and param do not obey the gradient layout contract")
+    warnings.filterwarnings("ignore", message=rf"(?s){remark}.*strides\(\) = \[{stride}[,\]]")
+
+
+def check_parameters(groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool) -> None:
+    """Raise ValueError unless the parameters are float32, on one device, apart, and stacked as asked."""
+    parameters = [p for group in groups for p in group]
+    if not parameters:
+        raise ValueError("at least one parameter is needed, got none")
+    seen: dict[int, int] = {}
+    for number, p in enumerate(parameters):
+        if p.dtype != torch.float32:
+            raise ValueError(f"parameters must be float32, got {p.dtype} for parameter {number}")
+        if p.device != parameters[0].device:
+            raise ValueError(
+                f"parameters must be on one device, got {parameters[0].device} and {p.device}"
+            )
+        if stacked and (p.dim() == 0 or p.shape[0] != agents):
+            raise ValueError(
+                f"with a topology of {agents} agents every parameter must be stacked as "
+                f"[{agents}, ...], got {tuple(p.shape)} for parameter {number}"
+            )
+        if p.numel() and seen.setdefault(p.data_ptr(), number) != number:
+            raise ValueError(
+                f"parameters must not share memory, but {seen[p.data_ptr()]} and {number} do: "
+                "pass one parameter object for tied weights"
+            )

@@ -1,0 +1,275 @@
+"""What all decentralized optimizers share: flat buffers, hyperparameters as tensors, state, checks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from fastsaddle.comm.base import LocalStep
+from fastsaddle.comm.stacked import Stacked
+from fastsaddle.flat_parameters import FlatParameters
+from fastsaddle.kernels._op import rooms, use_backend
+from fastsaddle.kernels.agent_norm import agent_norm
+from fastsaddle.topology import Topology, resolve
+
+Closure = Callable[[], Any]
+
+
+class NonFiniteGradientError(ValueError):
+    """A gradient holds NaN or infinity; parameters and state are as they were before the step."""
+
+
+class DecentralizedOptimizer(torch.optim.Optimizer):
+    """Base of the gossip methods: local steps on every agent's row, then mixing along the graph.
+
+    Subclasses say which momentum they keep (`kind`, `state_name`) and set the defaults of their groups.
+
+    Attributes:
+        rows: the flat buffers that the parameters and gradients are views of.
+        communicator: how models travel.
+        flat_state: state buffers by name, each `[agents, stride]` float32; `state[p][name]` are views of them.
+        bytes_sent: float32 bytes that all agents together sent; settable, for resuming.
+        skipped: `[agents]` int32, gradient evaluations that were not finite.
+    """
+
+    # 0 no momentum, 1 local, 2 quasi-global; and the name its buffer has in `state`
+    kind: ClassVar[int] = 0
+    state_name: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        *,
+        topology: Topology | str | None,
+        compressor: None,
+        consensus_step: float,
+        nonfinite: str,
+        backend: str | None,
+        seed: int,
+    ) -> None:
+        if compressor is not None:
+            raise ValueError(
+                f"compressor must be None: models are sent whole, as float32; got {compressor!r}"
+            )
+        if nonfinite not in ("raise", "skip"):
+            raise ValueError(f'nonfinite must be "raise" or "skip", got {nonfinite!r}')
+        self.check_group(defaults)
+        self._bound = False
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            self.check_group(group)
+        self.seed, self.nonfinite, self.backend = seed, nonfinite, backend
+        self.stacked = topology is not None
+        graph = None if topology is None else resolve(topology, self._stacked_agents())
+        if graph is not None and not torch.allclose(graph.W, graph.W.T, rtol=0, atol=1e-6):
+            raise ValueError(
+                f"{type(self).__name__} needs a symmetric mixing matrix, {graph} is not"
+            )
+        self.communicator = Stacked(graph, consensus_step)
+        self.agents = self.communicator.agents
+        self.bytes_sent = 0
+        self._bind()
+        if backend is not None:
+            with use_backend(backend):
+                for room in rooms().values():
+                    room.choice(self.rows.x.device)
+
+    @classmethod
+    def check_group(cls, group: Mapping[str, Any]) -> None:
+        """Raise ValueError for hyperparameters out of range."""
+        for name, below_one in (
+            ("lr", False),
+            ("weight_decay", False),
+            ("momentum", True),
+            ("qg_momentum", True),
+            ("rho", False),
+        ):
+            value = group.get(name)
+            if value is None:
+                continue
+            values = torch.as_tensor(value, dtype=torch.float64)
+            if not bool(((values >= 0) & values.isfinite()).all()) or (
+                below_one and bool((values >= 1).any())
+            ):
+                bound = "in [0, 1)" if below_one else ">= 0 and finite"
+                raise ValueError(f"{name} must be {bound}, got {value}")
+
+    def _stacked_agents(self) -> int:
+        first = self.param_groups[0]["params"][0]
+        if first.dim() == 0:
+            raise ValueError(
+                "with a topology parameters must be stacked as [agents, ...], got a 0-d one"
+            )
+        return first.shape[0]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, at any time: the flat buffers are laid out anew and state is carried over."""
+        super().add_param_group(param_group)
+        if self._bound:
+            try:
+                self.check_group(self.param_groups[-1])
+                self._bind()
+            except Exception:
+                self.param_groups.pop()
+                raise
+
+    def _bind(self) -> None:
+        """Lay parameters, gradients and state out flat; copies what `state` holds, zeros the rest."""
+        groups = [group["params"] for group in self.param_groups]
+        self.rows = FlatParameters.over(groups, self.agents, self.stacked)
+        self._version = self.rows.version
+        device = self.rows.x.device
+        self.flat_state = {}
+        if self.state_name is not None:
+            buffer = self.rows.layout.allocate(self.agents, device)
+            # the parameters of this optimizer lie first; an AgentStack's others have no state here
+            mine = [p for group in groups for p in group]
+            for p, part in zip(mine, self.rows.parts(buffer), strict=False):
+                held = self.state[p].get(self.state_name)
+                if held is not None:
+                    part.copy_(held)
+                self.state[p][self.state_name] = part
+            self.flat_state[self.state_name] = buffer
+        self._norm = torch.zeros(self.agents, device=device)
+        self.skipped = torch.zeros(self.agents, dtype=torch.int32, device=device)
+        self._scalars: dict[tuple[int, str], tuple[float, torch.Tensor]] = {}
+        self._zero = torch.zeros((), device=device)
+        self.dim = sum(p.numel() for group in groups for p in group) // self.agents
+        self._bound = True
+
+    def _prepare(self) -> None:
+        """Before a step: gradients in the flat buffer, state laid out like the parameters."""
+        self.rows.collect_gradients()
+        if self._version != self.rows.version:
+            self._bind()
+
+    def _columns(self, index: int) -> slice:
+        """Column range of group `index`."""
+        return slice(*self.rows.layout.ranges[index])
+
+    def _all_columns(self) -> slice:
+        """Columns of all groups together."""
+        return slice(0, self.rows.layout.ranges[len(self.param_groups) - 1][1])
+
+    def _scalar(self, index: int, name: str) -> torch.Tensor:
+        """Group `index`'s hyperparameter as a float32 tensor on the device, written only when it changed."""
+        value = self.param_groups[index].get(name)
+        if value is None:
+            return self._zero
+        if isinstance(value, torch.Tensor):
+            value = value.detach().to(device=self._zero.device, dtype=torch.float32)
+            return value.reshape(()) if value.numel() == 1 else value
+        known = self._scalars.get((index, name))
+        if known is None:
+            known = (value, torch.full((), value, device=self._zero.device))
+        elif known[0] != value:
+            known = (value, known[1].fill_(value))
+        self._scalars[index, name] = known
+        return known[1]
+
+    def _check_gradients(self, gate: torch.Tensor | None = None) -> torch.Tensor:
+        """Norms of all gradients, `[agents]`; on a CPU a non-finite one raises now where that was asked for."""
+        norm = torch.empty_like(self._norm)
+        agent_norm(self.rows.g[:, self._all_columns()], None, gate, norm, self.skipped)
+        self._refuse(norm)
+        return norm
+
+    def _refuse(self, norm: torch.Tensor) -> None:
+        if self.nonfinite == "raise" and norm.device.type == "cpu" and not norm.isfinite().all():
+            self.raise_if_skipped()
+
+    def raise_if_skipped(self) -> None:
+        """Raise NonFiniteGradientError if a gradient was not finite since the last call (`nonfinite="raise"`).
+
+        On a CPU `step()` does so by itself, before anything changes. On a GPU the agent's update is skipped without
+        a host synchronization; call this whenever results are read. Saving the state calls it too.
+        """
+        if self.nonfinite == "raise" and bool(self.skipped.any()):
+            agents = self.skipped.nonzero().flatten().tolist()
+            self.skipped.zero_()
+            raise NonFiniteGradientError(
+                f"gradients must be finite, got NaN or infinity for agents {agents}; "
+                'their updates were not made (nonfinite="skip" leaves such agents out instead)'
+            )
+
+    def _gossip(self, saved: torch.Tensor | None, norm: torch.Tensor) -> None:
+        """One step of every group: local step, mixing, momentum."""
+        momentum = self.flat_state.get(self.state_name or "")
+        for index, group in enumerate(self.param_groups):
+            columns = self._columns(index)
+            mu = "momentum" if group.get("qg_momentum") is None else "qg_momentum"
+            step = LocalStep(
+                saved=None if saved is None else saved[:, columns],
+                g=self.rows.g[:, columns],
+                momentum=None if momentum is None else momentum[:, columns],
+                lr=self._scalar(index, "lr"),
+                weight_decay=self._scalar(index, "weight_decay"),
+                beta=self._scalar(index, "momentum"),
+                mu=self._scalar(index, mu),
+                norm=norm,
+                kind=self.kind,
+                nesterov=bool(group.get("nesterov", False)),
+                maximize=bool(group["maximize"]),
+            )
+            if columns.stop > columns.start:
+                self.communicator.gossip_step_(self.rows.x[:, columns], step)
+        self.bytes_sent += self.bytes_per_step
+
+    @property
+    def bytes_per_step(self) -> int:
+        """Bytes that all agents together send in one step: a float32 model along every edge, both ways."""
+        return self.communicator.messages * self.dim * 4
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
+        """One local step of every agent on its gradient, then gossip. Returns the closure's loss.
+
+        Raises:
+            NonFiniteGradientError: see `nonfinite`.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with use_backend(self.backend):
+            self._prepare()
+            self._gossip(None, self._check_gradients())
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Zero all gradients in one write. They stay views of the flat buffer, whatever `set_to_none` says."""
+        self.rows.zero_gradients(len(self.param_groups))
+
+    def state_dict(self) -> dict[str, Any]:
+        self.raise_if_skipped()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave; values are copied into the flat buffers.
+
+        Raises:
+            ValueError: groups or shapes differ; nothing is changed.
+        """
+        self._check_state(state_dict)
+        super().load_state_dict(state_dict)
+
+    def _check_state(self, state_dict: Mapping[str, Any]) -> None:
+        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+        mine = [p for group in self.param_groups for p in group["params"]]
+        for index, p in zip(saved, mine, strict=False):
+            for name, value in state_dict["state"].get(index, {}).items():
+                if isinstance(value, torch.Tensor) and value.shape != p.shape:
+                    raise ValueError(
+                        f"state {name} of parameter {index} must have shape {tuple(p.shape)}, "
+                        f"got {tuple(value.shape)}"
+                    )
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("communicator", "agents", "stacked", "seed", "nonfinite", "backend", "bytes_sent")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._bind()
