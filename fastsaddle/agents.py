@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -64,14 +64,24 @@ class AgentStack:
             name: torch.stack([dict(m.named_buffers())[name].detach() for m in models])
             for name, _ in template.named_buffers()
         }
-        self.rows = FlatParameters([list(self._named.values())], agents, stacked=True)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        self.rows = FlatParameters.over([list(self._named.values())], self.agents, stacked=True)
+        self.rows.pinned = True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lay_out()
 
     @property
     def x(self) -> torch.Tensor:
+        self.rows.verify()
         return self.rows.x
 
     @property
     def g(self) -> torch.Tensor:
+        self.rows.verify()
         return self.rows.g
 
     @property

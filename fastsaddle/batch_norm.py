@@ -15,11 +15,16 @@ def second_pass(model: nn.Module) -> Iterator[None]:
     official code). In training mode the layers still normalize by the batch; nothing changes in evaluation mode.
     """
     layers = [m for m in model.modules() if isinstance(m, _NormBase) and m.training]
-    tracked = [layer.track_running_stats for layer in layers]
+    kept = [(m.track_running_stats, m.running_mean, m.running_var) for m in layers]
     for layer in layers:
-        layer.track_running_stats = False
+        # InstanceNorm moves its statistics even where it does not track them
+        layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
     try:
         yield
     finally:
-        for layer, value in zip(layers, tracked, strict=True):
-            layer.track_running_stats = value
+        for layer, (tracked, mean, variance) in zip(layers, kept, strict=True):
+            layer.track_running_stats, layer.running_mean, layer.running_var = (
+                tracked,
+                mean,
+                variance,
+            )

@@ -23,11 +23,13 @@ class FlatParameters:
         layout: where each parameter lies.
         version: counts how often the buffers were laid out anew; state laid out like them must follow.
         second_pass: whether gradients are being taken at a perturbed model (BatchNorm statistics rest).
+        pinned: whether somebody else (an AgentStack) works on the buffers, so that parameters must stay in them.
     """
 
     def __init__(self, groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool) -> None:
         check_parameters(groups, agents, stacked)
         self.agents, self.stacked = agents, stacked
+        self.pinned = False
         self.version = 0
         self.second_pass = False
         self._lay_out(groups)
@@ -36,18 +38,29 @@ class FlatParameters:
     def over(
         cls, groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool
     ) -> "FlatParameters":
-        """The buffers that hold `groups` as their first column ranges: those they already lie in, or new ones."""
-        parameters = [p for group in groups for p in group]
-        owner = getattr(parameters[0], OWNER, None) if parameters else None
-        if (
-            isinstance(owner, cls)
-            and owner.stacked == stacked
-            and owner.agents == agents
-            and all(getattr(p, OWNER, None) is owner for p in parameters)
-        ):
-            owner.arrange(groups)
-            return owner
+        """The buffers that hold `groups` as their first column ranges: those they already lie in, or new ones.
+
+        Raises:
+            ValueError: the parameters do not fit together, or would have to leave an AgentStack's buffers.
+        """
+        owners = {id(owner): owner for group in groups for owner in map(owner_of, group)}
+        alone = next(iter(owners.values())) if len(owners) == 1 else None
+        # a stack of one agent is as good as an ordinary module
+        if alone is not None and alone.agents == agents and (alone.stacked or not stacked):
+            alone.arrange(groups)
+            return alone
+        for owner in owners.values():
+            if owner is not None and owner.pinned:
+                raise ValueError(
+                    "an AgentStack's parameters need an optimizer of their own, got others among them"
+                    if stacked
+                    else f"an AgentStack of {owner.agents} agents needs a topology of as many, got None"
+                )
         return cls(groups, agents, stacked)
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        # buffers are made for the very parameters that point into them: copies of those bind anew
+        return type(None), ()
 
     def arrange(self, groups: Sequence[Sequence[Parameter]]) -> None:
         """Make `groups` the first column ranges, other parameters the last; copies only if the order changes."""
@@ -59,9 +72,9 @@ class FlatParameters:
             check_parameters(wanted, self.agents, self.stacked)
             self._lay_out(wanted)
 
-    def ranges(self) -> list[tuple[int, int]]:
-        """Column range of each group, in the order of `groups`."""
-        return list(self.layout.ranges)
+    def owns(self, groups: Sequence[Sequence[Parameter]]) -> bool:
+        """Whether these parameters still belong here; a later optimizer may have taken them over."""
+        return all(owner_of(p) is self for group in groups for p in group)
 
     def parts(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Each parameter's part of `rows` `[agents, stride]`, in the parameter's own shape."""
@@ -72,9 +85,15 @@ class FlatParameters:
         """Lay the buffers out anew where a parameter was moved (`.to()`, an assigned `.data`).
 
         Raises:
-            ValueError: the moved parameters are no longer float32 on one device.
+            ValueError: the moved parameters are no longer float32 on one device, or have another shape.
         """
         if any(p.data_ptr() != at for p, at in zip(self.parameters, self._addresses, strict=True)):
+            for p, gradient in zip(self.parameters, self._gradients, strict=True):
+                if p.shape != gradient.shape:
+                    raise ValueError(
+                        f"parameters must keep their shape, got {tuple(p.shape)} "
+                        f"for one that was {tuple(gradient.shape)}"
+                    )
             check_parameters(self.groups, self.agents, self.stacked)
             self._lay_out(self.groups)
 
@@ -84,7 +103,6 @@ class FlatParameters:
         Raises:
             ValueError: a gradient is sparse.
         """
-        self.verify()
         for p, view in zip(self.parameters, self._gradients, strict=True):
             grad = p.grad
             if grad is view:
@@ -99,7 +117,6 @@ class FlatParameters:
 
     def zero_gradients(self, groups: int | None = None) -> None:
         """Zero the gradients of the first `groups` groups (of all by default) and attach their views again."""
-        self.verify()
         ranges = self.layout.ranges[:groups]
         if ranges:
             self.g[:, ranges[0][0] : ranges[-1][1]].zero_()
@@ -132,6 +149,11 @@ class FlatParameters:
         self.version += 1
         if self.agents > 1:
             silence_layout_warning(layout.stride)
+
+
+def owner_of(p: Parameter) -> FlatParameters | None:
+    """The buffers that a parameter lies in, None where it was never laid out."""
+    return getattr(p, OWNER, None)
 
 
 def attach(p: Parameter, gradient: torch.Tensor) -> None:

@@ -9,6 +9,7 @@ from torch.optim.optimizer import ParamsT
 from fastsaddle.comm.base import LocalStep
 from fastsaddle.comm.stacked import Stacked
 from fastsaddle.flat_parameters import FlatParameters
+from fastsaddle.hyperparameters import Scalars, check_group
 from fastsaddle.kernels._op import rooms, use_backend
 from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.topology import Topology, resolve
@@ -55,11 +56,9 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
             )
         if nonfinite not in ("raise", "skip"):
             raise ValueError(f'nonfinite must be "raise" or "skip", got {nonfinite!r}')
-        self.check_group(defaults)
+        check_group(defaults)
         self._bound = False
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            self.check_group(group)
         self.seed, self.nonfinite, self.backend = seed, nonfinite, backend
         self.stacked = topology is not None
         graph = None if topology is None else resolve(topology, self._stacked_agents())
@@ -70,46 +69,33 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
         self.communicator = Stacked(graph, consensus_step)
         self.agents = self.communicator.agents
         self.bytes_sent = 0
+        for group in self.param_groups:
+            check_group(group, self.agents)
+        self._check_backend()
         self._bind()
-        if backend is not None:
-            with use_backend(backend):
-                for room in rooms().values():
-                    room.choice(self.rows.x.device)
 
-    @classmethod
-    def check_group(cls, group: Mapping[str, Any]) -> None:
-        """Raise ValueError for hyperparameters out of range."""
-        for name, below_one in (
-            ("lr", False),
-            ("weight_decay", False),
-            ("momentum", True),
-            ("qg_momentum", True),
-            ("rho", False),
-        ):
-            value = group.get(name)
-            if value is None:
-                continue
-            values = torch.as_tensor(value, dtype=torch.float64)
-            if not bool(((values >= 0) & values.isfinite()).all()) or (
-                below_one and bool((values >= 1).any())
-            ):
-                bound = "in [0, 1)" if below_one else ">= 0 and finite"
-                raise ValueError(f"{name} must be {bound}, got {value}")
+    def _check_backend(self) -> None:
+        with use_backend(self.backend):
+            for p in (p for group in self.param_groups for p in group["params"]):
+                for room in rooms().values():
+                    room.choice(p.device)
+                return
 
     def _stacked_agents(self) -> int:
-        first = self.param_groups[0]["params"][0]
-        if first.dim() == 0:
-            raise ValueError(
-                "with a topology parameters must be stacked as [agents, ...], got a 0-d one"
-            )
-        return first.shape[0]
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.dim() == 0:
+                raise ValueError(
+                    "with a topology parameters must be stacked as [agents, ...], got a 0-d one"
+                )
+            return p.shape[0]
+        raise ValueError("at least one parameter is needed, got none")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, at any time: the flat buffers are laid out anew and state is carried over."""
         super().add_param_group(param_group)
         if self._bound:
             try:
-                self.check_group(self.param_groups[-1])
+                check_group(self.param_groups[-1], self.agents)
                 self._bind()
             except Exception:
                 self.param_groups.pop()
@@ -132,47 +118,48 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
                     part.copy_(held)
                 self.state[p][self.state_name] = part
             self.flat_state[self.state_name] = buffer
-        self._norm = torch.zeros(self.agents, device=device)
+        self._norm = torch.zeros(self.agents, dtype=torch.float32, device=device)
+        skipped = getattr(self, "skipped", None)
         self.skipped = torch.zeros(self.agents, dtype=torch.int32, device=device)
-        self._scalars: dict[tuple[int, str], tuple[float, torch.Tensor]] = {}
-        self._zero = torch.zeros((), device=device)
+        if skipped is not None:
+            self.skipped.copy_(skipped)
+        self._scalars = Scalars(self.agents, device)
         self.dim = sum(p.numel() for group in groups for p in group) // self.agents
         self._bound = True
 
-    def _prepare(self) -> None:
-        """Before a step: gradients in the flat buffer, state laid out like the parameters."""
-        self.rows.collect_gradients()
+    def _count(self) -> int:
+        return sum(len(group["params"]) for group in self.param_groups)
+
+    def _follow(self) -> None:
+        """Find parameters that were moved, by hand or into other buffers, and lay the state out like them."""
+        if not self.rows.owns([group["params"] for group in self.param_groups]):
+            self._bind()
+        self.rows.verify()
         if self._version != self.rows.version:
             self._bind()
+
+    def _prepare(self) -> None:
+        """Before a step: gradients in the flat buffer, state laid out like the parameters."""
+        self._follow()
+        self.rows.collect_gradients()
 
     def _columns(self, index: int) -> slice:
         """Column range of group `index`."""
         return slice(*self.rows.layout.ranges[index])
 
-    def _all_columns(self) -> slice:
-        """Columns of all groups together."""
-        return slice(0, self.rows.layout.ranges[len(self.param_groups) - 1][1])
+    def _first_columns(self, groups: int) -> slice:
+        """Columns of the first `groups` groups together."""
+        return slice(0, self.rows.layout.ranges[groups - 1][1] if groups else 0)
 
     def _scalar(self, index: int, name: str) -> torch.Tensor:
-        """Group `index`'s hyperparameter as a float32 tensor on the device, written only when it changed."""
-        value = self.param_groups[index].get(name)
-        if value is None:
-            return self._zero
-        if isinstance(value, torch.Tensor):
-            value = value.detach().to(device=self._zero.device, dtype=torch.float32)
-            return value.reshape(()) if value.numel() == 1 else value
-        known = self._scalars.get((index, name))
-        if known is None:
-            known = (value, torch.full((), value, device=self._zero.device))
-        elif known[0] != value:
-            known = (value, known[1].fill_(value))
-        self._scalars[index, name] = known
-        return known[1]
+        """Group `index`'s hyperparameter as a float32 tensor on the device."""
+        return self._scalars.read(self.param_groups[index], index, name)
 
     def _check_gradients(self, gate: torch.Tensor | None = None) -> torch.Tensor:
         """Norms of all gradients, `[agents]`; on a CPU a non-finite one raises now where that was asked for."""
         norm = torch.empty_like(self._norm)
-        agent_norm(self.rows.g[:, self._all_columns()], None, gate, norm, self.skipped)
+        columns = self._first_columns(len(self.param_groups))
+        agent_norm(self.rows.g[:, columns], None, gate, norm, self.skipped)
         self._refuse(norm)
         return norm
 
@@ -196,26 +183,31 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
 
     def _gossip(self, saved: torch.Tensor | None, norm: torch.Tensor) -> None:
         """One step of every group: local step, mixing, momentum."""
-        momentum = self.flat_state.get(self.state_name or "")
-        for index, group in enumerate(self.param_groups):
+        # all read before the first group moves: a bad value must leave nothing half done
+        steps = [self._local_step(index, saved, norm) for index in range(len(self.param_groups))]
+        for index, step in enumerate(steps):
             columns = self._columns(index)
-            mu = "momentum" if group.get("qg_momentum") is None else "qg_momentum"
-            step = LocalStep(
-                saved=None if saved is None else saved[:, columns],
-                g=self.rows.g[:, columns],
-                momentum=None if momentum is None else momentum[:, columns],
-                lr=self._scalar(index, "lr"),
-                weight_decay=self._scalar(index, "weight_decay"),
-                beta=self._scalar(index, "momentum"),
-                mu=self._scalar(index, mu),
-                norm=norm,
-                kind=self.kind,
-                nesterov=bool(group.get("nesterov", False)),
-                maximize=bool(group["maximize"]),
-            )
             if columns.stop > columns.start:
                 self.communicator.gossip_step_(self.rows.x[:, columns], step)
         self.bytes_sent += self.bytes_per_step
+
+    def _local_step(self, index: int, saved: torch.Tensor | None, norm: torch.Tensor) -> LocalStep:
+        group, columns = self.param_groups[index], self._columns(index)
+        momentum = self.flat_state.get(self.state_name or "")
+        mu = "momentum" if group.get("qg_momentum") is None else "qg_momentum"
+        return LocalStep(
+            saved=None if saved is None else saved[:, columns],
+            g=self.rows.g[:, columns],
+            momentum=None if momentum is None else momentum[:, columns],
+            lr=self._scalar(index, "lr"),
+            weight_decay=self._scalar(index, "weight_decay"),
+            beta=self._scalar(index, "momentum"),
+            mu=self._scalar(index, mu),
+            norm=norm,
+            kind=self.kind,
+            nesterov=bool(group.get("nesterov", False)),
+            maximize=bool(group["maximize"]),
+        )
 
     @property
     def bytes_per_step(self) -> int:
@@ -240,6 +232,7 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zero all gradients in one write. They stay views of the flat buffer, whatever `set_to_none` says."""
+        self._follow()
         self.rows.zero_gradients(len(self.param_groups))
 
     def state_dict(self) -> dict[str, Any]:
@@ -272,4 +265,8 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        for group in self.param_groups:
+            # a state saved by an earlier version, or by torch's SGD, lacks some
+            for name in self.defaults.keys() - {"differentiable"}:
+                group.setdefault(name, self.defaults[name])
         self._bind()

@@ -34,6 +34,8 @@ class SharpnessAwareOptimizer(DecentralizedOptimizer):
         check_closure_passes(closure_passes)
         self.adaptive, self.closure_passes = adaptive, closure_passes
         self._first_norm: torch.Tensor | None = None
+        # groups whose saved copy holds the model to return to
+        self._moved = 0
         super().__init__(*args, **kwargs)
 
     @property
@@ -42,12 +44,13 @@ class SharpnessAwareOptimizer(DecentralizedOptimizer):
         return self._first_norm is not None
 
     def _bind(self) -> None:
-        saved = getattr(self, "_saved", None)
         super()._bind()
-        same = saved is not None and saved.shape == self.rows.x.shape
-        self._saved = (
-            saved if same and saved.device == self.rows.x.device else torch.empty_like(self.rows.x)
-        )
+        before: list[torch.Tensor] = getattr(self, "_saved_parts", [])
+        self._saved = self.rows.layout.allocate(self.agents, self.rows.x.device)
+        self._saved_parts = self.rows.parts(self._saved)[: self._count()]
+        if self.perturbed:
+            for held, part in zip(before, self._saved_parts, strict=True):
+                part.copy_(held)
 
     @torch.no_grad()
     def perturb(self, zero_grad: bool = False) -> None:
@@ -61,28 +64,38 @@ class SharpnessAwareOptimizer(DecentralizedOptimizer):
             raise RuntimeError("the parameters are perturbed already: step() or restore() first")
         with use_backend(self.backend):
             self._prepare()
-            columns = self._all_columns()
-            x, g, saved = (rows[:, columns] for rows in (self.rows.x, self.rows.g, self._saved))
+            x, g, groups = self.rows.x, self.rows.g, range(len(self.param_groups))
+            columns = self._first_columns(len(groups))
             norm = torch.empty_like(self._norm)
-            agent_norm(g, x if self.adaptive else None, None, norm, self.skipped)
+            scale = x[:, columns] if self.adaptive else None
+            agent_norm(g[:, columns], scale, None, norm, self.skipped)
             self._refuse(norm)
-            self._first_norm = norm
-            for index, group in enumerate(self.param_groups):
-                part = self._columns(index)
-                if part.stop > part.start:
-                    rho, maximize = self._scalar(index, "rho"), bool(group["maximize"])
-                    sam_perturb(
-                        x[:, part], g[:, part], saved[:, part], rho, norm, self.adaptive, maximize
-                    )
-        self.rows.second_pass = True
-        if zero_grad:
-            self.zero_grad()
+            radii = [self._scalar(index, "rho") for index in groups]
+            self._first_norm, self._moved = norm, 0
+            try:
+                for index in groups:
+                    # counted first: Ctrl-C during a kernel is noticed when it has returned
+                    self._moved = index + 1
+                    self._perturb_group(index, radii[index], norm)
+                self.rows.second_pass = True
+                if zero_grad:
+                    self.zero_grad()
+            except BaseException:
+                self.restore()
+                raise
+
+    def _perturb_group(self, index: int, rho: torch.Tensor, norm: torch.Tensor) -> None:
+        part, maximize = self._columns(index), bool(self.param_groups[index]["maximize"])
+        if part.stop > part.start:
+            x, g, saved = (rows[:, part] for rows in (self.rows.x, self.rows.g, self._saved))
+            sam_perturb(x, g, saved, rho, norm, self.adaptive, maximize)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Undo a perturbation exactly, for evaluation or a skipped step; does nothing where there is none."""
         if self.perturbed:
-            columns = self._all_columns()
+            self._follow()
+            columns = self._first_columns(self._moved)
             self.rows.x[:, columns].copy_(self._saved[:, columns])
             self._settle()
 
@@ -114,7 +127,7 @@ class SharpnessAwareOptimizer(DecentralizedOptimizer):
             The closure's first loss, or None without a closure.
 
         Raises:
-            RuntimeError: no closure, and no `perturb()` before.
+            RuntimeError: no closure and no `perturb()` before, or both.
             NonFiniteGradientError: see `nonfinite`; parameters are restored.
         """
         passes = self.closure_passes if closure_passes is None else closure_passes
@@ -127,12 +140,13 @@ class SharpnessAwareOptimizer(DecentralizedOptimizer):
                 )
             self._finish()
             return None
+        self._refuse_perturbed("stepped with a closure")
         loss = None
         if passes == 2:
             with torch.enable_grad():
                 loss = closure()
-        self.perturb(zero_grad=passes == 1)
         try:
+            self.perturb(zero_grad=passes == 1)
             with torch.enable_grad():
                 second = closure()
         except BaseException:

@@ -1,8 +1,8 @@
 """SADDLe: sharpness-aware decentralized learning, on D-PSGD and on quasi-global momentum.
 
 Choudhary et al. 2024 (arXiv:2405.13961). Both boxes are reconstructions: the paper's own algorithm boxes could not be
-read, so the SAM gradient (Foret et al. 2020, arXiv:2010.01412) takes the place of the gradient in D-PSGD and QGM, one norm
-over each agent's whole model, weight decay in the step only.
+read, so the SAM gradient (Foret et al. 2020, arXiv:2010.01412) takes the place of the gradient in D-PSGD and QGM, one
+norm over each agent's whole model, weight decay in the step only.
 """
 
 from typing import Literal

@@ -27,7 +27,7 @@ class Stacked:
 
     def __init__(self, topology: Topology | None, consensus_step: float = 1.0) -> None:
         if topology is None:
-            lists = (torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1))
+            lists = (torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1, dtype=torch.float32))
         else:
             lists = topology.mixing_lists(consensus_step)
         self.neighbors, self.weights = lists
@@ -83,13 +83,13 @@ class Stacked:
         mix_dense(h, self._matrix(), mixed)
         # everybody now reads its own row of what was mixed
         itself = torch.arange(self.agents, dtype=torch.int32, device=x.device)[:, None]
-        one = torch.ones(self.agents, 1, device=x.device)
+        one = torch.ones(self.agents, 1, dtype=torch.float32, device=x.device)
         momentum = step.momentum if step.kind == 2 else None
         mix_update(x, step.saved, mixed, momentum, itself, one, step.lr, step.mu, step.norm)
 
     def _matrix(self) -> torch.Tensor:
         """W as dense float32 `[agents, agents]`, with the lists' rounded weights."""
-        W = torch.zeros(self.agents, self.agents, device=self.weights.device)
+        W = self.weights.new_zeros(self.agents, self.agents)
         return W.scatter_add_(1, self.neighbors.clamp(min=0).long(), self.weights)
 
     def _move(self, device: torch.device) -> None:

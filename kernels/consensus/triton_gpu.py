@@ -4,9 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._triton_launch import EXACT
-
-COLUMNS = 512
+from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
 
 
 @triton.jit
@@ -46,10 +44,10 @@ def consensus_finish_kernel(
 
 def launch(x: torch.Tensor, mean: torch.Tensor, squared_distance: torch.Tensor) -> None:
     agents, columns = x.shape
-    slices = triton.cdiv(columns, COLUMNS)
+    slices = triton.cdiv(columns, STREAM_COLUMNS)
     partial = torch.empty(slices, agents, dtype=torch.float64, device=x.device)
     consensus_slices_kernel[(slices,)](
-        x, mean, partial, x.stride(0), agents, columns, COLUMNS=COLUMNS, **EXACT
+        x, mean, partial, x.stride(0), agents, columns, COLUMNS=STREAM_COLUMNS, **EXACT
     )
     consensus_finish_kernel[(agents,)](
         partial, squared_distance, agents, slices, SLICES=256, **EXACT

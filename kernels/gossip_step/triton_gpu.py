@@ -1,7 +1,7 @@
 """gossip_step in Triton: one program holds a slice of all agents, so each buffer is read and written once.
 
-Neighbors are fetched with a gather along the agent axis and summed in the list's order. Beyond FUSED_AGENTS agents
-a slice no longer fits the registers: the two halves run one after the other, with the same bits.
+Neighbors are fetched from the block by a gather and summed in the list's order. Beyond FUSED_AGENTS agents a slice
+no longer fits the registers: the two halves run one after the other, with the same bits.
 """
 
 import torch
@@ -11,6 +11,19 @@ import triton.language as tl
 from fastsaddle.kernels._gossip_triton import launch_local_step, launch_mix_update
 from fastsaddle.kernels._step_triton import is_finite, local_values, quasi_global_values
 from fastsaddle.kernels._triton_launch import EXACT, FUSED_AGENTS, fused_shape
+
+
+@triton.jit
+def rows_of(h, named, AGENTS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Row `named[i]` of h `[AGENTS, COLUMNS]` as row i."""
+    if AGENTS <= 64:
+        return tl.gather(h, tl.broadcast_to(named[:, None], (AGENTS, COLUMNS)), axis=0)
+    # along the agent axis a gather keeps each column in one warp: AGENTS / 32 shuffles a number, and spills.
+    # over the flat block it goes through shared memory
+    place = named[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    flat = tl.reshape(h, (AGENTS * COLUMNS,))
+    taken = tl.gather(flat, tl.reshape(place, (AGENTS * COLUMNS,)), axis=0)
+    return tl.reshape(taken, (AGENTS, COLUMNS))
 
 
 @triton.jit
@@ -66,14 +79,12 @@ def gossip_step_kernel(
         moved = tl.where(steps, moved, momentum)
     first = tl.load(neighbors_ptr + i * width, mask=agent, other=0)
     weight = tl.load(weights_ptr + i * width, mask=agent, other=0.0)
-    mixed = weight[:, None] * tl.gather(
-        h, tl.broadcast_to(first[:, None], (AGENTS, COLUMNS)), axis=0
-    )
+    mixed = weight[:, None] * rows_of(h, first, AGENTS, COLUMNS)
     for k in range(1, width):
-        neighbor = tl.load(neighbors_ptr + i * width + k, mask=agent, other=-1)
+        # an index, where the weights walk a pointer: two pointers for each row cost 20 registers more
+        neighbor = tl.load(neighbors_ptr + (i * width + k), mask=agent, other=-1)
         weight = tl.load(weights_ptr + i * width + k, mask=agent, other=0.0)
-        named = tl.maximum(neighbor, 0)[:, None]
-        term = weight[:, None] * tl.gather(h, tl.broadcast_to(named, (AGENTS, COLUMNS)), axis=0)
+        term = weight[:, None] * rows_of(h, tl.maximum(neighbor, 0), AGENTS, COLUMNS)
         mixed = tl.where(neighbor[:, None] >= 0, mixed + term, mixed)
     tl.store(x_ptr + row * x_stride + c[None, :], mixed, mask=inside)
     if KIND == 1:

@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsaddle.kernels._triton_launch import FUSED
+
 
 @triton.jit
 def mix_dense_kernel(
@@ -59,4 +61,5 @@ def launch(x: torch.Tensor, W: torch.Tensor, out: torch.Tensor) -> None:
         ROWS=ROWS,
         COLUMNS=COLUMNS,
         TERMS=TERMS,
+        **FUSED,
     )

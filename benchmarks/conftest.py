@@ -1,0 +1,130 @@
+"""What benchmarks share: the yardstick, how a round is timed, and the figures each row carries.
+
+Every figure is a ratio within one run: the copy bandwidth is measured beside each case, interleaved with it, on
+buffers of the same size. GPU work is synchronized inside the timed round.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+
+SIZES = ((16, 1_000_000), (16, 100_000), (256, 62_500))
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", default=DEVICE, help="cpu or cuda; default: cuda where there is one"
+    )
+    parser.addoption("--threads", type=int, help="CPU threads; default: torch's own choice")
+
+
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
+    device = config.getoption("--device")
+    machine_info["torch"] = torch.__version__
+    machine_info["threads"] = torch.get_num_threads()
+    machine_info["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    try:
+        import triton
+
+        machine_info["triton"] = triton.__version__
+    except ImportError:
+        machine_info["triton"] = None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads(request: pytest.FixtureRequest) -> None:
+    count = request.config.getoption("--threads")
+    if count is not None:
+        torch.set_num_threads(count)
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    return request.config.getoption("--device")
+
+
+def synchronized(work: Callable[[], Any], device: str, repeats: int = 1) -> Callable[[], None]:
+    """`work` done `repeats` times; on a GPU the round ends when the device has finished."""
+
+    def round_() -> None:
+        for _ in range(repeats):
+            work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return round_
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+class Measure:
+    """Times one case with pytest-benchmark, a copy of the same size beside it, and fills `extra_info`."""
+
+    def __init__(self, benchmark: Any, device: str) -> None:
+        self.benchmark, self.device = benchmark, device
+
+    def __call__(
+        self,
+        work: Callable[[], Any],
+        *,
+        moved: float,
+        implementation: str,
+        agents: int,
+        dim: int,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Time `work`, which must move `moved` bytes, against `copy_` of `[agents, dim]` float32."""
+        source = torch.randn(agents, dim, device=self.device)
+        target = torch.empty_like(source)
+        once = synchronized(work, self.device)
+        once()
+        # a round lasts 20 ms or more on a GPU, so that starting it does not count
+        repeats = (
+            max(1, int(0.02 / max(1e-6, min(seconds(once) for _ in range(3)))))
+            if self.device == "cuda"
+            else 1
+        )
+        round_ = synchronized(work, self.device, repeats)
+        copy = synchronized(lambda: target.copy_(source), self.device, repeats)
+        copies: list[float] = []
+
+        def interleaved() -> tuple[tuple[Any, ...], dict[str, Any]]:
+            copies.append(seconds(copy))
+            return (), {}
+
+        rounds = max(9, min(60, int(0.6 / max(1e-4, seconds(round_)))))
+        for _ in range(3):
+            copy()
+            round_()
+        copies.clear()
+        self.benchmark.pedantic(round_, setup=interleaved, rounds=rounds)
+        median = self.benchmark.stats.stats.median / repeats
+        bandwidth = 2 * source.numel() * 4 / (statistics.median(copies) / repeats)
+        self.benchmark.extra_info.update(
+            bytes=int(moved),
+            gb_per_s=round(moved / median / 1e9, 3),
+            copy_gb_per_s=round(bandwidth / 1e9, 3),
+            percent_of_copy=round(100 * moved / median / bandwidth, 1),
+            implementation=implementation,
+            agents=agents,
+            dim=dim,
+            device=self.device,
+            threads=torch.get_num_threads(),
+            **(info or {}),
+        )
+
+
+@pytest.fixture
+def measure(benchmark: Any, device: str) -> Measure:
+    return Measure(benchmark, device)

@@ -1,0 +1,104 @@
+"""The whole optimizer step outside the closures, against what a user would write today."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fastsaddle as fs
+from benchmarks import baselines
+from benchmarks.conftest import DEVICE, Measure
+
+SIZES = {"cpu": ((16, 1_000_000), (16, 100_000)), "cuda": ((16, 2**22), (256, 2**18))}[DEVICE]
+RATES = {"lr": baselines.LR, "weight_decay": baselines.WEIGHT_DECAY}
+# passes over a [agents, dim] buffer, one of them (two for SADDLe: the norm is needed anyway) to refuse NaN
+OPTIMIZERS: dict[str, tuple[Callable[..., Any], int]] = {
+    "DSGD": (fs.DSGD, 4),
+    "DSGDm": (fs.DSGDm, 6),
+    "QGM": (fs.QGM, 6),
+    "DSADDLe": (fs.DSADDLe, 9),
+    "QSADDLe": (fs.QSADDLe, 11),
+}
+
+
+def agents_and_gradients(agents: int, dim: int, device: str) -> tuple[nn.Parameter, torch.Tensor]:
+    return (
+        nn.Parameter(torch.randn(agents, dim, device=device)),
+        1e-2 * torch.randn(agents, dim, device=device),
+    )
+
+
+@pytest.mark.parametrize(("agents", "dim"), SIZES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_step(name: str, agents: int, dim: int, measure: Measure, device: str) -> None:
+    method, passes = OPTIMIZERS[name]
+    p, gradient = agents_and_gradients(agents, dim, device)
+    optimizer = method([p], topology="ring", **RATES)
+    p.grad.copy_(gradient)
+
+    def step() -> None:
+        if hasattr(optimizer, "perturb"):
+            optimizer.perturb()
+        optimizer.step()
+
+    measure(
+        step,
+        moved=passes * agents * dim * 4,
+        implementation="fastsaddle",
+        agents=agents,
+        dim=dim,
+        info={"method": name, "passes": passes},
+    )
+    twin = nn.Parameter(p.detach().clone())
+    slow = method([twin], topology="ring", backend="reference", **RATES)
+    slow.load_state_dict(optimizer.state_dict())
+    twin.grad.copy_(p.grad)
+    for each in (optimizer, slow):
+        if hasattr(each, "perturb"):
+            each.perturb()
+        each.step()
+    # norms may differ in the last place between implementations, and SAM divides by them
+    assert (twin - p).abs().max() <= (1e-6 if hasattr(optimizer, "perturb") else 0)
+
+
+BASELINES = ("eager, dense W", "eager, shifted rows", "torch._foreach", "torch.compile")
+
+
+def baseline(name: str, x: torch.Tensor, g: torch.Tensor) -> Callable[[], None]:
+    """One QGM step in place on `x`, written as a user would."""
+    momentum = torch.zeros_like(x)
+    if name == "eager, dense W":
+        W = fs.topology.ring(len(x)).W.float().to(x.device)
+        return lambda: baselines.eager_qgm(x, g, momentum, W)
+    if name == "torch._foreach":
+        rows = [list(t.unbind()) for t in (x, g, momentum)]
+        return lambda: baselines.foreach_qgm(*rows)
+    update = baselines.ring_qgm
+    if name == "torch.compile":
+        torch.compiler.reset()
+        update = baselines.compiled(update)
+    return lambda: update(x, g, momentum)
+
+
+@pytest.mark.parametrize(("agents", "dim"), SIZES[:1])
+@pytest.mark.parametrize("name", BASELINES)
+def test_qgm_baseline(name: str, agents: int, dim: int, measure: Measure, device: str) -> None:
+    p, g = agents_and_gradients(agents, dim, device)
+    x = p.detach().clone()
+    optimizer = fs.QGM([p], topology="ring", **RATES)
+    p.grad.copy_(g)
+    step = baseline(name, x, g)
+    for _ in range(2):
+        step()
+        optimizer.step()
+    assert torch.allclose(x, p.detach(), rtol=0, atol=1e-5)
+    measure(
+        step,
+        moved=5 * agents * dim * 4,
+        implementation=name,
+        agents=agents,
+        dim=dim,
+        info={"method": "QGM", "passes": 5},
+    )

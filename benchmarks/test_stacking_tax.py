@@ -1,0 +1,69 @@
+"""Stacking tax: gradients of n agents against one model on the concatenated batch, and against a plain loop."""
+
+import statistics
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import fastsaddle as fs
+from benchmarks.conftest import seconds, synchronized
+from fastsaddle.sim import models
+from fastsaddle.sim.engine import GradientEngine
+
+AGENTS, BATCH = 16, 32
+ROUNDS = 25
+
+
+@pytest.mark.parametrize("engine", ["auto", "vmap", "loop"])
+@pytest.mark.parametrize("network", ["mlp", "lenet5"])
+def test_stacking_tax(network: str, engine: str, benchmark: Any, device: str) -> None:
+    shape = (1, 28, 28)
+    images = torch.randn(AGENTS, BATCH, *shape, device=device)
+    labels = torch.randint(0, 10, (AGENTS, BATCH), device=device)
+    one = models.build(network, shape, 10, seed=0).to(device)
+    others = [models.build(network, shape, 10, seed=0).to(device) for _ in range(AGENTS)]
+    stack = fs.AgentStack(one, AGENTS)
+    gradients = GradientEngine(stack, F.cross_entropy, engine)
+
+    def single() -> None:
+        one.zero_grad()
+        F.cross_entropy(one(images.flatten(0, 1)), labels.flatten()).backward()
+
+    def plain_loop() -> None:
+        for model, batch, target in zip(others, images, labels, strict=True):
+            model.zero_grad()
+            F.cross_entropy(model(batch), target).backward()
+
+    stacked = synchronized(lambda: gradients.gradients(images, labels), device)
+    beside = {"single": synchronized(single, device), "loop": synchronized(plain_loop, device)}
+    times: dict[str, list[float]] = {name: [] for name in beside}
+
+    def interleaved() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        for name, work in beside.items():
+            times[name].append(seconds(work))
+        return (), {}
+
+    for _ in range(3):
+        interleaved()
+        stacked()
+    for each in times.values():
+        each.clear()
+    benchmark.pedantic(stacked, setup=interleaved, rounds=ROUNDS)
+    median = benchmark.stats.stats.median
+    benchmark.extra_info.update(
+        stacking_tax=round(median / statistics.median(times["single"]), 3),
+        of_plain_loop=round(median / statistics.median(times["loop"]), 3),
+        agents=AGENTS,
+        batch=BATCH,
+        network=network,
+        dim=stack.layout.dim,
+        implementation=gradients.engine,
+        asked=engine,
+        device=device,
+        threads=torch.get_num_threads(),
+    )
+    expected = torch.stack([torch.cat([p.grad.flatten() for p in m.parameters()]) for m in others])
+    got = torch.cat([g.flatten(1) for _, g in stack.named_gradients()], dim=1)
+    assert torch.allclose(got, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,1 @@
+"""The simulator: data, its split over agents, networks, all agents' gradients, the main job."""

@@ -1,0 +1,103 @@
+"""Checkpoints that survive crashes: written beside, synced, renamed, and equal for equal states.
+
+A file holds tensors only (safetensors: no pickle, and nothing time-dependent): loading one can run
+no code, and two runs that did the same leave the same bytes.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+PARTIAL = ".partial"
+KEPT = 2
+
+
+def save(directory: Path, tensors: Mapping[str, Tensor], step: int, bytes_sent: int) -> Path:
+    """Write `checkpoint-<step>.safetensors` and remove all but the last two.
+
+    Whatever fails, an earlier checkpoint stays whole; OSError is raised when the disk is full.
+    """
+    path = directory / f"checkpoint-{step}.safetensors"
+    # counters are tensors because the order of safetensors' metadata is not fixed
+    counters = {"step": torch.tensor(step), "bytes_sent": torch.tensor(bytes_sent)}
+    content = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        # save_file leaves a file that only its owner may read: keep the mode of an ordinary one
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file({**content, **counters}, partial)
+        partial.chmod(mode)
+        replace_synced(partial, path)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    for _, old in find(directory)[KEPT:]:
+        old.unlink()
+    return path
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], int, int]:
+    """The tensors, the step and the bytes sent. Raises ValueError for a damaged file."""
+    try:
+        tensors = load_file(path, device=str(device))
+        step, bytes_sent = int(tensors.pop("step")), int(tensors.pop("bytes_sent"))
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint: {error}") from error
+    return tensors, step, bytes_sent
+
+
+def find(directory: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a run as (step, path), latest first."""
+    found = []
+    for path in directory.glob("checkpoint-*.safetensors"):
+        match = re.fullmatch(r"checkpoint-(\d+)\.safetensors", path.name)
+        if match:
+            found.append((int(match[1]), path))
+    return sorted(found, reverse=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what a killed process left half written, by this module or by safetensors' save_file."""
+    for pattern in (f"*{PARTIAL}", ".tmp*"):
+        for path in directory.glob(pattern):
+            path.unlink()
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a text file so that after a crash it is there whole or not at all."""
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        partial.write_text(text)
+        replace_synced(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def replace_synced(partial: Path, path: Path) -> None:
+    """Rename a finished file to its name, its content and the folder's entry being on disk."""
+    sync(partial)
+    os.replace(partial, path)
+    try:
+        sync(path.parent)
+    except OSError as error:
+        # some network file systems cannot sync a folder, where the rename itself is still atomic
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,121 @@
+"""Assemble a run: a new one from options, or one to go on with from its directory alone."""
+
+import platform
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastsaddle.kernels._op import rooms
+from fastsaddle.sim import checkpoint
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.info import version
+from fastsaddle.sim.run_dir import NOT_STORED, RunDirectory, check_new, unique_path
+from fastsaddle.sim.simulation import Simulation
+
+CLASSES = "classes.png"
+CURVES = "curves.png"
+
+
+@dataclass
+class Job:
+    """A simulation and the directory that it writes to.
+
+    `step` counts the steps done, `notes` is what the user should hear before it goes on.
+    """
+
+    config: TrainConfig
+    simulation: Simulation
+    directory: RunDirectory
+    step: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def start(config: TrainConfig) -> Job:
+    """A new run. Raises ValueError or OSError before any file is written."""
+    config.check()
+    path = config.out or unique_path(config)
+    check_new(path)
+    simulation = Simulation(config)
+    config = replace(
+        config,
+        data_dir=config.data_dir.resolve() if config.data_dir else None,
+        device=str(simulation.device),
+        engine=simulation.engine.engine,
+        chunk=simulation.engine.chunk,
+        threads=config.threads or simulation.suitable_threads(config.batch_size),
+        eval_every=config.evaluation_interval,
+        checkpoint_every=config.checkpoint_interval,
+    )
+    options = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(config).items()
+        if name not in NOT_STORED
+    }
+    record = {**options, **_surroundings(simulation.device)}
+    return Job(config, simulation, RunDirectory.create(path, record))
+
+
+def is_finished(directory: RunDirectory) -> bool:
+    """Whether the last step's evaluation and checkpoint are there, and the figures."""
+    steps = directory.config.get("steps")
+    found = checkpoint.find(directory.path)
+    has_figures = all((directory.path / name).exists() for name in (CLASSES, CURVES))
+    evaluated = bool(directory.rows) and directory.rows[-1]["step"] == steps
+    return evaluated and has_figures and bool(found) and found[0][0] == steps
+
+
+def go_on(directory: RunDirectory) -> Job:
+    """The run as its latest whole checkpoint left it, or at step 0 where it has none yet.
+
+    Raises ValueError or OSError when config.json, the data or the checkpoints cannot be used.
+    """
+    config = directory.options
+    job = Job(config, Simulation(config), directory)
+    now = _surroundings(job.simulation.device)
+    for name in now:
+        if now[name] != directory.config.get(name):
+            seen = f"{directory.config.get(name)} then, {now[name]} now"
+            job.notes.append(f"{name} changed, the last bits may differ: {seen}")
+    checkpoint.remove_leftovers(directory.path)
+    _restore(job)
+    directory.drop_rows_after(job.step)
+    return job
+
+
+def _restore(job: Job) -> None:
+    found = checkpoint.find(job.directory.path)
+    for _, path in found:
+        try:
+            tensors, step, bytes_sent = checkpoint.load(path, job.simulation.device)
+        except ValueError as error:
+            job.notes.append(f"{error}; trying the one before")
+            continue
+        job.simulation.restore(tensors, bytes_sent)
+        job.step = step
+        return
+    if found:
+        raise ValueError(
+            f"no checkpoint in {job.directory.path} is whole: delete them to start from step 0"
+        )
+
+
+def _surroundings(device: torch.device) -> dict[str, Any]:
+    """What the last bits of a run depend on besides its options and threads."""
+    is_cpu = device.type == "cpu"
+    return {
+        "backend": {name: op.choice(device) for name, op in rooms().items()},
+        "machine": (
+            f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+            if is_cpu
+            else torch.cuda.get_device_name(device)
+        ),
+        "versions": {
+            "fastsaddle": version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }

@@ -1,0 +1,78 @@
+"""The figures of a run: accuracy and consensus distance over steps, and each agent's classes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from fastsaddle.sim.checkpoint import PARTIAL, replace_synced
+from fastsaddle.sim.partition import PartitionStatistics
+
+# Okabe and Ito's colors, told apart by color-blind readers
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+MOST_ANNOTATED = 400
+
+
+def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
+    """Accuracies above, consensus distance below, over the steps of metrics.jsonl's rows."""
+    steps = [row["step"] for row in rows]
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    accuracy, distance = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for name, label, color, style in (
+        ("consensus_accuracy", "consensus model", BLUE, "-"),
+        ("mean_accuracy", "agents' mean", ORANGE, "--"),
+        ("worst_accuracy", "worst agent", GREEN, ":"),
+    ):
+        values = [row[name] for row in rows]
+        accuracy.plot(steps, values, style, color=color, label=label, linewidth=1.8)
+    accuracy.set_ylabel("test accuracy")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    accuracy.set_ylim(0, 1)
+    accuracy.legend(loc="lower right")
+    distances = [row["consensus_distance"] for row in rows]
+    distance.plot(steps, np.array(distances, dtype=float), color=BLUE, linewidth=1.8)
+    distance.set_ylabel("consensus distance\n(RMS over agents)")
+    distance.set_ylim(bottom=0)
+    distance.set_xlabel("step (one gossip round each)")
+    for axes in (accuracy, distance):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def draw_classes(
+    path: Path, partition: PartitionStatistics, classes: tuple[str, ...], title: str
+) -> None:
+    """A heat map of training images: a row per agent, a column per class."""
+    counts = partition.counts
+    agents = len(counts)
+    figure = Figure(figsize=(7, min(12, 2.2 + 0.28 * agents)), layout="constrained")
+    axes = figure.subplots()
+    # the square root keeps small counts visible
+    norm = PowerNorm(0.5, 0, counts.max())
+    image = axes.imshow(counts, aspect="auto", cmap="Blues", norm=norm, interpolation="none")
+    if counts.size <= MOST_ANNOTATED:
+        for (agent, label), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if norm(count) > 0.6 else "black"
+                axes.text(label, agent, str(count), ha="center", va="center", color=color, size=8)
+        axes.set_yticks(range(agents))
+    axes.set_xticks(range(len(classes)), classes, rotation=0 if len(classes[0]) == 1 else 30)
+    axes.set_xlabel("class")
+    axes.set_ylabel("agent")
+    axes.set_title(title, fontsize="medium")
+    figure.colorbar(image, label="training images")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        figure.savefig(partial, format="png", dpi=130)
+        replace_synced(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""How far a run is: a live bar on a terminal, a line for each evaluation elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich import progress as rich_progress
+from rich.console import Console
+from torch import Tensor
+
+SECONDS_BETWEEN_UPDATES = 0.1
+
+
+class Progress:
+    """A bar on a terminal, one line per evaluation elsewhere."""
+
+    def __init__(self, console: Console, steps: int, start: int) -> None:
+        self.steps = steps
+        self.start = start
+        self.step = start
+        self._values = ""
+        self._updated = 0.0
+        self._bar = rich_progress.Progress(
+            rich_progress.BarColumn(bar_width=8),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TextColumn("{task.fields[values]}"),
+            rich_progress.TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=steps, completed=start, values="")
+
+    def __enter__(self) -> "Progress":
+        self._begin = time.perf_counter()
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._seconds = time.perf_counter() - self._begin
+        self._bar.stop()
+
+    @property
+    def steps_per_second(self) -> float:
+        """Rate since the start, evaluations and checkpoints included."""
+        seconds = getattr(self, "_seconds", time.perf_counter() - self._begin)
+        return (self.step - self.start) / max(seconds, 1e-9)
+
+    def show_step(self, step: int, loss: Tensor) -> None:
+        """Count a step; the loss is only read, which waits for a GPU, when the bar is redrawn."""
+        self.step = step
+        now = time.perf_counter()
+        if self._bar.disable or now - self._updated < SECONDS_BETWEEN_UPDATES:
+            return
+        self._updated = now
+        speed = f"{self.steps_per_second:.3g}/s"
+        values = f"train loss {loss.item():.3f} {self._values} {speed}"
+        self._bar.update(self._task, completed=step, values=values)
+
+    def show_evaluation(self, row: dict[str, Any]) -> None:
+        """Show a line of metrics.jsonl."""
+        accuracy = percent(row["consensus_accuracy"])
+        distance, sent = number(row["consensus_distance"]), row["bytes_sent"] / 1e6
+        # short enough for a bar on 80 columns
+        self._values = f"acc {accuracy} dist {distance} {sent:.0f} MB"
+        if self._bar.disable:
+            print(
+                f"step {row['step']:>{len(str(self.steps))}}/{self.steps}  "
+                f"loss {number(row['loss'])}  consensus accuracy {accuracy}  "
+                f"mean {percent(row['mean_accuracy'])}  worst {percent(row['worst_accuracy'])}  "
+                f"consensus distance {distance}  {sent:.1f} MB sent  "
+                f"{self.steps_per_second:.4g} steps/s",
+                flush=True,
+            )
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage: 96.7%."""
+    return f"{fraction:.1%}"
+
+
+def number(value: float | None) -> str:
+    """Three digits of a value, which is None where it was infinite."""
+    return "inf" if value is None else f"{value:.3g}"

@@ -1,0 +1,125 @@
+"""A run's own directory: its config.json, its metrics.jsonl, and the right to write in it."""
+
+import errno
+import fcntl
+import json
+import os
+import time
+import weakref
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from fastsaddle.sim.checkpoint import sync, write_synced
+from fastsaddle.sim.config import TrainConfig
+
+# they say where a run lies, which may change
+NOT_STORED = ("out", "resume")
+
+
+class RunDirectory:
+    """The files of one run, which one process at a time may write.
+
+    `config` is config.json's content: every option with its resolved value, and besides them
+    `backend`, `machine` and `versions`. `rows` are the lines of metrics.jsonl.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a run that exists. ValueError when it is none, or when another process has it."""
+        self.path = path
+        self._lock(path / "config.json")
+        try:
+            self.config: dict[str, Any] = json.loads((path / "config.json").read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
+        self._metrics = path / "metrics.jsonl"
+        self.rows = _read_rows(self._metrics)
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any]) -> "RunDirectory":
+        """Make a directory (or take an empty one) and write its config.json."""
+        check_new(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_synced(path / "config.json", json.dumps(config, indent=2) + "\n")
+        return cls(path)
+
+    @property
+    def options(self) -> TrainConfig:
+        """The run's options. ValueError when config.json does not hold all of them."""
+        names = [field.name for field in fields(TrainConfig) if field.name not in NOT_STORED]
+        missing = [name for name in names if name not in self.config]
+        if missing:
+            raise ValueError(f"{self.path / 'config.json'} lacks {', '.join(missing)}")
+        data_dir = self.config["data_dir"]
+        values = {name: self.config[name] for name in names}
+        values["data_dir"] = None if data_dir is None else Path(data_dir)
+        options = TrainConfig(**values)
+        options.check()
+        return options
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl, readable at once."""
+        self.rows.append(row)
+        with self._metrics.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+    def sync(self) -> None:
+        """Force metrics.jsonl to disk, so that no checkpoint is newer than its rows."""
+        sync(self._metrics)
+
+    def drop_rows_after(self, step: int) -> None:
+        """Forget evaluations of steps that will be done again, and a line torn by a crash."""
+        self.rows = [row for row in self.rows if row["step"] <= step]
+        write_synced(self._metrics, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def _lock(self, path: Path) -> None:
+        """Hold a lock, which ends with this object or with the process, however that dies."""
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except OSError as error:
+            raise ValueError(f"{self.path} is not a run: {error}") from error
+        weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{self.path} is in use by another process") from error
+        except OSError as error:
+            # some network file systems have no locks: nobody is kept out there
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+                raise
+
+
+def check_new(path: Path) -> None:
+    """Raise ValueError unless the path is free for a new run."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--out {path} is a file, a new or empty directory is needed")
+    if path.is_dir() and any(path.iterdir()):
+        ways = "choose another directory"
+        if (path / "config.json").exists():
+            ways += f", or go on with that run: fastsaddle train --resume {path}"
+        raise ValueError(f"--out {path} is not empty: {ways}")
+
+
+def unique_path(config: TrainConfig) -> Path:
+    """A name under runs/ that tells what the run is and that nothing has yet."""
+    topology = config.topology.replace(":", "-")
+    parts = (config.algorithm, config.dataset, config.model, config.agents, topology)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = "-".join(map(str, (*parts, f"a{config.alpha:g}", f"s{config.seed}", stamp)))
+    path, number = Path("runs", name), 1
+    while path.exists():
+        number += 1
+        path = Path("runs", f"{name}-{number}")
+    return path
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows up to a line torn by a crash, if there is one."""
+    rows = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
