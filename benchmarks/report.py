@@ -50,6 +50,24 @@ def bandwidth_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def comparison(rows: list[dict[str, Any]]) -> list[str]:
+    """How much faster one QGM step is than the ways to write it today, same size, same run."""
+    steps = [r["extra_info"] for r in rows if r["extra_info"].get("method") == "QGM"]
+    ours = {(i["agents"], i["dim"]): i for i in steps if i["implementation"] == "fastsaddle"}
+    found = []
+    for info in steps:
+        mine = ours.get((info["agents"], info["dim"]))
+        if mine is not None and info is not mine:
+            ratio = (info["bytes"] / info["gb_per_s"]) / (mine["bytes"] / mine["gb_per_s"])
+            found.append(f"{ratio:.1f} x {info['implementation']}")
+    if not found:
+        return []
+    return [
+        "",
+        f"Speed of `QGM.step`, its check for non-finite gradients included: {'; '.join(found)}.",
+    ]
+
+
 def tax_table(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown rows of the stacking tax."""
     lines = [
@@ -70,7 +88,7 @@ def render(report: dict[str, Any]) -> str:
     rows = report["benchmarks"]
     moved = [r for r in rows if "percent_of_copy" in r["extra_info"]]
     tax = [r for r in rows if "stacking_tax" in r["extra_info"]]
-    parts = [machine(report), "", *bandwidth_table(moved)]
+    parts = [machine(report), "", *bandwidth_table(moved), *comparison(moved)]
     if tax:
         parts += [
             "",
