@@ -1,0 +1,136 @@
+"""Every Triton kernel, compiled ahead of time for GPUs that are not here: code quality read from the machine code.
+
+tests/aot_compile.py compiles in a process for each target, apart from this one's environment and from the user's
+cache; tests/aot_listings.py reads the listings. Nothing here runs on, or says anything measured about, a GPU.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+TARGETS = ("sm_80", "sm_90", "gfx942")
+KERNELS = sorted(
+    name
+    for path in (HERE.parent / "kernels").rglob("*.py")
+    for name in re.findall(r"^@triton\.jit\ndef (\w+_kernel)\(", path.read_text(), re.MULTILINE)
+)
+# they read or write a few numbers for each agent or slice, not rows
+FINISHING = ("agent_norm_finish_kernel", "consensus_finish_kernel")
+# rows go through the matrix units in tiles, and sums carry a tolerance
+DENSE = ("mix_dense_kernel",)
+# accesses in a loop that find their rows in L2: the other neighbors' slices; the same slice, once more
+FROM_L2 = {"mix_update_kernel": 1, "consensus_slices_kernel": 1}
+
+Report = dict[str, Any]
+Reports = Callable[[str], list[Report]]
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
+    """target -> what was compiled for it; all targets compile side by side."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    folder = tmp_path_factory.mktemp("aot")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("TRITON_") or name.endswith("_PATH")
+    }
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+
+    def start(target: str) -> subprocess.Popen[bytes]:
+        with open(folder / f"{target}.log", "wb") as log:
+            return subprocess.Popen(
+                [sys.executable, str(HERE / "aot_compile.py"), target, str(folder / target)],
+                env={**environment, "TRITON_CACHE_DIR": str(folder / f"{target}.cache")},
+                stdout=log,
+                stderr=log,
+            )
+
+    compilers = {target: start(target) for target in TARGETS}
+
+    def read(target: str) -> list[Report]:
+        status = compilers[target].wait()
+        assert status == 0, (folder / f"{target}.log").read_text()[-8000:]
+        content = json.loads((folder / target).read_text())
+        if "missing" in content:
+            pytest.skip(content["missing"])
+        return content["reports"]
+
+    yield read
+    for compiler in compilers.values():
+        compiler.kill()
+        compiler.wait()
+
+
+def label(report: Report) -> str:
+    return f"{report['room']} {report['variant']}, {report['agents']} agents x {report['columns']}"
+
+
+def moved(report: Report, access: Report) -> int:
+    """float32 numbers that a program moves with an access, counted in its instructions."""
+    bits = sum(int(width) * count for width, count in access["widths"].items())
+    return bits // 32 * report["threads"]
+
+
+def narrow(report: Report) -> list[str]:
+    """Row accesses that are not, or not wholly, instructions of 128 bits."""
+    return [
+        f"{place}: {access['widths']}"
+        for place, access in report["rows"].items()
+        if set(access["widths"]) != {"128"} or moved(report, access) < access["elements"]
+    ]
+
+
+def passes(report: Report) -> float:
+    """How often a whole buffer is read or written, counted in instructions."""
+    rows = report["rows"].values()
+    straight = sum(moved(report, access) for access in rows if not access["looped"])
+    repeated = sum(access["looped"] for access in rows)
+    from_l2 = min(repeated, FROM_L2.get(report["kernel"], 0))
+    numbers = report["agents"] * report["columns"]
+    return straight * report["programs"] / numbers + repeated - from_l2
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernel(kernel: str, target: str, reports: Reports) -> None:
+    compiled = [r for r in reports(target) if r["kernel"] == kernel and "control" not in r]
+    assert compiled, f"no room launches {kernel}"
+    for report in compiled:
+        assert "error" not in report, (label(report), report["error"])
+        assert report["spills"] == report["private"] == 0, (label(report), report["registers"])
+        assert not report["reduced_precision"], label(report)
+        if kernel in DENSE:
+            continue
+        assert not report["contractions"], (label(report), report["contractions"])
+        assert not report["inexact"], (label(report), report["inexact"])
+        if kernel in FINISHING:
+            assert not report["rows"], label(report)
+            continue
+        assert report["rows"] and not narrow(report), (label(report), narrow(report))
+        # a fused step pads its agents to a power of two; one agent alone has no loops; halves split a step's passes
+        whole = report["agents"] in (16, 64, 128, 256) and kernel.startswith(report["room"])
+        if whole:
+            assert passes(report) == report["passes"], label(report)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_check_catches_a_kernel_that_is_wrong_on_purpose(
+    target: str, reports: Reports
+) -> None:
+    controls = {r["control"]: r for r in reports(target) if "control" in r}
+    assert not [r["error"] for r in controls.values() if "error" in r]
+    assert controls["contractions"]["contractions"] and not narrow(controls["contractions"])
+    assert len(narrow(controls["widths"])) == 4 and not controls["widths"]["contractions"]
+    assert controls["spills"]["spills"] > 0
+    assert controls["inexact"]["inexact"] and controls["inexact"]["reduced_precision"]
