@@ -11,6 +11,8 @@ from fastsaddle.kernels._op import use_backend
 from fastsaddle.optimizer import NonFiniteGradientError
 from fastsaddle.topology import Topology
 
+__version__ = "0.1.0"
+
 __all__ = [
     "DSGD",
     "QGM",

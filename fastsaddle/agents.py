@@ -70,6 +70,10 @@ class AgentStack:
         self.rows = FlatParameters.over([list(self._named.values())], self.agents, stacked=True)
         self.rows.pinned = True
 
+    def __getstate__(self) -> dict[str, Any]:
+        # buffers are made for the very parameters that point into them: copies get their own
+        return {name: value for name, value in self.__dict__.items() if name != "rows"}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lay_out()

@@ -9,8 +9,9 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+import fastsaddle
 from fastsaddle.optimizer import NonFiniteGradientError
-from fastsaddle.sim.info import report, version
+from fastsaddle.sim.info import report
 
 if TYPE_CHECKING:
     from fastsaddle.sim.config import TrainConfig
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Decentralized, sharpness-aware deep learning: many agents on one machine.",
         epilog="fastsaddle train --help lists the options of a training run.",
     )
-    parser.add_argument("--version", action="version", version=f"fastsaddle {version()}")
+    parser.add_argument("--version", action="version", version=f"fastsaddle {fastsaddle.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     commands.add_parser("train", help="train many agents on real data", add_help=False)
     commands.add_parser("info", help="show versions, devices, backends and copy bandwidth")

@@ -2,14 +2,17 @@
 
 import re
 import warnings
+import weakref
 from collections.abc import Sequence
 
 import torch
 from torch.nn import Parameter
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastsaddle.flat import FlatLayout
 
-OWNER = "_fastsaddle_rows"
+# parameter -> weak reference to its buffers; an attribute would be pickled along with the parameter
+_OWNERS = WeakTensorKeyDictionary()
 
 
 class FlatParameters:
@@ -24,12 +27,13 @@ class FlatParameters:
         version: counts how often the buffers were laid out anew; state laid out like them must follow.
         second_pass: whether gradients are being taken at a perturbed model (BatchNorm statistics rest).
         pinned: whether somebody else (an AgentStack) works on the buffers, so that parameters must stay in them.
+        deserted: whether parameters have moved into other buffers, those of a later optimizer.
     """
 
     def __init__(self, groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool) -> None:
         check_parameters(groups, agents, stacked)
         self.agents, self.stacked = agents, stacked
-        self.pinned = False
+        self.pinned = self.deserted = False
         self.version = 0
         self.second_pass = False
         self._lay_out(groups)
@@ -45,8 +49,7 @@ class FlatParameters:
         """
         owners = {id(owner): owner for group in groups for owner in map(owner_of, group)}
         alone = next(iter(owners.values())) if len(owners) == 1 else None
-        # a stack of one agent is as good as an ordinary module
-        if alone is not None and alone.agents == agents and (alone.stacked or not stacked):
+        if alone is not None and alone.fits(agents, stacked):
             alone.arrange(groups)
             return alone
         for owner in owners.values():
@@ -58,9 +61,9 @@ class FlatParameters:
                 )
         return cls(groups, agents, stacked)
 
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        # buffers are made for the very parameters that point into them: copies of those bind anew
-        return type(None), ()
+    def fits(self, agents: int, stacked: bool) -> bool:
+        """Whether such an optimizer can work here: a stack of one agent is as good as an ordinary module."""
+        return not self.deserted and self.agents == agents and (self.stacked or not stacked)
 
     def arrange(self, groups: Sequence[Sequence[Parameter]]) -> None:
         """Make `groups` the first column ranges, other parameters the last; copies only if the order changes."""
@@ -71,10 +74,6 @@ class FlatParameters:
         if [[id(p) for p in g] for g in wanted] != [[id(p) for p in g] for g in self.groups]:
             check_parameters(wanted, self.agents, self.stacked)
             self._lay_out(wanted)
-
-    def owns(self, groups: Sequence[Sequence[Parameter]]) -> bool:
-        """Whether these parameters still belong here; a later optimizer may have taken them over."""
-        return all(owner_of(p) is self for group in groups for p in group)
 
     def parts(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Each parameter's part of `rows` `[agents, stride]`, in the parameter's own shape."""
@@ -141,7 +140,10 @@ class FlatParameters:
             p.grad = None
             p.data = value
             attach(p, gradient)
-            setattr(p, OWNER, self)
+            former = owner_of(p)
+            if former is not None and former is not self:
+                former.deserted = True
+            _OWNERS[p] = weakref.ref(self)
         self.groups = [list(group) for group in groups]
         self.parameters, self.x, self.g = parameters, x, g
         self._gradients = gradients
@@ -153,7 +155,8 @@ class FlatParameters:
 
 def owner_of(p: Parameter) -> FlatParameters | None:
     """The buffers that a parameter lies in, None where it was never laid out."""
-    return getattr(p, OWNER, None)
+    owner = _OWNERS.get(p)
+    return None if owner is None else owner()
 
 
 def attach(p: Parameter, gradient: torch.Tensor) -> None:

@@ -132,7 +132,7 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
 
     def _follow(self) -> None:
         """Find parameters that were moved, by hand or into other buffers, and lay the state out like them."""
-        if not self.rows.owns([group["params"] for group in self.param_groups]):
+        if self.rows.deserted:
             self._bind()
         self.rows.verify()
         if self._version != self.rows.version:

@@ -1,5 +1,6 @@
 """What all tests share: fresh seeds that can be repeated, data that may be absent, GPU marks."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,15 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
     return folder.resolve()
 
 
+@pytest.fixture(scope="session")
+def cifar10_dir(data_dir: Path) -> Path:
+    """The folder of CIFAR-10's official binary files in `data_dir`; skips without them."""
+    for folder in (data_dir / "cifar10", data_dir / "cifar-10-batches-bin", data_dir):
+        if (folder / "test_batch.bin").is_file():
+            return folder
+    pytest.skip("no CIFAR-10 .bin files in --data-dir")
+
+
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """A fresh 32-bit seed for each test, printed with its failure."""
@@ -36,3 +46,12 @@ def seed(request: pytest.FixtureRequest) -> int:
     fresh = int(np.random.SeedSequence().generate_state(1)[0]) if given is None else given
     print(f"seed {fresh} (repeat with --seed {fresh})")
     return fresh
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For small tensors, where torch's threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

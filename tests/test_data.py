@@ -17,14 +17,6 @@ FASHION_FILES = (
 )
 
 
-@pytest.fixture(scope="module")
-def cifar10_dir(data_dir: Path) -> Path:
-    for folder in (data_dir / "cifar10", data_dir / "cifar-10-batches-bin", data_dir):
-        if (folder / "test_batch.bin").is_file():
-            return folder
-    pytest.skip("no CIFAR-10 .bin files in --data-dir")
-
-
 def test_digits() -> None:
     digits = data.load("digits")
     assert digits.shape == (1, 8, 8)
@@ -84,7 +76,7 @@ def test_fashion_mnist_files_that_are_missing_or_damaged(tmp_path: Path, seed: i
     whole = first.read_bytes()
     for damaged in (whole[:-100], b"", whole[:50] + whole[60:], b"no gzip at all"):
         first.write_bytes(damaged)
-        with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz"):
+        with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz"):
             data.load("fashion-mnist", tmp_path)
     (tmp_path / FASHION_FILES[3]).unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks t10k-labels-idx1-ubyte\.gz"):

@@ -25,14 +25,6 @@ MEASURED = {
 SEED_OF_THE_TABLE = 1234
 
 
-@pytest.fixture(scope="module")
-def cifar10_dir(data_dir: Path) -> Path:
-    for folder in (data_dir / "cifar10", data_dir / "cifar-10-batches-bin", data_dir):
-        if (folder / "test_batch.bin").is_file():
-            return folder
-    pytest.skip("no CIFAR-10 .bin files in --data-dir")
-
-
 def draw_like_cifar10(agents: int, alpha: float, seed: int) -> tuple[float, float]:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(10), 5000))
     found = partition.statistics(partition.dirichlet(labels, agents, alpha, seed), labels, 10)

@@ -4,7 +4,7 @@ Lian et al. 2017 (arXiv:1705.09056), Lin et al. 2021 (arXiv:2102.04761), Foret e
 Kwon et al. 2021 (arXiv:2102.11600), Choudhary et al. 2024 (arXiv:2405.13961).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import networkx as nx
@@ -14,6 +14,7 @@ import torch
 import fastsaddle as fs
 from fastsaddle.optimizer import DecentralizedOptimizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = 2e-5
 STEPS, DROP = 20, 10
 # one agent's shapes: odd sizes, and a number without dimensions
@@ -60,19 +61,11 @@ GRAPHS: dict[str, tuple[fs.Topology, list[tuple[int, int]], int, bool]] = {
 BACKENDS = ("reference", "native")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small sizes: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Problem:
     """A small tanh network an agent, each on its own data: smooth, not convex, different for all agents."""
 
-    def __init__(self, agents: int, seed: int) -> None:
+    def __init__(self, agents: int, seed: int, sign: float = 1.0) -> None:
+        self.sign = sign
         self.draw = torch.Generator().manual_seed(seed)
         self.agents = agents
         self.inputs = self.normal(agents, 6, 4) + 0.5 * self.normal(agents, 1, 4)
@@ -89,7 +82,7 @@ class Problem:
         hidden = torch.tanh(inputs @ first + bias[:, None])
         outputs = (1 + scale[:, None, None]) * (hidden @ second) + shift
         quartic = second.pow(4).sum((1, 2))
-        return (outputs - targets).square().mean((1, 2)) + 0.02 * quartic
+        return self.sign * ((outputs - targets).square().mean((1, 2)) + 0.02 * quartic)
 
     def gradient(self, x: torch.Tensor) -> torch.Tensor:
         """Every agent's gradient at rows `x` `[agents, 44]`, float64."""
@@ -229,7 +222,7 @@ def test_rates_as_tensors(name: str, backend: str, seed: int) -> None:
     """A rate for each agent, then a 0-d tensor that falls to zero and comes back; half a gossip step, maximizing."""
     method, options = METHODS[name]
     options = {**options, "maximize": True}
-    problem = Problem(5, seed)
+    problem = Problem(5, seed, sign=-1.0)
     parameters: Tensors = [torch.nn.Parameter(p.float()) for p in problem.start]
     start = rows(parameters)
     own = torch.tensor([0.02, 0.01, 0.0, 0.03, 0.005])

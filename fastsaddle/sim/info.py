@@ -8,6 +8,7 @@ import time
 
 import torch
 
+import fastsaddle
 from fastsaddle.kernels import _native
 from fastsaddle.kernels._op import rooms
 
@@ -24,7 +25,7 @@ def report(missing: list[str]) -> str:
     sections = [
         ("versions", _versions()),
         ("devices", _devices()),
-        ("native library", [_native_library()]),
+        ("native library", _native_library()),
         *((f"kernels on {kind}", _kernels(kind)) for kind in kinds),
         ("copy bandwidth, bytes read + written", [_bandwidth(kind) for kind in kinds]),
         ("simulator (fastsaddle train)", [_simulator(missing)]),
@@ -47,17 +48,9 @@ def copy_bandwidth(device: str, size: int = BUFFER_BYTES) -> float:
     return 2 * size / statistics.median(seconds[1:]) / 1e9
 
 
-def version() -> str:
-    """This package's version, which a bare checkout does not have."""
-    try:
-        return importlib.metadata.version("fastsaddle")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _versions() -> list[str]:
     names = ("torch", "triton", "numpy", "networkx")
-    lines = [f"fastsaddle {version()}", f"python {platform.python_version()}"]
+    lines = [f"fastsaddle {fastsaddle.__version__}", f"python {platform.python_version()}"]
     for name in names:
         try:
             lines.append(f"{name} {importlib.metadata.version(name)}")
@@ -82,12 +75,15 @@ def _devices() -> list[str]:
     return lines
 
 
-def _native_library() -> str:
+def _native_library() -> list[str]:
+    """Whether the compiled library opens; the reason, with the compiler's words, where it does not."""
+    log = _native.package_folder() / _native.BUILD_LOG_NAME
+    built = [f"build: {log.read_text().splitlines()[-1]}, see {log}"] if log.exists() else []
     try:
         _native.library()
     except ImportError as error:
-        return f"not used: {error}"
-    return f"in use: {_native.package_folder() / _native.LIBRARY_NAME}"
+        return [f"not used: {error}", *built]
+    return [f"in use: {_native.package_folder() / _native.LIBRARY_NAME}", *built]
 
 
 def _kernels(kind: str) -> list[str]:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+import fastsaddle
 from fastsaddle.kernels._op import rooms
 from fastsaddle.sim import checkpoint
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.info import version
-from fastsaddle.sim.run_dir import NOT_STORED, RunDirectory, check_new, unique_path
+from fastsaddle.sim.run_dir import NOT_STORED, RunDirectory, check_new, make_unique
 from fastsaddle.sim.simulation import Simulation
 
 CLASSES = "classes.png"
@@ -36,8 +36,8 @@ class Job:
 def start(config: TrainConfig) -> Job:
     """A new run. Raises ValueError or OSError before any file is written."""
     config.check()
-    path = config.out or unique_path(config)
-    check_new(path)
+    if config.out is not None:
+        check_new(config.out)
     simulation = Simulation(config)
     config = replace(
         config,
@@ -55,6 +55,7 @@ def start(config: TrainConfig) -> Job:
         if name not in NOT_STORED
     }
     record = {**options, **_surroundings(simulation.device)}
+    path = config.out or make_unique(config)
     return Job(config, simulation, RunDirectory.create(path, record))
 
 
@@ -113,7 +114,7 @@ def _surroundings(device: torch.device) -> dict[str, Any]:
             else torch.cuda.get_device_name(device)
         ),
         "versions": {
-            "fastsaddle": version(),
+            "fastsaddle": fastsaddle.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

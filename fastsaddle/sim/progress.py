@@ -70,7 +70,7 @@ class Progress:
         if self._bar.disable:
             print(
                 f"step {row['step']:>{len(str(self.steps))}}/{self.steps}  "
-                f"loss {number(row['loss'])}  consensus accuracy {accuracy}  "
+                f"test loss {number(row['loss'])}  consensus accuracy {accuracy}  "
                 f"mean {percent(row['mean_accuracy'])}  worst {percent(row['worst_accuracy'])}  "
                 f"consensus distance {distance}  {sent:.1f} MB sent  "
                 f"{self.steps_per_second:.4g} steps/s",

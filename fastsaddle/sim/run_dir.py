@@ -100,17 +100,20 @@ def check_new(path: Path) -> None:
         raise ValueError(f"--out {path} is not empty: {ways}")
 
 
-def unique_path(config: TrainConfig) -> Path:
-    """A name under runs/ that tells what the run is and that nothing has yet."""
+def make_unique(config: TrainConfig) -> Path:
+    """A new directory under runs/ whose name tells what the run is; no other process gets it."""
     topology = config.topology.replace(":", "-")
     parts = (config.algorithm, config.dataset, config.model, config.agents, topology)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = "-".join(map(str, (*parts, f"a{config.alpha:g}", f"s{config.seed}", stamp)))
     path, number = Path("runs", name), 1
-    while path.exists():
-        number += 1
-        path = Path("runs", f"{name}-{number}")
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
+            path = Path("runs", f"{name}-{number}")
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -124,6 +124,8 @@ def _repeat_bits() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # it would also overwrite all new memory, which costs time and changes nothing here
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _optimizer(config: TrainConfig, stack: AgentStack, graph: Topology) -> DecentralizedOptimizer:

@@ -46,8 +46,8 @@ def summarize(job: Job, steps_per_second: float, console: Console) -> None:
     row = job.directory.rows[-1]
     sent = row["bytes_sent"] / 1e6
     backends = sorted(set(job.directory.config["backend"].values()))
-    name = job.directory.path.resolve().name
-    table = Table(title=f"{name}: step {row['step']}", show_header=False)
+    run = job.directory.path.resolve().name
+    table = Table(title=f"{run}: step {row['step']}", show_header=False)
     for name, value in (
         ("consensus accuracy", percent(row["consensus_accuracy"])),
         ("mean accuracy of the agents", percent(row["mean_accuracy"])),

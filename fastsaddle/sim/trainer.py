@@ -45,7 +45,7 @@ def _loop(job: Job, progress: Progress, interrupts: Interrupts) -> None:
     seconds_before = directory.rows[-1]["seconds"] if directory.rows else 0.0
     begin = time.perf_counter()
     while True:
-        is_last = job.step == config.steps
+        is_last = job.step >= config.steps
         is_evaluated = bool(directory.rows) and directory.rows[-1]["step"] == job.step
         if not is_evaluated and (is_last or job.step % config.evaluation_interval == 0):
             values = {
@@ -59,6 +59,7 @@ def _loop(job: Job, progress: Progress, interrupts: Interrupts) -> None:
             progress.show_evaluation(directory.rows[-1])
         is_due = is_last or job.step % config.checkpoint_interval == 0 or interrupts.received
         if is_due and job.step != saved:
+            simulation.optimizer.raise_if_skipped()
             directory.sync()
             bytes_sent = simulation.optimizer.bytes_sent
             checkpoint.save(directory.path, simulation.tensors(), job.step, bytes_sent)

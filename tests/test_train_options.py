@@ -1,0 +1,62 @@
+"""Options that cannot be: one line that names the rule, exit status 2, and nothing written."""
+
+from pathlib import Path
+
+import pytest
+
+from fastsaddle.cli import main
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ("--lr 0", "--lr must be finite and > 0, got 0.0"),
+        ("--lr nan", "--lr must be finite and > 0, got nan"),
+        ("--rho -0.1", "--rho must be finite and >= 0, got -0.1"),
+        ("--momentum 1", "--momentum must be finite and in [0, 1), got 1.0"),
+        ("--weight-decay -1", "--weight-decay must be finite and >= 0, got -1.0"),
+        ("--alpha 0", "--alpha must be finite and > 0, got 0.0"),
+        ("--seed -1", "--seed must be finite and >= 0, got -1"),
+        ("--steps 0", "--steps must be >= 1, got 0"),
+        ("--agents 0", "--agents must be >= 1, got 0"),
+        ("--agents 5000", "agents must be between 1 and the 1433 training samples, got 5000"),
+        ("--batch-size 0", "--batch-size must be >= 1, got 0"),
+        ("--eval-every 0", "--eval-every must be >= 1, got 0"),
+        ("--checkpoint-every 0", "--checkpoint-every must be >= 1, got 0"),
+        ("--chunk 0", "--chunk must be >= 1, got 0"),
+        ("--threads 0", "--threads must be >= 1, got 0"),
+        ("--algorithm dsgd --nesterov", "--nesterov needs an algorithm with momentum"),
+        ("--topology moebius", "unknown topology 'moebius'"),
+        ("--topology torus:3x3", "torus:3x3 has 9 agents, but 16 are needed"),
+        ("--model lenet5", "lenet5 needs images of at least 12x12, got 8x8"),
+        ("--device tpu", "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+        ("--device cuda:99", "--device cuda:99 is not on this machine"),
+        ("--dataset cifar10", "--dataset cifar10 needs --data-dir"),
+        ("--dataset cifar10 --data-dir nowhere", "nowhere is not a folder"),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_is_written(
+    options: str,
+    rule: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *options.split()]) == 2
+    said = capsys.readouterr()
+    assert rule in said.err
+    assert said.err.startswith("fastsaddle: error: ") and said.err.count("\n") == 1
+    assert not said.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", ["--algorithm sgd", "--lr high", "--unknown 3"])
+def test_unreadable_options_are_refused(
+    options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *options.split()])
+    assert stopped.value.code == 2
+    assert not list(tmp_path.iterdir())
