@@ -33,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         description="Decentralized, sharpness-aware deep learning: many agents on one machine.",
         epilog="fastsaddle train --help lists the options of a training run.",
     )
-    parser.add_argument("--version", action="version", version=f"fastsaddle {fastsaddle.__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"fastsaddle {fastsaddle.__version__}"
+    )
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     commands.add_parser("train", help="train many agents on real data", add_help=False)
     commands.add_parser("info", help="show versions, devices, backends and copy bandwidth")

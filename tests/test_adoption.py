@@ -32,6 +32,10 @@ def closure_of(optimizer: Any, stack: AgentStack, x: torch.Tensor) -> Callable[[
     return closure
 
 
+def bowl(parameters: list[nn.Parameter]) -> torch.Tensor:
+    return torch.stack([p.cosh().log().sum() for p in parameters]).sum()
+
+
 def padding(stack: AgentStack) -> torch.Tensor:
     """Whether a column of the buffers belongs to no parameter."""
     free = torch.ones(stack.layout.stride, dtype=torch.bool)
@@ -172,7 +176,7 @@ def test_two_optimizers_share_a_stack(method: type[Any], seed: int) -> None:
         for _ in range(3):
             for optimizer in pair:
                 optimizer.zero_grad()
-            sum(p.cosh().log().sum() for p in params).backward()
+            bowl(params).backward()
             if hasattr(pair[0], "perturb"):
                 for optimizer in pair:
                     optimizer.perturb(zero_grad=True)
@@ -180,10 +184,10 @@ def test_two_optimizers_share_a_stack(method: type[Any], seed: int) -> None:
                 pair[1].restore()
                 for optimizer in pair:
                     optimizer.zero_grad()
-                sum(p.cosh().log().sum() for p in params).backward()
+                bowl(params).backward()
                 for optimizer in pair:
                     optimizer.perturb(zero_grad=True)
-                sum(p.cosh().log().sum() for p in params).backward()
+                bowl(params).backward()
             for optimizer in pair:
                 optimizer.step()
     for p, q in zip(mine, free, strict=True):
@@ -221,3 +225,44 @@ def test_one_agent_needs_no_topology(seed: int) -> None:
         assert optimizer.rows.x is s.x
         optimizer.step(closure_of(optimizer, s, x))
     assert torch.equal(stack.x, twin.x)
+
+
+@each
+def test_copied_with_an_optimizer_of_some_parameters(method: type[Any], seed: int) -> None:
+    torch.manual_seed(seed)
+    stack = AgentStack(network(nn.BatchNorm2d(3)), 3)
+    optimizer = method(list(stack.parameters())[1:], lr=0.1, topology="ring")
+    x = torch.randn(3, 6, 2, 4, 4)
+    optimizer.step(closure_of(optimizer, stack, x))
+    its, twin = copy.deepcopy((optimizer, stack))
+    for chosen, model in ((optimizer, stack), (its, twin)):
+        chosen.step(closure_of(chosen, model, x))
+        assert chosen.rows is model.rows
+    for p, q in zip(stack.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p, q)
+    for name, b in twin.buffers.items():
+        assert torch.equal(b, stack.buffers[name])
+
+
+@each
+def test_a_later_optimizer_takes_parameters_over(method: type[Any], seed: int) -> None:
+    """The earlier one goes on working on them, in the later one's buffers."""
+    torch.manual_seed(seed)
+    one, other = torch.randn(3, 5), torch.randn(3, 2, 7)
+    results = []
+    for apart in (False, True):
+        a, b = nn.Parameter(one.clone()), nn.Parameter(other.clone())
+        first = method([a], lr=0.1, topology="ring")
+        both = None if apart else method([b, a], lr=0.1, topology="ring")
+        for _ in range(3):
+
+            def closure(first: Any = first, a: nn.Parameter = a) -> torch.Tensor:
+                first.zero_grad()
+                loss = a.cosh().log().sum()
+                loss.backward()
+                return loss
+
+            first.step(closure)
+        assert both is None or first.rows is both.rows
+        results.append((a.detach(), b.detach()))
+    assert all(map(torch.equal, *results))

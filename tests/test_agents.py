@@ -87,7 +87,7 @@ def test_initial_values(seed: int) -> None:
     assert torch.equal(one.x, again.x) and not torch.equal(one.x, other.x)
     weights = one.x[:, :54]
     assert all(not torch.equal(weights[i], weights[j]) for i in range(3) for j in range(i))
-    assert torch.equal(one.agent(2)[1].weight, torch.ones(3))
+    assert torch.equal(one.agent(2).get_parameter("1.weight"), torch.ones(3))
     few = AgentStack(module, 2, init="independent", seed=seed)
     assert torch.equal(few.x, one.x[:2])
 

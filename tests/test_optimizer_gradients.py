@@ -27,7 +27,7 @@ def network(seed: int) -> nn.Sequential:
 
 def train(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Any,
     seed: int,
     before: Callable[[], Any] = lambda: None,
     after: Callable[[], Any] = lambda: None,
@@ -47,6 +47,11 @@ def train(
 
         optimizer.step(closure)
     return [p.detach().clone() for p in model.parameters()]
+
+
+def gradient(p: torch.Tensor) -> torch.Tensor:
+    assert p.grad is not None
+    return p.grad
 
 
 def is_a_view(p: torch.Tensor, rows: torch.Tensor) -> bool:
@@ -72,11 +77,11 @@ def test_every_way_to_reset_and_assign_gradients(method: type[Any], way: str, se
     def replace() -> None:
         for p in parameters:
             if way == "new":
-                p.grad = p.grad.clone()
+                p.grad = gradient(p).clone()
             elif way == "doubled":
-                p.grad = (p.grad + p.grad) / 2
+                p.grad = (gradient(p) + gradient(p)) / 2
             elif p.dim() == 4:
-                p.grad = p.grad.to(memory_format=torch.channels_last)
+                p.grad = gradient(p).to(memory_format=torch.channels_last)
 
     def none() -> None:
         for p in parameters:
@@ -113,9 +118,10 @@ def test_no_gradient_is_a_zero_gradient(method: type[Any], how: str, seed: int) 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = used.square().sum()
-        loss.backward()
         if how == "none":
+            gradient(left).fill_(1.0)
             left.grad = None
+        loss.backward()
         return loss
 
     W = torch.full((3, 3), 1 / 3).double()
@@ -154,13 +160,16 @@ def test_moved_parameters_are_followed(method: type[Any], how: str, seed: int) -
     expected = train(twin, expected_by, seed, expected_by.zero_grad)
     optimizer: DecentralizedOptimizer = method(model.parameters(), lr=0.1)
 
+    layout = torch.channels_last
+
     def move() -> None:
         optimizer.zero_grad()
         if how == "data":
             for p in model.parameters():
                 p.data = p.data.clone()
         elif how == "channels last":
-            model.to(memory_format=torch.channels_last)
+            for p in model.parameters():
+                p.data = p.data.to(memory_format=layout) if p.dim() == 4 else p.data.clone()
         elif how == "state dict":
             model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()})
         else:
@@ -180,7 +189,7 @@ def test_parameters_that_cannot_be_followed_are_refused(
 ) -> None:
     model = network(seed)
     optimizer = method(model.parameters(), lr=0.1)
-    weight = model[0].weight
+    weight = next(model.parameters())
     value = weight.detach().clone()
     moves = {"double": value.double(), "shape": value[:, :1]}
     weight.grad = None

@@ -138,12 +138,19 @@ def test_bad_matrices() -> None:
             fs.topology.from_matrix(W)
 
 
-class Work:
-    """Three agents with a quartic each; a multiplier for each agent's gradient, by pass."""
+def gradient(p: torch.Tensor) -> torch.Tensor:
+    assert p.grad is not None
+    return p.grad
 
-    def __init__(self, method: type[Any], seed: int, **options: Any) -> None:
+
+class Work:
+    """Agents with a quartic each; a multiplier for each agent's gradient, by pass."""
+
+    def __init__(self, method: type[Any], seed: int, agents: int = 3, **options: Any) -> None:
         draw = torch.Generator().manual_seed(seed)
-        self.parameters = [nn.Parameter(torch.randn(3, *s, generator=draw)) for s in ((4,), (2, 5))]
+        self.parameters = [
+            nn.Parameter(torch.randn(agents, *s, generator=draw)) for s in ((4,), (2, 5))
+        ]
         groups = [{"params": [p]} for p in self.parameters]
         self.optimizer: DecentralizedOptimizer = method(
             groups, **{"lr": 0.02, "topology": "ring", "weight_decay": 0.1, **options}
@@ -155,10 +162,11 @@ class Work:
 
         def closure() -> torch.Tensor:
             self.optimizer.zero_grad()
-            factor = next(calls, torch.ones(3))
-            loss = sum((factor * p.pow(4).flatten(1).sum(1)).sum() for p in self.parameters)
+            factor = next(calls, torch.ones(()))
+            quartics = [p.pow(4).flatten(1).sum(1) for p in self.parameters]
+            loss = (factor * torch.stack(quartics)).sum()
             loss.backward()
-            self.gradients = [p.grad.clone() for p in self.parameters]
+            self.gradients = [gradient(p).clone() for p in self.parameters]
             return loss
 
         self.optimizer.step(closure)
@@ -184,35 +192,37 @@ def test_nonfinite_gradients_are_refused(
     with pytest.raises(fs.NonFiniteGradientError, match=r"must be finite.*for agents \[1\]"):
         work.step(*factors)
     assert work.equals(before) and work.optimizer.bytes_sent == sent
-    for p, gradient in zip(work.parameters, work.gradients, strict=True):
-        assert torch.equal(p.grad.nan_to_num(7.0), gradient.nan_to_num(7.0))
+    for p, was in zip(work.parameters, work.gradients, strict=True):
+        assert torch.equal(gradient(p).nan_to_num(7.0), was.nan_to_num(7.0))
     work.step()
     twin.step()
     assert work.equals(twin.values())
 
 
 @each_pass
+@pytest.mark.parametrize(("agents", "graph"), [(3, "ring"), (70, "fully_connected")])
 def test_skipped_agents_are_mixed_all_the_same(
-    method: type[Any], nonfinite_pass: int, seed: int
+    method: type[Any], nonfinite_pass: int, agents: int, graph: str, seed: int
 ) -> None:
     """Like a rate of zero for the agent, which then keeps its momentum, local momentum too."""
-    work = Work(method, seed, nonfinite="skip")
-    twin = Work(method, seed, nonfinite="skip")
+    work, twin = (Work(method, seed, agents, topology=graph, nonfinite="skip") for _ in range(2))
     work.step()
     twin.step()
     before = work.values()
-    factors = [torch.ones(3)] * (nonfinite_pass - 1) + [torch.tensor([1.0, torch.nan, 1.0])]
-    work.step(*factors)
+    spoiled, rates = torch.ones(agents), torch.full((agents,), 0.02)
+    spoiled[1], rates[1] = torch.nan, 0.0
+    others = torch.arange(agents) != 1
+    work.step(*[torch.ones(agents)] * (nonfinite_pass - 1), spoiled)
     for group in twin.optimizer.param_groups:
-        group["lr"] = torch.tensor([0.02, 0.0, 0.02])
+        group["lr"] = rates
     twin.step()
     for value, expected in zip(work.values(), twin.values(), strict=True):
-        assert value.isfinite().all() and torch.equal(value[[0, 2]], expected[[0, 2]])
+        assert value.isfinite().all() and torch.equal(value[others], expected[others])
     for value, expected in zip(work.values()[:2], twin.values()[:2], strict=True):
         assert torch.equal(value[1], expected[1])
     for value, old in zip(work.values()[2:], before[2:], strict=True):
         assert torch.equal(value[1], old[1])
-    assert work.optimizer.skipped[1] > 0 and not work.optimizer.skipped[[0, 2]].any()
+    assert work.optimizer.skipped[1] > 0 and not work.optimizer.skipped[others].any()
 
 
 @pytest.mark.parametrize(

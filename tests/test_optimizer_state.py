@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 import fastsaddle as fs
 from fastsaddle.optimizer import DecentralizedOptimizer
 
-METHODS: dict[str, tuple[type[DecentralizedOptimizer], dict[str, Any]]] = {
+METHODS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "dsgd": (fs.DSGD, {}),
     "dsgdm": (fs.DSGDm, {"nesterov": True}),
     "qgm": (fs.QGM, {"qg_momentum": 0.7}),
@@ -40,10 +40,11 @@ def step(optimizer: DecentralizedOptimizer, times: int = 1) -> None:
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = sum(
+        pulls = [
             (p - 0.1 * i).cosh().log().sum() + (p.roll(1, 0) * p).sin().sum()
             for i, p in enumerate(parameters(optimizer))
-        )
+        ]
+        loss = torch.stack(pulls).sum()
         loss.backward()
         return loss
 

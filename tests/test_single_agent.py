@@ -137,3 +137,33 @@ def test_is_torch_sgd(
             chosen.step(closure)
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         assert (p - q).abs().max() <= 2e-6
+
+
+@pytest.mark.parametrize("method", [fs.DSGDm, fs.DSADDLe])
+def test_gradient_scaler(
+    method: type[Any], batches: list[tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    """Scaling by a power of two changes no bit; a step with infinite gradients is left out by the scaler."""
+    model = NETWORKS["mlp"]()
+    twin = copy.deepcopy(model)
+    optimizer, plain = (method(m.parameters(), lr=0.1) for m in (model, twin))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
+    for number, (x, y) in enumerate(batches[:4]):
+        spoiled = number == 2
+        for chosen, network in ((optimizer, model), (plain, twin)):
+            chosen.zero_grad()
+            if chosen is plain and not spoiled:
+                F.cross_entropy(network(x), y).backward()
+            elif chosen is optimizer:
+                loss = F.cross_entropy(network(x), y) * (torch.inf if spoiled else 1.0)
+                scaler.scale(loss).backward()
+                scaler.unscale_(chosen)
+            if method is fs.DSADDLe and not spoiled:
+                chosen.perturb(zero_grad=True)
+                F.cross_entropy(network(x), y).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if not spoiled:
+            plain.step()
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            assert torch.equal(p, q)

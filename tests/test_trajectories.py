@@ -23,7 +23,7 @@ DIM = 44
 Tensors = list[torch.Tensor]
 Gradient = Callable[[torch.Tensor], torch.Tensor]
 
-METHODS: dict[str, tuple[type[DecentralizedOptimizer], dict[str, Any]]] = {
+METHODS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "dsgd": (fs.DSGD, {}),
     "dsgdm": (fs.DSGDm, {"momentum": 0.9}),
     "dsgdm-nesterov": (fs.DSGDm, {"momentum": 0.8, "nesterov": True}),

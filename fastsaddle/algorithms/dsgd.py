@@ -25,7 +25,9 @@ class DSGD(DecentralizedOptimizer):
         backend: "reference", "native" or "triton"; None chooses by device.
         seed: of the random numbers a compressor draws; sending models whole draws none.
 
-    A parameter that got no gradient counts as one with a zero gradient: it decays and is mixed.
+    A parameter that got no gradient counts as one with a zero gradient: it decays and is mixed. Parameters and
+    gradients become views of flat buffers, and are followed where they are moved (`.to()`, an assigned `.data`);
+    Parameters replaced by others (`load_state_dict(assign=True)`) need a new optimizer, as everywhere in torch.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for
