@@ -4,6 +4,7 @@ import re
 import warnings
 import weakref
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch.nn import Parameter
@@ -86,7 +87,7 @@ class FlatParameters:
         Raises:
             ValueError: the moved parameters are no longer float32 on one device, or have another shape.
         """
-        if any(p.data_ptr() != at for p, at in zip(self.parameters, self._addresses, strict=True)):
+        if any(place(p) != at for p, at in zip(self.parameters, self._places, strict=True)):
             for p, gradient in zip(self.parameters, self._gradients, strict=True):
                 if p.shape != gradient.shape:
                     raise ValueError(
@@ -147,7 +148,7 @@ class FlatParameters:
         self.groups = [list(group) for group in groups]
         self.parameters, self.x, self.g = parameters, x, g
         self._gradients = gradients
-        self._addresses = [p.data_ptr() for p in parameters]
+        self._places = [place(p) for p in parameters]
         self.version += 1
         if self.agents > 1:
             silence_layout_warning(layout.stride)
@@ -157,6 +158,11 @@ def owner_of(p: Parameter) -> FlatParameters | None:
     """The buffers that a parameter lies in, None where it was never laid out."""
     owner = _OWNERS.get(p)
     return None if owner is None else owner()
+
+
+def place(p: Parameter) -> tuple[int, tuple[int, ...]]:
+    """Address and strides: what changes where a parameter is moved, or turned over in place."""
+    return p.data_ptr(), p.stride()
 
 
 def attach(p: Parameter, gradient: torch.Tensor) -> None:
@@ -176,7 +182,6 @@ def check_parameters(groups: Sequence[Sequence[Parameter]], agents: int, stacked
     parameters = [p for group in groups for p in group]
     if not parameters:
         raise ValueError("at least one parameter is needed, got none")
-    seen: dict[int, int] = {}
     for number, p in enumerate(parameters):
         if p.dtype != torch.float32:
             raise ValueError(f"parameters must be float32, got {p.dtype} for parameter {number}")
@@ -189,8 +194,15 @@ def check_parameters(groups: Sequence[Sequence[Parameter]], agents: int, stacked
                 f"with a topology of {agents} agents every parameter must be stacked as "
                 f"[{agents}, ...], got {tuple(p.shape)} for parameter {number}"
             )
-        if p.numel() and seen.setdefault(p.data_ptr(), number) != number:
+    # strided ones lie between each other in somebody's rows: of those only the beginning is compared
+    spans = sorted(
+        (p.data_ptr(), p.data_ptr() + (p.nbytes if p.is_contiguous() else 1), number)
+        for number, p in enumerate(parameters)
+        if p.numel()
+    )
+    for (_, end, one), (start, _, other) in pairwise(spans):
+        if start < end:
             raise ValueError(
-                f"parameters must not share memory, but {seen[p.data_ptr()]} and {number} do: "
+                f"parameters must not share memory, but {one} and {other} do: "
                 "pass one parameter object for tied weights"
             )

@@ -131,3 +131,19 @@ def test_wrong_stacks_are_refused(seed: int) -> None:
     with pytest.raises(ValueError, match="need an optimizer of their own"):
         fs.DSGD([*stack.parameters(), *other.parameters()], topology="ring")
     assert stack.x is x and not stack.rows.deserted
+
+
+def test_parameters_turned_over_in_place_are_seen(seed: int) -> None:
+    """The same memory with other strides: the gradient's view must turn too."""
+    torch.manual_seed(seed)
+    stack = AgentStack(nn.Linear(4, 4, bias=False), 3, init="independent", seed=seed)
+    alone = fs.topology.from_matrix(torch.eye(3), allow_disconnected=True)
+    optimizer = fs.DSGD(stack.parameters(), lr=1.0, topology=alone)
+    weight, pull = next(stack.parameters()), torch.randn(3, 4, 4)
+    weight.data = weight.data.transpose(1, 2)
+    start = weight.detach().clone()
+    optimizer.zero_grad()
+    (weight * pull).sum().backward()
+    optimizer.step()
+    assert torch.equal(weight, start - pull)
+    assert torch.equal(stack.x[:, :16], weight.flatten(1))

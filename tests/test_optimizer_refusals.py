@@ -33,6 +33,11 @@ def shared() -> list[nn.Parameter]:
     return [p, nn.Parameter(p.detach())]
 
 
+def overlapping() -> list[nn.Parameter]:
+    values = torch.randn(9, 4)
+    return [nn.Parameter(values[k : k + 3]) for k in (2, 0, 6)]
+
+
 # who is asked -> parameters, options, message
 OPTIONS: dict[str, tuple[tuple[type[Any], ...], dict[str, Any], str]] = {
     "lr": ((fs.DSGD, fs.QSADDLe), {"lr": -0.1}, r"lr must be >= 0 and finite, got -0\.1"),
@@ -78,6 +83,7 @@ GIVEN: dict[str, tuple[Callable[[], list[Any]], str]] = {
         "on one device, got cpu and meta",
     ),
     "memory": (shared, "must not share memory, but 0 and 1 do"),
+    "part of memory": (overlapping, "must not share memory, but 1 and 0 do"),
     "nothing": (list, "empty parameter list"),
     "empty groups": (lambda: [{"params": []}, {"params": []}], "at least one parameter is needed"),
     "bad group": (lambda: [{"params": [good(4)]}, {"params": [good(2)], "lr": -2.0}], "got -2.0"),
