@@ -4,6 +4,7 @@ The library is torch-free and opened with ctypes: one file for any Python and an
 never fails an installation: without a compiler the wheel is pure, and a report tells the reason.
 """
 
+import hashlib
 import shlex
 import shutil
 import subprocess
@@ -15,10 +16,19 @@ from setuptools.command.build_ext import build_ext
 
 LINK = Path("fastsaddle/kernels")
 ROOMS = LINK if (LINK / "_op.py").exists() else Path("kernels")
+SOURCES = (".cpp", ".h")
 # no fast-math (it changes the process's denormal mode) and no -march=native (a wheel travels)
 FLAGS = shlex.split(
     "-shared -O3 -g0 -std=c++17 -ffp-contract=off -fno-math-errno -fvisibility=hidden"
 )
+
+
+def digest_of_sources() -> str:
+    """SHA-256 of all C++ sources, compiled in: a library that is older than its sources is noticed."""
+    names = sorted(
+        p.relative_to(ROOMS).as_posix() for p in ROOMS.rglob("*.[ch]*") if p.suffix in SOURCES
+    )
+    return hashlib.sha256(b"".join((ROOMS / name).read_bytes() for name in names)).hexdigest()
 
 
 def run(command: list[str]) -> tuple[bool, str]:
@@ -45,7 +55,8 @@ class BuildLibrary(build_ext):
         compiler = getattr(self.compiler, "compiler_so_cxx", ["c++"])
         report = ""
         for openmp in (["-fopenmp"], []):
-            command = [*compiler, *FLAGS, *openmp, *ext.sources, "-o", str(library)]
+            stamp = f'-DFS_SOURCES="{digest_of_sources()}"'
+            command = [*compiler, *FLAGS, stamp, *openmp, *ext.sources, "-o", str(library)]
             succeeded, said = run(command)
             report += said
             if succeeded:

@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-SIZES = ((16, 1_000_000), (16, 100_000), (256, 62_500))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def kind(config: pytest.Config) -> str:
+    """cpu or cuda: what the option `--device` names, without a number."""
+    return torch.device(config.getoption("--device")).type
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,10 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
-    device = config.getoption("--device")
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
-    machine_info["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    machine_info["device"] = torch.cuda.get_device_name() if kind(config) == "cuda" else "cpu"
     try:
         import triton
 
@@ -56,8 +59,8 @@ def synchronized(work: Callable[[], Any], device: str, repeats: int = 1) -> Call
     def round_() -> None:
         for _ in range(repeats):
             work()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize(device)
 
     return round_
 
@@ -92,7 +95,7 @@ class Measure:
         # a round lasts 20 ms or more on a GPU, so that starting it does not count
         repeats = (
             max(1, int(0.02 / max(1e-6, min(seconds(once) for _ in range(3)))))
-            if self.device == "cuda"
+            if torch.device(self.device).type == "cuda"
             else 1
         )
         round_ = synchronized(work, self.device, repeats)
@@ -109,13 +112,17 @@ class Measure:
             round_()
         copies.clear()
         self.benchmark.pedantic(round_, setup=interleaved, rounds=rounds)
-        median = self.benchmark.stats.stats.median / repeats
+        times = self.benchmark.stats.stats.data
+        median = statistics.median(times) / repeats
         bandwidth = 2 * source.numel() * 4 / (statistics.median(copies) / repeats)
+        # each round has its own copy beside it: their ratio does not follow the machine's moods
+        ratio = statistics.median(c / t for c, t in zip(copies, times, strict=True))
         self.benchmark.extra_info.update(
             bytes=int(moved),
             gb_per_s=round(moved / median / 1e9, 3),
             copy_gb_per_s=round(bandwidth / 1e9, 3),
-            percent_of_copy=round(100 * moved / median / bandwidth, 1),
+            percent_of_copy=round(100 * ratio * moved / (2 * source.numel() * 4), 1),
+            repeats=repeats,
             implementation=implementation,
             agents=agents,
             dim=dim,

@@ -28,10 +28,10 @@ def machine(report: dict[str, Any]) -> str:
     bandwidth = sorted(
         r["extra_info"]["copy_gb_per_s"] for r in rows if "copy_gb_per_s" in r["extra_info"]
     )
-    return (
-        f"{processor}, {info['threads']} CPU threads, torch {info['torch']}, {report['datetime'][:10]}; "
-        f"`copy_` {bandwidth[len(bandwidth) // 2]:.1f} GB/s (read + write, median of the run)"
-    )
+    middle = bandwidth[len(bandwidth) // 2] if bandwidth else 0.0
+    copied = f"; `copy_` {middle:.1f} GB/s (read + write, median of the run)"
+    where = f"{processor}, {info['threads']} CPU threads, torch {info['torch']}, {report['datetime'][:10]}"
+    return where + (copied if bandwidth else "")
 
 
 def bandwidth_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -88,7 +88,9 @@ def render(report: dict[str, Any]) -> str:
     rows = report["benchmarks"]
     moved = [r for r in rows if "percent_of_copy" in r["extra_info"]]
     tax = [r for r in rows if "stacking_tax" in r["extra_info"]]
-    parts = [machine(report), "", *bandwidth_table(moved), *comparison(moved)]
+    parts = [machine(report), ""]
+    if moved:
+        parts += [*bandwidth_table(moved), *comparison(moved)]
     if tax:
         parts += [
             "",

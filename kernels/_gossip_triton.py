@@ -89,11 +89,14 @@ def mix_update_kernel(
     agent = (tl.program_id(0) % agents).to(tl.int64)
     c = tl.program_id(0) // agents * COLUMNS + tl.arange(0, COLUMNS)
     inside = c < columns
-    first = tl.load(neighbors_ptr + agent * width).to(tl.int64)
+    # a wrong list must not read outside: nothing can be raised from here
+    first = tl.load(neighbors_ptr + agent * width)
+    first = tl.minimum(tl.maximum(first, 0), agents - 1).to(tl.int64)
     weight = tl.load(weights_ptr + agent * width)
     mixed = weight * tl.load(h_ptr + first * h_stride + c, mask=inside)
     for k in range(1, width):
-        neighbor = tl.load(neighbors_ptr + agent * width + k).to(tl.int64)
+        neighbor = tl.load(neighbors_ptr + agent * width + k)
+        neighbor = tl.minimum(neighbor, agents - 1).to(tl.int64)
         weight = tl.load(weights_ptr + agent * width + k)
         if neighbor >= 0:
             mixed = mixed + weight * tl.load(h_ptr + neighbor * h_stride + c, mask=inside)

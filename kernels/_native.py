@@ -4,6 +4,7 @@ It holds no Python or torch symbols. torch is imported first, so that the loader
 """
 
 import ctypes
+import hashlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 
 import torch
 
+from fastsaddle.kernels._step import LIST_RULE
+
+SOURCES = (".cpp", ".h")
 LIBRARY_NAME = "_native.so"
 BUILD_LOG_NAME = "_native_build.txt"
 
@@ -33,9 +37,26 @@ def library() -> ctypes.CDLL:
     if not path.exists():
         raise ImportError(f"the native library was not built ({build_report()})")
     try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
+        opened = ctypes.CDLL(str(path))
+        opened.fs_sources.restype = ctypes.c_char_p
+        compiled_from = opened.fs_sources().decode()
+    except (OSError, AttributeError) as error:
         raise ImportError(f"the native library cannot be opened: {error}") from error
+    if compiled_from != digest_of_sources():
+        raise ImportError(
+            "the native library was compiled from other sources: install the package again, "
+            "or run python setup.py build_ext --inplace"
+        )
+    return opened
+
+
+def digest_of_sources() -> str:
+    """SHA-256 of the C++ sources beside this file, as setup.py computes it."""
+    folder = Path(__file__).parent
+    files = sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*.[ch]*") if p.suffix in SOURCES
+    )
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
 
 
 def build_report() -> str:
@@ -51,10 +72,7 @@ INT = ctypes.c_int64
 
 # what the exported functions return
 REASONS = {
-    1: (
-        ValueError,
-        "every neighbor list must start with an agent, name agents in 0..n-1, and end in -1 only",
-    ),
+    1: (ValueError, LIST_RULE),
     2: (MemoryError, "no memory for the tiles of a step"),
 }
 

@@ -72,6 +72,7 @@ class Op:
         passes: arguments -> how many `[agents, columns]` float32 buffers must be read or written.
         overwrites: arguments that are written without being read first.
         tolerance: (output's name, arguments, expected) -> allowed absolute error; None where bits must be equal.
+        apart: an output and an input that may not share memory.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Op:
     passes: Callable[[Mapping[str, Any]], float]
     overwrites: tuple[str, ...] = ()
     tolerance: Callable[[str, Mapping[str, Any], torch.Tensor], torch.Tensor] | None = None
+    apart: tuple[str, str] | None = None
     _loaded: dict[str, Callable[..., None] | str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -90,14 +92,30 @@ class Op:
         LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastsaddle::{self.name}", self.check, lib=LIBRARY)
         self._overload = getattr(torch.ops.fastsaddle, self.name).default
+        arguments = self._overload._schema.arguments
+        self._written = [n for n, a in enumerate(arguments) if a.alias_info is not None]
+        names = [argument.name for argument in arguments]
+        self._apart = [names.index(name) for name in self.apart or ()]
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         self._overload(*args, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> None:
         self.check(*args, **kwargs)
+        if self._apart and share_columns(*(args[n] for n in self._apart)):
+            raise ValueError(f"{' and '.join(self.apart or ())} must not share memory")
         device = next(a.device for a in args if isinstance(a, torch.Tensor))
-        self.implementation(self.choice(device))(*args, **kwargs)
+        backend = self.choice(device)
+        launch = self.implementation(backend)
+        # Triton launches on the current device, wherever the tensors are
+        on_device = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+        with torch.no_grad(), on_device:
+            launch(*args, **kwargs)
+        if backend != "reference":
+            # autograd must notice what was written behind its back
+            written = [args[n] for n in self._written if args[n] is not None]
+            written = [tensor for tensor in written if not tensor.is_inference()]
+            torch.autograd.graph.increment_version(written)
 
     def choice(self, device: torch.device | str) -> str:
         """The backend that runs tensors of `device` now: the forced one, or the first that can.
@@ -150,6 +168,15 @@ class Op:
         if backend == "triton" and kind == "cpu" and not interpreting():
             return "Triton runs CPU tensors only under TRITON_INTERPRET=1"
         return None
+
+
+def share_columns(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two `[agents, columns]` buffers overlap: windows of one allocation that are not side by side."""
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
+    stride = max(a.stride(0), 1)
+    apart = (a.storage_offset() - b.storage_offset()) % stride
+    return apart < b.shape[1] or stride - apart < a.shape[1]
 
 
 @cache

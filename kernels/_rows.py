@@ -5,6 +5,9 @@ import torch
 # every tensor of a row starts at a multiple of this many elements, and so does every column range
 ALIGNMENT = 32
 
+# kernels count the columns of one row in 32 bits; rows together may have more elements
+MOST_COLUMNS = 2**31 - 2**14
+
 
 def check_rows(like: torch.Tensor, **rows: torch.Tensor | None) -> None:
     """Each of `rows` is float32 `[agents, columns]`, laid out row by row, and shaped like `like`."""
@@ -25,6 +28,8 @@ def check_rows(like: torch.Tensor, **rows: torch.Tensor | None) -> None:
                 f"{name} needs at least one agent and a multiple of {ALIGNMENT} columns, "
                 f"got {tuple(tensor.shape)}"
             )
+        if columns > MOST_COLUMNS:
+            raise ValueError(f"{name} may have at most {MOST_COLUMNS} columns, got {columns}")
         stride = tensor.stride(0)
         if tensor.stride(1) != 1 or (agents > 1 and (stride % ALIGNMENT or stride < columns)):
             raise ValueError(

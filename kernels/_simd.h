@@ -10,7 +10,7 @@
 #include <emmintrin.h>
 #endif
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define FS_CLONES __attribute__((target_clones("avx512f", "avx2", "default"), unused))
 #else
 #define FS_CLONES __attribute__((unused))
@@ -100,8 +100,9 @@ struct Tile {
   }
   bool reserve(i64 want_floats, i64 want_names) {
     if (want_floats <= floats && want_names <= names) return true;
+    want_floats = (want_floats > floats ? want_floats : floats) + LINE;
+    want_names = (want_names > names ? want_names : names) + 1;
     release();
-    want_floats += LINE, want_names += 1;
     const std::size_t bytes = (static_cast<std::size_t>(want_floats) * sizeof(float) + 4095) / 4096 * 4096;
     memory = static_cast<float*>(std::aligned_alloc(4096, bytes));
     named = static_cast<const float**>(std::malloc(static_cast<std::size_t>(want_names) * sizeof(float*)));

@@ -5,6 +5,10 @@ import torch
 # how a step treats its momentum row
 NONE, LOCAL, QUASI_GLOBAL = 0, 1, 2
 
+LIST_RULE = (
+    "every neighbor list must start with an agent, name agents in 0..n-1, and end in -1 only"
+)
+
 
 def column(scalar: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """A scalar argument as `[agents, 1]`: a 0-d divisor would be turned into a reciprocal by PyTorch."""
@@ -41,6 +45,17 @@ def local_rows(
         if kind == LOCAL:
             momentum.copy_(torch.where(steps, moved, momentum))
     return torch.where(steps, start - lr * update, start)
+
+
+def check_lists(neighbors: torch.Tensor) -> None:
+    """Raise ValueError unless each list starts with an agent, names agents only, and ends in -1 only."""
+    named = neighbors >= 0
+    if (
+        not bool(named[:, 0].all())
+        or bool((neighbors >= neighbors.shape[0]).any())
+        or bool((named[:, 1:] & ~named[:, :-1]).any())
+    ):
+        raise ValueError(LIST_RULE)
 
 
 def mix_rows(h: torch.Tensor, neighbors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,8 @@ def local_values(
 ):
     """(h, momentum after a local-momentum step) of one block."""
     if MAXIMIZE:
-        g = -g
+        # not -g: Triton 3.6 makes that 0 - g, which loses the sign of zero
+        g = g * -1.0
     g = g + weight_decay * start
     update = g
     moved = momentum

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from fastsaddle.kernels import _native
 from fastsaddle.kernels._op import Op, rooms, use_backend
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
@@ -68,7 +69,9 @@ def agrees(
     op: Op, name: str, arguments: Mapping[str, Any], got: torch.Tensor, expected: torch.Tensor
 ) -> bool:
     got, expected = got.cpu(), expected.cpu()
-    same = (got == expected) | (got.isnan() & expected.isnan())
+    # bits, so that the sign of zero counts; one NaN is as good as another
+    bits = torch.int64 if got.dtype == torch.float64 else torch.int32
+    same = (got.view(bits) == expected.view(bits)) | (got.isnan() & expected.isnan())
     if op.tolerance is not None and name in op.overwrites:
         allowed = op.tolerance(name, arguments, expected)
         same |= (got.double() - expected.double()).abs() <= allowed
@@ -142,7 +145,7 @@ def test_wrong_arguments_raise_before_anything_is_written(op: Op, seed: int) -> 
         op(*odd.values())
 
 
-@pytest.mark.parametrize("backend", ["native"])
+@pytest.mark.parametrize("backend", ["native", "reference"])
 def test_wrong_neighbor_lists_raise_and_write_nothing(backend: str, seed: int) -> None:
     op = rooms()["gossip_step"]
     if backend in op.unavailable("cpu"):
@@ -235,6 +238,48 @@ def test_a_rows_norm_does_not_depend_on_the_number_of_rows(seed: int) -> None:
     for i in range(9):
         op(g[i : i + 1], None, None, alone, torch.zeros(1, dtype=torch.int32))
         assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.parametrize("op", [op for op in rooms().values() if op.apart], ids=lambda op: op.name)
+def test_memory_that_must_not_be_shared_is_refused(op: Op, seed: int) -> None:
+    output, source = op.apart or ("", "")
+    example = next(iter(op.examples(3, 64, torch.Generator().manual_seed(seed)).values()))
+    buffer = torch.randn(3, 256)
+    for first, second in ((0, 0), (0, 32), (32, 0)):
+        arguments = {**example, output: buffer[:, first : first + 64]}
+        arguments[source] = buffer[:, second : second + 64]
+        before = buffer.clone()
+        with pytest.raises(ValueError, match="must not share memory"):
+            op(*arguments.values())
+        assert torch.equal(buffer, before)
+    # windows side by side are apart
+    op(*{**example, output: buffer[:, :64], source: buffer[:, 64:128]}.values())
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_autograd_notices_what_a_room_writes(backend: str) -> None:
+    op = rooms()["sam_perturb"]
+    if backend in op.unavailable("cpu"):
+        pytest.skip("native library not built")
+    x, w = torch.randn(2, 64), torch.randn(2, 64, requires_grad=True)
+    loss = (x * w).sum()
+    with use_backend(backend):
+        op(x, w, torch.empty_like(x), torch.tensor(0.1), torch.ones(2), False, False)
+    assert x.grad_fn is None
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    if "native" in rooms()["consensus"].unavailable("cpu"):
+        pytest.skip("native library not built")
+    monkeypatch.setattr(_native, "digest_of_sources", lambda: "of other sources")
+    _native.library.cache_clear()
+    try:
+        with pytest.raises(ImportError, match="compiled from other sources"):
+            _native.library()
+    finally:
+        _native.library.cache_clear()
 
 
 def test_forcing_a_backend_that_cannot_run_says_why() -> None:

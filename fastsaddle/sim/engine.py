@@ -111,13 +111,15 @@ class GradientEngine:
         kept = {n: b.clone() for n, b in self.stack.buffers.items()} if still else {}
         self.stack.g.zero_()
         losses = []
-        for model, batch, target in zip(self._replicas, inputs, targets, strict=True):
-            model.train(self.stack.training)
-            loss = self.loss(model(batch), target)
-            loss.backward()
-            losses.append(loss.detach())
-        for name, value in kept.items():
-            self.stack.buffers[name].copy_(value)
+        try:
+            for model, batch, target in zip(self._replicas, inputs, targets, strict=True):
+                model.train(self.stack.training)
+                loss = self.loss(model(batch), target)
+                loss.backward()
+                losses.append(loss.detach())
+        finally:
+            for name, value in kept.items():
+                self.stack.buffers[name].copy_(value)
         return torch.stack(losses)
 
 

@@ -2,7 +2,13 @@
 
 import torch
 
-from fastsaddle.kernels._step import QUASI_GLOBAL, local_rows, mix_rows, quasi_global_rows
+from fastsaddle.kernels._step import (
+    QUASI_GLOBAL,
+    check_lists,
+    local_rows,
+    mix_rows,
+    quasi_global_rows,
+)
 
 
 def gossip_step_reference(
@@ -21,6 +27,7 @@ def gossip_step_reference(
     nesterov: bool,
     maximize: bool,
 ) -> None:
+    check_lists(neighbors)
     start = x if saved is None else saved
     h = local_rows(start, g, momentum, lr, weight_decay, beta, norm, kind, nesterov, maximize)
     mixed = mix_rows(h, neighbors, weights)

@@ -79,12 +79,16 @@ def gossip_step_kernel(
         moved = tl.where(steps, moved, momentum)
     first = tl.load(neighbors_ptr + i * width, mask=agent, other=0)
     weight = tl.load(weights_ptr + i * width, mask=agent, other=0.0)
-    mixed = weight[:, None] * rows_of(h, first, AGENTS, COLUMNS)
+    mixed = weight[:, None] * rows_of(
+        h, tl.minimum(tl.maximum(first, 0), AGENTS - 1), AGENTS, COLUMNS
+    )
     for k in range(1, width):
         # an index, where the weights walk a pointer: two pointers for each row cost 20 registers more
         neighbor = tl.load(neighbors_ptr + (i * width + k), mask=agent, other=-1)
         weight = tl.load(weights_ptr + i * width + k, mask=agent, other=0.0)
-        term = weight[:, None] * rows_of(h, tl.maximum(neighbor, 0), AGENTS, COLUMNS)
+        term = weight[:, None] * rows_of(
+            h, tl.minimum(tl.maximum(neighbor, 0), AGENTS - 1), AGENTS, COLUMNS
+        )
         mixed = tl.where(neighbor[:, None] >= 0, mixed + term, mixed)
     tl.store(x_ptr + row * x_stride + c[None, :], mixed, mask=inside)
     if KIND == 1:

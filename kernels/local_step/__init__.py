@@ -86,4 +86,5 @@ local_step = Op(
     examples=examples,
     passes=passes,
     overwrites=("h",),
+    apart=("h", "x"),
 )

@@ -61,4 +61,5 @@ mix_dense = Op(
     passes=passes,
     overwrites=("out",),
     tolerance=tolerance,
+    apart=("out", "x"),
 )

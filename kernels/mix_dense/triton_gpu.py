@@ -20,8 +20,10 @@ def mix_dense_kernel(
     COLUMNS: tl.constexpr,
     TERMS: tl.constexpr,
 ):
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    c = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    # one axis, rows fastest: a column slice stays in L2, and CUDA's other axes end at 65,535
+    row_blocks = tl.cdiv(agents, ROWS)
+    i = tl.program_id(0) % row_blocks * ROWS + tl.arange(0, ROWS)
+    c = (tl.program_id(0) // row_blocks).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
     for first in range(0, agents, TERMS):
         j = first + tl.arange(0, TERMS)
@@ -50,7 +52,7 @@ ROWS, COLUMNS, TERMS = 16, 128, 16
 
 def launch(x: torch.Tensor, W: torch.Tensor, out: torch.Tensor) -> None:
     agents, columns = x.shape
-    mix_dense_kernel[(triton.cdiv(agents, ROWS), triton.cdiv(columns, COLUMNS))](
+    mix_dense_kernel[(triton.cdiv(agents, ROWS) * triton.cdiv(columns, COLUMNS),)](
         x,
         W,
         out,

@@ -57,4 +57,5 @@ mix_neighbors = Op(
     examples=examples,
     passes=passes,
     overwrites=("out",),
+    apart=("out", "x"),
 )

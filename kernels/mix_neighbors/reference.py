@@ -2,10 +2,11 @@
 
 import torch
 
-from fastsaddle.kernels._step import mix_rows
+from fastsaddle.kernels._step import check_lists, mix_rows
 
 
 def mix_neighbors_reference(
     x: torch.Tensor, out: torch.Tensor, neighbors: torch.Tensor, weights: torch.Tensor
 ) -> None:
+    check_lists(neighbors)
     out.copy_(mix_rows(x, neighbors, weights))

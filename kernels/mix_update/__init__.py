@@ -83,4 +83,5 @@ mix_update = Op(
     room=__name__,
     examples=examples,
     passes=passes,
+    apart=("x", "h"),
 )

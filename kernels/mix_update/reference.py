@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._step import mix_rows, quasi_global_rows
+from fastsaddle.kernels._step import check_lists, mix_rows, quasi_global_rows
 
 
 def mix_update_reference(
@@ -16,6 +16,7 @@ def mix_update_reference(
     mu: torch.Tensor,
     norm: torch.Tensor | None,
 ) -> None:
+    check_lists(neighbors)
     mixed = mix_rows(h, neighbors, weights)
     if momentum is not None:
         quasi_global_rows(x if saved is None else saved, mixed, momentum, lr, mu, norm)

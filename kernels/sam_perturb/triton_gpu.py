@@ -33,7 +33,7 @@ def sam_perturb_kernel(
     norm = tl.load(norm_ptr + agent)
     scale = tl.div_rn(tl.load(rho_ptr + agent * rho_step), norm + 1e-12)
     if MAXIMIZE:
-        scale = -scale
+        scale = scale * -1.0
     if ADAPTIVE:
         g = (x * x) * g
     tl.store(saved_ptr + agent * saved_stride + c, x, mask=inside)
