@@ -1,6 +1,6 @@
 """Turns the JSON of `pytest benchmarks/ --benchmark-only --benchmark-json=FILE` into the README's table and a picture.
 
-    python benchmarks/report.py FILE... [--svg PICTURE] [--readme README.md]
+    python benchmarks/report.py FILE... [--svg PICTURE] [--readme README.md] [--keep RESULT]
 
 With `--readme` the text between the two benchmark marks is replaced; without, the table is printed.
 """
@@ -130,6 +130,27 @@ def draw(report: dict[str, Any], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
+def curated(report: dict[str, Any]) -> dict[str, Any]:
+    """What is worth keeping of a run: the figures, the processor and the versions; no names of hosts."""
+    info = report["machine_info"]
+    kept = ("device", "threads", "torch", "triton", "python_version", "system", "machine")
+    return {
+        "datetime": report["datetime"],
+        "machine_info": {
+            **{name: info[name] for name in kept},
+            "cpu": {name: info["cpu"].get(name) for name in ("brand_raw", "count")},
+        },
+        "benchmarks": [
+            {
+                "name": row["name"],
+                "extra_info": row["extra_info"],
+                "stats": {name: row["stats"][name] for name in ("min", "median", "max", "rounds")},
+            }
+            for row in report["benchmarks"]
+        ],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -141,8 +162,13 @@ def main() -> None:
     parser.add_argument(
         "--readme", type=Path, help="replace the text between the marks of this file"
     )
+    parser.add_argument(
+        "--keep", type=Path, help="write the first file's figures there, for results/"
+    )
     options = parser.parse_args()
     reports = [json.loads(file.read_text()) for file in options.files]
+    if options.keep:
+        options.keep.write_text(json.dumps(curated(reports[0]), indent=1) + "\n")
     text = "\n\n".join(map(render, reports))
     if options.svg:
         draw(reports[0], options.svg)
