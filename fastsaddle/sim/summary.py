@@ -22,7 +22,7 @@ def describe(job: Job) -> list[str]:
         f"{config.dataset}: {len(simulation.dataset.train_labels):,} training images, "
         f"{config.partition}({config.alpha:g}) gives {split.mean_classes:.1f} classes an agent, "
         f"{split.mean_top_share:.0%} of its images in the largest",
-        f"{config.device}, {config.threads} CPU threads, engine {config.engine}, "
+        f"{config.device}, CPU threads {config.threads}, engine {config.engine}, "
         f"backend {' and '.join(backends)}; writing to {job.directory.path}",
         *([f"going on at step {job.step} of {config.steps}"] if job.step else []),
     ]
@@ -46,8 +46,7 @@ def summarize(job: Job, steps_per_second: float, console: Console) -> None:
     row = job.directory.rows[-1]
     sent = row["bytes_sent"] / 1e6
     backends = sorted(set(job.directory.config["backend"].values()))
-    run = job.directory.path.resolve().name
-    table = Table(title=f"{run}: step {row['step']}", show_header=False)
+    table = Table(title=f"after step {row['step']}", show_header=False)
     for name, value in (
         ("consensus accuracy", percent(row["consensus_accuracy"])),
         ("mean accuracy of the agents", percent(row["mean_accuracy"])),

@@ -1,0 +1,26 @@
+"""The yardstick itself: `copy_` between two buffers, as every other row has it measured beside it."""
+
+import pytest
+import torch
+
+from benchmarks.conftest import Measure, kind
+
+SIZES = {"cpu": ((16, 1_000_000),), "cuda": ((16, 2**22),)}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    metafunc.parametrize(("agents", "dim"), SIZES[kind(metafunc.config)])
+
+
+def test_copy(agents: int, dim: int, measure: Measure, device: str) -> None:
+    source = torch.randn(agents, dim, device=device)
+    target = torch.full_like(source, float("nan"))
+    measure(
+        lambda: target.copy_(source),
+        moved=2 * agents * dim * 4,
+        implementation="copy_",
+        agents=agents,
+        dim=dim,
+        info={"room": "copy", "passes": 2},
+    )
+    assert torch.equal(source, target)
