@@ -49,8 +49,13 @@ def copy_bandwidth(device: str, size: int = BUFFER_BYTES) -> float:
 
 
 def _versions() -> list[str]:
-    names = ("torch", "triton", "numpy", "networkx")
-    lines = [f"fastsaddle {fastsaddle.__version__}", f"python {platform.python_version()}"]
+    names = ("triton", "numpy", "networkx")
+    lines = [
+        f"fastsaddle {fastsaddle.__version__}",
+        f"python {platform.python_version()}",
+        # with its build, which the package's metadata may lack
+        f"torch {torch.__version__}",
+    ]
     for name in names:
         try:
             lines.append(f"{name} {importlib.metadata.version(name)}")
