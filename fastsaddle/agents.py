@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from fastsaddle.flat import FlatLayout
 from fastsaddle.flat_parameters import FlatParameters
-from fastsaddle.kernels.consensus import consensus
+from fastsaddle.metrics import consensus_mean
 
 
 class AgentStack:
@@ -54,15 +54,14 @@ class AgentStack:
         else:
             models = [drawn_anew(template, seed, agent) for agent in range(agents)]
         self._named = {
-            name: nn.Parameter(
-                torch.stack([dict(m.named_parameters())[name].detach() for m in models]),
-                requires_grad=p.requires_grad,
+            named[0][0]: nn.Parameter(
+                torch.stack([p.detach() for _, p in named]), requires_grad=named[0][1].requires_grad
             )
-            for name, p in template.named_parameters()
+            for named in zip(*(m.named_parameters() for m in models), strict=True)
         }
         self.buffers = {
-            name: torch.stack([dict(m.named_buffers())[name].detach() for m in models])
-            for name, _ in template.named_buffers()
+            named[0][0]: torch.stack([b.detach() for _, b in named])
+            for named in zip(*(m.named_buffers() for m in models), strict=True)
         }
         self._lay_out()
 
@@ -168,9 +167,7 @@ class AgentStack:
 
     def consensus(self) -> nn.Module:
         """The averaged model as a plain module; statistics are averaged, counters taken from agent 0."""
-        mean = torch.empty_like(self.x[0])
-        consensus(self.x, mean, torch.empty(self.agents, dtype=torch.float64, device=self.device))
-        parts = self.layout.views(mean[None])
+        parts = self.layout.views(consensus_mean(self.x)[None])
         values = {id(p): part[0] for p, part in zip(self.rows.parameters, parts, strict=True)}
         return self._module(
             {name: values[id(p)] for name, p in self._named.items()},

@@ -118,7 +118,6 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
                     part.copy_(held)
                 self.state[p][self.state_name] = part
             self.flat_state[self.state_name] = buffer
-        self._norm = torch.zeros(self.agents, dtype=torch.float32, device=device)
         skipped = getattr(self, "skipped", None)
         self.skipped = torch.zeros(self.agents, dtype=torch.int32, device=device)
         if skipped is not None:
@@ -155,17 +154,20 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
         """Group `index`'s hyperparameter as a float32 tensor on the device."""
         return self._scalars.read(self.param_groups[index], index, name)
 
-    def _check_gradients(self, gate: torch.Tensor | None = None) -> torch.Tensor:
-        """Norms of all gradients, `[agents]`; on a CPU a non-finite one raises now where that was asked for."""
-        norm = torch.empty_like(self._norm)
-        columns = self._first_columns(len(self.param_groups))
-        agent_norm(self.rows.g[:, columns], None, gate, norm, self.skipped)
-        self._refuse(norm)
-        return norm
+    def _check_gradients(
+        self, scale: torch.Tensor | None = None, gate: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Norms of all gradients, `[agents]`; on a CPU a non-finite one raises now where that was asked for.
 
-    def _refuse(self, norm: torch.Tensor) -> None:
+        `scale` (rows like the gradients) and `gate` are the room's.
+        """
+        columns = self._first_columns(len(self.param_groups))
+        norm = torch.empty(self.agents, dtype=torch.float32, device=self.skipped.device)
+        scale = None if scale is None else scale[:, columns]
+        agent_norm(self.rows.g[:, columns], scale, gate, norm, self.skipped)
         if self.nonfinite == "raise" and norm.device.type == "cpu" and not norm.isfinite().all():
             self.raise_if_skipped()
+        return norm
 
     def raise_if_skipped(self) -> None:
         """Raise NonFiniteGradientError if a gradient was not finite since the last call (`nonfinite="raise"`).

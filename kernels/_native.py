@@ -86,7 +86,7 @@ def function(name: str, arguments: Sequence[type]) -> Any:
 
 
 def call(symbol: Any, *arguments: int | None) -> None:
-    """Call `symbol` with torch's number of threads; and raise what it returns.
+    """Call `symbol` with torch's number of threads, and raise what it reports.
 
     Raises:
         ValueError: a neighbor list is wrong; nothing was written.

@@ -141,6 +141,22 @@ class Op:
         reasons = {backend: self._reason(backend, kind) for backend in BACKENDS}
         return {backend: reason for backend, reason in reasons.items() if reason is not None}
 
+    def agrees(
+        self, output: str, arguments: Mapping[str, Any], got: torch.Tensor, expected: torch.Tensor
+    ) -> bool:
+        """Whether a result keeps the room's promise: the reference's bits, or its tolerance where it states one.
+
+        One NaN is as good as another. `arguments` are those of the reference, on the device of `expected`.
+        """
+        got = got.to(expected.device)
+        # bits, so that the sign of zero counts
+        bits = torch.int64 if got.dtype.itemsize == 8 else torch.int32
+        same = (got.view(bits) == expected.view(bits)) | (got.isnan() & expected.isnan())
+        if self.tolerance is not None and output in self.overwrites:
+            allowed = self.tolerance(output, arguments, expected)
+            same |= (got.double() - expected.double()).abs() <= allowed
+        return bool(same.all())
+
     def implementation(self, backend: str) -> Callable[..., None]:
         """The function that runs this room on `backend`; ImportError where it cannot be loaded."""
         loaded = self._load(backend)

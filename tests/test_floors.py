@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 # lowest first; "" is fastsaddle/__init__.py, which offers the public names
 FLOORS = (
     ("kernels", "_checkout"),
-    ("flat", "topology", "batch_norm", "hyperparameters"),
+    ("flat", "topology", "batch_norm", "hyperparameters", "metrics"),
     ("flat_parameters",),
-    ("agents", "metrics"),
+    ("agents",),
     ("comm",),
     ("optimizer",),
     ("algorithms",),

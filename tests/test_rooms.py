@@ -65,19 +65,6 @@ def guard(value: torch.Tensor) -> torch.Tensor:
     return value.as_strided((rows, 128), (value.stride(0), 1), value.shape[1])
 
 
-def agrees(
-    op: Op, name: str, arguments: Mapping[str, Any], got: torch.Tensor, expected: torch.Tensor
-) -> bool:
-    got, expected = got.cpu(), expected.cpu()
-    # bits, so that the sign of zero counts; one NaN is as good as another
-    bits = torch.int64 if got.dtype == torch.float64 else torch.int32
-    same = (got.view(bits) == expected.view(bits)) | (got.isnan() & expected.isnan())
-    if op.tolerance is not None and name in op.overwrites:
-        allowed = op.tolerance(name, arguments, expected)
-        same |= (got.double() - expected.double()).abs() <= allowed
-    return bool(same.all())
-
-
 @pytest.mark.parametrize(("op", "backend", "agents"), room_cases())
 def test_equals_the_reference(op: Op, backend: str, agents: int, seed: int) -> None:
     device, _, widths = CASES[backend]
@@ -94,7 +81,7 @@ def test_equals_the_reference(op: Op, backend: str, agents: int, seed: int) -> N
                 op(*got.values())
             for name, value in got.items():
                 if isinstance(value, torch.Tensor):
-                    assert agrees(op, name, arguments, value, expected[name]), (
+                    assert op.agrees(name, arguments, value, expected[name]), (
                         variant,
                         columns,
                         name,
@@ -185,7 +172,7 @@ def test_a_wrong_implementation_is_caught(seed: int) -> None:
     weights = wrong["weights"].clone()
     weights[0, 0] = torch.nextafter(weights[0, 0], torch.tensor(2.0))
     op.reference(wrong["x"], wrong["out"], wrong["neighbors"], weights)
-    assert not agrees(op, "out", arguments, wrong["out"], expected["out"])
+    assert not op.agrees("out", arguments, wrong["out"], expected["out"])
 
 
 @pytest.mark.parametrize("backend", ["reference", "native"])

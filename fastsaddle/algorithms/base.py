@@ -5,7 +5,6 @@ from typing import Any, Literal
 import torch
 
 from fastsaddle.kernels._op import use_backend
-from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.kernels.sam_perturb import sam_perturb
 from fastsaddle.optimizer import Closure, DecentralizedOptimizer
 
@@ -64,12 +63,8 @@ class SharpnessAwareOptimizer(DecentralizedOptimizer):
             raise RuntimeError("the parameters are perturbed already: step() or restore() first")
         with use_backend(self.backend):
             self._prepare()
-            x, g, groups = self.rows.x, self.rows.g, range(len(self.param_groups))
-            columns = self._first_columns(len(groups))
-            norm = torch.empty_like(self._norm)
-            scale = x[:, columns] if self.adaptive else None
-            agent_norm(g[:, columns], scale, None, norm, self.skipped)
-            self._refuse(norm)
+            groups = range(len(self.param_groups))
+            norm = self._check_gradients(scale=self.rows.x if self.adaptive else None)
             radii = [self._scalar(index, "rho") for index in groups]
             self._first_norm, self._moved = norm, 0
             try:

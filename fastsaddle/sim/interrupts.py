@@ -1,7 +1,7 @@
 """Let Ctrl-C and SIGTERM end a run after the step in progress instead of in the middle of it."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 
 
 class Interrupts:
@@ -19,12 +19,7 @@ class Interrupts:
             signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:

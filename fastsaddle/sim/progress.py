@@ -1,7 +1,6 @@
 """How far a run is: a live bar on a terminal, a line for each evaluation elsewhere."""
 
 import time
-from types import TracebackType
 from typing import Any
 
 from rich import progress as rich_progress
@@ -35,12 +34,7 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._seconds = time.perf_counter() - self._begin
         self._bar.stop()
 
