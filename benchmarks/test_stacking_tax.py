@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from benchmarks.conftest import seconds, synchronized
-from fastsaddle.sim import models
+from fastsaddle.sim import initial_models
 from fastsaddle.sim.engine import GradientEngine
 
 AGENTS, BATCH = 16, 32
@@ -24,8 +24,8 @@ def test_stacking_tax(network: str, engine: str, benchmark: Any, device: str) ->
     shape = (1, 28, 28)
     images = torch.randn(AGENTS, BATCH, *shape, device=device)
     labels = torch.randint(0, 10, (AGENTS, BATCH), device=device)
-    one = models.build(network, shape, 10, seed=0).to(device)
-    others = [models.build(network, shape, 10, seed=0).to(device) for _ in range(AGENTS)]
+    one = initial_models.build(network, shape, 10, seed=0).to(device)
+    others = [initial_models.build(network, shape, 10, seed=0).to(device) for _ in range(AGENTS)]
     stack = fs.AgentStack(one, AGENTS)
     gradients = GradientEngine(stack, F.cross_entropy, engine)
 

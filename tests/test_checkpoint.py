@@ -24,10 +24,10 @@ def random_state(seed: int) -> dict[str, Tensor]:
 
 def test_round_trip(tmp_path: Path, seed: int) -> None:
     state = random_state(seed)
-    path = checkpoint.save(tmp_path, state, step=40, bytes_sent=2**40 + 1)
+    path = checkpoint.save(tmp_path, state, step=40, counters={"bytes_sent": 2**40 + 1})
     assert path.name == "checkpoint-40.safetensors"
-    loaded, step, bytes_sent = checkpoint.load(path)
-    assert (step, bytes_sent) == (40, 2**40 + 1)
+    loaded, step, counters = checkpoint.load(path)
+    assert (step, counters) == (40, {"bytes_sent": 2**40 + 1})
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
 
@@ -38,14 +38,14 @@ def test_equal_states_make_equal_bytes(tmp_path: Path, seed: int) -> None:
     for i, names in enumerate((list(state), sorted(state), sorted(state, reverse=True))):
         folder = tmp_path / str(i)
         folder.mkdir()
-        path = checkpoint.save(folder, {name: state[name] for name in names}, 7, 11)
+        path = checkpoint.save(folder, {name: state[name] for name in names}, 7, {"bytes_sent": 11})
         content.add(path.read_bytes())
     assert len(content) == 1
 
 
 def test_keeps_the_last_two(tmp_path: Path, seed: int) -> None:
     for step in (5, 20, 100):
-        checkpoint.save(tmp_path, random_state(seed), step, step)
+        checkpoint.save(tmp_path, random_state(seed), step, {"bytes_sent": step})
     assert [step for step, _ in checkpoint.find(tmp_path)] == [100, 20]
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -53,7 +53,7 @@ def test_keeps_the_last_two(tmp_path: Path, seed: int) -> None:
 def test_is_readable_by_others(tmp_path: Path, seed: int) -> None:
     ordinary = tmp_path / "ordinary"
     ordinary.touch()
-    path = checkpoint.save(tmp_path, random_state(seed), 1, 1)
+    path = checkpoint.save(tmp_path, random_state(seed), 1, {"bytes_sent": 1})
     assert path.stat().st_mode == ordinary.stat().st_mode
 
 
@@ -62,7 +62,7 @@ def test_a_full_disk_leaves_the_previous_one(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     state = random_state(seed)
-    before = checkpoint.save(tmp_path, state, 1, 1)
+    before = checkpoint.save(tmp_path, state, 1, {})
     content = before.read_bytes()
 
     def fail(*_: object) -> None:
@@ -70,13 +70,13 @@ def test_a_full_disk_leaves_the_previous_one(
 
     monkeypatch.setattr(os, failing, fail)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(tmp_path, random_state(seed + 1), 2, 2)
+        checkpoint.save(tmp_path, random_state(seed + 1), 2, {})
     assert [path.name for path in tmp_path.iterdir()] == [before.name]
     assert before.read_bytes() == content
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path, seed: int) -> None:
-    path = checkpoint.save(tmp_path, random_state(seed), 1, 1)
+    path = checkpoint.save(tmp_path, random_state(seed), 1, {"bytes_sent": 1})
     for name in ("checkpoint-2.safetensors.partial", ".tmpB5pQzg", "metrics.jsonl.partial"):
         (tmp_path / name).write_bytes(b"half")
     checkpoint.remove_leftovers(tmp_path)
@@ -84,7 +84,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path, seed: int) ->
 
 
 def test_damaged_files_are_named(tmp_path: Path, seed: int) -> None:
-    path = checkpoint.save(tmp_path, random_state(seed), 3, 3)
+    path = checkpoint.save(tmp_path, random_state(seed), 3, {})
     whole = path.read_bytes()
     for damaged in (b"", whole[:100], whole[:-1]):
         path.write_bytes(damaged)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # lowest first; "" is fastsaddle/__init__.py, which offers the public names
 FLOORS = (
     ("kernels", "_checkout"),
-    ("flat", "topology", "batch_norm", "hyperparameters", "metrics"),
+    ("flat", "topology", "batch_norm", "hyperparameters", "metrics", "sharpness"),
     ("flat_parameters",),
     ("agents",),
     ("comm",),

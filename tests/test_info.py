@@ -13,7 +13,10 @@ from fastsaddle.kernels._op import rooms
 from fastsaddle.sim import info
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("matplotlib", "rich", "safetensors", "sklearn", "torchvision", "tyro")
+EXTRAS = (
+    *("jinja2", "matplotlib", "rich", "safetensors", "sklearn", "tabulate", "torchvision"),
+    *("tyro", "yaml"),
+)
 
 
 def python(code: str) -> "subprocess.CompletedProcess[str]":
@@ -58,7 +61,7 @@ def test_without_the_extras() -> None:
     )
     done = python(code)
     assert done.stdout.endswith("0 2\n"), done
-    assert "rich, safetensors, scikit-learn, tyro: pip install 'fastsaddle[sim]'" in done.stdout
+    assert "scikit-learn, tabulate, tyro, pyyaml: pip install 'fastsaddle[sim]'" in done.stdout
     assert "train needs matplotlib" in done.stderr
     assert "pip install 'fastsaddle[sim]'" in done.stderr
 

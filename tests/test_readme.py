@@ -3,11 +3,39 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
+import tyro
 from torch import nn
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+from fastsaddle.cli import main
+from fastsaddle.sim.comparison.grid_source import build
+from fastsaddle.sim.config import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_own_network_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = [block for block in BLOCKS if block.startswith("# my_net.py")]
+    (command,) = re.findall(r"fastsaddle (train .*)", block)
+    monkeypatch.chdir(tmp_path)
+    Path("my_net.py").write_text(block)
+    assert main([*command.split(), "--agents", "3", "--steps", "4", "--out", "run"]) == 0
+
+
+def test_comparisons_and_trainings_are_real() -> None:
+    """Every command line of the README is one that the package reads."""
+    lines = re.findall(r"^    fastsaddle (compare|train) (.*)$", README, flags=re.MULTILINE)
+    assert len(lines) >= 6
+    for command, text in lines:
+        words = [word for word in text.split() if word not in ("--sharpness", "--help")]
+        if command == "train" and "--resume" not in words:
+            tyro.cli(TrainConfig, args=words).check()
+        elif command == "compare":
+            file = [word for word in words[:1] if not word.startswith("--")]
+            build(ROOT / file[0] if file else None, words[len(file) :])
 
 
 def test_examples_run_and_learn() -> None:
@@ -21,9 +49,8 @@ def test_examples_run_and_learn() -> None:
         "batches": [(inputs, targets)] * 3,
     }
     before = float(nn.functional.cross_entropy(model(inputs[0]), targets[0]).detach())
-    for block in BLOCKS:
+    for block in BLOCKS[:2]:
         exec(block, names)  # the README is ours
-    assert len(BLOCKS) == 2
     assert float(names["loss"].detach()) != before
     after = nn.functional.cross_entropy(model(inputs[0]), targets[0])
     assert float(after.detach()) < before

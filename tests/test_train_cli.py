@@ -1,5 +1,6 @@
 """The main job from the outside: what it writes, how it stops, that it goes on bit for bit."""
 
+import itertools
 import json
 import os
 import re
@@ -25,7 +26,8 @@ LONG = (
 )
 FIELDS = [
     *("step", "loss", "consensus_accuracy", "mean_accuracy", "worst_accuracy"),
-    *("consensus_distance", "bytes_sent", "seconds"),
+    *("consensus_distance", "train_loss", "lr", "bytes_sent", "compression_error"),
+    *("gradient_evaluations", "step_seconds", "seconds"),
 ]
 
 
@@ -62,7 +64,7 @@ Outcome = tuple[list[dict[str, Any]], dict[str, bytes]]
 
 def outcome(run: Path) -> Outcome:
     """All that equal runs must share: the metrics without time, and the checkpoints' bytes."""
-    metrics = [{k: v for k, v in row.items() if k != "seconds"} for row in rows(run)]
+    metrics = [{k: v for k, v in row.items() if "seconds" not in k} for row in rows(run)]
     return metrics, {p.name: p.read_bytes() for p in run.glob("checkpoint-*")}
 
 
@@ -78,7 +80,13 @@ def test_writes_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["train", *SMALL, "--steps", "50", "--out", str(run)]) == 0
     names = sorted(path.name for path in run.iterdir())
     checkpoints = ["checkpoint-40.safetensors", "checkpoint-50.safetensors"]
-    assert names == [*checkpoints, "classes.png", "config.json", "curves.png", "metrics.jsonl"]
+    assert names == [
+        *(*checkpoints, "classes.png", "config.json", "curves.png", "metrics.jsonl"),
+        "partition.json",
+    ]
+    partition = json.loads((run / "partition.json").read_text())
+    assert partition["classes"] == list("0123456789")
+    assert sum(map(sum, partition["counts"])) == 1433
     assert all((run / name).read_bytes()[:4] == b"\x89PNG" for name in names if "png" in name)
     found = rows(run)
     assert [list(row) for row in found] == [FIELDS] * 3
@@ -92,9 +100,15 @@ def test_writes_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert config["threads"] == 1 and config["steps"] == 50 and config["lr"] > 0
     assert {"torch", "fastsaddle"} <= config["versions"].keys()
     assert set(config["backend"].values()) <= {"reference", "native", "triton"}
-    assert not {"out", "resume"} & config.keys()
+    assert not {"out", "resume", "minutes"} & config.keys()
     said = capsys.readouterr().out
     assert all(str(run / name) in said for name in names)
+    for before, row in itertools.pairwise(found):
+        assert row["train_loss"] > 0 and row["lr"] == 0.1
+        # both of SAM's passes, of 4 agents
+        assert row["gradient_evaluations"] == 2 * 4 * row["step"]
+        assert row["step_seconds"] - before["step_seconds"] < row["seconds"] - before["seconds"]
+    assert found[0]["train_loss"] is None
     assert "consensus accuracy" in said and "MB" in said
 
 
@@ -123,6 +137,10 @@ def test_algorithms_go_on_bit_for_bit(algorithm: str, tmp_path: Path) -> None:
     "options",
     [
         ("--model", "cnn5", "--topology", "fully_connected", "--partition", "dirichlet-raw"),
+        ("--epochs", "0.1", "--init", "independent", "--augment", "crop-flip"),
+        ("--feature-skew", "noise:0.3", "--partition", "classes:5", "--split-seed", "3"),
+        ("--model", "cnn5", "--weight-decay", "1e-3", "--evaluate-on", "validation"),
+        ("--adaptive", "--rho", "0.5", "--qg-momentum", "0.8", "--consensus-step", "0.5"),
         ("--engine", "loop", "--nesterov", "--alpha", "100"),
         ("--engine", "vmap", "--chunk", "2", "--topology", "star"),
     ],
@@ -131,6 +149,20 @@ def test_other_options_train(options: tuple[str, ...], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(["train", *SMALL, *options, "--steps", "4", "--out", str(run)]) == 0
     assert rows(run)[-1]["loss"] < rows(run)[0]["loss"]
+
+
+@pytest.mark.parametrize("algorithm", ["qsaddle", "qgm", "dsaddle", "dsgdm", "dsgd"])
+def test_algorithms_survive_sigkill(algorithm: str, tmp_path: Path) -> None:
+    options = ("--algorithm", algorithm, *LONG, "--schedule", "cosine", "--warmup", "0.1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = start(*options, "--out", str(killed))
+    wait_for(killed, "checkpoint-*.safetensors", process)
+    process.kill()
+    process.communicate()
+    assert not (killed / "checkpoint-350.safetensors").exists()
+    assert main(["train", "--resume", str(killed)]) == 0
+    assert main(["train", *options, "--out", str(whole)]) == 0
+    assert outcome(killed) == outcome(whole)
 
 
 def test_killed_at_any_moment(tmp_path: Path, uninterrupted: Outcome) -> None:

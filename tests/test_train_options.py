@@ -25,7 +25,27 @@ from fastsaddle.cli import main
         ("--checkpoint-every 0", "--checkpoint-every must be >= 1, got 0"),
         ("--chunk 0", "--chunk must be >= 1, got 0"),
         ("--threads 0", "--threads must be >= 1, got 0"),
-        ("--algorithm dsgd --nesterov", "--nesterov needs an algorithm with momentum"),
+        ("--algorithm dsgd --nesterov", "--nesterov needs an algorithm that has it (dsgdm, qgm"),
+        ("--algorithm qgm --adaptive", "--adaptive needs an algorithm that has it (dsaddle, q"),
+        ("--algorithm sgd", "--algorithm must be one of dsaddle, dsgd, dsgdm, qgm, qsaddle"),
+        ("--dataset letters", "dataset must be one of cifar10, cifar100, digits"),
+        ("--model mlp:wide", "mlp:wide: hidden must be int, got 'wide'"),
+        ("--model mlp:3:4", "mlp:3:4 has too many arguments after the colon, it takes hidden"),
+        ("--model nowhere.py:Net", "nowhere.py is not there"),
+        ("--model os.path:Net", "os.path has no callable 'Net'"),
+        ("--model os.pathe:Net", "there is no module os.pathe"),
+        ("--partition halves", "partition must be one of classes, dirichlet"),
+        ("--feature-skew fog", "feature skew must be one of color, noise, rotation"),
+        ("--epochs 0", "--epochs must be finite and > 0, got 0.0"),
+        ("--schedule linear", "--schedule must be constant, cosine, step or step:0.5:0.75"),
+        ("--schedule step:0.5:0.2", "milestones must grow between 0 and 1"),
+        ("--schedule step:half", "milestones must be numbers"),
+        ("--warmup 1", "--warmup must be finite and in [0, 1), got 1.0"),
+        ("--lr-decay 0", "--lr-decay must be finite and in (0, 1], got 0.0"),
+        ("--consensus-step 1.5", "--consensus-step must be finite and in (0, 1], got 1.5"),
+        ("--qg-momentum 1", "--qg-momentum must be finite and in [0, 1), got 1.0"),
+        ("--split-seed -1", "--split-seed must be finite and >= 0, got -1"),
+        ("--minutes 0", "--minutes must be finite and > 0, got 0.0"),
         ("--topology moebius", "unknown topology 'moebius'"),
         ("--topology torus:3x3", "torus:3x3 has 9 agents, but 16 are needed"),
         ("--model lenet5", "lenet5 needs images of at least 12x12, got 8x8"),
@@ -51,7 +71,7 @@ def test_wrong_values_are_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", ["--algorithm sgd", "--lr high", "--unknown 3"])
+@pytest.mark.parametrize("options", ["--init random", "--lr high", "--unknown 3"])
 def test_unreadable_options_are_refused(
     options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,23 +17,29 @@ from torch import Tensor
 
 PARTIAL = ".partial"
 KEPT = 2
+COUNTER = "counter."
 
 
-def save(directory: Path, tensors: Mapping[str, Tensor], step: int, bytes_sent: int) -> Path:
+def save(
+    directory: Path, tensors: Mapping[str, Tensor], step: int, counters: Mapping[str, int]
+) -> Path:
     """Write `checkpoint-<step>.safetensors` and remove all but the last two.
 
     Whatever fails, an earlier checkpoint stays whole; OSError is raised when the disk is full.
     """
     path = directory / f"checkpoint-{step}.safetensors"
     # counters are tensors because the order of safetensors' metadata is not fixed
-    counters = {"step": torch.tensor(step), "bytes_sent": torch.tensor(bytes_sent)}
+    numbers = {
+        f"{COUNTER}{name}": torch.tensor(value)
+        for name, value in {"step": step, **counters}.items()
+    }
     content = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     partial = path.with_name(path.name + PARTIAL)
     try:
         # save_file leaves a file that only its owner may read: keep the mode of an ordinary one
         partial.touch()
         mode = partial.stat().st_mode
-        save_file({**content, **counters}, partial)
+        save_file({**content, **numbers}, partial)
         partial.chmod(mode)
         replace_synced(partial, path)
     except SafetensorError as error:
@@ -45,14 +51,19 @@ def save(directory: Path, tensors: Mapping[str, Tensor], step: int, bytes_sent: 
     return path
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], int, int]:
-    """The tensors, the step and the bytes sent. Raises ValueError for a damaged file."""
+def load(
+    path: Path, device: torch.device | str = "cpu"
+) -> tuple[dict[str, Tensor], int, dict[str, int]]:
+    """The tensors, the step and the counters. Raises ValueError for a damaged file."""
     try:
-        tensors = load_file(path, device=str(device))
-        step, bytes_sent = int(tensors.pop("step")), int(tensors.pop("bytes_sent"))
+        content = load_file(path, device=str(device))
+        counters = {
+            name.removeprefix(COUNTER): int(content.pop(name))
+            for name in [name for name in content if name.startswith(COUNTER)]
+        }
+        return content, counters.pop("step"), counters
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{path} is not a whole checkpoint: {error}") from error
-    return tensors, step, bytes_sent
 
 
 def find(directory: Path) -> list[tuple[int, Path]]:

@@ -5,13 +5,11 @@ defaults and the texts below each field; a second list of options (as typer want
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-WITH_MOMENTUM = ("qsaddle", "qgm", "dsgdm")
-SHARPNESS_AWARE = ("qsaddle", "dsaddle")
-FROM_A_FOLDER = ("fashion-mnist", "cifar10")
+from fastsaddle.sim import choices, methods, schedule
 
 
 @dataclass(frozen=True)
@@ -20,20 +18,29 @@ class TrainConfig:
 
     Without options: Q-SADDLe, 16 agents on a ring, scikit-learn's digits split by Dirichlet(0.1).
     Ctrl-C leaves a checkpoint, and `fastsaddle train --resume DIR` goes on bit for bit.
+    Algorithm, dataset, model, partition and feature skew can be your own: file.py:Name.
     """
 
-    algorithm: Literal["qsaddle", "qgm", "dsaddle", "dsgdm", "dsgd"] = "qsaddle"
+    algorithm: str = "qsaddle"
     """qsaddle: sharpness-aware quasi-global momentum; qgm: quasi-global momentum; dsaddle:
     sharpness-aware gossip; dsgdm: gossip with local momentum; dsgd: plain gossip."""
 
-    dataset: Literal["digits", "fashion-mnist", "cifar10"] = "digits"
-    """digits comes with scikit-learn; the others are read from --data-dir."""
+    dataset: str = "digits"
+    """digits comes with scikit-learn; mnist, fashion-mnist, cifar10, cifar100, imagenette (imagenette:160 for images of
+    160x160) and npz (arrays x, y or x_train, y_train, x_test, y_test) are read from --data-dir."""
 
     data_dir: Path | None = None
-    """Folder of Fashion-MNIST's four idx.gz or CIFAR-10's six .bin files; digits needs none."""
+    """Folder of the dataset's files, or the .npz file; digits needs none."""
 
-    model: Literal["mlp", "lenet5", "cnn5"] = "mlp"
-    """mlp: one hidden layer of 50; lenet5: images of 12x12 or more; cnn5: 5 layers with EvoNorm."""
+    download: bool = False
+    """Fetch what is missing in --data-dir, with torchvision."""
+
+    evaluate_on: Literal["test", "validation"] = "test"
+    """validation keeps a tenth of the training set for it and leaves the test set alone, for tuning."""
+
+    model: str = "mlp"
+    """mlp (mlp:32 for a hidden layer of 32 instead of 50), lenet5, cnn5, resnet20 (EvoNorm; also resnet20:qgm and
+    resnet20:groupnorm), vgg11, mobilenet-v2, resnet18, transformer."""
 
     agents: int = 16
     """Number of agents."""
@@ -42,35 +49,72 @@ class TrainConfig:
     """Who talks to whom: ring, torus:4x4, fully_connected, exponential, star, dyck, social_network,
     random_regular:3 or erdos_renyi:0.3 (both with a seed: random_regular:3:7)."""
 
-    partition: Literal["dirichlet", "dirichlet-raw"] = "dirichlet"
-    """dirichlet: drawn, then cut again into parts of equal size; dirichlet-raw: parts as drawn."""
+    partition: str = "dirichlet"
+    """dirichlet: drawn, then cut again into parts of equal size; dirichlet-raw: parts as drawn; iid; sorted: by class,
+    equal blocks; shards:2 and classes:2: two for each agent; quantity: unequal sizes by --alpha."""
 
     alpha: float = 0.1
     """Dirichlet concentration: small gives an agent few classes, 100 nearly equal shares of all."""
 
+    feature_skew: str | None = None
+    """Make agents' images unlike: rotation:180 (degrees), color:0.3 or noise:0.5."""
+
+    augment: Literal["none", "crop", "flip", "crop-flip"] = "none"
+    """Random crops of images padded by 4, random mirror images, or both."""
+
     steps: int = 600
     """Local steps of each agent; one gossip round follows each."""
+
+    epochs: float | None = None
+    """Passes over the training set, in place of --steps."""
 
     batch_size: int = 32
     """Samples of each agent in a step."""
 
     lr: float = 0.1
-    """Learning rate, constant."""
+    """Learning rate."""
+
+    schedule: str = "constant"
+    """constant, cosine, step (decays after 50% and 75% of the run) or step:0.3:0.6:0.9."""
+
+    lr_decay: float = 0.1
+    """Factor of each decay of --schedule step."""
+
+    warmup: float = 0.0
+    """Share of the run during which the learning rate grows linearly to its value."""
 
     rho: float = 0.05
     """Length of the sharpness-aware ascent step (qsaddle, dsaddle)."""
 
+    adaptive: bool = False
+    """Scale the ascent step by each weight's size (ASAM; qsaddle, dsaddle)."""
+
     momentum: float = 0.9
     """Momentum coefficient, of the quasi-global buffer too (qsaddle, qgm, dsgdm)."""
+
+    qg_momentum: float | None = None
+    """Coefficient of the quasi-global buffer (qsaddle, qgm). None: that of --momentum."""
 
     weight_decay: float = 0.0
     """L2 coefficient, added to the gradient."""
 
+    norm_decay: bool = False
+    """Let --weight-decay act on the parameters of normalization layers too."""
+
     nesterov: bool = False
     """Nesterov's form of the momentum (qsaddle, qgm, dsgdm)."""
 
+    consensus_step: float = 1.0
+    """How far each gossip round goes towards the neighbors' average, in (0, 1]."""
+
+    init: Literal["same", "independent"] = "same"
+    """Whether all agents start from one model or each from its own."""
+
     seed: int = 0
     """Seed of the split, of the initial model and of the batches."""
+
+    split_seed: int | None = None
+    """Seed of the split alone. None: --seed."""
 
     device: str = "auto"
     """auto (cuda where there is one, else cpu), cpu, cuda or cuda:1."""
@@ -90,39 +134,53 @@ class TrainConfig:
     checkpoint_every: int | None = None
     """Steps between checkpoints. None: one after each evaluation."""
 
+    tensorboard: bool = False
+    """Write TensorBoard's event files into the run's directory too (needs the package tensorboard)."""
+
     out: Path | None = None
     """The run's own directory, new or empty. None: runs/<a unique name>."""
 
     resume: Path | None = None
-    """Directory of a run to go on with; it takes no other option: config.json has them."""
+    """Directory of a run to go on with; it takes no other option but --minutes: config.json has them."""
+
+    minutes: float | None = None
+    """Stop with a checkpoint after so long, to go on later with --resume."""
 
     def check(self) -> None:
         """Raise ValueError for a value that no run can have."""
-        counts = (
-            "agents",
-            "steps",
-            "batch_size",
-            "chunk",
-            "threads",
-            "eval_every",
-            "checkpoint_every",
-        )
-        for name in counts:
+        for name in COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"--{_option(name)} must be >= 1, got {value}")
-        for name in ("alpha", "lr"):
-            _finite(self, name, getattr(self, name) > 0, "> 0")
-        for name in ("rho", "weight_decay", "seed"):
-            _finite(self, name, getattr(self, name) >= 0, ">= 0")
-        _finite(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
-        if self.nesterov and self.algorithm not in WITH_MOMENTUM:
-            raise ValueError(
-                f"--nesterov needs an algorithm with momentum ({', '.join(WITH_MOMENTUM)}), "
-                f"got {self.algorithm}"
-            )
-        if self.dataset in FROM_A_FOLDER and self.data_dir is None and self.resume is None:
+                raise ValueError(f"--{option(name)} must be >= 1, got {value}")
+        for name in ("alpha", "lr", "epochs", "minutes"):
+            value = getattr(self, name)
+            _finite(self, name, value is None or value > 0, "> 0")
+        for name in ("rho", "weight_decay", "seed", "split_seed"):
+            value = getattr(self, name)
+            _finite(self, name, value is None or value >= 0, ">= 0")
+        for name in ("momentum", "qg_momentum", "warmup"):
+            value = getattr(self, name)
+            _finite(self, name, value is None or 0 <= value < 1, "in [0, 1)")
+        for name in ("lr_decay", "consensus_step"):
+            _finite(self, name, 0 < getattr(self, name) <= 1, "in (0, 1]")
+        schedule.parse(self.schedule, self.steps)
+        self._check_algorithm()
+        source = choices.find(self.dataset, "datasets")
+        is_own = choices.own_choice(self.dataset) is not None
+        if self.data_dir is None and not is_own and "data_dir" in source.names():
             raise ValueError(f"--dataset {self.dataset} needs --data-dir, the folder of its files")
+
+    def _check_algorithm(self) -> None:
+        for name, field in DEFAULTS.items():
+            changed = name in methods.PARTICULAR and getattr(self, name) != field
+            # a rate that the algorithm has no use for does no harm; a switch would be expected to act
+            if changed and isinstance(field, bool) and not methods.takes(self.algorithm, name):
+                able = [a for a in methods.names() if methods.takes(a, name)]
+                raise ValueError(
+                    f"--{option(name)} needs an algorithm that has it ({', '.join(able)}), "
+                    f"got {self.algorithm}"
+                )
+        methods.find(self.algorithm)
 
     @property
     def evaluation_interval(self) -> int:
@@ -135,11 +193,21 @@ class TrainConfig:
         return self.checkpoint_every or self.evaluation_interval
 
 
-def _option(name: str) -> str:
+COUNTS = (
+    *("agents", "steps", "batch_size", "chunk", "threads"),
+    *("eval_every", "checkpoint_every"),
+)
+# they say where a run lies and how long it may take now, not what it is
+NOT_STORED = ("out", "resume", "minutes")
+DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
+
+
+def option(name: str) -> str:
+    """A field's name as the command line spells it."""
     return name.replace("_", "-")
 
 
 def _finite(config: TrainConfig, name: str, holds: bool, rule: str) -> None:
     value = getattr(config, name)
-    if not (holds and math.isfinite(value)):
-        raise ValueError(f"--{_option(name)} must be finite and {rule}, got {value}")
+    if value is not None and not (holds and math.isfinite(value)):
+        raise ValueError(f"--{option(name)} must be finite and {rule}, got {value}")

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from fastsaddle.agents import AgentStack
 from fastsaddle.metrics import consensus_distance
+from fastsaddle.sim.batch_statistics import reestimate
+from fastsaddle.sim.dataset import Dataset
 
 # larger batches of a convolutional network leave the caches: 500 took almost twice as long
 IMAGES_AT_ONCE = 100
@@ -32,13 +34,16 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(stack: AgentStack, images: Tensor, labels: Tensor, one_by_one: bool) -> Evaluation:
-    """Test every agent's model and their average on `images` `[samples, ...]`.
+def evaluate(stack: AgentStack, dataset: Dataset, one_by_one: bool) -> Evaluation:
+    """Test every agent's model and their average on the data set's test part.
 
     `one_by_one` runs the agents' models in a loop instead of under vmap, for networks where that is
-    faster.
+    faster. Running statistics of the average, which no agent has seen, are taken anew from training data.
     """
-    loss, right = _test(stack.consensus(), images, labels)
+    images, labels = dataset.test_inputs, dataset.test_labels
+    consensus = stack.consensus()
+    reestimate(consensus, dataset.train_inputs)
+    loss, right = _test(consensus, images, labels)
     if one_by_one:
         counts = [_test(stack.agent(i), images, labels)[1] for i in range(stack.agents)]
     else:

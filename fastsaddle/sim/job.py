@@ -10,13 +10,16 @@ import torch
 
 import fastsaddle
 from fastsaddle.kernels._op import rooms
-from fastsaddle.sim import checkpoint
-from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.run_dir import NOT_STORED, RunDirectory, check_new, make_unique
+from fastsaddle.sim import checkpoint, choices
+from fastsaddle.sim.config import NOT_STORED, TrainConfig
+from fastsaddle.sim.run_dir import RunDirectory, check_new, make_unique
 from fastsaddle.sim.simulation import Simulation
+from fastsaddle.sim.tensorboard import writer_class
 
 CLASSES = "classes.png"
 CURVES = "curves.png"
+# options that may name a file of the user's
+OWN = ("algorithm", "dataset", "model", "partition")
 
 
 @dataclass
@@ -38,7 +41,13 @@ def start(config: TrainConfig) -> Job:
     config.check()
     if config.out is not None:
         check_new(config.out)
+    if config.tensorboard:
+        writer_class()
     simulation = Simulation(config)
+    config = replace(config, **{name: choices.absolute(getattr(config, name)) for name in OWN})
+    if config.feature_skew is not None:
+        config = replace(config, feature_skew=choices.absolute(config.feature_skew))
+    config = replace(config, steps=simulation.steps)
     config = replace(
         config,
         data_dir=config.data_dir.resolve() if config.data_dir else None,
@@ -56,7 +65,9 @@ def start(config: TrainConfig) -> Job:
     }
     record = {**options, **_surroundings(simulation.device)}
     path = config.out or make_unique(config)
-    return Job(config, simulation, RunDirectory.create(path, record))
+    job = Job(config, simulation, RunDirectory.create(path, record))
+    _describe_partition(job)
+    return job
 
 
 def is_finished(directory: RunDirectory) -> bool:
@@ -81,20 +92,26 @@ def go_on(directory: RunDirectory) -> Job:
             seen = f"{directory.config.get(name)} then, {now[name]} now"
             job.notes.append(f"{name} changed, the last bits may differ: {seen}")
     checkpoint.remove_leftovers(directory.path)
+    _describe_partition(job)
     _restore(job)
     directory.drop_rows_after(job.step)
     return job
+
+
+def _describe_partition(job: Job) -> None:
+    counts = job.simulation.data.partition.counts
+    job.directory.describe_partition(counts, job.simulation.dataset.classes)
 
 
 def _restore(job: Job) -> None:
     found = checkpoint.find(job.directory.path)
     for _, path in found:
         try:
-            tensors, step, bytes_sent = checkpoint.load(path, job.simulation.device)
+            tensors, step, counters = checkpoint.load(path, job.simulation.device)
         except ValueError as error:
             job.notes.append(f"{error}; trying the one before")
             continue
-        job.simulation.restore(tensors, bytes_sent)
+        job.simulation.restore(tensors, counters)
         job.step = step
         return
     if found:

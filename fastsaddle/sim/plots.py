@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from fastsaddle.sim.checkpoint import PARTIAL, replace_synced
-from fastsaddle.sim.partition import PartitionStatistics
+from fastsaddle.sim.partitions._base import PartitionStatistics
 
 # Okabe and Ito's colors, told apart by color-blind readers
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -41,7 +41,7 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     for axes in (accuracy, distance):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_classes(
@@ -66,10 +66,11 @@ def draw_classes(
     axes.set_ylabel("agent")
     axes.set_title(title, fontsize="medium")
     figure.colorbar(image, label="training images")
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG so that after a crash it is there whole or not at all."""
     partial = path.with_name(path.name + PARTIAL)
     try:
         figure.savefig(partial, format="png", dpi=130)

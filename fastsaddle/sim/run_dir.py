@@ -10,11 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fastsaddle.sim.checkpoint import sync, write_synced
-from fastsaddle.sim.config import TrainConfig
+import numpy as np
 
-# they say where a run lies, which may change
-NOT_STORED = ("out", "resume")
+from fastsaddle.sim.checkpoint import sync, write_synced
+from fastsaddle.sim.config import NOT_STORED, TrainConfig
+
+
+class RunInUseError(ValueError):
+    """Another process writes in this run's directory."""
 
 
 class RunDirectory:
@@ -57,6 +60,11 @@ class RunDirectory:
         options.check()
         return options
 
+    def describe_partition(self, counts: np.ndarray, classes: tuple[str, ...]) -> None:
+        """Write partition.json: the samples of each class `[agents, classes]`, and the classes' names."""
+        content = {"classes": classes, "counts": counts.tolist()}
+        write_synced(self.path / "partition.json", json.dumps(content) + "\n")
+
     def append(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl, readable at once."""
         self.rows.append(row)
@@ -82,7 +90,7 @@ class RunDirectory:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"{self.path} is in use by another process") from error
+            raise RunInUseError(f"{self.path} is in use by another process") from error
         except OSError as error:
             # some network file systems have no locks: nobody is kept out there
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
@@ -103,7 +111,8 @@ def check_new(path: Path) -> None:
 def make_unique(config: TrainConfig) -> Path:
     """A new directory under runs/ whose name tells what the run is; no other process gets it."""
     topology = config.topology.replace(":", "-")
-    parts = (config.algorithm, config.dataset, config.model, config.agents, topology)
+    what = (config.algorithm, config.dataset, config.model)
+    parts = (*(Path(text.split(":")[0]).stem for text in what), config.agents, topology)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = "-".join(map(str, (*parts, f"a{config.alpha:g}", f"s{config.seed}", stamp)))
     path, number = Path("runs", name), 1

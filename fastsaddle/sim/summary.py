@@ -5,7 +5,8 @@ import shlex
 from rich.console import Console
 from rich.table import Table
 
-from fastsaddle.sim import checkpoint
+from fastsaddle.sim import checkpoint, choices
+from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.job import CLASSES, CURVES, Job
 from fastsaddle.sim.progress import number, percent
 
@@ -13,15 +14,15 @@ from fastsaddle.sim.progress import number, percent
 def describe(job: Job) -> list[str]:
     """What is about to run, in a few lines."""
     config, simulation = job.config, job.simulation
-    split = simulation.partition
+    split = simulation.data.partition
     backends = sorted(set(job.directory.config["backend"].values()))
     return [
         f"{config.algorithm}: {config.agents} agents, {simulation.topology.name} "
         f"(spectral gap {simulation.topology.spectral_gap:.4f}), {config.model} with "
         f"{simulation.stack.layout.dim:,} parameters",
-        f"{config.dataset}: {len(simulation.dataset.train_labels):,} training images, "
-        f"{config.partition}({config.alpha:g}) gives {split.mean_classes:.1f} classes an agent, "
-        f"{split.mean_top_share:.0%} of its images in the largest",
+        f"{config.dataset}: {len(simulation.dataset.train_labels):,} training samples, "
+        f"{split_name(config)} gives {split.mean_classes:.1f} classes an agent, "
+        f"{split.mean_top_share:.0%} of its samples in the largest",
         f"{config.device}, CPU threads {config.threads}, engine {config.engine}, "
         f"backend {' and '.join(backends)}; writing to {job.directory.path}",
         *([f"going on at step {job.step} of {config.steps}"] if job.step else []),
@@ -31,9 +32,22 @@ def describe(job: Job) -> list[str]:
 def title(job: Job) -> str:
     """The run's name and what it did, for its figures."""
     c = job.config
-    split = f"{c.partition}({c.alpha:g})"
-    what = (c.algorithm, f"{c.agents} agents", c.topology, c.dataset, split, f"seed {c.seed}")
+    what = (
+        c.algorithm,
+        f"{c.agents} agents",
+        c.topology,
+        c.dataset,
+        split_name(c),
+        f"seed {c.seed}",
+    )
     return f"{job.directory.path.resolve().name}\n{', '.join(what)}"
+
+
+def split_name(config: TrainConfig) -> str:
+    """The partition with its concentration, where it has one, and what else makes agents unlike."""
+    takes_alpha = "alpha" in choices.find(config.partition, "partitions").names()
+    split = f"{config.partition}({config.alpha:g})" if takes_alpha else config.partition
+    return split if config.feature_skew is None else f"{split} with {config.feature_skew}"
 
 
 def resume_command(job: Job) -> str:
@@ -44,23 +58,26 @@ def resume_command(job: Job) -> str:
 def summarize(job: Job, steps_per_second: float, console: Console) -> None:
     """A table of the last evaluation, and where everything was written."""
     row = job.directory.rows[-1]
+    best = max(job.directory.rows, key=lambda other: other["consensus_accuracy"])
     sent = row["bytes_sent"] / 1e6
     backends = sorted(set(job.directory.config["backend"].values()))
     table = Table(title=f"after step {row['step']}", show_header=False)
     for name, value in (
         ("consensus accuracy", percent(row["consensus_accuracy"])),
+        (f"best, at step {best['step']}", percent(best["consensus_accuracy"])),
         ("mean accuracy of the agents", percent(row["mean_accuracy"])),
         ("worst accuracy of the agents", percent(row["worst_accuracy"])),
         ("consensus distance", number(row["consensus_distance"])),
         ("sent per agent", f"{sent / job.config.agents:.2f} MB"),
         ("sent in total", f"{sent:.2f} MB"),
         ("speed", f"{steps_per_second:.4g} steps/s"),
+        ("gradient evaluations per agent", f"{row['gradient_evaluations'] // job.config.agents:,}"),
         ("engine", job.config.engine),
         ("backend", " and ".join(backends)),
     ):
         table.add_row(name, value)
     console.print(table)
     checkpoints = [path.name for _, path in checkpoint.find(job.directory.path)]
-    files = ("config.json", "metrics.jsonl", CURVES, CLASSES, *checkpoints)
+    files = ("config.json", "partition.json", "metrics.jsonl", CURVES, CLASSES, *checkpoints)
     for name in files:
         print(job.directory.path / name)

@@ -1,71 +1,100 @@
-"""The main job: train, evaluate, checkpoint, and stop between two steps when asked to."""
+"""The loop of a run: train, evaluate, checkpoint, and stop between two steps when asked to."""
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any, Protocol
 
 import torch
-from rich.console import Console
+from torch import Tensor
 
-from fastsaddle.sim import checkpoint, plots
-from fastsaddle.sim.interrupts import Interrupts
-from fastsaddle.sim.job import CLASSES, CURVES, Job
-from fastsaddle.sim.progress import Progress
-from fastsaddle.sim.summary import describe, resume_command, summarize, title
+from fastsaddle.sim import checkpoint
+from fastsaddle.sim.job import Job
 
 
-def train(job: Job, console: Console) -> int:
-    """Run a job to its end, or to the first SIGINT or SIGTERM; the exit status.
+class Observer(Protocol):
+    """Somebody who is told what happens in a run."""
 
-    0: finished. 130 and 143: stopped by a signal, with a checkpoint of the last whole step.
-    Raises OSError when a file cannot be written; the checkpoint before is then whole.
+    def show_step(self, step: int, loss: Tensor) -> None:
+        """After each step: how many are done, and the mean training loss, still on its device."""
+
+    def show_evaluation(self, row: dict[str, Any]) -> None:
+        """After each evaluation: the new line of metrics.jsonl."""
+
+
+def run(job: Job, observers: Sequence[Observer], is_stopped: Callable[[], bool]) -> None:
+    """Take a job to its last step, or to a checkpoint of the step during which `is_stopped` became true.
+
+    Raises NonFiniteGradientError when training diverged, OSError when a file cannot be written; the checkpoint before
+    is then whole.
     """
     if job.config.threads is not None:
         torch.set_num_threads(job.config.threads)
-    with Interrupts() as interrupts:
-        for line in (*describe(job), *job.notes):
-            print(line, flush=True)
-        if not (job.directory.path / CLASSES).exists():
-            classes = job.simulation.dataset.classes
-            path = job.directory.path / CLASSES
-            plots.draw_classes(path, job.simulation.partition, classes, title(job))
-        with Progress(console, job.config.steps, job.step) as progress:
-            _loop(job, progress, interrupts)
-        if interrupts.received:
-            print(f"stopped at step {job.step}; go on with:\n{resume_command(job)}", flush=True)
-            return 128 + interrupts.received
-        plots.draw_curves(job.directory.path / CURVES, job.directory.rows, title(job))
-        summarize(job, progress.steps_per_second, console)
-    return 0
-
-
-def _loop(job: Job, progress: Progress, interrupts: Interrupts) -> None:
     config, directory, simulation = job.config, job.directory, job.simulation
     saved = job.step
-    seconds_before = directory.rows[-1]["seconds"] if directory.rows else 0.0
-    begin = time.perf_counter()
+    clock = _Clock(directory.rows, simulation.device)
     while True:
         is_last = job.step >= config.steps
         is_evaluated = bool(directory.rows) and directory.rows[-1]["step"] == job.step
         if not is_evaluated and (is_last or job.step % config.evaluation_interval == 0):
-            values = {
-                "step": job.step,
-                **asdict(simulation.evaluate()),
-                "bytes_sent": simulation.optimizer.bytes_sent,
-                "seconds": round(seconds_before + time.perf_counter() - begin, 3),
-            }
-            # JSON knows no infinity, which a diverging loss reaches
-            directory.append({k: v if math.isfinite(v) else None for k, v in values.items()})
-            progress.show_evaluation(directory.rows[-1])
-        is_due = is_last or job.step % config.checkpoint_interval == 0 or interrupts.received
-        if is_due and job.step != saved:
+            directory.append(_row(job, clock))
+            for observer in observers:
+                observer.show_evaluation(directory.rows[-1])
+        stopped = is_stopped()
+        if (is_last or stopped or job.step % config.checkpoint_interval == 0) and job.step != saved:
             simulation.optimizer.raise_if_skipped()
             directory.sync()
-            bytes_sent = simulation.optimizer.bytes_sent
-            checkpoint.save(directory.path, simulation.tensors(), job.step, bytes_sent)
+            tensors, counters = simulation.tensors(), simulation.counters()
+            checkpoint.save(directory.path, tensors, job.step, counters)
             saved = job.step
-        if is_last or interrupts.received:
+        if is_last or stopped:
             return
+        begin = time.perf_counter()
         loss = simulation.step(job.step)
         job.step += 1
-        progress.show_step(job.step, loss)
+        clock.stepped += time.perf_counter() - begin
+        for observer in observers:
+            observer.show_step(job.step, loss)
+
+
+class _Clock:
+    """Seconds of a run, over all its pieces: `stepped` of steps alone, and of everything."""
+
+    def __init__(self, rows: list[dict[str, Any]], device: torch.device) -> None:
+        self.stepped = rows[-1]["step_seconds"] if rows else 0.0
+        self._before = rows[-1]["seconds"] if rows else 0.0
+        self._begin = time.perf_counter()
+        self._device = device
+
+    def wait(self) -> None:
+        """Let a GPU finish its steps, which then count as such."""
+        if self._device.type == "cuda":
+            begin = time.perf_counter()
+            torch.cuda.synchronize(self._device)
+            self.stepped += time.perf_counter() - begin
+
+    @property
+    def total(self) -> float:
+        return self._before + time.perf_counter() - self._begin
+
+
+def _row(job: Job, clock: _Clock) -> dict[str, Any]:
+    """A line of metrics.jsonl; None stands for what is not finite, which JSON does not know."""
+    simulation, rows = job.simulation, job.directory.rows
+    clock.wait()
+    evaluation = simulation.evaluate()
+    steps = job.step - (rows[-1]["step"] if rows else 0)
+    values = {
+        "step": job.step,
+        **asdict(evaluation),
+        "train_loss": simulation.loss_sum.item() / steps if steps else math.nan,
+        "lr": simulation.rate(min(job.step, simulation.steps - 1)),
+        "bytes_sent": simulation.optimizer.bytes_sent,
+        "compression_error": 0.0,
+        "gradient_evaluations": simulation.evaluations,
+        "step_seconds": round(clock.stepped, 3),
+        "seconds": round(clock.total, 3),
+    }
+    simulation.loss_sum.zero_()
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}

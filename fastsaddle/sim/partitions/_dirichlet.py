@@ -1,39 +1,31 @@
-"""Split a labelled data set over agents so that each sees its own mixture of classes.
+"""The Dirichlet draw behind `dirichlet` and `dirichlet_raw`.
 
 The procedure is the one of the public code of Lin, Karimireddy, Stich, Jaggi 2021 (Quasi-Global
 Momentum, arXiv:2102.04761), which later papers on decentralized heterogeneous learning reuse, with
-two additions: a draw that leaves nothing to normalize is redrawn, and redraws are capped.
+three additions: a draw that leaves nothing to normalize is redrawn, redraws are capped, and an agent
+alone in its group takes all of it without a draw.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
+
+from fastsaddle.sim.partitions._base import check_agents, check_alpha
 
 GROUP = 10
 ATTEMPTS = 20_000
 
 
-def dirichlet(
-    labels: np.ndarray, agents: int, alpha: float, seed: int, recut: bool = True
-) -> list[np.ndarray]:
-    """Indices of every agent's samples: disjoint, together all of them.
+def drawn_lists(labels: np.ndarray, agents: int, seed: int, alpha: float) -> list[np.ndarray]:
+    """Indices of every agent's samples, of unequal number: disjoint, together all of them.
 
     Samples are shuffled and dealt to groups of at most 10 agents. Inside a group each class is
     divided by proportions from Dirichlet(alpha), where agents that already hold their share get
-    nothing, until the poorest agent has half a share. `recut=True` then cuts the concatenated lists
-    into `agents` blocks whose sizes differ by at most one, so a block may hold a few samples drawn
-    for its neighbors in the list; `recut=False` keeps the lists as drawn, of unequal size.
-
-    `labels` is `[samples]`, integer. Raises ValueError for alpha <= 0, for fewer samples than
-    agents, and when no acceptable draw turns up.
+    nothing, until the poorest agent has half a share.
     """
-    if not (alpha > 0 and math.isfinite(alpha)):
-        raise ValueError(f"alpha must be finite and > 0, got {alpha}")
-    if not 1 <= agents <= len(labels):
-        raise ValueError(
-            f"agents must be between 1 and the {len(labels)} training samples, got {agents}"
-        )
+    check_alpha(alpha)
+    check_agents(labels, agents)
+    # the legacy generator, whose bits numpy never changes, as in the code that this follows
     random = np.random.RandomState(seed)
     order = random.permutation(len(labels))
     parts: list[np.ndarray] = []
@@ -44,13 +36,16 @@ def dirichlet(
         last = len(order) if is_last else first + int(GROUP / agents * len(order))
         parts += _divide(order[first:last], labels, members, alpha, random)
         first = last
-    return list(np.array_split(np.concatenate(parts), agents)) if recut else parts
+    return parts
 
 
 def _divide(
     chunk: np.ndarray, labels: np.ndarray, members: int, alpha: float, random: np.random.RandomState
 ) -> list[np.ndarray]:
     by_class = [chunk[labels[chunk] == c] for c in np.unique(labels)]
+    if members == 1:
+        # no draw can be accepted for a last class that has no samples here
+        return [np.concatenate(by_class)]
     sizes = [len(indices) for indices in by_class]
     for _ in range(ATTEMPTS):
         cuts = _draw(sizes, len(chunk), members, alpha, random)
@@ -85,24 +80,3 @@ def _draw(
         held += np.diff(cut, prepend=0)
         cuts.append(cut)
     return cuts if held.min() >= int(0.5 * share) else None
-
-
-@dataclass(frozen=True)
-class PartitionStatistics:
-    """How unlike the agents' data are: `counts` is `[agents, classes]`, int64."""
-
-    counts: np.ndarray
-    mean_classes: float
-    mean_top_share: float
-
-
-def statistics(parts: list[np.ndarray], labels: np.ndarray, classes: int) -> PartitionStatistics:
-    """Samples of each class at each agent, the mean number of classes an agent has, and the mean
-    share of its most frequent one."""
-    counts = np.stack([np.bincount(labels[part], minlength=classes) for part in parts])
-    sizes = counts.sum(axis=1)
-    return PartitionStatistics(
-        counts=counts,
-        mean_classes=float((counts > 0).sum(axis=1).mean()),
-        mean_top_share=float((counts.max(axis=1) / np.maximum(sizes, 1)).mean()),
-    )

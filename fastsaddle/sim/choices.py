@@ -1,0 +1,151 @@
+"""What an option names: a built-in piece, which is a file of a folder, or the user's own by import path.
+
+`mlp`, `mlp:32`, `my_net.py:Net`, `my_net.py:Net:32` and `package.module:Net` are such values. A built-in one is the
+function of the same name in its own file; the folder is the list, and only the chosen file is imported.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+OWN = re.compile(r"(?P<source>[^:]+\.py|\w+(?:\.\w+)+):(?P<name>\w+)(?::(?P<rest>.*))?")
+KINDS = {"int": int, "float": float, "str": str, int: int, float: float, str: str}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A callable and the arguments after its colons.
+
+    Called with offered values by name, it takes those that its signature names; the parameters left over take the
+    arguments in order, converted to int, float or str as annotated.
+    """
+
+    text: str
+    function: Callable[..., Any]
+    arguments: tuple[str, ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        """The parameters of the callable."""
+        return tuple(inspect.signature(self.function).parameters)
+
+    def __call__(self, **offered: Any) -> Any:
+        """Raises ValueError for an argument too many, one of the wrong type, or a parameter nobody fills."""
+        parameters = inspect.signature(self.function).parameters
+        values = {name: offered[name] for name in parameters if name in offered}
+        left = [
+            p
+            for p in parameters.values()
+            if p.name not in offered and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+        if len(self.arguments) > len(left):
+            takes = ", ".join(p.name for p in left) or "none"
+            raise ValueError(
+                f"{self.text} has too many arguments after the colon, it takes {takes}"
+            )
+        for parameter, text in zip(left, self.arguments, strict=False):
+            values[parameter.name] = _convert(self.text, parameter, text)
+        for parameter in left[len(self.arguments) :]:
+            if parameter.default is parameter.empty:
+                raise ValueError(
+                    f"{self.text} needs a value for {parameter.name}: write {self.text}:VALUE, "
+                    f"or give it a default; offered by name: {', '.join(sorted(offered))}"
+                )
+        return self.function(**values)
+
+
+def find(text: str, folder: str) -> Choice:
+    """The choice that `text` names, built-in ones from `fastsaddle/sim/<folder>/`.
+
+    Raises ValueError where there is none such, FileNotFoundError for a file that is not there.
+    """
+    own = own_choice(text)
+    if own is not None:
+        return own
+    name, *arguments = text.split(":")
+    if name not in names(folder):
+        raise ValueError(unknown(folder.removesuffix("s").replace("_", " "), text, names(folder)))
+    module = name.replace("-", "_")
+    found = importlib.import_module(f"fastsaddle.sim.{folder}.{module}")
+    return Choice(text, getattr(found, module), tuple(arguments))
+
+
+def names(folder: str) -> tuple[str, ...]:
+    """The built-in choices of a folder, as options spell them."""
+    path = str(Path(__file__).parent / folder)
+    files = sorted(m.name for m in pkgutil.iter_modules([path]))
+    return tuple(name.replace("_", "-") for name in files if not name.startswith("_"))
+
+
+def unknown(what: str, text: str, known: tuple[str, ...]) -> str:
+    """The error for a name that nothing has."""
+    return (
+        f"{what} must be one of {', '.join(known)}, or your own as file.py:Name "
+        f"or package.module:Name, got {text!r}"
+    )
+
+
+def own_choice(text: str) -> Choice | None:
+    """What an import path names; None where `text` is no import path.
+
+    Raises ValueError where the file or module has no such name, FileNotFoundError where it does not exist. Errors
+    of the user's code are not caught.
+    """
+    match = OWN.fullmatch(text)
+    if match is None:
+        return None
+    source, name = match["source"], match["name"]
+    module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source)
+    function = getattr(module, name, None)
+    if not callable(function):
+        offered = ", ".join(n for n, v in vars(module).items() if callable(v) and n[0] != "_")
+        raise ValueError(f"{source} has no callable {name!r}; it has {offered or 'none'}")
+    rest = match["rest"]
+    return Choice(text, function, tuple(rest.split(":")) if rest else ())
+
+
+def absolute(text: str) -> str:
+    """The same choice with the whole path of the user's file, readable from any directory."""
+    match = OWN.fullmatch(text)
+    if match is None or not match["source"].endswith(".py"):
+        return text
+    return str(Path(match["source"]).resolve()) + text[len(match["source"]) :]
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there, looked for it from {Path.cwd()}")
+    name = f"fastsaddle_own_{path.stem}"
+    specification = importlib.util.spec_from_file_location(name, path)
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    # classes find their module by its name, as dataclasses need to
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def _load_module(name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # a command's path starts with the folder of its script, not with the user's
+        sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"there is no module {name} (looked in {here} too): {error}") from error
+
+
+def _convert(text: str, parameter: inspect.Parameter, value: str) -> int | float | str:
+    kind = KINDS.get(parameter.annotation, str)
+    try:
+        return kind(value)
+    except ValueError as error:
+        rule = f"{text}: {parameter.name} must be {kind.__name__}, got {value!r}"
+        raise ValueError(rule) from error

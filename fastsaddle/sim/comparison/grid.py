@@ -1,0 +1,176 @@
+"""A comparison as a grid of runs: every option of `train` may have several values."""
+
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from fastsaddle.sim import choices, methods
+from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
+
+# how a run is carried out, not what it computes: a finished run stays finished when they change
+CARRIED_OUT = (
+    *("data_dir", "download", "device", "engine", "chunk", "threads"),
+    *("checkpoint_every", "tensorboard"),
+)
+SEEDS = ("seed", "split_seed")
+Values = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid. `name` depends on what is computed only, so that a larger grid finds it again."""
+
+    config: TrainConfig
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The options that differ from the defaults and change what is computed."""
+        values = asdict(self.config)
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in values.items()
+            if name not in (*CARRIED_OUT, *NOT_STORED) and value != DEFAULTS[name]
+        }
+
+    @property
+    def name(self) -> str:
+        """Name of the run's directory: the algorithm, and a digest of the identity."""
+        content = json.dumps(self.identity, sort_keys=True)
+        stem = Path(self.config.algorithm.split(":")[0]).stem
+        return f"{stem}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
+
+
+@dataclass(frozen=True)
+class Override:
+    """Options for the part of a grid where all of `when` holds; `tune` are candidates there."""
+
+    when: Values
+    options: Values
+    tune: Values
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations of `options`, with `overrides` where they apply.
+
+    `tune` are candidates to choose from on validation data before the real runs, `tuning` what else is different in
+    the runs that choose.
+    """
+
+    options: Values
+    overrides: list[Override] = field(default_factory=list)
+    tune: Values = field(default_factory=dict)
+    tuning: Values = field(default_factory=dict)
+
+    def cells(self, chosen: Iterable[tuple[Values, Values]] = ()) -> list[Cell]:
+        """The runs of the comparison; `chosen` are further overrides, from tuning."""
+        further = [Override(when, options, {}) for when, options in chosen]
+        return _expand(self.options, [*self.overrides, *further])
+
+    def tuning_cells(self) -> list[Cell]:
+        """The runs that choose among the candidates, on validation data; none where nothing is tuned."""
+        overrides = [replace(o, options={**o.options, **o.tune}) for o in self.overrides]
+        if not self.tune and not any(o.tune for o in self.overrides):
+            return []
+        options = {**self.options, "evaluate_on": ["validation"], **self.tune, **self.tuning}
+        return _expand(options, overrides)
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """Names of the options that tuning chooses."""
+        return tuple(sorted({*self.tune, *(n for o in self.overrides for n in o.tune)}))
+
+    def check(self) -> None:
+        """Raise ValueError for the first run that cannot be."""
+        for cell in (*self.cells(), *self.tuning_cells()):
+            cell.config.check()
+
+
+def varied(cells: list[Cell]) -> list[str]:
+    """The options that are not the same in all cells, in the order of TrainConfig."""
+    values = [asdict(cell.config) for cell in cells]
+    names = [n for n in DEFAULTS if n not in (*CARRIED_OUT, *NOT_STORED)]
+    return [n for n in names if any(v[n] != values[0][n] for v in values)]
+
+
+def read_value(name: str, value: Any) -> Any:
+    """An option's value as TrainConfig holds it, from the command line or from a file.
+
+    Raises ValueError, naming the option, for an unknown one and for a value of the wrong type.
+    """
+    if name not in DEFAULTS or name in NOT_STORED:
+        raise ValueError(f"--{option(name)} is not an option of train that a grid can have")
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        if not isinstance(DEFAULTS[name], bool):
+            raise ValueError(f"--{option(name)} takes a value, got {value}")
+        return value
+    return _parse(name, str(value))
+
+
+@cache
+def _parse(name: str, text: str) -> Any:
+    flags = {"true": f"--{option(name)}", "false": f"--no-{option(name)}"}
+    is_flag = isinstance(DEFAULTS[name], bool)
+    if is_flag and text.lower() not in flags:
+        raise ValueError(f"--{option(name)} must be true or false, got {text!r}")
+    arguments = [flags[text.lower()]] if is_flag else [f"--{option(name)}", text]
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said), redirect_stdout(said):
+            return getattr(tyro.cli(TrainConfig, args=arguments), name)
+    except SystemExit as error:
+        kind = TrainConfig.__annotations__[name]
+        shown = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+        raise ValueError(f"--{option(name)} must be {shown}, got {text!r}") from error
+
+
+def _expand(options: Values, overrides: list[Override]) -> list[Cell]:
+    combinations = list(_product(options))
+    # one after the other: a later override may ask for what an earlier one has set
+    for override in overrides:
+        combinations = [new for old in combinations for new in _overridden(old, override)]
+    cells = [Cell(_without_effect_reset(replace(TrainConfig(), **c))) for c in combinations]
+    return list({cell.name: cell for cell in cells}.values())
+
+
+def _overridden(combination: dict[str, Any], override: Override) -> Iterable[dict[str, Any]]:
+    if all(combination.get(n, DEFAULTS[n]) in wanted for n, wanted in override.when.items()):
+        single = {name: [value] for name, value in combination.items()}
+        return _product({**single, **override.options})
+    return [combination]
+
+
+def _product(options: Values) -> Iterable[dict[str, Any]]:
+    for values in itertools.product(*options.values()):
+        yield dict(zip(options, values, strict=True))
+
+
+def _without_effect_reset(config: TrainConfig) -> TrainConfig:
+    """Options that this run has no use for back to their defaults, so that no run is done twice."""
+    idle = [name for name in methods.PARTICULAR if not methods.takes(config.algorithm, name)]
+    if "alpha" not in choices.find(config.partition, "partitions").names():
+        idle.append("alpha")
+    return replace(config, **{name: DEFAULTS[name] for name in idle})
+
+
+def as_lists(values: Mapping[str, Any]) -> Values:
+    """Options of a file or command line with every value read and in a list."""
+    read = {}
+    for name, value in values.items():
+        name = name.replace("-", "_")
+        several = value if isinstance(value, list) else [value]
+        if not several:
+            raise ValueError(f"--{option(name)} has no value")
+        read[name] = [read_value(name, one) for one in several]
+    return read

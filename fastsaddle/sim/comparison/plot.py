@@ -1,0 +1,131 @@
+"""The one picture of a comparison: accuracy over a swept option, or learning curves with bands."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from fastsaddle.sim.comparison.results import Group
+from fastsaddle.sim.plots import save
+
+# Okabe and Ito's colors, told apart by color-blind readers
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", ":", "-.")
+MARKERS = "osD^v<>"
+POINTS_OF_A_SWEEP = 3
+# measures that a sweep draws below the accuracy where runs have them
+BELOW = (
+    ("sam_sharpness", "SAM sharpness"),
+    ("top_eigenvalue", "top Hessian eigenvalue"),
+    ("step_milliseconds", "ms a step"),
+)
+
+
+def draw(path: Path, groups: list[Group], tuned: tuple[str, ...], title: str) -> None:
+    """Draw a swept option where there is one (three values or more, not tuned), else curves over steps."""
+    swept = swept_option(groups, tuned)
+    save(_curves(groups, title) if swept is None else _sweep(groups, swept, tuned, title), path)
+
+
+def swept_option(groups: list[Group], tuned: tuple[str, ...]) -> str | None:
+    """The numeric option with the most values in the comparison; None where none has three."""
+    names = [name for name in (groups[0].options if groups else ()) if name not in tuned]
+    counts = {name: len(_numbers(groups, name)) for name in names}
+    best = max(counts, key=lambda name: counts[name], default=None)
+    return best if best is not None and counts[best] >= POINTS_OF_A_SWEEP else None
+
+
+def _numbers(groups: list[Group], name: str) -> list[float]:
+    values = {g.options[name] for g in groups}
+    numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    return sorted(values) if numeric else []
+
+
+def _sweep(groups: list[Group], swept: str, tuned: tuple[str, ...], title: str) -> Figure:
+    below = [m for m in BELOW if any(g.values(m[0]) for g in groups)]
+    below = below if any(name != "step_milliseconds" for name, _ in below) else []
+    rows = 1 + len(below)
+    figure = Figure(figsize=(7, 2.4 + 2.1 * rows), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    panels = np.atleast_1d(
+        figure.subplots(rows, 1, sharex=True, height_ratios=[2] + [1] * (rows - 1))
+    )
+    values = _numbers(groups, swept)
+    for number, (label, mine) in enumerate(_series(groups, (swept, *tuned)).items()):
+        style = _style(number)
+        for axes, (name, _) in zip(panels, (("accuracy", ""), *below), strict=True):
+            points = [(g.options[swept], g.mean(name), g.deviation(name) or 0.0) for g in mine]
+            whole = sorted(p for p in points if p[1] is not None)
+            if whole:
+                x, y, e = np.array(whole, dtype=float).T
+                axes.errorbar(x, y, e, label=label, capsize=3, marker=MARKERS[number % 7], **style)
+    for axes, (_, text) in zip(panels[1:], below, strict=True):
+        axes.set_ylabel(text)
+        axes.set_ylim(bottom=0)
+    for axes in panels:
+        _scale(axes, values)
+    _accuracy(panels[0])
+    panels[-1].set_xlabel(swept.replace("_", " "))
+    if len(_series(groups, (swept, *tuned))) > 1:
+        panels[0].legend(fontsize="small")
+    return figure
+
+
+def _series(groups: list[Group], left_out: tuple[str, ...]) -> dict[str, list[Group]]:
+    """The groups that one line joins, by what tells the lines apart."""
+    series: dict[str, list[Group]] = {}
+    for g in groups:
+        rest = Group({n: v for n, v in g.options.items() if n not in left_out}, g.outcomes)
+        series.setdefault(rest.label, []).append(g)
+    return series
+
+
+def _scale(axes: Axes, values: list[float]) -> None:
+    if values[0] > 0 and values[-1] / values[0] >= 20:
+        axes.set_xscale("log")
+    elif values[-1] > 0 and values[0] == 0 and values[-1] / values[1] >= 20:
+        axes.set_xscale("symlog", linthresh=values[1])
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _curves(groups: list[Group], title: str) -> Figure:
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    axes = figure.subplots()
+    for number, g in enumerate(groups):
+        steps, mean, deviation = curve(g)
+        style = _style(number)
+        axes.plot(steps, mean, label=g.label, **style)
+        low, high = mean - deviation, mean + deviation
+        axes.fill_between(steps, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    _accuracy(axes)
+    axes.set_xlabel("step (one gossip round each)")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def curve(group: Group) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps that all runs of a group evaluated, with the mean and the deviation of their accuracy."""
+    runs = [{row["step"]: row["consensus_accuracy"] for row in o.rows} for o in group.outcomes]
+    steps = sorted(set.intersection(*(set(run) for run in runs)))
+    values = np.array([[run[step] for step in steps] for run in runs], dtype=float)
+    spread = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(steps))
+    return np.array(steps), values.mean(axis=0), spread
+
+
+def _accuracy(axes: Axes) -> None:
+    axes.set_ylabel("consensus accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+
+
+def _style(number: int) -> dict[str, Any]:
+    color, style = COLORS[number % len(COLORS)], STYLES[number // len(COLORS) % len(STYLES)]
+    return {"color": color, "linestyle": style, "linewidth": 1.8}

@@ -1,0 +1,98 @@
+"""How far a comparison is: steps of all its runs on a terminal, a line for each finished run elsewhere."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rich import progress as rich_progress
+from rich.console import Console
+
+from fastsaddle.sim.comparison.grid import Cell, varied
+from fastsaddle.sim.comparison.pool import DIVERGED
+from fastsaddle.sim.comparison.results import name_value
+from fastsaddle.sim.methods import PARTICULAR, takes
+from fastsaddle.sim.progress import percent
+
+SECONDS_BETWEEN_UPDATES = 1.0
+# a line of metrics.jsonl is shorter
+TAIL = 2048
+
+
+class ComparisonProgress:
+    """Follows the runs of a grid by the last line of each metrics.jsonl."""
+
+    def __init__(
+        self, console: Console, what: str, cells: list[Cell], paths: dict[str, Path]
+    ) -> None:
+        self._paths = list(paths.values())
+        self._names = {paths[c.name]: _describe(c, varied(cells)) for c in cells}
+        self._done: set[Path] = set()
+        self._updated = 0.0
+        self._bar = rich_progress.Progress(
+            rich_progress.TextColumn(what),
+            rich_progress.BarColumn(),
+            rich_progress.TextColumn("{task.fields[runs]} runs"),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=len(cells), runs=f"0/{len(cells)}")
+
+    def __enter__(self) -> "ComparisonProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def show_finished(self, path: Path, done: int) -> None:
+        """Say how a run ended; `done` of all are now."""
+        diverged = path / DIVERGED
+        if diverged.exists():
+            end = f"diverged at step {json.loads(diverged.read_text())['step']}"
+        else:
+            end = f"accuracy {percent(_last_row(path)['consensus_accuracy'])}"
+        line = f"{done}/{len(self._paths)} {self._names[path]}: {end}"
+        self._bar.console.print(line, highlight=False)
+        self._bar.update(self._task, runs=f"{done}/{len(self._paths)}")
+
+    def update(self) -> None:
+        """Redraw the bar, at most once a second; a run under way counts by its share."""
+        now = time.monotonic()
+        if self._bar.disable or now - self._updated < SECONDS_BETWEEN_UPDATES:
+            return
+        self._updated = now
+        self._bar.update(self._task, completed=sum(map(self._share, self._paths)))
+
+    def _share(self, path: Path) -> float:
+        if path not in self._done:
+            row = _last_row(path)
+            if row and not (path / DIVERGED).exists():
+                steps = json.loads((path / "config.json").read_text())["steps"]
+                if row["step"] < steps:
+                    return row["step"] / steps
+            elif not row:
+                return 0.0
+            self._done.add(path)
+        return 1.0
+
+
+def _describe(cell: Cell, names: list[str]) -> str:
+    c = cell.config
+    names = [n for n in names if n not in PARTICULAR or takes(c.algorithm, n)]
+    return ", ".join(name_value(n, getattr(c, n)) for n in names) or cell.name
+
+
+def _last_row(path: Path) -> dict[str, Any]:
+    """The last whole line of a run's metrics; empty where there is none yet."""
+    try:
+        with (path / "metrics.jsonl").open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - TAIL))
+            whole = stream.read().rpartition(b"\n")[0]
+        return json.loads(whole.rpartition(b"\n")[2]) if whole else {}
+    except FileNotFoundError:
+        return {}

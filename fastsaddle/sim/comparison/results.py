@@ -1,0 +1,123 @@
+"""What the runs of a comparison came to: means and deviations over seeds."""
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
+from fastsaddle.sim.comparison.grid import SEEDS, Cell
+from fastsaddle.sim.comparison.pool import DIVERGED
+from fastsaddle.sim.methods import PARTICULAR, takes
+
+# what a table shows of a run: name, title, factor, digits after the point
+MEASURES = (
+    ("accuracy", "consensus accuracy %", 100, 2),
+    ("best", "best %", 100, 2),
+    ("mean_accuracy", "agents' mean %", 100, 2),
+    ("worst_accuracy", "worst agent %", 100, 2),
+    ("bytes", "MB sent an agent", 1e-6, 1),
+    ("gradient_evaluations", "gradients an agent", 1, 0),
+    ("step_milliseconds", "ms a step", 1, 2),
+    ("seconds", "seconds", 1, 1),
+    ("sam_sharpness", "SAM sharpness", 1, 4),
+    ("top_eigenvalue", "top eigenvalue", 1, 2),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its measures by name, or None where it diverged; and its lines of metrics.jsonl."""
+
+    cell: Cell
+    rows: list[dict[str, Any]]
+    measures: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seeds only. `options` are the varied ones besides."""
+
+    options: dict[str, Any]
+    outcomes: list[Outcome]
+
+    @property
+    def diverged(self) -> int:
+        """How many of the runs came to a gradient that was not finite."""
+        return sum(outcome.measures is None for outcome in self.outcomes)
+
+    def values(self, measure: str) -> list[float]:
+        """A measure of all runs that did not diverge and have it."""
+        found = (o.measures.get(measure) for o in self.outcomes if o.measures is not None)
+        return [value for value in found if value is not None]
+
+    def mean(self, measure: str) -> float | None:
+        """None where no run has the measure."""
+        values = self.values(measure)
+        return statistics.fmean(values) if values else None
+
+    def deviation(self, measure: str) -> float | None:
+        """Sample standard deviation over the seeds; None for fewer than two runs."""
+        values = self.values(measure)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    @property
+    def label(self) -> str:
+        """The varied options in a few words."""
+        return ", ".join(name_value(n, v) for n, v in self.own.items()) or "run"
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The varied options without those that this algorithm does not take."""
+        algorithm = self.outcomes[0].cell.config.algorithm
+        return {n: v for n, v in self.options.items() if n not in PARTICULAR or takes(algorithm, n)}
+
+
+def name_value(name: str, value: Any) -> str:
+    """An option in a legend: algorithms and networks speak for themselves."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if isinstance(value, str) else f"{name.replace('_', ' ')} {text}"
+
+
+def read(cell: Cell, directory: Path) -> Outcome | None:
+    """A run's outcome from its directory; None where it has none yet."""
+    path = directory / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if (directory / DIVERGED).exists():
+        return Outcome(cell, rows, None)
+    config = directory / "config.json"
+    if not config.exists() or not rows:
+        return None
+    steps = json.loads(config.read_text())["steps"]
+    return (
+        Outcome(cell, rows, _measures(cell, rows, directory)) if rows[-1]["step"] == steps else None
+    )
+
+
+def _measures(cell: Cell, rows: list[dict[str, Any]], directory: Path) -> dict[str, float]:
+    last, agents = rows[-1], cell.config.agents
+    sharpness = directory / SHARPNESS
+    found = json.loads(sharpness.read_text()) if sharpness.exists() else {}
+    return {
+        "accuracy": last["consensus_accuracy"],
+        "best": max(row["consensus_accuracy"] for row in rows),
+        "mean_accuracy": last["mean_accuracy"],
+        "worst_accuracy": last["worst_accuracy"],
+        "bytes": last["bytes_sent"] / agents,
+        "gradient_evaluations": last["gradient_evaluations"] / agents,
+        "step_milliseconds": 1e3 * last["step_seconds"] / max(1, last["step"]),
+        "seconds": last["seconds"],
+        **{name: found[name] for name in ("sam_sharpness", "top_eigenvalue") if name in found},
+    }
+
+
+def group(outcomes: list[Outcome], names: list[str]) -> list[Group]:
+    """Runs with equal options but seeds together, in the order in which they come."""
+    groups: dict[str, Group] = {}
+    for outcome in outcomes:
+        config = outcome.cell.config
+        options = {name: getattr(config, name) for name in names if name not in SEEDS}
+        key = json.dumps(options, default=str)
+        groups.setdefault(key, Group(options, [])).outcomes.append(outcome)
+    return list(groups.values())

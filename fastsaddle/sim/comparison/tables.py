@@ -1,0 +1,100 @@
+"""The table of a comparison: for the terminal, and as Markdown, CSV and LaTeX."""
+
+import csv
+import io
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+from tabulate import tabulate
+
+from fastsaddle.sim.checkpoint import write_synced
+from fastsaddle.sim.comparison.results import MEASURES, Group
+
+# measure -> a title of two lines
+ON_A_TERMINAL = {
+    "accuracy": "consensus\naccuracy %",
+    "mean_accuracy": "agents'\nmean %",
+    "worst_accuracy": "worst\nagent %",
+    "bytes": "MB sent\nan agent",
+    "step_milliseconds": "ms a\nstep",
+    "sam_sharpness": "SAM\nsharpness",
+}
+FORMATS = {"table.md": "github", "table.tex": "latex_booktabs"}
+
+
+def header(groups: list[Group]) -> tuple[list[str], list[tuple[str, str, float, int]]]:
+    """The varied options and the measures that at least one group has."""
+    names = list(groups[0].options) if groups else []
+    return names, [m for m in MEASURES if any(g.values(m[0]) for g in groups)]
+
+
+def lines(groups: list[Group]) -> list[list[str]]:
+    """Titles, then a line a group: its options, its number of runs, mean ± deviation of every measure."""
+    names, measures = header(groups)
+    titles = [*(name.replace("_", " ") for name in names), "runs", *(m[1] for m in measures)]
+    return [titles, *([*_options(g, names), _runs(g), *_cells(g, measures)] for g in groups)]
+
+
+def show(groups: list[Group], title: str) -> Table:
+    """The table for a terminal: what fits into 80 columns; the files have all measures and deviations."""
+    names, measures = header(groups)
+    shown = [m for m in measures if m[0] in ON_A_TERMINAL]
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(name.replace("_", " "), no_wrap=True)
+    for name, *_ in shown:
+        table.add_column(ON_A_TERMINAL[name], justify="right", no_wrap=True)
+    for g in groups:
+        cells = (text.split(" ±")[0] for text in _cells(g, shown[1:]))
+        table.add_row(*_options(g, names), *_cells(g, shown[:1]), *cells)
+    return table
+
+
+def write(directory: Path, groups: list[Group], notes: list[str]) -> None:
+    """Write table.md, table.tex and table.csv; the last has plain numbers, means and deviations apart."""
+    titles, *rest = lines(groups)
+    for name, kind in FORMATS.items():
+        text = tabulate(rest, titles, tablefmt=kind, disable_numparse=True) + "\n"
+        if name == "table.md" and notes:
+            text += "\n" + "".join(f"{note}\n" for note in notes)
+        write_synced(directory / name, text)
+    write_synced(directory / "table.csv", _csv(groups))
+
+
+def _csv(groups: list[Group]) -> str:
+    names, measures = header(groups)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    pairs = [title for name, *_ in measures for title in (name, f"{name}_deviation")]
+    writer.writerow([*names, "runs", "diverged", *pairs])
+    for g in groups:
+        values = [v for name, *_ in measures for v in (g.mean(name), g.deviation(name))]
+        options = [g.own.get(name, "") for name in names]
+        writer.writerow([*options, len(g.outcomes), g.diverged, *values])
+    return stream.getvalue()
+
+
+def _options(group: Group, names: list[str]) -> list[str]:
+    values = (group.own.get(name, "") for name in names)
+    return [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+
+
+def _runs(group: Group) -> str:
+    runs = len(group.outcomes)
+    return f"{runs}, {group.diverged} diverged" if group.diverged else str(runs)
+
+
+def _cells(group: Group, measures: list[tuple[str, str, float, int]]) -> list[str]:
+    texts = []
+    for name, _, factor, digits in measures:
+        mean, deviation = group.mean(name), group.deviation(name)
+        if mean is None:
+            texts.append("diverged" if group.diverged == len(group.outcomes) else "-")
+            continue
+        text = f"{mean * factor:,.{digits}f}"
+        # what is counted is the same for every seed
+        if deviation is not None and not (deviation == 0 and digits < 2):
+            text += f" ± {deviation * factor:.{digits}f}"
+        texts.append(text)
+    return texts
