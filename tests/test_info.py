@@ -62,7 +62,7 @@ def test_without_the_extras() -> None:
     done = python(code)
     assert done.stdout.endswith("0 2\n"), done
     assert "scikit-learn, tabulate, tyro, pyyaml: pip install 'fastsaddle[sim]'" in done.stdout
-    assert "train needs matplotlib" in done.stderr
+    assert "train needs jinja2" in done.stderr
     assert "pip install 'fastsaddle[sim]'" in done.stderr
 
 

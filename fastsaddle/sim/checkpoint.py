@@ -89,6 +89,9 @@ def write_synced(path: Path, text: str) -> None:
     try:
         partial.write_text(text)
         replace_synced(partial, path)
+    except OSError as error:
+        # a full disk does not say which file it had no room for
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -1,0 +1,1 @@
+"""`fastsaddle report`: one HTML page about runs and comparisons, complete in itself."""

@@ -1,0 +1,159 @@
+"""How figures of curves are drawn: panels on equal scales, bands of deviation, crosses where runs diverged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from fastsaddle.sim.report import curves
+from fastsaddle.sim.report.curves import Curve
+from fastsaddle.sim.report.drawing import (
+    HEIGHT,
+    WIDTH,
+    Panel,
+    Picture,
+    inked,
+    key,
+    line_style,
+    tidy,
+    to_svg,
+)
+from fastsaddle.sim.report.groups import RunGroup
+
+MOST_PANELS = 12
+# larger ratios of the largest to the smallest value are drawn on a logarithmic scale
+LINEAR_UP_TO = 20.0
+SENT_LINEAR_UP_TO = 8.0
+STEPS = "step (one gossip round each)"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a figure of curves shows and says; `caption` goes before the sentences that all of them share."""
+
+    id: str
+    title: str
+    measure: str
+    label: str
+    caption: str
+    x_label: str = STEPS
+    x: Callable[[RunGroup, str], Curve] = curves.over_steps
+    is_share: bool = False
+
+
+def draw(figure: Drawn, groups: list[RunGroup]) -> Picture:
+    """The figure with a panel for each of the groups' panels, at most twelve."""
+    all_curves = [figure.x(group, figure.measure) for group in groups]
+    labels = list(dict.fromkeys(curve.label for curve in all_curves))
+    titles = list(dict.fromkeys(curve.panel for curve in all_curves))
+    x_scale, y_scale = _x_scale(figure, all_curves), _y_scale(figure, all_curves)
+    panels = []
+    for title in titles[:MOST_PANELS]:
+        with inked():
+            drawing = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+            axes = drawing.subplots()
+            for curve in all_curves:
+                if curve.panel == title:
+                    style = line_style(labels.index(curve.label))
+                    _draw_curve(axes, curve, *style, y_scale.limits)
+            if figure.is_share:
+                axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+            x_scale.apply(axes.set_xscale, axes.set_xlim)
+            y_scale.apply(axes.set_yscale, axes.set_ylim)
+            axes.set_xlabel(figure.x_label)
+            axes.set_ylabel(figure.label)
+            tidy(axes)
+            name = f"{figure.id}-{len(panels)}"
+            panels.append(Panel(title, to_svg(drawing, name, f"{figure.title} {title}".strip())))
+    keys = tuple(key(number, label) for number, label in enumerate(labels))
+    caption = f"{figure.caption} {_shared(groups, titles)}"
+    return Picture(figure.id, figure.title, caption, tuple(panels), keys)
+
+
+def _draw_curve(
+    axes: Axes, curve: Curve, color: str, style: str, limits: tuple[float, float]
+) -> None:
+    marker = "o" if len(curve.x) == 1 else ""
+    axes.plot(curve.x, curve.mean, style, color=color, linewidth=1.7, marker=marker)
+    # a band below zero would end a logarithmic one
+    low, high = np.maximum(curve.mean - curve.deviation, limits[0]), curve.mean + curve.deviation
+    if curve.runs > 1:
+        axes.fill_between(curve.x, low, high, color=color, alpha=0.18, linewidth=0)
+    for x, y in curve.ends:
+        axes.plot(x, y, style, color=color, linewidth=0.8)
+        if (known := np.flatnonzero(np.isfinite(y))).size:
+            x_end, y_end = x[known[-1]], np.clip(y[known[-1]], *limits)
+            axes.plot(x_end, y_end, "x", color=color, markersize=8, markeredgewidth=2)
+
+
+class _Scale:
+    """Limits and scale that all panels of a figure share, so that they can be compared."""
+
+    def __init__(self, values: list[np.ndarray], is_log: bool) -> None:
+        finite = _finite(values)
+        shown = finite[finite > 0] if is_log else finite
+        self.is_log = is_log
+        self.limits = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 1.0)
+
+    def apply(self, set_scale: Callable[..., object], set_limits: Callable[..., object]) -> None:
+        """Set them on an axis by its own functions."""
+        low, high = self.limits
+        if self.is_log:
+            set_scale("log", nonpositive="mask")
+            margin = (high / low) ** 0.04
+            set_limits(low / margin, high * margin)
+            return
+        margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
+        # what cannot be negative does not seem so
+        set_limits(max(low - margin, 0.0) if low >= 0 else low - margin, high + margin)
+
+
+def _x_scale(figure: Drawn, all_curves: list[Curve]) -> _Scale:
+    """Logarithmic where some groups send far less than others."""
+    values = [c.x for c in all_curves] + [x for c in all_curves for x, _ in c.ends]
+    last = np.array([x.max() for x in map(_finite, ([v] for v in values)) if x.size])
+    is_log = figure.x is curves.over_bytes and last.max() > SENT_LINEAR_UP_TO * last.min() > 0
+    return _Scale(values, bool(is_log))
+
+
+def _y_scale(figure: Drawn, all_curves: list[Curve]) -> _Scale:
+    """Runs that diverged set no limits, but where there are no others, or their values are bounded."""
+    ends = [y for c in all_curves for _, y in c.ends]
+    lines = _finite([c.mean for c in all_curves])
+    if figure.is_share or not lines.size:
+        lines = np.concatenate([lines, _finite(ends)])
+    positive = lines[lines > 0]
+    is_log = (
+        not figure.is_share
+        and positive.size >= 0.8 * lines.size > 0
+        and positive.max() > LINEAR_UP_TO * positive.min()
+    )
+    if is_log:
+        return _Scale([positive], True)
+    bands = [np.concatenate([c.mean - c.deviation, c.mean + c.deviation]) for c in all_curves]
+    return _Scale([lines, *bands], False)
+
+
+def _finite(values: list[np.ndarray]) -> np.ndarray:
+    joined = np.concatenate([np.ravel(v) for v in values]) if values else np.empty(0)
+    return joined[np.isfinite(joined)]
+
+
+def _shared(groups: list[RunGroup], titles: list[str]) -> str:
+    """How the lines of these groups are to be read."""
+    sizes = {len(g.alive) for g in groups if g.alive}
+    sentences = []
+    if sizes and max(sizes) > 1:
+        seeds = str(max(sizes)) if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
+        sentences.append(f"Lines are means over {seeds} runs, bands one standard deviation.")
+    if any(curves.are_interpolated(g) for g in groups):
+        sentences.append("Runs evaluated at different steps are interpolated between them.")
+    if any(run.diverged for g in groups for run in g.runs):
+        sentences.append("Thin lines that end in a cross are runs that diverged.")
+    if len(titles) > MOST_PANELS:
+        left_out = "; ".join(titles[MOST_PANELS:])
+        sentences.append(f"Not shown: {left_out}.")
+    return " ".join(sentences)

@@ -1,0 +1,86 @@
+"""Figures of curves: learning curves, consensus distance, accuracy over bytes, compression error."""
+
+from fastsaddle.sim.progress import percent
+from fastsaddle.sim.report import curves
+from fastsaddle.sim.report.curve_drawing import Drawn, draw
+from fastsaddle.sim.report.drawing import Picture
+from fastsaddle.sim.report.groups import RunGroup
+
+
+def draw_all(groups: list[RunGroup], tested_on: str) -> list[Picture]:
+    """All figures of curves, in the page's order; those that no run has values for are left out."""
+    sent = "What each agent sent: its models, or what its compressor made of them"
+    drawn = (
+        Drawn(
+            "learning-curves",
+            "Accuracy",
+            "consensus_accuracy",
+            "consensus accuracy",
+            f"Accuracy of the consensus model, the average of all agents, on the {tested_on} set. "
+            + _ranking(groups),
+            is_share=True,
+        ),
+        Drawn(
+            "loss-curves",
+            "Loss",
+            "loss",
+            f"{tested_on} loss",
+            f"Mean cross entropy of the consensus model on the {tested_on} set.",
+        ),
+        Drawn(
+            "training-loss",
+            "Training loss",
+            "train_loss",
+            "training loss",
+            "Mean over agents of the loss of their mini-batches since the evaluation before, each "
+            "agent's own model on its own data.",
+        ),
+        Drawn(
+            "consensus-distance",
+            "Consensus distance",
+            "consensus_distance",
+            "consensus distance",
+            "Root mean square over agents of the distance of their parameters to the average: 0 "
+            "where all agree.",
+        ),
+        Drawn(
+            "accuracy-over-bytes",
+            "Accuracy for the bytes sent",
+            "consensus_accuracy",
+            "consensus accuracy",
+            f"{sent}. Further left is the same accuracy for less communication.",
+            x_label="megabytes sent by an agent",
+            x=curves.over_bytes,
+            is_share=True,
+        ),
+    )
+    pictures = [draw(figure, groups) for figure in drawn if _has(groups, figure.measure)]
+    return [*pictures, draw_compression_error(groups)]
+
+
+def draw_compression_error(groups: list[RunGroup]) -> Picture:
+    """The error of what is sent, zero along the whole run where nothing is compressed; words alone for runs without it."""
+    figure = Drawn(
+        "compression-error",
+        "Compression error",
+        "compression_error",
+        "relative error norm",
+        "Norm of what compression lost, relative to what was to be sent. Where no compressor is "
+        "used it is zero by definition.",
+    )
+    if _has(groups, figure.measure):
+        return draw(figure, groups)
+    return Picture(figure.id, figure.title, "These runs did not write the error of what they sent.")
+
+
+def _has(groups: list[RunGroup], measure: str) -> bool:
+    return any(row.get(measure) is not None for g in groups for run in g.runs for row in run.rows)
+
+
+def _ranking(groups: list[RunGroup]) -> str:
+    ends = [(g.summary.mean("accuracy"), g) for g in groups]
+    ranked = sorted(((a, g) for a, g in ends if a is not None), key=lambda pair: -pair[0])
+    if len(ranked) < 2:
+        return "".join(f"At the end {percent(a)}." for a, _ in ranked)
+    (best, first), (worst, last) = ranked[0], ranked[-1]
+    return f"At the end highest for {first.label} ({percent(best)}), lowest for {last.label} ({percent(worst)})."

@@ -1,0 +1,133 @@
+"""The page itself: everything about the runs of some directories in one HTML file that needs nothing else."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+import fastsaddle
+from fastsaddle.sim.checkpoint import write_synced
+from fastsaddle.sim.comparison.command import PLOT
+from fastsaddle.sim.report import (
+    curve_figures,
+    split_figures,
+    surface_figures,
+    tables,
+    topology_figures,
+)
+from fastsaddle.sim.report.groups import RunGroup, group
+from fastsaddle.sim.report.runs import Comparison, Run, read_all
+
+TEMPLATE = "template.html"
+
+
+def write(
+    directories: list[Path],
+    out: Path,
+    surface: bool = True,
+    samples: int = 1000,
+    points: int = 21,
+    data_dir: Path | None = None,
+) -> Path:
+    """Write the page about runs and comparisons to `out`, whole or not at all; returns `out`.
+
+    Args:
+        directories: of runs and comparisons, which may be under way; none is locked.
+        out: the HTML file, replaced where there is one.
+        surface: draw the loss around consensus models. That takes points^2 passes over the samples for each of two
+            models; the result is kept in their runs' directories.
+        samples: training samples that the loss surface averages over.
+        points: of each side of the loss surface, odd.
+        data_dir: where the data are now, if not where the runs read them.
+
+    Raises:
+        ValueError: no directory, one that is neither a run nor a comparison, a damaged file, nothing evaluated yet,
+            samples below 1, points even or below 3, or an `out` that is a directory.
+        OSError: a file cannot be read or written.
+    """
+    if not directories:
+        raise ValueError("a report needs at least one directory of a run or a comparison")
+    if samples < 1:
+        raise ValueError(f"samples must be >= 1, got {samples}")
+    if points < 3 or points % 2 == 0:
+        raise ValueError(f"points must be odd and >= 3, got {points}")
+    if out.is_dir():
+        raise ValueError(f"the page needs the name of a file, got the directory {out}")
+    runs, comparisons = read_all(directories)
+    tuned = {name for c in comparisons for choice in c.chosen for name in choice.values}
+    groups = group(runs, tuned)
+    content = _content(groups, runs, comparisons) | {"title": _title(directories)}
+    if surface:
+        content["surface"] = surface_figures.draw(groups, samples, points, data_dir)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_synced(out, environment.get_template(TEMPLATE).render(content))
+    return out
+
+
+def _content(
+    groups: list[RunGroup], runs: list[Run], comparisons: list[Comparison]
+) -> dict[str, Any]:
+    """What the template fills in."""
+    tested_on = {run.config.evaluate_on for run in runs}
+    return {
+        "summary": _summary(groups, runs),
+        "version": fastsaddle.__version__,
+        "results": tables.results(groups),
+        "notes": tables.notes(groups, runs, comparisons),
+        "comparisons": _plots(comparisons),
+        "curves": curve_figures.draw_all(
+            groups, tested_on.pop() if len(tested_on) == 1 else "evaluation"
+        ),
+        "split": split_figures.draw(runs),
+        "topology": topology_figures.draw(groups),
+        "surface": None,
+        "differing": tables.differing(groups),
+        "common": tables.common(groups),
+        "runs": tables.runs_table(groups),
+        "surroundings": tables.surroundings(runs),
+    }
+
+
+def _title(directories: list[Path]) -> str:
+    more = f" and {len(directories) - 3} more" if len(directories) > 3 else ""
+    return ", ".join(path.resolve().name for path in directories[:3]) + more
+
+
+def _summary(groups: list[RunGroup], runs: list[Run]) -> str:
+    """How many runs of what, in a sentence."""
+    count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
+    if len(groups) > 1:
+        count += f" in {len(groups)} groups"
+    parts = []
+    for names, text in (
+        (("dataset",), "{dataset}"),
+        (("partition", "alpha"), "{partition}({alpha:g})"),
+        (("model",), "{model}"),
+        (("agents",), "{agents} agents"),
+        (("topology",), "{topology}"),
+        (("algorithm",), "{algorithm}"),
+        (("steps",), "{steps:,} steps"),
+    ):
+        values = {tuple(g.options[name] for name in names) for g in groups}
+        if len(values) == 1:
+            parts.append(text.format(**groups[0].options))
+    return f"{count}: {', '.join(parts)}."
+
+
+def _plots(comparisons: list[Comparison]) -> list[tuple[str, str]]:
+    """The picture of every comparison that has one, as a data URI with the comparison's name."""
+    plots = []
+    for comparison in comparisons:
+        path = comparison.path / PLOT
+        if path.exists():
+            uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+            plots.append((comparison.path.resolve().name, uri))
+    return plots

@@ -1,0 +1,119 @@
+"""The tables of the page: results, how the runs stand, options and surroundings."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from fastsaddle.sim.comparison import tables as comparison_tables
+from fastsaddle.sim.config import option
+from fastsaddle.sim.report.groups import RunGroup
+from fastsaddle.sim.report.runs import Comparison, Run
+
+
+@dataclass(frozen=True)
+class Table:
+    """Titles and lines of text; the first `names` columns are words, the others numbers."""
+
+    titles: list[str]
+    lines: list[list[str]]
+    names: int
+
+
+def results(groups: list[RunGroup]) -> Table:
+    """Mean and deviation of every measure, a line a group."""
+    titles, *lines = comparison_tables.lines([g.summary for g in groups])
+    return Table(titles, lines, len(groups[0].summary.options))
+
+
+def notes(groups: list[RunGroup], runs: list[Run], comparisons: list[Comparison]) -> list[str]:
+    """What a reader of the results has to know: how they were chosen, and what is not there."""
+    lines = []
+    for comparison in comparisons:
+        name = comparison.path.resolve().name
+        if comparison.missing:
+            lines.append(f"{name}: {comparison.missing} of its runs have not begun.")
+        if comparison.tuning_runs:
+            lines.append(
+                f"{name}: {comparison.tuning_runs} further runs, not shown, chose on validation data:"
+            )
+            lines += [f"{choice.note}." for choice in comparison.chosen]
+    named = {run.path: g.label for g in groups for run in g.runs}
+    for run in runs:
+        if not run.is_finished:
+            label = named.get(run.path, run.config.algorithm)
+            lines.append(f"{label}, seed {run.config.seed}: {run.state}.")
+    if any(len({run.is_finished for run in g.alive}) > 1 for g in groups):
+        lines.append(
+            "Runs under way count in the table only where none of their group has finished."
+        )
+    return lines
+
+
+def differing(groups: list[RunGroup]) -> Table:
+    """The options that are not the same in all groups, a line a group; empty for one group."""
+    every = [g.options for g in groups]
+    names = [n for n in every[0] if any(o[n] != every[0][n] for o in every)]
+    lines = [[g.label, *(say(g.options[n]) for n in names)] for g in groups]
+    return Table(["group", *map(option, names)], lines if names else [], 1 + len(names))
+
+
+def common(groups: list[RunGroup]) -> list[tuple[str, str]]:
+    """The options that are the same in all groups, with their values."""
+    every = [g.options for g in groups]
+    return [
+        (option(n), say(value))
+        for n, value in every[0].items()
+        if all(o[n] == value for o in every)
+    ]
+
+
+def runs_table(groups: list[RunGroup]) -> Table:
+    """Where each run lies, its seeds and how it ended."""
+    lines = [
+        [
+            g.label,
+            str(run.config.seed),
+            say(run.config.split_seed),
+            str(run.path),
+            "diverged" if run.diverged is not None else run.state,
+        ]
+        for g in groups
+        for run in g.runs
+    ]
+    return Table(["group", "seed", "split-seed", "directory", "state"], lines, 5)
+
+
+def surroundings(runs: list[Run]) -> Table:
+    """Machines, versions and backends that runs were made with; a line for each that differs."""
+    seen = Counter(json.dumps(_surroundings(run)) for run in runs)
+    described = [(json.loads(text), count) for text, count in seen.items()]
+    titles = list(described[0][0])
+    lines = [[*(d[t] for t in titles), str(count)] for d, count in described]
+    return Table([*titles, "runs"], lines, len(titles))
+
+
+def say(value: Any) -> str:
+    """An option's value for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _surroundings(run: Run) -> dict[str, str]:
+    record, config = run.record, run.config
+    versions = ", ".join(f"{n} {v}" for n, v in record.get("versions", {}).items())
+    chosen: dict[str, list[str]] = {}
+    for name, backend in record.get("backend", {}).items():
+        chosen.setdefault(backend, []).append(name)
+    backends = "; ".join(f"{b}: {', '.join(sorted(names))}" for b, names in chosen.items())
+    return {
+        "machine": record.get("machine", "unknown"),
+        "device": config.device,
+        "CPU threads": say(config.threads),
+        "engine": config.engine,
+        "versions": versions or "unknown",
+        "backends of the kernels": backends or "unknown",
+    }

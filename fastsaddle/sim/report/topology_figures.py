@@ -1,0 +1,121 @@
+"""Drawings of who talks to whom."""
+
+import re
+from collections.abc import Mapping
+
+import networkx as nx
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from fastsaddle import topology
+from fastsaddle.sim.report.drawing import INK, Panel, Picture, inked, to_svg
+from fastsaddle.sim.report.groups import RunGroup
+from fastsaddle.topology import Topology
+
+MOST_TOPOLOGIES = 4
+MOST_LABELED = 200
+FEW_LINES = 300
+# more are drawn as pixels
+MOST_LINES = 2_000
+MOST_EDGES = 50_000
+SIZE = 3.6
+ON_A_CIRCLE = re.compile("ring|exponential|fully_connected|dyck|random_regular.*")
+TORUS = re.compile(r"torus:(\d+)x(\d+)")
+NODE = "#56B4E9"
+
+Positions = Mapping[int, np.ndarray]
+
+
+def draw(groups: list[RunGroup]) -> Picture:
+    """The topologies of the groups, each once and at most four."""
+    named = dict.fromkeys((g.runs[0].config.topology, g.runs[0].config.agents) for g in groups)
+    panels, sentences = [], []
+    for text, agents in list(named)[:MOST_TOPOLOGIES]:
+        graph = topology.parse(text, agents)
+        name = f"topology-{len(panels)}"
+        title = f"{text}, {agents} agents" if len(named) > 1 else ""
+        panels.append(Panel(title, to_svg(_draw(graph), name, f"{text}, {agents} agents")))
+        sentences.append(_describe(graph, text))
+    caption = " ".join(["Agents and the links along which models are averaged.", *sentences])
+    if left_out := [f"{text} of {agents}" for text, agents in list(named)[MOST_TOPOLOGIES:]]:
+        caption += f" Not shown: {'; '.join(left_out)}."
+    return Picture("topology", "Topology", caption, tuple(panels))
+
+
+def _describe(graph: Topology, text: str) -> str:
+    degrees = [len(row) for row in graph.neighbors]
+    low, high = min(degrees), max(degrees)
+    each = str(low) if low == high else f"{low} to {high}"
+    sentence = (
+        f"{text}: {graph.agents} agents, {graph.edges:,} links, {each} neighbors each, spectral "
+        f"gap {graph.spectral_gap:.4g}."
+    )
+    if TORUS.fullmatch(graph.name):
+        sentence += " Open ends at a border meet at the opposite one."
+    if graph.edges > MOST_EDGES:
+        sentence += " Its links are too many to be drawn."
+    return sentence
+
+
+def _draw(graph: Topology) -> Figure:
+    positions = _positions(graph)
+    places = np.array([positions[i] for i in range(graph.agents)])
+    segments = [] if graph.edges > MOST_EDGES else _segments(graph, places)
+    few = graph.agents <= MOST_LABELED
+    with inked():
+        figure = Figure(figsize=(SIZE, SIZE), layout="constrained")
+        axes = figure.subplots()
+        width = 1.0 if len(segments) <= FEW_LINES else 0.5
+        lines = LineCollection(segments, colors=INK, alpha=0.45 * width, linewidths=width)
+        if len(segments) > MOST_LINES:
+            # one color for both grounds: what is drawn as pixels cannot take the page's
+            lines.set(rasterized=True, color="#808080")
+        axes.add_collection(lines)
+        radius = 9.0 if graph.agents <= 40 else max(1.5, 60 / graph.agents**0.5)
+        axes.scatter(*places.T, s=radius**2 * (2.4 if few else 1), c=NODE, linewidths=0, zorder=2)
+        if few:
+            size = max(2.5, min(8.0, 0.8 * radius))
+            for i, (x, y) in enumerate(places):
+                style = {"ha": "center", "va": "center", "size": size, "color": "#101010"}
+                axes.text(x, y, str(i), **style)
+        axes.set_aspect("equal")
+        axes.margins(0.08)
+        axes.set_axis_off()
+        return figure
+
+
+def _positions(graph: Topology) -> Positions:
+    """The torus as a grid, the star around its middle, what has a natural order on a circle."""
+    links = nx.Graph((i, j) for i, row in enumerate(graph.neighbors) for j in row)
+    links.add_nodes_from(range(graph.agents))
+    if match := TORUS.fullmatch(graph.name):
+        columns = int(match[2])
+        return {i: np.array([i % columns, -(i // columns)], float) for i in range(graph.agents)}
+    ordered = nx.Graph()
+    ordered.add_nodes_from(range(graph.agents))
+    if ON_A_CIRCLE.fullmatch(graph.name):
+        return nx.circular_layout(ordered)
+    if graph.name == "star":
+        return nx.shell_layout(ordered, [[0], list(range(1, graph.agents))])
+    if graph.agents <= MOST_LABELED:
+        return nx.kamada_kawai_layout(links)
+    return nx.spectral_layout(links)
+
+
+def _segments(graph: Topology, places: np.ndarray) -> list[np.ndarray]:
+    """A line for each link; one that goes around the torus is two stubs."""
+    wraps = TORUS.fullmatch(graph.name) is not None
+    segments = []
+    for i, row in enumerate(graph.neighbors):
+        for j in (j for j in row if j > i):
+            step = places[j] - places[i]
+            if wraps and np.abs(step).max() > 1:
+                stub = -0.45 * np.sign(step)
+                segments += [
+                    np.stack([places[i], places[i] + stub]),
+                    np.stack([places[j], places[j] - stub]),
+                ]
+            else:
+                segments.append(np.stack([places[i], places[j]]))
+    return segments
