@@ -99,6 +99,8 @@ def test_the_rule_and_its_errors() -> None:
     assert choose_engine(network("cnn"), cpu) == "loop"
     assert choose_engine(network("cnn"), torch.device("cuda")) == "vmap"
     assert choose_engine(nn.LSTM(4, 4), cpu) == "loop"
+    assert choose_engine(nn.Embedding(4, 4), cpu) == "loop"
+    assert choose_engine(nn.Embedding(4, 4), torch.device("cuda")) == "vmap"
     stack = fs.AgentStack(network("mlp"), AGENTS)
     with pytest.raises(ValueError, match="auto, vmap or loop"):
         GradientEngine(stack, F.cross_entropy, "fast")

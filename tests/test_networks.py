@@ -320,6 +320,9 @@ def _smoothen(model: nn.Module) -> None:
         for name, child in layer.named_children():
             if isinstance(child, (nn.ReLU, nn.ReLU6)):
                 setattr(layer, name, nn.SiLU())
+            elif isinstance(child, nn.MaxPool2d):
+                pool = nn.AvgPool2d(child.kernel_size, child.stride, child.padding)
+                setattr(layer, name, pool)
 
 
 def _norm(parts: Iterable[Tensor]) -> Tensor:

@@ -17,14 +17,15 @@ def choose_engine(module: nn.Module, device: torch.device) -> Literal["vmap", "l
     """The engine for a network, by a fixed rule from measurements (benchmarks/test_stacking_tax.py).
 
     On a CPU networks with convolutions run agent after agent: vmap turns their per-agent weights into grouped
-    convolutions, which took 1.3 to 2 times as long as the loop for LeNet-5. Recurrent layers cannot be mapped.
+    convolutions, which took 1.3 to 2 times as long as the loop for LeNet-5. So do networks with embeddings, whose
+    attention took 1.1 to 2.4 times as long for the transformer. Recurrent layers cannot be mapped.
     Everything else is mapped: one batched product in place of many small ones. On a GPU all but recurrent networks are
     mapped, as a loop would be bound by launches; that half of the rule has not been measured.
     """
     layers = list(module.modules())
     if any(isinstance(layer, nn.RNNBase) for layer in layers):
         return "loop"
-    if device.type == "cpu" and any(isinstance(layer, _ConvNd) for layer in layers):
+    if device.type == "cpu" and any(isinstance(layer, (_ConvNd, nn.Embedding)) for layer in layers):
         return "loop"
     return "vmap"
 

@@ -89,27 +89,36 @@ def read(cell: Cell, directory: Path) -> Outcome | None:
     config = directory / "config.json"
     if not config.exists() or not rows:
         return None
-    steps = json.loads(config.read_text())["steps"]
-    return (
-        Outcome(cell, rows, _measures(cell, rows, directory)) if rows[-1]["step"] == steps else None
-    )
-
-
-def _measures(cell: Cell, rows: list[dict[str, Any]], directory: Path) -> dict[str, float]:
-    last, agents = rows[-1], cell.config.agents
+    if rows[-1]["step"] != json.loads(config.read_text())["steps"]:
+        return None
     sharpness = directory / SHARPNESS
     found = json.loads(sharpness.read_text()) if sharpness.exists() else {}
-    return {
-        "accuracy": last["consensus_accuracy"],
-        "best": max(row["consensus_accuracy"] for row in rows),
-        "mean_accuracy": last["mean_accuracy"],
-        "worst_accuracy": last["worst_accuracy"],
-        "bytes": last["bytes_sent"] / agents,
-        "gradient_evaluations": last["gradient_evaluations"] / agents,
-        "step_milliseconds": 1e3 * last["step_seconds"] / max(1, last["step"]),
-        "seconds": last["seconds"],
-        **{name: found[name] for name in ("sam_sharpness", "top_eigenvalue") if name in found},
+    return Outcome(cell, rows, measures(rows, cell.config.agents, found))
+
+
+def measures(
+    rows: list[dict[str, Any]], agents: int, sharpness: dict[str, Any]
+) -> dict[str, float]:
+    """What a table shows of a run, from its lines of metrics.jsonl and sharpness.json; what it lacks is left out."""
+    last = rows[-1]
+    accuracies = [row.get("consensus_accuracy") for row in rows]
+    found = {
+        "accuracy": last.get("consensus_accuracy"),
+        "best": max((a for a in accuracies if a is not None), default=None),
+        "mean_accuracy": last.get("mean_accuracy"),
+        "worst_accuracy": last.get("worst_accuracy"),
+        "bytes": _over(last.get("bytes_sent"), agents),
+        "gradient_evaluations": _over(last.get("gradient_evaluations"), agents),
+        "step_milliseconds": _over(last.get("step_seconds"), max(1, last["step"]) / 1e3),
+        "seconds": last.get("seconds"),
+        "sam_sharpness": sharpness.get("sam_sharpness"),
+        "top_eigenvalue": sharpness.get("top_eigenvalue"),
     }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _over(value: float | None, divisor: float) -> float | None:
+    return None if value is None else value / divisor
 
 
 def group(outcomes: list[Outcome], names: list[str]) -> list[Group]:

@@ -59,7 +59,7 @@ def draw_all(groups: list[RunGroup], tested_on: str) -> list[Picture]:
 
 
 def draw_compression_error(groups: list[RunGroup]) -> Picture:
-    """The error of what is sent, zero along the whole run where nothing is compressed; words alone for runs without it."""
+    """The error of what is sent, zero where nothing is compressed; words alone for runs that do not tell it."""
     figure = Drawn(
         "compression-error",
         "Compression error",

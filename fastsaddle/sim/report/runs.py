@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fastsaddle.sim.comparison import results
 from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.comparison.tuning import Chosen
@@ -50,21 +51,7 @@ class Run:
     @property
     def measures(self) -> dict[str, float]:
         """What the table of a comparison shows of a run, as of its last evaluation; what it lacks is left out."""
-        last, agents = self.rows[-1], self.config.agents
-        accuracies = [row.get("consensus_accuracy") for row in self.rows]
-        found = {
-            "accuracy": last.get("consensus_accuracy"),
-            "best": max((a for a in accuracies if a is not None), default=None),
-            "mean_accuracy": last.get("mean_accuracy"),
-            "worst_accuracy": last.get("worst_accuracy"),
-            "bytes": _over(last.get("bytes_sent"), agents),
-            "gradient_evaluations": _over(last.get("gradient_evaluations"), agents),
-            "step_milliseconds": _over(last.get("step_seconds"), max(1, last["step"]) / 1e3),
-            "seconds": last.get("seconds"),
-            "sam_sharpness": self.sharpness.get("sam_sharpness"),
-            "top_eigenvalue": self.sharpness.get("top_eigenvalue"),
-        }
-        return {name: value for name, value in found.items() if value is not None}
+        return results.measures(self.rows, self.config.agents, self.sharpness)
 
 
 @dataclass(frozen=True)
@@ -158,7 +145,3 @@ def _read(path: Path) -> dict[str, Any]:
 def _need(path: Path, content: dict[str, Any], *names: str) -> None:
     if missing := [name for name in names if name not in content]:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
-
-
-def _over(value: float | None, divisor: float) -> float | None:
-    return None if value is None else value / divisor
