@@ -149,6 +149,18 @@ def test_goes_on_where_it_was_stopped(number: int, tmp_path: Path, uninterrupted
     assert contents(out) == contents(uninterrupted)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in /proc")
+def test_a_killed_worker_is_told(tmp_path: Path) -> None:
+    process = start(tmp_path / "out", *LONG)
+    wait_for(tmp_path / "out", "cells/*/checkpoint-*.safetensors", process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    # the last one is the worker, the first the tracker of shared resources
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert errors.startswith("fastsaddle: error: a run's process was killed") and "--jobs" in errors
+
+
 def test_a_deadline_leaves_the_rest_for_later(tmp_path: Path) -> None:
     options = ["--algorithm", "qgm", "--seed", "0", *SMALL, "--out", str(tmp_path / "out")]
     assert main(["compare", *options, "--minutes", "1e-6"]) == 75

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fastsaddle.sim.comparison.progress import ComparisonProgress
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.interrupts import Interrupts
 from fastsaddle.sim.summary import split_name
-from fastsaddle.sim.train_command import UNFINISHED
+from fastsaddle.sim.train_command import UNFINISHED, StoppedError
 
 PLOT = "comparison.png"
 
@@ -118,14 +119,20 @@ def _run(
     work = [(paths[c.name], _resolved(c.config, threads)) for c in left]
     stop = multiprocessing.get_context("spawn").Event()
     done = len(cells) - len(left)
-    with ComparisonProgress(console, what, cells, paths) as progress:
-        for path in pool.run_all(work, workers, stop, deadline, plan.sharpness):
-            if path is not None:
-                done += 1
-                progress.show_finished(path, done)
-            progress.update()
-            if interrupts.received:
-                stop.set()
+    try:
+        with ComparisonProgress(console, what, cells, paths) as progress:
+            for path in pool.run_all(work, workers, stop, deadline, plan.sharpness):
+                if path is not None:
+                    done += 1
+                    progress.show_finished(path, done)
+                progress.update()
+                if interrupts.received:
+                    stop.set()
+    except BrokenProcessPool as error:
+        raise StoppedError(
+            f"a run's process was killed, perhaps for want of memory (fewer --jobs need less); "
+            f"the same command goes on: {plan.command}"
+        ) from error
     return done == len(cells)
 
 
