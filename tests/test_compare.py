@@ -169,10 +169,14 @@ def test_a_deadline_leaves_the_rest_for_later(tmp_path: Path) -> None:
     assert main(["compare", *options, "--minutes", "1e-6"]) == 0
 
 
-def test_runs_that_diverge_are_told(tmp_path: Path) -> None:
+def test_runs_that_diverge_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     out = tmp_path / "out"
     options = ["--algorithm", "dsgd", "--seed", "0", "1", "--lr", "0.1", "1e30", *SMALL]
     assert main(["compare", *options, "--out", str(out)]) == 0
+    assert "* lr 1e+30: 2 of 2 runs diverged" in capsys.readouterr().out
     good, bad = table(out)
     assert (good["diverged"], bad["diverged"]) == ("0", "2") and not bad["accuracy"]
     line = next(line for line in (out / "table.md").read_text().splitlines() if "1e+30" in line)

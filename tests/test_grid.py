@@ -28,6 +28,10 @@ steps = 7
 when = { algorithm = "dsgd", alpha = 0.1 }
 batch_size = [8, 16]
 tune = { lr = [0.5, 1] }
+
+[[override]]
+when = { algorithm = "qgm", alpha = 1 }
+tune = { lr = 0.5 }
 """
 YAML = """
 algorithm: [dsgd, qgm, qsaddle]
@@ -40,6 +44,8 @@ override:
   - when: {algorithm: dsgd, alpha: 0.1}
     batch_size: [8, 16]
     tune: {lr: [0.5, 1]}
+  - when: {algorithm: qgm, alpha: 1}
+    tune: {lr: 0.5}
 """
 
 
@@ -71,7 +77,8 @@ def test_a_file_expands(name: str, text: str, tmp_path: Path) -> None:
     assert found == {
         ("dsgd", 0.1): {(0.5, 0.05), (1.0, 0.05)},
         ("dsgd", 1.0): plain,
-        **{("qgm", alpha): plain for alpha in (0.1, 1.0)},
+        ("qgm", 0.1): plain,
+        ("qgm", 1.0): {(0.5, 0.05)},
         **{
             ("qsaddle", alpha): {(lr, rho) for lr in (0.01, 0.1) for rho in (0.02, 0.05)}
             for alpha in (0.1, 1.0)
@@ -176,11 +183,18 @@ def test_tuning_takes_the_best_mean(tmp_path: Path) -> None:
     # the override has two batch sizes there, and each its own choice
     assert len(found) == 6 and len(chosen) == 7
     assert found["dsgd", 0.1].values == {"lr": 0.5} and found["dsgd", 0.1].edges == ("lr",)
-    assert found["qgm", 1.0].values == {"lr": 0.1}
+    assert found["qgm", 0.1].values == {"lr": 0.1}
+    # a single candidate is chosen, and at no edge
+    assert (found["qgm", 1.0].values, found["qgm", 1.0].edges) == ({"lr": 0.5}, ())
     assert found["qsaddle", 0.1].values == {"lr": 0.01, "rho": 0.05}
     assert "batch_size 32: lr 0.01, rho 0.05 (65.00% on" in found["qsaddle", 0.1].note
     finals = grid.cells(choice.as_override() for choice in chosen)
     rates = {(c.config.algorithm, c.config.alpha): c.config.lr for c in finals}
     assert len(finals) == 14
-    assert rates["qgm", 0.1] == 0.1 and rates["dsgd", 1.0] == 0.01 and rates["dsgd", 0.1] == 0.5
+    assert (
+        rates["qgm", 0.1] == 0.1
+        and rates["qgm", 1.0] == 0.5
+        and rates["dsgd", 1.0] == 0.01
+        and rates["dsgd", 0.1] == 0.5
+    )
     assert all(c.config.evaluate_on == "test" and c.config.seed in (3, 4) for c in finals)

@@ -47,7 +47,13 @@ def show(groups: list[Group], title: str) -> Table:
         table.add_column(ON_A_TERMINAL[name], justify="right", no_wrap=True)
     for g in groups:
         cells = (text.split(" ±")[0] for text in _cells(g, shown[1:]))
-        table.add_row(*_options(g, names), *_cells(g, shown[:1]), *cells)
+        accuracy = "".join(_cells(g, shown[:1])) + " *" * (g.diverged > 0)
+        table.add_row(*_options(g, names), accuracy, *cells)
+    table.caption = "\n".join(
+        f"* {g.label}: {g.diverged} of {len(g.outcomes)} runs diverged"
+        for g in groups
+        if g.diverged
+    )
     return table
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastsaddle.sim.comparison.grid import SEEDS, Cell, Grid, Values, varied
 from fastsaddle.sim.comparison.results import Outcome
+from fastsaddle.sim.methods import PARTICULAR, takes
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,14 @@ def _best(grid: Grid, outcomes: list[Outcome], when: dict[str, Any]) -> Chosen:
     best = max(scores, key=lambda key: -1.0 if (score := scores[key]) is None else score)
     values = _options(candidates[best][0].cell, grid.tuned)
     seen = {n: {getattr(o.cell.config, n) for o in outcomes} for n in grid.tuned}
-    # an option that this algorithm does not take has one value only
-    values = {n: value for n, value in values.items() if len(seen[n]) > 1}
+    algorithm = candidates[best][0].cell.config.algorithm
+    values = {n: v for n, v in values.items() if n not in PARTICULAR or takes(algorithm, n)}
     edges = tuple(
         n
         for n, value in values.items()
-        if isinstance(value, (int, float)) and value in (min(seen[n]), max(seen[n]))
+        if isinstance(value, (int, float))
+        and len(seen[n]) > 1
+        and value in (min(seen[n]), max(seen[n]))
     )
     return Chosen(when, values, scores[best], edges)
 
