@@ -95,17 +95,30 @@ def test_frozen_parameters_get_no_gradient(seed: int) -> None:
 
 def test_the_rule_and_its_errors() -> None:
     cpu = torch.device("cpu")
-    assert choose_engine(network("mlp"), cpu) == "vmap"
-    assert choose_engine(network("cnn"), cpu) == "loop"
-    assert choose_engine(network("cnn"), torch.device("cuda")) == "vmap"
-    assert choose_engine(nn.LSTM(4, 4), cpu) == "loop"
-    assert choose_engine(nn.Embedding(4, 4), cpu) == "loop"
-    assert choose_engine(nn.Embedding(4, 4), torch.device("cuda")) == "vmap"
+    assert choose_engine(network("mlp"), cpu, 16) == "vmap"
+    assert choose_engine(network("cnn"), cpu, 16) == "loop"
+    assert choose_engine(network("cnn"), torch.device("cuda"), 2) == "vmap"
+    assert choose_engine(nn.LSTM(4, 4), cpu, 16) == "loop"
+    assert choose_engine(nn.Embedding(4, 4), cpu, 16) == "loop"
+    assert choose_engine(nn.Embedding(4, 4), torch.device("cuda"), 2) == "vmap"
+    assert choose_engine(network("mlp"), cpu, 7) == "loop"
     stack = fs.AgentStack(network("mlp"), AGENTS)
     with pytest.raises(ValueError, match="auto, vmap or loop"):
         GradientEngine(stack, F.cross_entropy, "fast")
     with pytest.raises(ValueError, match="at least 1"):
         GradientEngine(stack, F.cross_entropy, "vmap", 0)
-    engine = GradientEngine(stack, F.cross_entropy)
+    engine = GradientEngine(stack, F.cross_entropy, "vmap")
     with pytest.raises(ValueError, match=r"\[5, batch"):
         engine.gradients(torch.zeros(4, 2, 1, 8, 8), torch.zeros(5, 2, dtype=torch.long))
+
+
+def test_many_agents_are_mapped_in_parts() -> None:
+    inputs = torch.randn(70, 2, 1, 8, 8)
+    targets = torch.randint(0, 3, (70, 2))
+    stack = fs.AgentStack(network("mlp"), 70)
+    parts, whole = (GradientEngine(stack, F.cross_entropy, "vmap", c) for c in (None, 70))
+    assert parts.chunk == 64
+    parts.gradients(inputs, targets)
+    found = stack.g.clone()
+    whole.gradients(inputs, targets)
+    torch.testing.assert_close(found, stack.g)

@@ -123,7 +123,7 @@ class TrainConfig:
     """How the agents' gradients are computed: all at once or one by one; auto takes the faster."""
 
     chunk: int | None = None
-    """Agents computed at once under vmap, fewer to save memory. None: all of them."""
+    """Agents computed at once under vmap, fewer to save memory. None: 64 on a CPU, else all of them."""
 
     threads: int | None = None
     """CPU threads. None: one where a step is too small to be shared, else as many as torch takes."""

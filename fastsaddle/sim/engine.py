@@ -13,17 +13,26 @@ from fastsaddle.agents import AgentStack
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def choose_engine(module: nn.Module, device: torch.device) -> Literal["vmap", "loop"]:
-    """The engine for a network, by a fixed rule from measurements (benchmarks/test_stacking_tax.py).
+# mapping has a fixed cost that fewer agents do not earn back on a CPU: 4 took 1.2 times as long as the loop
+FEW_AGENTS = 8
+# larger parts leave the caches and the allocator's memory: 1,024 agents took 1.2 times as long all at once
+CPU_CHUNK = 64
+
+
+def choose_engine(module: nn.Module, device: torch.device, agents: int) -> Literal["vmap", "loop"]:
+    """The engine for a network, by a fixed rule from measurements (benchmarks/test_stacking_tax.py, peers.py).
 
     On a CPU networks with convolutions run agent after agent: vmap turns their per-agent weights into grouped
     convolutions, which took 1.3 to 2 times as long as the loop for LeNet-5. So do networks with embeddings, whose
     attention took 1.1 to 2.4 times as long for the transformer. Recurrent layers cannot be mapped.
-    Everything else is mapped: one batched product in place of many small ones. On a GPU all but recurrent networks are
-    mapped, as a loop would be bound by launches; that half of the rule has not been measured.
+    Fewer than 8 agents run one after the other there too. Everything else is mapped: one batched product in place of
+    many small ones. On a GPU all but recurrent networks are mapped, as a loop would be bound by launches; that half of
+    the rule has not been measured.
     """
     layers = list(module.modules())
     if any(isinstance(layer, nn.RNNBase) for layer in layers):
+        return "loop"
+    if device.type == "cpu" and agents < FEW_AGENTS:
         return "loop"
     if device.type == "cpu" and any(isinstance(layer, (_ConvNd, nn.Embedding)) for layer in layers):
         return "loop"
@@ -39,7 +48,8 @@ class GradientEngine:
         stack: the agents.
         loss: `(outputs [batch, ...], targets [batch, ...]) -> scalar`, for one agent.
         engine: "vmap", "loop", or "auto" for the rule of `choose_engine`.
-        chunk: agents mapped at once, bounding the memory of activations; None is all. The loop ignores it.
+        chunk: agents mapped at once, bounding the memory of activations; None is 64 on a CPU, all elsewhere. The
+            loop ignores it.
 
     Attributes:
         engine, chunk: what was resolved.
@@ -56,7 +66,11 @@ class GradientEngine:
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1 agent, got {chunk}")
         self.stack, self.loss = stack, loss
-        self.engine = choose_engine(stack.template, stack.device) if engine == "auto" else engine
+        if engine == "auto":
+            engine = choose_engine(stack.template, stack.device, stack.agents)
+        self.engine = engine
+        if chunk is None and stack.device.type == "cpu" and stack.agents > CPU_CHUNK:
+            chunk = CPU_CHUNK
         self.chunk = None if self.engine == "loop" else chunk
         self._replicas: list[nn.Module] = []
         self._version = -1

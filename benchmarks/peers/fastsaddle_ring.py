@@ -1,0 +1,46 @@
+"""fastsaddle's Simulation: DSGDm on a ring, as `fastsaddle train` runs it, its batches included."""
+
+import torch
+from _turns import TURNS
+from _work import BATCH, CLASSES, LR, MOMENTUM, agents, data
+
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.dataset import Dataset
+from fastsaddle.sim.simulation import Simulation
+
+
+def synthetic() -> Dataset:
+    """The samples of all agents as one data set, which the simulation splits again."""
+    inputs, labels = data(agents())
+    inputs, labels = inputs.reshape(-1, 1, 28, 28), labels.flatten()
+    classes = tuple(map(str, range(CLASSES)))
+    return Dataset("synthetic", classes, inputs, labels, inputs[:BATCH], labels[:BATCH])
+
+
+def main() -> None:
+    count = agents()
+    config = TrainConfig(
+        algorithm="dsgdm",
+        dataset=f"{__file__}:synthetic",
+        model="mlp",
+        agents=count,
+        topology="ring",
+        partition="iid",
+        batch_size=BATCH,
+        device="cpu",
+        lr=LR,
+        momentum=MOMENTUM,
+    )
+    simulation = Simulation(config)
+    torch.set_num_threads(1)
+    TURNS.begin(f"engine {simulation.engine.engine}, chunk {simulation.engine.chunk}")
+    step = 0
+    while True:
+        simulation.step(step)
+        step += 1
+        TURNS.steps += count
+        TURNS.end_round()
+
+
+if __name__ == "__main__":
+    main()
