@@ -86,8 +86,10 @@ def _series(groups: list[Group], left_out: tuple[str, ...]) -> dict[str, list[Gr
 def _scale(axes: Axes, values: list[float]) -> None:
     if values[0] > 0 and values[-1] / values[0] >= 20:
         axes.set_xscale("log")
+        axes.set_xlim(values[0] / 1.2, values[-1] * 1.2)
     elif values[-1] > 0 and values[0] == 0 and values[-1] / values[1] >= 20:
         axes.set_xscale("symlog", linthresh=values[1])
+        axes.set_xlim(-values[1] / 4, values[-1] * 1.3)
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
