@@ -28,7 +28,7 @@ def report(missing: list[str]) -> str:
         ("native library", _native_library()),
         *((f"kernels on {kind}", _kernels(kind)) for kind in kinds),
         ("copy bandwidth, bytes read + written", [_bandwidth(kind) for kind in kinds]),
-        ("simulator (fastsaddle train)", [_simulator(missing)]),
+        ("simulator (fastsaddle train, compare, report)", [_simulator(missing)]),
     ]
     return "\n".join("\n  ".join([title, *lines]) for title, lines in sections)
 
