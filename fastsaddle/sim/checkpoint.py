@@ -7,7 +7,8 @@ no code, and two runs that did the same leave the same bytes.
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -34,18 +35,15 @@ def save(
         for name, value in {"step": step, **counters}.items()
     }
     content = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    partial = path.with_name(path.name + PARTIAL)
     try:
-        # save_file leaves a file that only its owner may read: keep the mode of an ordinary one
-        partial.touch()
-        mode = partial.stat().st_mode
-        save_file({**content, **numbers}, partial)
-        partial.chmod(mode)
-        replace_synced(partial, path)
+        with writing(path) as partial:
+            # save_file leaves a file that only its owner may read: keep the mode of an ordinary one
+            partial.touch()
+            mode = partial.stat().st_mode
+            save_file({**content, **numbers}, partial)
+            partial.chmod(mode)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     for _, old in find(directory)[KEPT:]:
         old.unlink()
     return path
@@ -83,17 +81,27 @@ def remove_leftovers(directory: Path) -> None:
             path.unlink()
 
 
-def write_synced(path: Path, text: str) -> None:
-    """Write a text file so that after a crash it is there whole or not at all."""
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` at the end of the block: after a crash it is there whole or not at all.
+
+    Raises OSError, naming `path`, for what the block or the renaming raises.
+    """
     partial = path.with_name(path.name + PARTIAL)
     try:
-        partial.write_text(text)
+        yield partial
         replace_synced(partial, path)
     except OSError as error:
         # a full disk does not say which file it had no room for
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with writing(path) as partial:
+        partial.write_text(text)
 
 
 def replace_synced(partial: Path, path: Path) -> None:

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def own_choice(text: str) -> Choice | None:
     if match is None:
         return None
     source, name = match["source"], match["name"]
-    module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source)
+    is_file = source.endswith(".py")
+    module = _load_file(Path(source).resolve()) if is_file else _load_module(source)
     function = getattr(module, name, None)
     if not callable(function):
         offered = ", ".join(n for n, v in vars(module).items() if callable(v) and n[0] != "_")
@@ -118,7 +120,9 @@ def absolute(text: str) -> str:
     return str(Path(match["source"]).resolve()) + text[len(match["source"]) :]
 
 
+@cache
 def _load_file(path: Path) -> Any:
+    """The module of a file, executed once: options are looked up many times."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there, looked for it from {Path.cwd()}")
     name = f"fastsaddle_own_{path.stem}"

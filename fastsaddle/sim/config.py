@@ -5,9 +5,9 @@ defaults and the texts below each field; a second list of options (as typer want
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fastsaddle.sim import choices, methods, schedule
 
@@ -172,7 +172,7 @@ class TrainConfig:
 
     def _check_algorithm(self) -> None:
         for name, field in DEFAULTS.items():
-            changed = name in methods.PARTICULAR and getattr(self, name) != field
+            changed = getattr(self, name) != field
             # a rate that the algorithm has no use for does no harm; a switch would be expected to act
             if changed and isinstance(field, bool) and not methods.takes(self.algorithm, name):
                 able = [a for a in methods.names() if methods.takes(a, name)]
@@ -181,6 +181,15 @@ class TrainConfig:
                     f"got {self.algorithm}"
                 )
         methods.find(self.algorithm)
+
+    def plain(self) -> dict[str, Any]:
+        """All options by name as JSON knows them: paths are text."""
+        return {n: str(v) if isinstance(v, Path) else v for n, v in asdict(self).items()}
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the partition has use for --alpha."""
+        return "alpha" in choices.find(self.partition, "partitions").names()
 
     @property
     def evaluation_interval(self) -> int:

@@ -1,8 +1,7 @@
 """Assemble a run: a new one from options, or one to go on with from its directory alone."""
 
 import platform
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from fastsaddle.sim.tensorboard import writer_class
 CLASSES = "classes.png"
 CURVES = "curves.png"
 # options that may name a file of the user's
-OWN = ("algorithm", "dataset", "model", "partition")
+OWN = ("algorithm", "dataset", "model", "partition", "feature_skew")
 
 
 @dataclass
@@ -44,10 +43,8 @@ def start(config: TrainConfig) -> Job:
     if config.tensorboard:
         writer_class()
     simulation = Simulation(config)
-    config = replace(config, **{name: choices.absolute(getattr(config, name)) for name in OWN})
-    if config.feature_skew is not None:
-        config = replace(config, feature_skew=choices.absolute(config.feature_skew))
-    config = replace(config, steps=simulation.steps)
+    own = {n: choices.absolute(text) for n in OWN if (text := getattr(config, n)) is not None}
+    config = replace(config, **own, steps=simulation.steps)
     config = replace(
         config,
         data_dir=config.data_dir.resolve() if config.data_dir else None,
@@ -58,11 +55,7 @@ def start(config: TrainConfig) -> Job:
         eval_every=config.evaluation_interval,
         checkpoint_every=config.checkpoint_interval,
     )
-    options = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(config).items()
-        if name not in NOT_STORED
-    }
+    options = {name: value for name, value in config.plain().items() if name not in NOT_STORED}
     record = {**options, **_surroundings(simulation.device)}
     path = config.out or make_unique(config)
     job = Job(config, simulation, RunDirectory.create(path, record))

@@ -35,8 +35,8 @@ def find(text: str) -> choices.Choice:
 
 
 def takes(text: str, option: str) -> bool:
-    """Whether an algorithm has use for one of the options that only some have."""
-    return option in find(text).names()
+    """Whether an algorithm has use for an option: of those that only some take, what its constructor names."""
+    return option not in PARTICULAR or option in find(text).names()
 
 
 def build(

@@ -4,15 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from fastsaddle.sim.checkpoint import PARTIAL, replace_synced
+from fastsaddle.sim.checkpoint import writing
 from fastsaddle.sim.partitions._base import PartitionStatistics
 
 # Okabe and Ito's colors, told apart by color-blind readers
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BLUE, ORANGE, GREEN = COLORS[:3]
+STYLES = ("-", "--", ":", "-.")
 MOST_ANNOTATED = 400
 
 
@@ -39,8 +42,7 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     distance.set_ylim(bottom=0)
     distance.set_xlabel("step (one gossip round each)")
     for axes in (accuracy, distance):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     save(figure, path)
 
 
@@ -71,9 +73,16 @@ def draw_classes(
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG so that after a crash it is there whole or not at all."""
-    partial = path.with_name(path.name + PARTIAL)
-    try:
+    with writing(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
-        replace_synced(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def line_style(number: int) -> tuple[str, str]:
+    """Color and style of line `number` of a figure, 28 of them different."""
+    return COLORS[number % len(COLORS)], STYLES[number // len(COLORS) % len(STYLES)]
+
+
+def tidy(axes: Axes, alpha: float = 0.3) -> None:
+    """A light grid and no frame."""
+    axes.grid(alpha=alpha)
+    axes.spines[["top", "right"]].set_visible(False)

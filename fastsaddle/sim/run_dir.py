@@ -36,7 +36,7 @@ class RunDirectory:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
         self._metrics = path / "metrics.jsonl"
-        self.rows = _read_rows(self._metrics)
+        self.rows = read_rows(self._metrics)
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> "RunDirectory":
@@ -125,8 +125,8 @@ def make_unique(config: TrainConfig) -> Path:
             path = Path("runs", f"{name}-{number}")
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows up to a line torn by a crash, if there is one."""
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl up to one torn by a crash, if there is one; none where there is no file."""
     rows = []
     if path.exists():
         for line in path.read_text().splitlines():

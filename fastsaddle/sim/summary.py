@@ -5,7 +5,7 @@ import shlex
 from rich.console import Console
 from rich.table import Table
 
-from fastsaddle.sim import checkpoint, choices
+from fastsaddle.sim import checkpoint
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.job import CLASSES, CURVES, Job
 from fastsaddle.sim.progress import number, percent
@@ -45,8 +45,7 @@ def title(job: Job) -> str:
 
 def split_name(config: TrainConfig) -> str:
     """The partition with its concentration, where it has one, and what else makes agents unlike."""
-    takes_alpha = "alpha" in choices.find(config.partition, "partitions").names()
-    split = f"{config.partition}({config.alpha:g})" if takes_alpha else config.partition
+    split = f"{config.partition}({config.alpha:g})" if config.has_alpha else config.partition
     return split if config.feature_skew is None else f"{split} with {config.feature_skew}"
 
 

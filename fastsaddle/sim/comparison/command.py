@@ -178,5 +178,4 @@ def _record(
 
 
 def _entry(cell: Cell) -> dict[str, Any]:
-    options = {n: str(v) if isinstance(v, Path) else v for n, v in asdict(cell.config).items()}
-    return {"directory": str(directory_of(cell)), "options": options}
+    return {"directory": str(directory_of(cell)), "options": cell.config.plain()}

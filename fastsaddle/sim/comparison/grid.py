@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from fastsaddle.sim import choices, methods
+from fastsaddle.sim import methods
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
 
 # how a run is carried out, not what it computes: a finished run stays finished when they change
@@ -34,10 +34,9 @@ class Cell:
     @property
     def identity(self) -> dict[str, Any]:
         """The options that differ from the defaults and change what is computed."""
-        values = asdict(self.config)
         return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in values.items()
+            name: value
+            for name, value in self.config.plain().items()
             if name not in (*CARRIED_OUT, *NOT_STORED) and value != DEFAULTS[name]
         }
 
@@ -158,8 +157,8 @@ def _product(options: Values) -> Iterable[dict[str, Any]]:
 
 def _without_effect_reset(config: TrainConfig) -> TrainConfig:
     """Options that this run has no use for back to their defaults, so that no run is done twice."""
-    idle = [name for name in methods.PARTICULAR if not methods.takes(config.algorithm, name)]
-    if "alpha" not in choices.find(config.partition, "partitions").names():
+    idle = [name for name in DEFAULTS if not methods.takes(config.algorithm, name)]
+    if not config.has_alpha:
         idle.append("alpha")
     return replace(config, **{name: DEFAULTS[name] for name in idle})
 

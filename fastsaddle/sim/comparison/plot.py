@@ -9,11 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from fastsaddle.sim.comparison.results import Group
-from fastsaddle.sim.plots import save
+from fastsaddle.sim.plots import line_style, save, tidy
 
-# Okabe and Ito's colors, told apart by color-blind readers
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^v<>"
 POINTS_OF_A_SWEEP = 3
 # measures that a sweep draws below the accuracy where runs have them
@@ -92,8 +89,7 @@ def _scale(axes: Axes, values: list[float]) -> None:
         axes.set_xlim(-values[1] / 4, values[-1] * 1.3)
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
 
 
 def _curves(groups: list[Group], title: str) -> Figure:
@@ -108,8 +104,7 @@ def _curves(groups: list[Group], title: str) -> Figure:
         axes.fill_between(steps, low, high, color=style["color"], alpha=0.18, linewidth=0)
     _accuracy(axes)
     axes.set_xlabel("step (one gossip round each)")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     axes.legend(fontsize="small")
     return figure
 
@@ -129,5 +124,5 @@ def _accuracy(axes: Axes) -> None:
 
 
 def _style(number: int) -> dict[str, Any]:
-    color, style = COLORS[number % len(COLORS)], STYLES[number // len(COLORS) % len(STYLES)]
+    color, style = line_style(number)
     return {"color": color, "linestyle": style, "linewidth": 1.8}

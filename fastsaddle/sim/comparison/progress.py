@@ -12,7 +12,7 @@ from rich.console import Console
 from fastsaddle.sim.comparison.grid import Cell, varied
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.comparison.results import name_value
-from fastsaddle.sim.methods import PARTICULAR, takes
+from fastsaddle.sim.methods import takes
 from fastsaddle.sim.progress import percent
 
 SECONDS_BETWEEN_UPDATES = 1.0
@@ -82,7 +82,7 @@ class ComparisonProgress:
 
 def _describe(cell: Cell, names: list[str]) -> str:
     c = cell.config
-    names = [n for n in names if n not in PARTICULAR or takes(c.algorithm, n)]
+    names = [n for n in names if takes(c.algorithm, n)]
     return ", ".join(name_value(n, getattr(c, n)) for n in names) or cell.name
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
 from fastsaddle.sim.comparison.grid import SEEDS, Cell
 from fastsaddle.sim.comparison.pool import DIVERGED
-from fastsaddle.sim.methods import PARTICULAR, takes
+from fastsaddle.sim.methods import takes
+from fastsaddle.sim.run_dir import read_rows
 
 # what a table shows of a run: name, title, factor, digits after the point
 MEASURES = (
@@ -71,7 +72,7 @@ class Group:
     def own(self) -> dict[str, Any]:
         """The varied options without those that this algorithm does not take."""
         algorithm = self.outcomes[0].cell.config.algorithm
-        return {n: v for n, v in self.options.items() if n not in PARTICULAR or takes(algorithm, n)}
+        return {n: v for n, v in self.options.items() if takes(algorithm, n)}
 
 
 def name_value(name: str, value: Any) -> str:
@@ -83,7 +84,7 @@ def name_value(name: str, value: Any) -> str:
 def read(cell: Cell, directory: Path) -> Outcome | None:
     """A run's outcome from its directory; None where it has none yet."""
     path = directory / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = read_rows(path)
     if (directory / DIVERGED).exists():
         return Outcome(cell, rows, None)
     config = directory / "config.json"

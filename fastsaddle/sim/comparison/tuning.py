@@ -6,7 +6,7 @@ from typing import Any
 
 from fastsaddle.sim.comparison.grid import SEEDS, Cell, Grid, Values, varied
 from fastsaddle.sim.comparison.results import Outcome
-from fastsaddle.sim.methods import PARTICULAR, takes
+from fastsaddle.sim.methods import takes
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _best(grid: Grid, outcomes: list[Outcome], when: dict[str, Any]) -> Chosen:
     values = _options(candidates[best][0].cell, grid.tuned)
     seen = {n: {getattr(o.cell.config, n) for o in outcomes} for n in grid.tuned}
     algorithm = candidates[best][0].cell.config.algorithm
-    values = {n: v for n, v in values.items() if n not in PARTICULAR or takes(algorithm, n)}
+    values = {n: v for n, v in values.items() if takes(algorithm, n)}
     edges = tuple(
         n
         for n, value in values.items()

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastsaddle.sim.comparison.plot import COLORS, STYLES
+from fastsaddle.sim import plots
 
 # a color that nothing else has, replaced by the page's own for text
 INK = "#0b0c0d"
@@ -66,8 +66,7 @@ def inked() -> Iterator[None]:
 
 def line_style(number: int) -> tuple[str, str]:
     """Color and line style of curve `number` of a figure, 28 of them different."""
-    color = COLORS[number % len(COLORS)]
-    style = STYLES[number // len(COLORS) % len(STYLES)]
+    color, style = plots.line_style(number)
     return INK if color == BLACK else color, style
 
 
@@ -79,8 +78,7 @@ def key(number: int, label: str) -> Key:
 
 def tidy(axes: Axes) -> None:
     """A light grid and no frame."""
-    axes.grid(alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
+    plots.tidy(axes, alpha=0.2)
 
 
 def to_svg(figure: Figure, name: str, description: str) -> Markup:

@@ -14,7 +14,7 @@ from fastsaddle import sharpness
 from fastsaddle.sim import checkpoint, initial_models
 from fastsaddle.sim.agent_data import AgentData
 from fastsaddle.sim.batch_statistics import reestimate
-from fastsaddle.sim.checkpoint import PARTIAL, replace_synced
+from fastsaddle.sim.checkpoint import writing
 from fastsaddle.sim.dataset import Dataset
 from fastsaddle.sim.devices import find_device
 from fastsaddle.sim.report.runs import Run
@@ -100,10 +100,5 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _save(path: Path, loss: np.ndarray) -> None:
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with partial.open("wb") as stream:
-            np.savez(stream, loss=loss)
-        replace_synced(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path) as partial, partial.open("wb") as stream:
+        np.savez(stream, loss=loss)
