@@ -51,6 +51,17 @@ class FlatLayout:
         """Parameters of one agent, padding not counted."""
         return sum(prod(shape) for shape in self.shapes)
 
+    def group(self, index: int) -> "FlatLayout":
+        """The layout of group `index` alone, in a row that has no other columns."""
+        first, end = self.ranges[index]
+        mine = [
+            (shape, offset - first)
+            for shape, offset in zip(self.shapes, self.offsets, strict=True)
+            if first <= offset < end and prod(shape)
+        ]
+        shapes, offsets = zip(*mine, strict=True) if mine else ((), ())
+        return FlatLayout(shapes, offsets, ((0, end - first),), end - first)
+
     def allocate(self, agents: int, device: torch.device | str) -> torch.Tensor:
         """A zeroed `[agents, stride]` float32 buffer: padding stays zero for ever."""
         return torch.zeros(agents, self.stride, dtype=torch.float32, device=device)

@@ -6,8 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch.optim.optimizer import ParamsT
 
-from fastsaddle.comm.base import LocalStep
+from fastsaddle.comm.base import Communicator, Exchange, LocalStep
+from fastsaddle.comm.choco import Choco, CompressedGossip
 from fastsaddle.comm.stacked import Stacked
+from fastsaddle.compressors.base import Compressor
+from fastsaddle.compressors.identity import Identity
 from fastsaddle.flat_parameters import FlatParameters
 from fastsaddle.hyperparameters import Scalars, check_group
 from fastsaddle.kernels._op import rooms, use_backend
@@ -15,6 +18,8 @@ from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.topology import Topology, resolve
 
 Closure = Callable[[], Any]
+# 2^64 over the golden ratio: seeds of parameter groups lie far apart
+GROUP_STRIDE = 0x9E3779B97F4A7C15
 
 
 class NonFiniteGradientError(ValueError):
@@ -30,7 +35,10 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
         rows: the flat buffers that the parameters and gradients are views of.
         communicator: how models travel.
         flat_state: state buffers by name, each `[agents, stride]` float32; `state[p][name]` are views of them.
-        bytes_sent: float32 bytes that all agents together sent; settable, for resuming.
+        bytes_sent: bytes that all agents together sent, scales and indices included; settable, for resuming.
+        rounds: int64, 0-d: gossip rounds done; with a compressor it is in `state` as `step`.
+        squares: `[agents, 2]` float64: of the last step, the squared norms of what was to be sent (with a compressor:
+            the difference to the public copy) and of what compression lost; zeros without a compressor.
         skipped: `[agents]` int32, gradient evaluations that were not finite.
     """
 
@@ -44,18 +52,17 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
         defaults: dict[str, Any],
         *,
         topology: Topology | str | None,
-        compressor: None,
+        compressor: Compressor | Choco | None,
         consensus_step: float,
         nonfinite: str,
         backend: str | None,
         seed: int,
     ) -> None:
-        if compressor is not None:
-            raise ValueError(
-                f"compressor must be None: models are sent whole, as float32; got {compressor!r}"
-            )
+        choco = as_choco(compressor)
         if nonfinite not in ("raise", "skip"):
             raise ValueError(f'nonfinite must be "raise" or "skip", got {nonfinite!r}')
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be in [0, 2^63), got {seed}")
         check_group(defaults)
         self._bound = False
         super().__init__(params, defaults)
@@ -66,7 +73,7 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"{type(self).__name__} needs a symmetric mixing matrix, {graph} is not"
             )
-        self.communicator = Stacked(graph, consensus_step)
+        self.communicator = communicator_of(graph, consensus_step, choco)
         self.agents = self.communicator.agents
         self.bytes_sent = 0
         for group in self.param_groups:
@@ -107,17 +114,16 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
         self.rows = FlatParameters.over(groups, self.agents, self.stacked)
         self._version = self.rows.version
         device = self.rows.x.device
-        self.flat_state = {}
-        if self.state_name is not None:
-            buffer = self.rows.layout.allocate(self.agents, device)
-            # the parameters of this optimizer lie first; an AgentStack's others have no state here
-            mine = [p for group in groups for p in group]
-            for p, part in zip(mine, self.rows.parts(buffer), strict=False):
-                held = self.state[p].get(self.state_name)
-                if held is not None:
-                    part.copy_(held)
-                self.state[p][self.state_name] = part
-            self.flat_state[self.state_name] = buffer
+        # the parameters of this optimizer lie first; an AgentStack's others have no state here
+        mine = [p for group in groups for p in group]
+        momentum = () if self.state_name is None else (self.state_name,)
+        self.flat_state = {
+            name: self._bind_state(name, mine)
+            for name in (*momentum, *self.communicator.state_names)
+        }
+        self._bind_rounds(mine, device)
+        self._layouts = [self.rows.layout.group(index) for index in range(len(groups))]
+        self.squares = torch.zeros(self.agents, 2, dtype=torch.float64, device=device)
         skipped = getattr(self, "skipped", None)
         self.skipped = torch.zeros(self.agents, dtype=torch.int32, device=device)
         if skipped is not None:
@@ -125,6 +131,28 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
         self._scalars = Scalars(self.agents, device)
         self.dim = sum(p.numel() for group in groups for p in group) // self.agents
         self._bound = True
+
+    def _bind_state(self, name: str, mine: list[torch.nn.Parameter]) -> torch.Tensor:
+        """A buffer `[agents, stride]` with what parameters hold as their state `name`, which become its views."""
+        buffer = self.rows.layout.allocate(self.agents, self.rows.x.device)
+        for p, part in zip(mine, self.rows.parts(buffer), strict=False):
+            held = self.state[p].get(name)
+            if held is not None:
+                part.copy_(held)
+            self.state[p][name] = part
+        return buffer
+
+    def _bind_rounds(self, mine: list[torch.nn.Parameter], device: torch.device) -> None:
+        """One counter for all parameters, kept as their state where messages are drawn by it."""
+        before = getattr(self, "rounds", None)
+        self.rounds = torch.zeros((), dtype=torch.int64, device=device)
+        if not self.communicator.state_names:
+            return
+        held = next((self.state[p]["step"] for p in mine if "step" in self.state[p]), before)
+        if held is not None:
+            self.rounds.copy_(held)
+        for p in mine:
+            self.state[p]["step"] = self.rounds
 
     def _count(self) -> int:
         return sum(len(group["params"]) for group in self.param_groups)
@@ -187,11 +215,13 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
         """One step of every group: local step, mixing, momentum."""
         # all read before the first group moves: a bad value must leave nothing half done
         steps = [self._local_step(index, saved, norm) for index in range(len(self.param_groups))]
+        self.squares.zero_()
         for index, step in enumerate(steps):
             columns = self._columns(index)
             if columns.stop > columns.start:
-                self.communicator.gossip_step_(self.rows.x[:, columns], step)
-        self.bytes_sent += self.bytes_per_step
+                x, exchange = self.rows.x[:, columns], self._exchange(index)
+                self.bytes_sent += self.communicator.gossip_step_(x, step, exchange)
+        self.rounds.add_(1)
 
     def _local_step(self, index: int, saved: torch.Tensor | None, norm: torch.Tensor) -> LocalStep:
         group, columns = self.param_groups[index], self._columns(index)
@@ -211,10 +241,17 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
             maximize=bool(group["maximize"]),
         )
 
-    @property
-    def bytes_per_step(self) -> int:
-        """Bytes that all agents together send in one step: a float32 model along every edge, both ways."""
-        return self.communicator.messages * self.dim * 4
+    def _exchange(self, index: int) -> Exchange:
+        columns = self._columns(index)
+        names = self.communicator.state_names
+        return Exchange(
+            layout=self._layouts[index],
+            states={name: self.flat_state[name][:, columns] for name in names},
+            # groups draw apart: a stride that no small seeds share
+            seed=(self.seed + index * GROUP_STRIDE) % 2**63,
+            number=self.rounds,
+            squares=self.squares,
+        )
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
@@ -255,9 +292,10 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
         mine = [p for group in self.param_groups for p in group["params"]]
         for index, p in zip(saved, mine, strict=False):
             for name, value in state_dict["state"].get(index, {}).items():
-                if isinstance(value, torch.Tensor) and value.shape != p.shape:
+                shape = torch.Size() if name == "step" else p.shape
+                if isinstance(value, torch.Tensor) and value.shape != shape:
                     raise ValueError(
-                        f"state {name} of parameter {index} must have shape {tuple(p.shape)}, "
+                        f"state {name} of parameter {index} must have shape {tuple(shape)}, "
                         f"got {tuple(value.shape)}"
                     )
 
@@ -272,3 +310,17 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
             for name in self.defaults.keys() - {"differentiable"}:
                 group.setdefault(name, self.defaults[name])
         self._bind()
+
+
+def as_choco(compressor: Compressor | Choco | None) -> Choco:
+    """What `compressor=` means; raises ValueError where it is none of its types."""
+    if isinstance(compressor, Choco):
+        return compressor
+    return Choco(Identity() if compressor is None else compressor)
+
+
+def communicator_of(topology: Topology | None, consensus_step: float, choco: Choco) -> Communicator:
+    """Models sent whole where nothing is compressed, or nobody listens; CHOCO gossip otherwise."""
+    if topology is None or choco == Choco(Identity()):
+        return Stacked(topology, consensus_step)
+    return CompressedGossip(topology, consensus_step, choco)

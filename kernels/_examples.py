@@ -1,6 +1,10 @@
 """Random arguments for the rooms' tests and benchmarks: fresh numbers, padding between rows, ring-like lists."""
 
+from typing import Any
+
 import torch
+
+from fastsaddle.kernels._buckets import is_element, packed
 
 
 class Draw:
@@ -42,3 +46,58 @@ class Draw:
         if self.agents >= 3:
             norm[1], norm[2] = float("nan"), float("inf")
         return norm
+
+    def uneven_rows(self) -> torch.Tensor:
+        """Normal rows whose magnitudes differ by orders, with zeros of both signs and numbers next to none."""
+        x = self.rows()
+        x *= torch.logspace(-6, 3, self.columns)
+        chance = torch.rand(x.shape, generator=self.generator)
+        x[chance < 0.1] = 0.0
+        x[chance > 0.9] = -0.0
+        # a bucket of numbers too small for a scale, and an agent with nothing to say
+        x[0, : min(512, self.columns // 2)] *= 1e-35
+        if self.agents > 3:
+            x[3] = 0.0
+        return x
+
+    def buckets(self, size: int | None) -> torch.Tensor:
+        """A table of buckets over all columns: of a few tensors with odd numbers of elements, at most `size` each."""
+        bounds = torch.randint(0, self.columns // 32 + 1, (3,), generator=self.generator) * 32
+        ends = sorted({*bounds.tolist(), self.columns} - {0})
+        table, first = [], 0
+        for end in ends:
+            missing = int(torch.randint(0, 32, (), generator=self.generator))
+            last = end - missing
+            for start in range(first, last, size or self.columns):
+                table.append((start, min(last - start, size or self.columns)))
+            first = end
+        return torch.tensor(table, dtype=torch.int32)
+
+    def without_holes(self, x: torch.Tensor, buckets: torch.Tensor) -> torch.Tensor:
+        """A copy of `x` with zeros between the buckets, and the strides of `rows()`."""
+        result = self.rows()
+        result.zero_()
+        for first, elements in buckets.tolist():
+            result[:, first : first + elements] = x[:, first : first + elements]
+        return result
+
+    def random(self) -> dict[str, Any]:
+        """What random bits are indexed by: a long seed, a large step, an agent that is not the first."""
+        high, low, step, agent = torch.randint(0, 2**31, (4,), generator=self.generator).tolist()
+        return {
+            "seed": high * 2**31 + low,
+            "step": torch.tensor(2 * step + 1),
+            "first_agent": agent % 1000,
+        }
+
+    def code(self, bits: int, buckets: torch.Tensor, has_signs: bool) -> dict[str, Any]:
+        """Random codes, scales and signs; padding holds zeros as an encoder leaves it."""
+        fields = torch.randint(0, 2**bits, (self.agents, self.columns), generator=self.generator)
+        negative = torch.randint(0, 2, fields.shape, generator=self.generator)
+        element = is_element(buckets)
+        scales = torch.rand(self.agents, len(buckets), generator=self.generator)
+        return {
+            "codes": packed((fields * element).int(), bits),
+            "scales": scales,
+            "signs": packed((negative * element).int(), 1) if has_signs else None,
+        }

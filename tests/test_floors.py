@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("kernels", "_checkout"),
     ("flat", "topology", "batch_norm", "hyperparameters", "metrics", "sharpness"),
+    ("wire",),
+    ("selection",),
+    ("compressors",),
     ("flat_parameters",),
     ("agents",),
     ("comm",),

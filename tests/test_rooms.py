@@ -24,6 +24,18 @@ CASES = {
 RUNNABLE = [b for b in CASES if b != "triton" or INTERPRETING or DEVICE == "cuda"]
 
 
+# arguments of two dimensions that are no buffers of models
+NO_ROWS = (
+    *("neighbors", "weights", "W", "buckets", "squares"),
+    *("codes", "scales", "signs", "indices", "values"),
+)
+
+
+def is_rows(name: str, value: Any) -> bool:
+    """Whether an argument is `[agents, columns]` float32, with a row stride of its own."""
+    return isinstance(value, torch.Tensor) and value.dim() == 2 and name not in NO_ROWS
+
+
 def room_cases() -> list[Any]:
     return [
         pytest.param(op, backend, agents, id=f"{op.name}-{backend}-{agents}")
@@ -41,7 +53,7 @@ def fresh(
     def copy(name: str, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        if value.dim() == 2 and value.dtype == torch.float32 and name not in ("weights", "W"):
+        if is_rows(name, value):
             guarded = torch.full(
                 (value.shape[0], value.shape[1] + 128), float("nan"), device=device
             )
@@ -53,7 +65,7 @@ def fresh(
         else:
             view = value.to(device, copy=True)
         if name in poison:
-            view.fill_(float("nan"))
+            view.fill_(float("nan") if view.is_floating_point() else 0xA5)
         return view
 
     return {name: copy(name, value) for name, value in arguments.items()}
@@ -86,7 +98,7 @@ def test_equals_the_reference(op: Op, backend: str, agents: int, seed: int) -> N
                         columns,
                         name,
                     )
-                    if value.dim() == 2 and name not in ("weights", "W", "neighbors"):
+                    if is_rows(name, value):
                         assert guard(value).isnan().all(), (
                             f"{variant}: wrote behind the rows of {name}"
                         )
@@ -110,8 +122,7 @@ def test_writes_only_what_the_schema_marks(op: Op, seed: int) -> None:
 @pytest.mark.parametrize("op", rooms().values(), ids=lambda op: op.name)
 def test_wrong_arguments_raise_before_anything_is_written(op: Op, seed: int) -> None:
     variant = next(iter(op.examples(4, 96, torch.Generator().manual_seed(seed)).values()))
-    named = [n for n, v in variant.items() if isinstance(v, torch.Tensor) and v.dim() == 2]
-    rows = [n for n in named if n not in ("weights", "neighbors", "W")]
+    rows = [name for name, value in variant.items() if is_rows(name, value)]
     for name in rows:
         for wrong in (
             variant[name].double(),

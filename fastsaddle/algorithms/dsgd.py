@@ -3,6 +3,8 @@
 import torch
 from torch.optim.optimizer import ParamsT
 
+from fastsaddle.comm.choco import Choco
+from fastsaddle.compressors.base import Compressor
 from fastsaddle.optimizer import DecentralizedOptimizer
 from fastsaddle.topology import Topology
 
@@ -17,13 +19,14 @@ class DSGD(DecentralizedOptimizer):
         lr: learning rate, a float or a 0-d tensor; read at every step.
         topology: who talks to whom, a `Topology` or a name such as "ring"; None is one agent, plain SGD.
         weight_decay: L2 coefficient, added to the gradient.
-        compressor: must be None; models are sent whole.
-        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1].
+        compressor: what messages are compressed with, by CHOCO gossip (see `Choco`); None sends models whole, and so
+            does `Identity()`. State with one: `x_hat`, the public copies, and `step`, the rounds done.
+        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents'
             local step out, while their models still take part in the mixing.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers a compressor draws; sending models whole draws none.
+        seed: of the random numbers a compressor draws, in [0, 2^63); sending models whole draws none.
 
     A parameter that got no gradient counts as one with a zero gradient: it decays and is mixed. Parameters and
     gradients become views of flat buffers, and are followed where they are moved (`.to()`, an assigned `.data`);
@@ -41,7 +44,7 @@ class DSGD(DecentralizedOptimizer):
         *,
         topology: Topology | str | None = None,
         weight_decay: float = 0.0,
-        compressor: None = None,
+        compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
         nonfinite: str = "raise",
         maximize: bool = False,
@@ -85,7 +88,7 @@ class DSGDm(DecentralizedOptimizer):
         momentum: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 0.0,
-        compressor: None = None,
+        compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
         nonfinite: str = "raise",
         maximize: bool = False,

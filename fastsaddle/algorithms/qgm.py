@@ -3,6 +3,8 @@
 import torch
 from torch.optim.optimizer import ParamsT
 
+from fastsaddle.comm.choco import Choco
+from fastsaddle.compressors.base import Compressor
 from fastsaddle.optimizer import DecentralizedOptimizer
 from fastsaddle.topology import Topology
 
@@ -40,7 +42,7 @@ class QGM(DecentralizedOptimizer):
         qg_momentum: float | None = None,
         nesterov: bool = False,
         weight_decay: float = 0.0,
-        compressor: None = None,
+        compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
         nonfinite: str = "raise",
         maximize: bool = False,

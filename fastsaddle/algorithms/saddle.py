@@ -11,6 +11,8 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from fastsaddle.algorithms.base import SharpnessAwareOptimizer
+from fastsaddle.comm.choco import Choco
+from fastsaddle.compressors.base import Compressor
 from fastsaddle.topology import Topology
 
 
@@ -40,7 +42,7 @@ class DSADDLe(SharpnessAwareOptimizer):
         rho: float = 0.05,
         weight_decay: float = 0.0,
         adaptive: bool = False,
-        compressor: None = None,
+        compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
         nonfinite: str = "raise",
         maximize: bool = False,
@@ -99,7 +101,7 @@ class QSADDLe(SharpnessAwareOptimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         adaptive: bool = False,
-        compressor: None = None,
+        compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
         nonfinite: str = "raise",
         maximize: bool = False,

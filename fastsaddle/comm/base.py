@@ -1,9 +1,13 @@
 """The contract of a communicator: one word for a whole gossip step, one for a round alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+
+from fastsaddle.flat import FlatLayout
+from fastsaddle.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,73 @@ class LocalStep:
     maximize: bool
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """What one round's messages are made of.
+
+    Attributes:
+        layout: where tensors lie in the columns.
+        states: the communicator's own state, by name, `[agents, columns]` float32, updated.
+        seed: of a compressor's random numbers.
+        number: int64, 0-d: rounds done before.
+        squares: `[agents, 2]` float64: what was to be sent and what compression lost of it, squared norms, added to.
+    """
+
+    layout: FlatLayout
+    states: Mapping[str, torch.Tensor]
+    seed: int
+    number: torch.Tensor
+    squares: torch.Tensor
+
+
 class Communicator(Protocol):
     """Moves models along the edges of a graph.
 
     Attributes:
         agents: rows of the buffers it works on: all agents, or those of this process.
         messages: models sent in one round by those agents, to all their neighbors together.
+        state_names: names of the buffers it keeps between rounds, rows like the models'.
     """
 
     agents: int
     messages: int
+    state_names: tuple[str, ...]
 
-    def gossip_step_(self, x: torch.Tensor, step: LocalStep) -> None:
-        """Local step, x = W h, momentum; all in place on `x` `[agents, columns]` float32."""
+    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
+        """Local step, gossip, momentum; all in place on `x` `[agents, columns]` float32. Returns bytes sent."""
+        ...
 
     def mix_(self, x: torch.Tensor) -> None:
         """One gossip round alone: x = W x, in place on `[agents, columns]` float32."""
+
+
+class MixingLists:
+    """W as neighbor lists on the device that was last asked for.
+
+    Args:
+        topology: the graph; None is a single agent that talks to nobody.
+        consensus_step: gamma, folded into the weights: (1 - gamma) I + gamma W.
+
+    Raises:
+        ValueError: gamma outside [0, 1].
+    """
+
+    def __init__(self, topology: Topology | None, consensus_step: float = 1.0) -> None:
+        if topology is None:
+            lists = (torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1, dtype=torch.float32))
+        else:
+            lists = topology.mixing_lists(consensus_step)
+        self._neighbors, self._weights = lists
+        self.agents, self.width = self._neighbors.shape
+        self.messages = 0 if topology is None else topology.messages
+
+    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """(neighbors int32, weights float32), both `[agents, width]`, on a device."""
+        if self._neighbors.device != device:
+            self._neighbors, self._weights = self._neighbors.to(device), self._weights.to(device)
+        return self._neighbors, self._weights
+
+    def itself(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lists by which every agent reads its own row alone."""
+        own = torch.arange(self.agents, dtype=torch.int32, device=device)[:, None]
+        return own, torch.ones(self.agents, 1, dtype=torch.float32, device=device)

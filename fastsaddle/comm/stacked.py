@@ -1,8 +1,8 @@
-"""All agents in one process: a gossip step is one kernel over the stacked rows."""
+"""All agents in one process, models sent whole: a gossip step is one kernel over the stacked rows."""
 
 import torch
 
-from fastsaddle.comm.base import LocalStep
+from fastsaddle.comm.base import Exchange, LocalStep, MixingLists
 from fastsaddle.kernels.gossip_step import gossip_step
 from fastsaddle.kernels.local_step import local_step
 from fastsaddle.kernels.mix_dense import mix_dense
@@ -25,44 +25,39 @@ class Stacked:
         ValueError: gamma outside [0, 1].
     """
 
-    def __init__(self, topology: Topology | None, consensus_step: float = 1.0) -> None:
-        if topology is None:
-            lists = (torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1, dtype=torch.float32))
-        else:
-            lists = topology.mixing_lists(consensus_step)
-        self.neighbors, self.weights = lists
-        self.agents = self.neighbors.shape[0]
-        self.messages = 0 if topology is None else topology.messages
-        self.dense = self.neighbors.shape[1] > DENSE_WIDTH
+    state_names = ()
 
-    def gossip_step_(self, x: torch.Tensor, step: LocalStep) -> None:
-        self._move(x.device)
+    def __init__(self, topology: Topology | None, consensus_step: float = 1.0) -> None:
+        self.lists = MixingLists(topology, consensus_step)
+        self.agents, self.messages = self.lists.agents, self.lists.messages
+        self.dense = self.lists.width > DENSE_WIDTH
+
+    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
         if self.dense:
             self._dense_step(x, step)
-            return
-        gossip_step(
-            x,
-            step.saved,
-            step.g,
-            step.momentum,
-            self.neighbors,
-            self.weights,
-            step.lr,
-            step.weight_decay,
-            step.beta,
-            step.mu,
-            step.norm,
-            step.kind,
-            step.nesterov,
-            step.maximize,
-        )
+        else:
+            gossip_step(
+                x,
+                step.saved,
+                step.g,
+                step.momentum,
+                *self.lists.on(x.device),
+                step.lr,
+                step.weight_decay,
+                step.beta,
+                step.mu,
+                step.norm,
+                step.kind,
+                step.nesterov,
+                step.maximize,
+            )
+        return 4 * self.messages * exchange.layout.dim
 
     def mix_(self, x: torch.Tensor) -> None:
-        self._move(x.device)
         if self.dense:
-            mix_dense(x.clone(), self._matrix(), x)
+            mix_dense(x.clone(), self._matrix(x.device), x)
         else:
-            mix_neighbors(x.clone(), x, self.neighbors, self.weights)
+            mix_neighbors(x.clone(), x, *self.lists.on(x.device))
 
     def _dense_step(self, x: torch.Tensor, step: LocalStep) -> None:
         h, mixed = torch.empty_like(x), torch.empty_like(x)
@@ -80,18 +75,14 @@ class Stacked:
             step.nesterov,
             step.maximize,
         )
-        mix_dense(h, self._matrix(), mixed)
+        mix_dense(h, self._matrix(x.device), mixed)
         # everybody now reads its own row of what was mixed
-        itself = torch.arange(self.agents, dtype=torch.int32, device=x.device)[:, None]
-        one = torch.ones(self.agents, 1, dtype=torch.float32, device=x.device)
         momentum = step.momentum if step.kind == 2 else None
-        mix_update(x, step.saved, mixed, momentum, itself, one, step.lr, step.mu, step.norm)
+        itself = self.lists.itself(x.device)
+        mix_update(x, step.saved, mixed, momentum, *itself, step.lr, step.mu, step.norm)
 
-    def _matrix(self) -> torch.Tensor:
+    def _matrix(self, device: torch.device) -> torch.Tensor:
         """W as dense float32 `[agents, agents]`, with the lists' rounded weights."""
-        W = self.weights.new_zeros(self.agents, self.agents)
-        return W.scatter_add_(1, self.neighbors.clamp(min=0).long(), self.weights)
-
-    def _move(self, device: torch.device) -> None:
-        if self.neighbors.device != device:
-            self.neighbors, self.weights = self.neighbors.to(device), self.weights.to(device)
+        neighbors, weights = self.lists.on(device)
+        W = weights.new_zeros(self.agents, self.agents)
+        return W.scatter_add_(1, neighbors.clamp(min=0).long(), weights)

@@ -14,10 +14,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 OWN = re.compile(r"(?P<source>[^:]+\.py|\w+(?:\.\w+)+):(?P<name>\w+)(?::(?P<rest>.*))?")
-KINDS = {"int": int, "float": float, "str": str, int: int, float: float, str: str}
+
+
+def boolean(text: str) -> bool:
+    """true or false, as options spell them."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+KINDS: dict[Any, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "bool": boolean}
+KINDS |= {int: int, float: float, str: str, bool: boolean}
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,8 @@ class Choice:
     """A callable and the arguments after its colons.
 
     Called with offered values by name, it takes those that its signature names; the parameters left over take the
-    arguments in order, converted to int, float or str as annotated.
+    arguments, those written `name=value` by name and the others in order, converted as annotated to int, float, bool,
+    None or str.
     """
 
     text: str
@@ -45,14 +57,20 @@ class Choice:
             for p in parameters.values()
             if p.name not in offered and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]
-        if len(self.arguments) > len(left):
+        own = {p.name: p for p in left}
+        named = dict(a.split("=", 1) for a in self.arguments if a.split("=")[0] in own and "=" in a)
+        for name, text in named.items():
+            values[name] = _convert(self.text, own[name], text)
+        left = [p for p in left if p.name not in named]
+        ordered = [a for a in self.arguments if a.split("=")[0] not in named]
+        if len(ordered) > len(left):
             takes = ", ".join(p.name for p in left) or "none"
             raise ValueError(
                 f"{self.text} has too many arguments after the colon, it takes {takes}"
             )
-        for parameter, text in zip(left, self.arguments, strict=False):
+        for parameter, text in zip(left, ordered, strict=False):
             values[parameter.name] = _convert(self.text, parameter, text)
-        for parameter in left[len(self.arguments) :]:
+        for parameter in left[len(ordered) :]:
             if parameter.default is parameter.empty:
                 raise ValueError(
                     f"{self.text} needs a value for {parameter.name}: write {self.text}:VALUE, "
@@ -146,8 +164,12 @@ def _load_module(name: str) -> Any:
         raise ValueError(f"there is no module {name} (looked in {here} too): {error}") from error
 
 
-def _convert(text: str, parameter: inspect.Parameter, value: str) -> int | float | str:
-    kind = KINDS.get(parameter.annotation, str)
+def _convert(text: str, parameter: inspect.Parameter, value: str) -> int | float | str | None:
+    # the types of `int | None`, or the one there is
+    offered = get_args(parameter.annotation) or (parameter.annotation,)
+    if value.lower() == "none" and NoneType in offered:
+        return None
+    kind = next((KINDS[o] for o in offered if o in KINDS), str)
     try:
         return kind(value)
     except ValueError as error:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from fastsaddle.sim import choices, methods, schedule
+from fastsaddle.comm.choco import Choco
+from fastsaddle.sim import choices, messages, methods, schedule
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class TrainConfig:
 
     Without options: Q-SADDLe, 16 agents on a ring, scikit-learn's digits split by Dirichlet(0.1).
     Ctrl-C leaves a checkpoint, and `fastsaddle train --resume DIR` goes on bit for bit.
-    Algorithm, dataset, model, partition and feature skew can be your own: file.py:Name.
+    Algorithm, dataset, model, partition, feature skew and compressor can be your own: file.py:Name.
     """
 
     algorithm: str = "qsaddle"
@@ -107,6 +108,19 @@ class TrainConfig:
     consensus_step: float = 1.0
     """How far each gossip round goes towards the neighbors' average, in (0, 1]."""
 
+    compressor: str = "none"
+    """What messages are compressed with, by CHOCO gossip: stochastic-quantizer:8 (bits: 8, 4, or 2:biased=true),
+    top-k:0.1, random-k:0.1 (fractions sent), sign, identity."""
+
+    gossip_order: Literal["compress-then-mix", "mix-then-compress"] = "compress-then-mix"
+    """Whether compressed messages are mixed in the round that they are sent in, or in the next."""
+
+    running_sum: bool = False
+    """Keep a running weighted sum of what neighbors sent instead of mixing their public copies."""
+
+    adaptive_gossip: bool = False
+    """AdaGossip: adapt --consensus-step to each element (with a --compressor)."""
+
     init: Literal["same", "independent"] = "same"
     """Whether all agents start from one model or each from its own."""
 
@@ -181,6 +195,17 @@ class TrainConfig:
                     f"got {self.algorithm}"
                 )
         methods.find(self.algorithm)
+        if self.choco is not None and "compressor" not in methods.find(self.algorithm).names():
+            raise ValueError(
+                f"--compressor needs an algorithm that takes one, {self.algorithm} does not"
+            )
+
+    @property
+    def choco(self) -> Choco | None:
+        """How messages are compressed; None sends models whole."""
+        return messages.build(
+            self.compressor, self.gossip_order, self.running_sum, self.adaptive_gossip
+        )
 
     def plain(self) -> dict[str, Any]:
         """All options by name as JSON knows them: paths are text."""

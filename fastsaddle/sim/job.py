@@ -18,7 +18,7 @@ from fastsaddle.sim.tensorboard import writer_class
 CLASSES = "classes.png"
 CURVES = "curves.png"
 # options that may name a file of the user's
-OWN = ("algorithm", "dataset", "model", "partition", "feature_skew")
+OWN = ("algorithm", "dataset", "model", "partition", "feature_skew", "compressor")
 
 
 @dataclass

@@ -20,11 +20,14 @@ MOST_ANNOTATED = 400
 
 
 def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
-    """Accuracies above, consensus distance below, over the steps of metrics.jsonl's rows."""
+    """Accuracies above, consensus distance and, where messages were compressed, their norms below, over the steps."""
     steps = [row["step"] for row in rows]
-    figure = Figure(figsize=(7, 6), layout="constrained")
+    is_compressed = any(row.get("update_norm") for row in rows)
+    figure = Figure(figsize=(7, 8 if is_compressed else 6), layout="constrained")
     figure.suptitle(title, fontsize="medium")
-    accuracy, distance = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    heights = (3, 2, 2)[: 3 if is_compressed else 2]
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    accuracy, distance = panels[:2]
     for name, label, color, style in (
         ("consensus_accuracy", "consensus model", BLUE, "-"),
         ("mean_accuracy", "agents' mean", ORANGE, "--"),
@@ -40,10 +43,25 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     distance.plot(steps, np.array(distances, dtype=float), color=BLUE, linewidth=1.8)
     distance.set_ylabel("consensus distance\n(RMS over agents)")
     distance.set_ylim(bottom=0)
-    distance.set_xlabel("step (one gossip round each)")
-    for axes in (accuracy, distance):
+    if is_compressed:
+        _draw_norms(panels[2], steps, rows)
+    panels[-1].set_xlabel("step (one gossip round each)")
+    for axes in panels:
         tidy(axes)
     save(figure, path)
+
+
+def _draw_norms(axes: Axes, steps: list[int], rows: list[dict[str, Any]]) -> None:
+    """What was to be sent and what compression lost of it, RMS over agents, means since the point before."""
+    for name, label, color, style in (
+        ("update_norm", "to be sent", BLUE, "-"),
+        ("error_norm", "lost by compression", ORANGE, "--"),
+    ):
+        values = np.array([row[name] for row in rows], dtype=float)
+        axes.plot(steps, values, style, color=color, label=label, linewidth=1.8)
+    axes.set_yscale("log")
+    axes.set_ylabel("norm\n(RMS over agents)")
+    axes.legend(loc="upper right")
 
 
 def draw_classes(

@@ -43,6 +43,9 @@ class Simulation:
         self.engine = GradientEngine(self.stack, F.cross_entropy, config.engine, config.chunk)
         self.evaluations = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.is_compressed = bool(self.optimizer.communicator.state_names)
+        # of what was to be sent, and of what compression lost: sums over steps of norms, RMS over agents
+        self.norm_sums = torch.zeros(2, dtype=torch.float64, device=self.device)
 
     def step(self, step: int) -> Tensor:
         """Local step and gossip number `step` (from 0); the agents' mean training loss, 0-d."""
@@ -57,6 +60,8 @@ class Simulation:
 
         loss = self.optimizer.step(closure)
         self.loss_sum += loss
+        if self.is_compressed:
+            self.norm_sums += self.optimizer.squares.mean(0).sqrt()
         return loss
 
     def rate(self, step: int) -> float:
@@ -84,7 +89,9 @@ class Simulation:
         """Everything that changes from step to step, live: what a checkpoint must hold."""
         buffers = {f"buffer.{name}": buffer for name, buffer in self.stack.buffers.items()}
         states = {f"optimizer.{name}": row for name, row in self.optimizer.flat_state.items()}
-        return {"x": self.stack.x, "loss_sum": self.loss_sum, **buffers, **states}
+        rounds = {"optimizer.rounds": self.optimizer.rounds, "norm_sums": self.norm_sums}
+        messages = rounds if self.is_compressed else {}
+        return {"x": self.stack.x, "loss_sum": self.loss_sum, **buffers, **states, **messages}
 
     def counters(self) -> dict[str, int]:
         """Whole numbers that a checkpoint holds beside the tensors."""
@@ -107,4 +114,5 @@ class Simulation:
 def _options(config: TrainConfig, topology: Any) -> dict[str, Any]:
     """The options that an optimizer's constructor may name."""
     names = ("lr", "weight_decay", "consensus_step", "seed", *methods.PARTICULAR)
-    return {"topology": topology, **{name: getattr(config, name) for name in names}}
+    options = {name: getattr(config, name) for name in names}
+    return {"topology": topology, "compressor": config.choco, **options}

@@ -23,9 +23,22 @@ def describe(job: Job) -> list[str]:
         f"{config.dataset}: {len(simulation.dataset.train_labels):,} training samples, "
         f"{split_name(config)} gives {split.mean_classes:.1f} classes an agent, "
         f"{split.mean_top_share:.0%} of its samples in the largest",
+        *_messages(job),
         f"{config.device}, CPU threads {config.threads}, engine {config.engine}, "
         f"backend {' and '.join(backends)}; writing to {job.directory.path}",
         *([f"going on at step {job.step} of {config.steps}"] if job.step else []),
+    ]
+
+
+def _messages(job: Job) -> list[str]:
+    """A line on what a message is, where models are not sent whole."""
+    choco, layout = job.config.choco, job.simulation.stack.layout
+    if choco is None:
+        return []
+    sent, whole = choco.compressor.message_bytes(layout), 4 * layout.dim
+    how = f"{job.config.gossip_order}, consensus step {job.config.consensus_step:g}"
+    return [
+        f"{job.config.compressor}: {sent:,} bytes a message, {sent / whole:.3f} of float32's; {how}"
     ]
 
 
@@ -36,6 +49,7 @@ def title(job: Job) -> str:
         c.algorithm,
         f"{c.agents} agents",
         c.topology,
+        *([] if c.choco is None else [c.compressor]),
         c.dataset,
         split_name(c),
         f"seed {c.seed}",
@@ -67,6 +81,7 @@ def summarize(job: Job, steps_per_second: float, console: Console) -> None:
         ("mean accuracy of the agents", percent(row["mean_accuracy"])),
         ("worst accuracy of the agents", percent(row["worst_accuracy"])),
         ("consensus distance", number(row["consensus_distance"])),
+        ("compressor", job.config.compressor),
         ("sent per agent", f"{sent / job.config.agents:.2f} MB"),
         ("sent in total", f"{sent:.2f} MB"),
         ("speed", f"{steps_per_second:.4g} steps/s"),

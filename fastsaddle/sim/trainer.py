@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastsaddle.sim import checkpoint
 from fastsaddle.sim.job import Job
+from fastsaddle.sim.simulation import Simulation
 
 
 class Observer(Protocol):
@@ -91,10 +92,23 @@ def _row(job: Job, clock: _Clock) -> dict[str, Any]:
         "train_loss": simulation.loss_sum.item() / steps if steps else math.nan,
         "lr": simulation.rate(min(job.step, simulation.steps - 1)),
         "bytes_sent": simulation.optimizer.bytes_sent,
-        "compression_error": 0.0,
+        **_compression(simulation, steps),
         "gradient_evaluations": simulation.evaluations,
         "step_seconds": round(clock.stepped, 3),
         "seconds": round(clock.total, 3),
     }
     simulation.loss_sum.zero_()
+    simulation.norm_sums.zero_()
     return {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def _compression(simulation: Simulation, steps: int) -> dict[str, float]:
+    """Mean norms since the line before: of what was to be sent, of what was lost, and their ratio."""
+    if not simulation.is_compressed:
+        return {"update_norm": math.nan, "error_norm": 0.0, "compression_error": 0.0}
+    update, error = simulation.norm_sums.tolist()
+    return {
+        "update_norm": update / steps if steps else math.nan,
+        "error_norm": error / steps if steps else math.nan,
+        "compression_error": error / update if update else math.nan,
+    }

@@ -15,6 +15,7 @@ import tyro
 
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
+from fastsaddle.sim.messages import NONE, OF_COMPRESSION
 
 # how a run is carried out, not what it computes: a finished run stays finished when they change
 CARRIED_OUT = (
@@ -160,6 +161,8 @@ def _without_effect_reset(config: TrainConfig) -> TrainConfig:
     idle = [name for name in DEFAULTS if not methods.takes(config.algorithm, name)]
     if not config.has_alpha:
         idle.append("alpha")
+    if config.compressor == NONE:
+        idle += OF_COMPRESSION
     return replace(config, **{name: DEFAULTS[name] for name in idle})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
 from fastsaddle.sim.comparison.grid import SEEDS, Cell
 from fastsaddle.sim.comparison.pool import DIVERGED
+from fastsaddle.sim.messages import NONE
 from fastsaddle.sim.methods import takes
 from fastsaddle.sim.run_dir import read_rows
 
@@ -66,7 +67,8 @@ class Group:
     @property
     def label(self) -> str:
         """The varied options in a few words."""
-        return ", ".join(name_value(n, v) for n, v in self.own.items()) or "run"
+        said = {n: v for n, v in self.own.items() if (n, v) != ("compressor", NONE)}
+        return ", ".join(name_value(n, v) for n, v in said.items()) or "run"
 
     @property
     def own(self) -> dict[str, Any]:

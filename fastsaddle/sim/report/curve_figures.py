@@ -55,7 +55,7 @@ def draw_all(groups: list[RunGroup], tested_on: str) -> list[Picture]:
         ),
     )
     pictures = [draw(figure, groups) for figure in drawn if _has(groups, figure.measure)]
-    return [*pictures, draw_compression_error(groups)]
+    return [*pictures, draw_compression_error(groups), *_draw_norms(groups)]
 
 
 def draw_compression_error(groups: list[RunGroup]) -> Picture:
@@ -71,6 +71,30 @@ def draw_compression_error(groups: list[RunGroup]) -> Picture:
     if _has(groups, figure.measure):
         return draw(figure, groups)
     return Picture(figure.id, figure.title, "These runs did not write the error of what they sent.")
+
+
+def _draw_norms(groups: list[RunGroup]) -> list[Picture]:
+    """The two norms behind the compression error, where runs compressed (Choudhary et al. 2024, figure 2)."""
+    drawn = (
+        Drawn(
+            "update-norm",
+            "Norm of what was to be sent",
+            "update_norm",
+            "norm",
+            "Root mean square over agents of the difference between an agent's model and its public copy, "
+            "before compression, mean of the steps since the evaluation before.",
+        ),
+        Drawn(
+            "error-norm",
+            "Norm of what compression lost",
+            "error_norm",
+            "norm",
+            "Root mean square over agents of the difference between what was to be sent and what was.",
+        ),
+    )
+    if not _has(groups, "update_norm"):
+        return []
+    return [draw(figure, groups) for figure in drawn]
 
 
 def _has(groups: list[RunGroup], measure: str) -> bool:

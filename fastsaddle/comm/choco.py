@@ -1,0 +1,199 @@
+"""CHOCO gossip: agents send compressed differences to public copies of their models, and mix the copies."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from fastsaddle.comm.base import Exchange, LocalStep, MixingLists
+from fastsaddle.compressors.base import Compressor
+from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
+from fastsaddle.kernels.choco_step import MOST_ELEMENTS, MOST_LEVELS, choco_step
+from fastsaddle.kernels.local_step import local_step
+from fastsaddle.kernels.mix_neighbors import mix_neighbors
+from fastsaddle.kernels.mix_update import mix_update
+from fastsaddle.topology import Topology
+from fastsaddle.wire import largest_of, table_of
+
+ORDERS = ("compress-then-mix", "mix-then-compress")
+# AdaGossip's constants (arXiv:2404.05919 and its code)
+DECAY, SMALL = 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class Choco:
+    """How compressed messages are used; give it as an optimizer's `compressor=` where the defaults do not do.
+
+    With h the models after the local step, x_hat the public copies (zero at first) and gamma the consensus step:
+
+        compress-then-mix    x_hat += Q(h - x_hat);  x = h + gamma (W x_hat - x_hat)
+        mix-then-compress    x = h + gamma (W x_hat - x_hat);  x_hat += Q(x - x_hat)
+
+    Koloskova et al. 2019: arXiv:1902.00340, and the second order in the deep learning code of arXiv:1907.09356. What
+    an agent has not yet sent stays in its model, so nothing is lost: CHOCO is its own error feedback. The mean over
+    agents is that of uncompressed gossip, whatever Q.
+
+    Args:
+        compressor: Q.
+        order: one of the two above; the second may overlap sending with the next local step.
+        running_sum: keep sum_{j != i} W_ij x_hat_j up to date instead of the neighbors' copies, as the published code
+            does; the same up to rounding, one more state `weighted_sum`, and for a W that does not change.
+        adaptive: AdaGossip (Aketi et al. 2024, arXiv:2404.05919): gamma / (sqrt(v) + 1e-8), at most one, for each
+            element, v being the running mean of the squared pull W x_hat - x_hat; one more state `pull_square`.
+
+    Raises:
+        ValueError: not a compressor, or an order that is none of the two.
+    """
+
+    compressor: Compressor
+    order: Literal["compress-then-mix", "mix-then-compress"] = "compress-then-mix"
+    running_sum: bool = False
+    adaptive: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.compressor, Compressor):
+            raise ValueError(
+                "compressor must be None, an fs.compressors.Compressor, or one in an fs.Choco, "
+                f"got {self.compressor!r}"
+            )
+        if self.order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}")
+
+
+class CompressedGossip:
+    """CHOCO gossip among the rows of one buffer: one kernel for a bucketed quantizer, several for other compressors.
+
+    Args:
+        topology: the graph.
+        consensus_step: gamma, in [0, 1].
+        choco: compressor, order and options.
+
+    Raises:
+        ValueError: gamma outside [0, 1].
+    """
+
+    def __init__(self, topology: Topology, consensus_step: float, choco: Choco) -> None:
+        if not 0 <= consensus_step <= 1:
+            raise ValueError(f"consensus_step must be in [0, 1], got {consensus_step!r}")
+        self.lists = MixingLists(topology)
+        self.agents, self.messages = self.lists.agents, self.lists.messages
+        self.choco = choco
+        self._gamma = torch.tensor(consensus_step, dtype=torch.float32)
+        options = {"weighted_sum": choco.running_sum, "pull_square": choco.adaptive}
+        self.state_names = ("x_hat", *(name for name, asked in options.items() if asked))
+
+    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
+        self._gamma = self._gamma.to(x.device)
+        quantizer = fused(self.choco)
+        if quantizer is not None:
+            self._fused_step(x, step, exchange, quantizer)
+            return quantizer.message_bytes(exchange.layout) * self.messages
+        return self._step(x, step, exchange) // self.agents * self.messages
+
+    def mix_(self, x: torch.Tensor) -> None:
+        mix_neighbors(x.clone(), x, *self.lists.on(x.device))
+
+    def _fused_step(
+        self, x: torch.Tensor, step: LocalStep, exchange: Exchange, q: StochasticQuantizer
+    ) -> None:
+        squares = torch.empty_like(exchange.squares)
+        choco_step(
+            x,
+            step.saved,
+            step.g,
+            step.momentum,
+            exchange.states["x_hat"],
+            *self.lists.on(x.device),
+            table_of(exchange.layout, q.bucket, x.device),
+            largest_of(exchange.layout, q.bucket),
+            step.lr,
+            step.weight_decay,
+            step.beta,
+            step.mu,
+            self._gamma,
+            step.norm,
+            step.kind,
+            step.nesterov,
+            step.maximize,
+            self.choco.order == ORDERS[1],
+            q.most,
+            exchange.seed,
+            exchange.number,
+            0,
+            squares,
+        )
+        exchange.squares.add_(squares)
+
+    def _step(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
+        """The same in parts, bit for bit. Returns the bytes of all agents' messages."""
+        h = torch.empty_like(x)
+        local_step(
+            x,
+            step.saved,
+            step.g,
+            step.momentum,
+            h,
+            step.lr,
+            step.weight_decay,
+            step.beta,
+            step.norm,
+            step.kind,
+            step.nesterov,
+            step.maximize,
+        )
+        if self.choco.order == ORDERS[0]:
+            nbytes = self._publish(h, exchange)
+            moved = h + self._pull(exchange)
+        else:
+            moved = h + self._pull(exchange)
+            nbytes = self._publish(moved, exchange)
+        momentum = step.momentum if step.kind == 2 else None
+        itself = self.lists.itself(x.device)
+        mix_update(x, step.saved, moved, momentum, *itself, step.lr, step.mu, step.norm)
+        return nbytes
+
+    def _publish(self, model: torch.Tensor, exchange: Exchange) -> int:
+        """Send Q(model - x_hat) and add it to the public copies. Returns the bytes of all agents' messages."""
+        compressor, x_hat = self.choco.compressor, exchange.states["x_hat"]
+        t = model - x_hat
+        payload = compressor.encode(t, exchange.seed, exchange.number, layout=exchange.layout)
+        value = compressor.decode(payload)
+        x_hat.add_(value)
+        if self.choco.running_sum:
+            neighbors, weights = self.lists.on(x_hat.device)
+            others = weights.clone()
+            others[:, 0] = 0.0
+            received = torch.empty_like(value)
+            mix_neighbors(value, received, neighbors, others)
+            exchange.states["weighted_sum"].add_(received)
+        exchange.squares[:, 0] += t.double().square().sum(1)
+        exchange.squares[:, 1] += (value - t).double().square().sum(1)
+        return payload.nbytes
+
+    def _pull(self, exchange: Exchange) -> torch.Tensor:
+        """gamma (W x_hat - x_hat), with AdaGossip's gamma where that was asked for."""
+        x_hat = exchange.states["x_hat"]
+        neighbors, weights = self.lists.on(x_hat.device)
+        if self.choco.running_sum:
+            pull = exchange.states["weighted_sum"] + (weights[:, :1] - 1.0) * x_hat
+        else:
+            pull = torch.empty_like(x_hat)
+            mix_neighbors(x_hat, pull, neighbors, weights)
+            pull.sub_(x_hat)
+        if not self.choco.adaptive:
+            return pull.mul_(self._gamma)
+        square = exchange.states["pull_square"]
+        square.mul_(DECAY).addcmul_(pull, pull, value=1.0 - DECAY)
+        # the running mean began at zero
+        unbiased = square / (1.0 - DECAY ** (exchange.number.double() + 1.0)).float()
+        return pull.mul_((self._gamma / (unbiased.sqrt() + SMALL)).clamp(max=1.0))
+
+
+def fused(choco: Choco) -> StochasticQuantizer | None:
+    """The quantizer for which a whole step is one kernel; None where it takes several."""
+    q = choco.compressor
+    if type(q) is not StochasticQuantizer or choco.running_sum or choco.adaptive:
+        return None
+    has_small_buckets = q.bucket is not None and q.bucket <= MOST_ELEMENTS
+    fits = has_small_buckets and q.norm == "max" and q.most <= MOST_LEVELS and not q.biased
+    return q if fits else None

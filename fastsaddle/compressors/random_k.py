@@ -1,0 +1,77 @@
+"""Keep elements chosen at random."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from fastsaddle.compressors.base import Compressor, Payload
+from fastsaddle.flat import FlatLayout
+from fastsaddle.selection import check_keep, chosen, kept, scatter_add_
+from fastsaddle.wire import refuse_nonfinite, rows_of, tensors_of
+
+
+@dataclass(frozen=True)
+class RandomK(Compressor):
+    """k elements of every tensor, drawn without replacement; the receiver draws the same indices from the seed.
+
+    Stich et al. 2018 (arXiv:1809.07599). k = max(1, int(keep * elements)). A message is a 64-bit seed and k float32
+    values; indices follow from seed, step and agent and do not travel.
+
+    Args:
+        keep: fraction that is sent, in (0, 1].
+        unbiased: multiply values by elements / k, so that they are right on average; then it contracts nothing.
+    """
+
+    keep: float = 0.1
+    unbiased: bool = False
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep)
+
+    def encode(
+        self,
+        x: torch.Tensor,
+        seed: int = 0,
+        step: int | torch.Tensor = 0,
+        *,
+        layout: FlatLayout | None = None,
+        first_agent: int = 0,
+    ) -> Payload:
+        rows, place = rows_of(x, layout)
+        refuse_nonfinite(torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True))
+        indices, values = chosen(rows, place, self.keep, True, seed, step, first_agent)
+        if self.unbiased:
+            values *= _growth(place, self.keep, rows.device)
+        seeds = torch.full((len(rows), 1), seed, dtype=torch.int64, device=rows.device)
+        parts = {"seed": seeds, "values": values, "indices": indices}
+        return Payload((x.shape[0], x.shape[1]), layout, parts, {"indices": ()})
+
+    def decode_add_(
+        self, payload: Payload, out: torch.Tensor, weight: float | torch.Tensor = 1.0
+    ) -> None:
+        scatter_add_(out, payload.parts["indices"], payload.parts["values"], weight)
+
+    def wire_bytes(self, dim: int) -> int:
+        return 8 + 4 * kept(self.keep, dim)
+
+    def message_bytes(self, layout: FlatLayout) -> int:
+        # one seed for all tensors
+        return 8 + sum(4 * kept(self.keep, elements) for _, elements in tensors_of(layout))
+
+    def delta(self, dim: int) -> float:
+        return 0.0 if self.unbiased else kept(self.keep, dim) / dim
+
+    def omega(self, dim: int) -> float | None:
+        return dim / kept(self.keep, dim) - 1 if self.unbiased else None
+
+
+@lru_cache(maxsize=256)
+def _growth(place: FlatLayout, keep: float, device: torch.device) -> torch.Tensor:
+    """elements / k of the tensor of each value, float32 `[kept]`."""
+    factors = [(n / kept(keep, n), kept(keep, n)) for _, n in tensors_of(place)]
+    values = [factor for factor, count in factors for _ in range(count)]
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+EXAMPLES = (RandomK(0.1), RandomK(0.3, unbiased=True), RandomK(1.0))

@@ -1,0 +1,72 @@
+"""One bit an element: signs, and the mean magnitude of each tensor."""
+
+from dataclasses import dataclass
+
+import torch
+
+from fastsaddle.compressors.base import Compressor, Payload
+from fastsaddle.flat import FlatLayout
+from fastsaddle.kernels.dequantize_add import dequantize_add
+from fastsaddle.kernels.sign import sign
+from fastsaddle.wire import (
+    bit_ranges,
+    largest_of,
+    refuse_nonfinite,
+    rows_of,
+    table_of,
+    weight_tensor,
+)
+
+
+@dataclass(frozen=True)
+class Sign(Compressor):
+    """Scaled sign: (||x||_1 / elements) sign(x) of every tensor, sign(0) = +1.
+
+    Karimireddy et al. 2019 (arXiv:1901.09847); Koloskova et al. 2019 (arXiv:1907.09356). Biased; `seed` and `step`
+    draw nothing. Its contraction is ||x||_1^2 / (elements ||x||_2^2), never below the claimed 1 / elements and about
+    0.64 for normal x.
+    """
+
+    def encode(
+        self,
+        x: torch.Tensor,
+        seed: int = 0,
+        step: int | torch.Tensor = 0,
+        *,
+        layout: FlatLayout | None = None,
+        first_agent: int = 0,
+    ) -> Payload:
+        rows, place = rows_of(x, layout)
+        table = table_of(place, None, rows.device)
+        signs = rows.new_empty(len(rows), rows.shape[1] // 8, dtype=torch.uint8)
+        scales = rows.new_empty(len(rows), len(table))
+        sign(rows, table, largest_of(place, None), signs, scales)
+        refuse_nonfinite(scales)
+        parts = {"signs": signs, "scales": scales}
+        return Payload((x.shape[0], x.shape[1]), layout, parts, {"signs": bit_ranges(place, 1)})
+
+    def decode_add_(
+        self, payload: Payload, out: torch.Tensor, weight: float | torch.Tensor = 1.0
+    ) -> None:
+        rows, place = rows_of(out, payload.layout)
+        dequantize_add(
+            None,
+            payload.parts["scales"],
+            payload.parts["signs"],
+            table_of(place, None, rows.device),
+            largest_of(place, None),
+            1,
+            weight_tensor(weight, out.device),
+            rows,
+        )
+        if rows.data_ptr() != out.data_ptr():
+            out.copy_(rows[:, : out.shape[1]])
+
+    def wire_bytes(self, dim: int) -> int:
+        return -(-dim // 8) + 4
+
+    def delta(self, dim: int) -> float:
+        return 1 / dim
+
+
+EXAMPLES = (Sign(),)

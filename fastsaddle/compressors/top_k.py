@@ -1,0 +1,56 @@
+"""Keep the elements of largest magnitude."""
+
+from dataclasses import dataclass
+
+import torch
+
+from fastsaddle.compressors.base import Compressor, Payload
+from fastsaddle.flat import FlatLayout
+from fastsaddle.selection import check_keep, chosen, kept, scatter_add_
+from fastsaddle.wire import refuse_nonfinite, rows_of
+
+
+@dataclass(frozen=True)
+class TopK(Compressor):
+    """The k elements of largest magnitude of every tensor, as they are, with their indices.
+
+    Stich et al. 2018 (arXiv:1809.07599). k = max(1, int(keep * elements)); of equal magnitudes the first is kept.
+    Values are float32 and indices int32: 8 bytes an element. Biased; `seed` and `step` draw nothing.
+
+    Args:
+        keep: fraction that is sent, in (0, 1].
+    """
+
+    keep: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep)
+
+    def encode(
+        self,
+        x: torch.Tensor,
+        seed: int = 0,
+        step: int | torch.Tensor = 0,
+        *,
+        layout: FlatLayout | None = None,
+        first_agent: int = 0,
+    ) -> Payload:
+        rows, place = rows_of(x, layout)
+        indices, values = chosen(rows, place, self.keep, False, seed, step, first_agent)
+        # what is not finite has the largest magnitude
+        refuse_nonfinite(values)
+        return Payload((x.shape[0], x.shape[1]), layout, {"values": values, "indices": indices})
+
+    def decode_add_(
+        self, payload: Payload, out: torch.Tensor, weight: float | torch.Tensor = 1.0
+    ) -> None:
+        scatter_add_(out, payload.parts["indices"], payload.parts["values"], weight)
+
+    def wire_bytes(self, dim: int) -> int:
+        return 8 * kept(self.keep, dim)
+
+    def delta(self, dim: int) -> float:
+        return kept(self.keep, dim) / dim
+
+
+EXAMPLES = (TopK(0.1), TopK(0.013), TopK(1.0))

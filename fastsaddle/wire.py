@@ -1,0 +1,86 @@
+"""How rows become messages: tables of buckets for the rooms, and which bytes of what they write are sent."""
+
+from functools import lru_cache
+from math import prod
+
+import torch
+
+from fastsaddle.flat import TENSOR, FlatLayout, round_up
+
+
+def rows_of(x: torch.Tensor, layout: FlatLayout | None) -> tuple[torch.Tensor, FlatLayout]:
+    """x as rooms take it, its columns a multiple of 32, and the layout of that; copies only to pad.
+
+    Raises:
+        ValueError: x is not float32 `[agents, columns]` of the layout.
+    """
+    if x.dim() != 2 or x.dtype != torch.float32 or not x.numel():
+        raise ValueError(
+            f"x must be float32 [agents, columns], not empty, got {x.dtype} {tuple(x.shape)}"
+        )
+    if layout is None:
+        dim = x.shape[1]
+        width = round_up(dim, TENSOR)
+        layout = FlatLayout((torch.Size((dim,)),), (0,), ((0, width),), width)
+    elif x.shape[1] != layout.stride:
+        raise ValueError(f"x must have the {layout.stride} columns of its layout, got {x.shape[1]}")
+    width = layout.ranges[-1][1]
+    if x.shape[1] < width:
+        x = torch.nn.functional.pad(x, (0, width - x.shape[1]))
+    x = x[:, :width]
+    if x.stride(1) != 1 or (x.shape[0] > 1 and x.stride(0) % TENSOR):
+        x = x.contiguous()
+    return x, layout
+
+
+@lru_cache(maxsize=256)
+def tensors_of(layout: FlatLayout) -> tuple[tuple[int, int], ...]:
+    """(first column, elements) of every tensor that is not empty."""
+    sizes = [(offset, prod(s)) for s, offset in zip(layout.shapes, layout.offsets, strict=True)]
+    return tuple(place for place in sizes if place[1])
+
+
+@lru_cache(maxsize=256)
+def table_of(layout: FlatLayout, bucket: int | None, device: torch.device) -> torch.Tensor:
+    """The rooms' table, int32 `[buckets, 2]`: tensors, or pieces of at most `bucket` elements of them."""
+    table = [
+        (first + start, min(elements - start, bucket or elements))
+        for first, elements in tensors_of(layout)
+        for start in range(0, elements, bucket or elements)
+    ]
+    return torch.tensor(table, dtype=torch.int32, device=device)
+
+
+def largest_of(layout: FlatLayout, bucket: int | None) -> int:
+    """Elements of the largest bucket of `table_of`."""
+    largest = max(elements for _, elements in tensors_of(layout))
+    return largest if bucket is None else min(largest, bucket)
+
+
+def bit_ranges(layout: FlatLayout, bits: int) -> list[tuple[int, int]]:
+    """Bytes of a packed row that hold elements of `bits` bits: each tensor ends with a whole byte."""
+    return [
+        (first * bits // 8, first * bits // 8 + -(-elements * bits // 8))
+        for first, elements in tensors_of(layout)
+    ]
+
+
+def step_tensor(step: int | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The rooms' `step`: int64 on the device."""
+    if isinstance(step, torch.Tensor):
+        return step.to(device=device, dtype=torch.int64)
+    return torch.tensor(step, dtype=torch.int64, device=device)
+
+
+def weight_tensor(weight: float | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A weight as the rooms take it: float32 on the device."""
+    return torch.as_tensor(weight, dtype=torch.float32, device=device)
+
+
+def refuse_nonfinite(numbers: torch.Tensor) -> None:
+    """Raise ValueError where a row of `numbers` is not finite; on a GPU nothing is read, and NaN travels on."""
+    if numbers.device.type == "cpu" and not bool(numbers.isfinite().all()):
+        agents = (~numbers.isfinite()).any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"only finite values can be compressed, got NaN or infinity in rows {agents}"
+        )

@@ -1,0 +1,174 @@
+"""One whole step of compressed gossip learning for all agents, in one pass: CHOCO gossip with a stochastic quantizer.
+
+    start  = saved, or x where no perturbation is to be undone
+    h      = start - lr u                                as in `gossip_step`; local momentum likewise
+    compress, then mix:
+        t  = h - x_hat;   x_hat += Q(t);   x_i = h_i + gamma (sum_k weights_ik x_hat_{neighbors_ik} - x_hat_i)
+    mix with the former copies, then compress (mix_first):
+        x_i = h_i + gamma (sum_k weights_ik x_hat_{neighbors_ik} - x_hat_i);   t = x - x_hat;   x_hat += Q(t)
+    momentum = mu momentum + (1 - mu) (start - x) / lr   kind 2, quasi-global; unchanged where lr = 0
+
+Q is the quantizer of the room `quantize` with norm 0, at most 127 levels and its draws; its codes are not written, as
+the agents are all here. x_hat are the public copies, which every neighbor of an agent holds alike. CHOCO-SGD
+(Koloskova et al. 2019, arXiv:1902.00340, algorithm 2) in the order of its authors' deep learning code (mix_first; 2019,
+arXiv:1907.09356) and in that of AdaGossip's and CoDeC's. With quasi-global momentum, and with SAM's gradient, it is a
+reconstruction of Comp QGM and Comp Q-SADDLe (Choudhary et al. 2024, arXiv:2405.13961).
+
+Arguments: those of `gossip_step`, and
+    x_hat         `[agents, columns]` float32, updated
+    buckets       `[buckets, 2]` int32, as in `quantize`
+    bucket        no bucket has more elements; at most 1024
+    gamma         float32, 0-d or `[agents]`: consensus step size
+    mix_first     the second order
+    levels        1 to 127
+    seed, step, first_agent   of the draws, as in `quantize`
+    squares       `[agents, 2]` float64, overwritten: ||t||^2 and ||Q(t) - t||^2
+
+An agent whose norm is not finite takes no local step, but compresses and mixes. A bucket of t that is not finite makes
+its part of the public copy NaN.
+
+Rounding: exact; every operation rounds once, in the order written. Squares are sums in any order, of float32 within
+parts of 512 columns: a relative 2^-16.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastsaddle.kernels._buckets import check_buckets, check_draw
+from fastsaddle.kernels._examples import Draw
+from fastsaddle.kernels._op import Op
+from fastsaddle.kernels._rows import check_neighbors, check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels._step import check_kind
+
+from .reference import choco_step_reference
+
+MOST_LEVELS = 127
+# all agents of a bucket lie in a core's cache together
+MOST_ELEMENTS = 1024
+
+
+def check(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    g: torch.Tensor,
+    momentum: torch.Tensor | None,
+    x_hat: torch.Tensor,
+    neighbors: torch.Tensor,
+    weights: torch.Tensor,
+    buckets: torch.Tensor,
+    bucket: int,
+    lr: torch.Tensor,
+    weight_decay: torch.Tensor,
+    beta: torch.Tensor,
+    mu: torch.Tensor,
+    gamma: torch.Tensor,
+    norm: torch.Tensor | None,
+    kind: int,
+    nesterov: bool,
+    maximize: bool,
+    mix_first: bool,
+    levels: int,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
+    squares: torch.Tensor,
+) -> None:
+    check_kind(kind, momentum)
+    check_rows(x, x=x, saved=saved, g=g, momentum=momentum, x_hat=x_hat)
+    check_neighbors(x, neighbors, weights)
+    check_buckets(x, buckets, bucket)
+    check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta, mu=mu, gamma=gamma)
+    check_per_agent(x, torch.float32, norm=norm)
+    if not 1 <= levels <= MOST_LEVELS:
+        raise ValueError(f"levels must be in 1..{MOST_LEVELS}, got {levels}")
+    if bucket > MOST_ELEMENTS:
+        raise ValueError(f"bucket must be at most {MOST_ELEMENTS}, got {bucket}")
+    check_draw(x, seed, step, first_agent)
+    if (
+        squares.dtype != torch.float64
+        or squares.device != x.device
+        or squares.shape != (x.shape[0], 2)
+        or not squares.is_contiguous()
+    ):
+        raise ValueError(
+            f"squares must be float64 [agents, 2] = ({x.shape[0]}, 2) on {x.device}, "
+            f"got {squares.dtype} {tuple(squares.shape)} on {squares.device}"
+        )
+
+
+def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
+    draw = Draw(agents, columns, generator)
+
+    def arguments(
+        kind: int, perturbed: bool, degree: int, nesterov: bool, mix_first: bool, levels: int
+    ) -> dict[str, Any]:
+        neighbors, weights = draw.lists(degree)
+        table = draw.buckets(512)
+        rates = draw.scalars(0.01, 0.5)
+        rates[-1] = 0.0
+        norm = draw.norms() if perturbed else None
+        g = draw.without_holes(draw.rows(), table)
+        if norm is not None:
+            g[~norm.isfinite()] = float("nan")
+        return {
+            "x": draw.without_holes(draw.rows(), table),
+            "saved": draw.without_holes(draw.rows(), table) if perturbed else None,
+            "g": g,
+            "momentum": draw.without_holes(draw.rows(), table) if kind else None,
+            "x_hat": draw.without_holes(draw.uneven_rows(), table),
+            "neighbors": neighbors,
+            "weights": weights,
+            "buckets": table,
+            "bucket": int(table[:, 1].max()),
+            "lr": rates if perturbed else draw.scalar(0.01, 0.5),
+            "weight_decay": draw.scalar(1e-4, 1e-2),
+            "beta": draw.scalar(0.5, 0.95),
+            "mu": draw.scalar(0.5, 0.95),
+            "gamma": draw.scalars(0.1, 1.0) if perturbed else draw.scalar(0.1, 1.0),
+            "norm": norm,
+            "kind": kind,
+            "nesterov": nesterov,
+            "maximize": perturbed and not nesterov,
+            "mix_first": mix_first,
+            "levels": levels,
+            **draw.random(),
+            "squares": torch.zeros(agents, 2, dtype=torch.float64),
+        }
+
+    return {
+        "quasi-global": arguments(2, False, 2, False, False, 127),
+        "quasi-global-saved": arguments(2, True, 3, True, False, 7),
+        "quasi-global-mix-first": arguments(2, False, 2, False, True, 127),
+        "local": arguments(1, False, 4, True, False, 1),
+        "local-saved-mix-first": arguments(1, True, 1, False, True, 7),
+        "plain": arguments(0, False, 2, False, True, 100),
+        "plain-saved": arguments(0, True, 7, False, False, 127),
+    }
+
+
+def passes(arguments: Mapping[str, Any]) -> float:
+    return 5 if arguments["momentum"] is None else 7
+
+
+def tolerance(output: str, arguments: Mapping[str, Any], expected: torch.Tensor) -> torch.Tensor:
+    return expected.abs() * 2.0**-16 if output == "squares" else torch.zeros_like(expected)
+
+
+choco_step = Op(
+    name="choco_step",
+    schema=(
+        "(Tensor(a!) x, Tensor? saved, Tensor g, Tensor(b!)? momentum, Tensor(c!) x_hat, Tensor neighbors, "
+        "Tensor weights, Tensor buckets, int bucket, Tensor lr, Tensor weight_decay, Tensor beta, Tensor mu, "
+        "Tensor gamma, Tensor? norm, int kind, bool nesterov, bool maximize, bool mix_first, int levels, int seed, "
+        "Tensor step, int first_agent, Tensor(d!) squares)"
+    ),
+    reference=choco_step_reference,
+    check=check,
+    room=__name__,
+    examples=examples,
+    passes=passes,
+    overwrites=("squares",),
+    tolerance=tolerance,
+)

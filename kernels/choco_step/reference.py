@@ -1,0 +1,62 @@
+"""choco_step in plain PyTorch."""
+
+import torch
+
+from fastsaddle.kernels._buckets import MAX, check_table, quantized, values_of
+from fastsaddle.kernels._rows import per_agent
+from fastsaddle.kernels._step import (
+    QUASI_GLOBAL,
+    check_lists,
+    local_rows,
+    mix_rows,
+    quasi_global_rows,
+)
+
+
+def choco_step_reference(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    g: torch.Tensor,
+    momentum: torch.Tensor | None,
+    x_hat: torch.Tensor,
+    neighbors: torch.Tensor,
+    weights: torch.Tensor,
+    buckets: torch.Tensor,
+    bucket: int,
+    lr: torch.Tensor,
+    weight_decay: torch.Tensor,
+    beta: torch.Tensor,
+    mu: torch.Tensor,
+    gamma: torch.Tensor,
+    norm: torch.Tensor | None,
+    kind: int,
+    nesterov: bool,
+    maximize: bool,
+    mix_first: bool,
+    levels: int,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
+    squares: torch.Tensor,
+) -> None:
+    check_lists(neighbors)
+    check_table(buckets, x.shape[1], bucket)
+
+    def publish(model: torch.Tensor) -> None:
+        t = model - x_hat
+        magnitudes, scale = quantized(t, buckets, levels, MAX, seed, step, first_agent)
+        value = values_of(t, magnitudes, scale, buckets)
+        squares[:, 0] = t.double().square().sum(1)
+        squares[:, 1] = (value - t).double().square().sum(1)
+        x_hat.add_(value)
+
+    start = x if saved is None else saved
+    h = local_rows(start, g, momentum, lr, weight_decay, beta, norm, kind, nesterov, maximize)
+    if not mix_first:
+        publish(h)
+    mixed = h + per_agent(gamma) * (mix_rows(x_hat, neighbors, weights) - x_hat)
+    if mix_first:
+        publish(mixed)
+    if momentum is not None and kind == QUASI_GLOBAL:
+        quasi_global_rows(start, mixed, momentum, lr, mu, norm)
+    x.copy_(mixed)

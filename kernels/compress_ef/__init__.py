@@ -1,0 +1,96 @@
+"""Stochastic quantization with error feedback: what a message loses is added to the next one.
+
+    v        = x + residual
+    codes, scales, signs = quantize(v)
+    residual = v - decoded
+
+Error feedback (Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847, algorithm 1, without its step size) around
+the room `quantize`, whose conventions hold here. A bucket that is not finite leaves a residual of NaN.
+
+Arguments: those of `quantize`, and
+    residual     `[agents, columns]` float32, updated
+
+Rounding: as in `quantize`; sum and difference round once each.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastsaddle.kernels._buckets import check_code, check_draw
+from fastsaddle.kernels._examples import Draw
+from fastsaddle.kernels._op import Op
+from fastsaddle.kernels._rows import check_rows
+
+from .reference import compress_ef_reference
+
+
+def check(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    buckets: torch.Tensor,
+    bucket: int,
+    bits: int,
+    levels: int,
+    norm: int,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    signs: torch.Tensor | None,
+) -> None:
+    check_rows(x, x=x, residual=residual)
+    check_code(x, bits, levels, codes, scales, signs, buckets, bucket)
+    if norm not in (0, 1):
+        raise ValueError(f"norm must be 0 (largest magnitude) or 1 (Euclidean), got {norm}")
+    check_draw(x, seed, step, first_agent)
+
+
+def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
+    draw = Draw(agents, columns, generator)
+    spoiled = draw.uneven_rows()
+    if agents >= 3:
+        spoiled[1, columns - 1], spoiled[2, 0] = float("nan"), float("-inf")
+
+    def arguments(bits: int, levels: int, x: torch.Tensor) -> dict[str, Any]:
+        table = draw.buckets(512)
+        return {
+            "x": draw.without_holes(x, table),
+            "residual": draw.without_holes(draw.rows(), table),
+            "buckets": table,
+            "bucket": int(table[:, 1].max()),
+            "bits": bits,
+            "levels": levels,
+            "norm": 0,
+            **draw.random(),
+            **draw.code(bits, table, levels >= 2 ** (bits - 1)),
+        }
+
+    return {
+        "8-bit": arguments(8, 127, draw.rows()),
+        "4-bit": arguments(4, 7, draw.uneven_rows()),
+        "2-bit": arguments(2, 1, spoiled),
+        "8-bit-signs": arguments(8, 255, draw.rows()),
+    }
+
+
+def passes(arguments: Mapping[str, Any]) -> float:
+    return 3 + arguments["bits"] / 32 + (0 if arguments["signs"] is None else 1 / 32)
+
+
+compress_ef = Op(
+    name="compress_ef",
+    schema=(
+        "(Tensor x, Tensor(a!) residual, Tensor buckets, int bucket, int bits, int levels, int norm, int seed, "
+        "Tensor step, int first_agent, Tensor(b!) codes, Tensor(c!) scales, Tensor(d!)? signs)"
+    ),
+    reference=compress_ef_reference,
+    check=check,
+    room=__name__,
+    examples=examples,
+    passes=passes,
+    overwrites=("codes", "scales", "signs"),
+    apart=("residual", "x"),
+)

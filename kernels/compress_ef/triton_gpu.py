@@ -1,0 +1,37 @@
+"""compress_ef in Triton: the kernel of `quantize`, which adds the residual first and subtracts the values last."""
+
+import torch
+
+from fastsaddle.kernels.quantize.triton_gpu import launch_quantize
+
+
+def launch(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    buckets: torch.Tensor,
+    bucket: int,
+    bits: int,
+    levels: int,
+    norm: int,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    signs: torch.Tensor | None,
+) -> None:
+    launch_quantize(
+        x,
+        residual,
+        buckets,
+        bucket,
+        bits,
+        levels,
+        norm,
+        seed,
+        step,
+        first_agent,
+        codes,
+        scales,
+        signs,
+    )

@@ -1,0 +1,98 @@
+"""The values of packed codes, added with a weight: out = out + weight value, value = code scale.
+
+The inverse of `quantize` and of `sign`, whose conventions hold here. Without codes, a value is its bucket's scale with
+the sign in `signs`. Columns of `out` between buckets are left as they are.
+
+Arguments
+    codes    `[agents, columns bits / 8]` uint8, or None
+    scales   `[agents, buckets]` float32
+    signs    `[agents, columns / 8]` uint8, or None where codes hold the sign
+    buckets  `[buckets, 2]` int32: first column, elements; they cover all columns, each from a multiple of 32 on
+    bucket   no bucket has more elements
+    bits     2, 4 or 8; 1 without codes
+    weight   float32, 0-d or `[agents]`
+    out      `[agents, columns]` float32, updated
+
+Rounding: exact; value, product and sum round once each.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastsaddle.kernels._buckets import check_buckets, check_part
+from fastsaddle.kernels._examples import Draw
+from fastsaddle.kernels._op import Op
+from fastsaddle.kernels._rows import check_rows, check_scalars
+
+from .reference import dequantize_add_reference
+
+
+def check(
+    codes: torch.Tensor | None,
+    scales: torch.Tensor,
+    signs: torch.Tensor | None,
+    buckets: torch.Tensor,
+    bucket: int,
+    bits: int,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+) -> None:
+    check_rows(out, out=out)
+    if bits not in ((1,) if codes is None else (2, 4, 8)):
+        raise ValueError(f"bits must be 2, 4 or 8 with codes, 1 without, got {bits}")
+    if codes is None and signs is None:
+        raise ValueError("codes or signs must be given, got neither")
+    check_buckets(out, buckets, bucket)
+    check_part(out, torch.uint8, out.shape[1] * bits // 8, codes=codes)
+    check_part(out, torch.float32, buckets.shape[0], scales=scales)
+    check_part(out, torch.uint8, out.shape[1] // 8, signs=signs)
+    check_scalars(out, weight=weight)
+
+
+def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
+    draw = Draw(agents, columns, generator)
+
+    def arguments(bits: int, has_signs: bool, weight: torch.Tensor) -> dict[str, Any]:
+        table = draw.buckets(512 if bits > 1 else None)
+        code = draw.code(bits, table, has_signs)
+        return {
+            "codes": code["codes"] if bits > 1 else None,
+            "scales": code["scales"],
+            "signs": code["signs"],
+            "buckets": table,
+            "bucket": int(table[:, 1].max()),
+            "bits": bits,
+            "weight": weight,
+            "out": draw.rows(),
+        }
+
+    return {
+        "8-bit": arguments(8, False, draw.scalar(-1.0, 1.0)),
+        "4-bit": arguments(4, False, draw.scalars(-1.0, 1.0)),
+        "2-bit": arguments(2, False, torch.ones(())),
+        "8-bit-signs": arguments(8, True, draw.scalar(-1.0, 1.0)),
+        "4-bit-signs": arguments(4, True, draw.scalar(-1.0, 1.0)),
+        "2-bit-signs": arguments(2, True, draw.scalars(-1.0, 1.0)),
+        "signs": arguments(1, True, draw.scalar(-1.0, 1.0)),
+    }
+
+
+def passes(arguments: Mapping[str, Any]) -> float:
+    codes = 0 if arguments["codes"] is None else arguments["bits"] / 32
+    return 2 + codes + (0 if arguments["signs"] is None else 1 / 32)
+
+
+dequantize_add = Op(
+    name="dequantize_add",
+    schema=(
+        "(Tensor? codes, Tensor scales, Tensor? signs, Tensor buckets, int bucket, int bits, Tensor weight, "
+        "Tensor(a!) out)"
+    ),
+    reference=dequantize_add_reference,
+    check=check,
+    room=__name__,
+    examples=examples,
+    passes=passes,
+)

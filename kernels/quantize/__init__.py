@@ -1,0 +1,115 @@
+"""Stochastic quantization of every agent's row, bucket by bucket, into packed codes and one scale a bucket.
+
+    top   = max |x| of the bucket (norm 0), or its Euclidean norm (norm 1)
+    scale = top / levels
+    code  = floor(|x| (levels / top) + u), at most levels, with the sign of x;   u = (r + 1/2) / 2^16
+
+QSGD (Alistarh et al. 2017, arXiv:1610.02132, section 3.1), with buckets as in its section 4 and the largest magnitude
+in place of the norm where asked. r are 16 bits of Philox4x32-10 with the seed as key and the counter (column / 8,
+agent, step, 0): one block serves 8 elements, two in each word, low half first. E code scale = x to
+within 2^-17 of a scale.
+
+Codes are fields of `bits` bits, the first in a byte's lowest bits: two's complement where levels < 2^(bits - 1); more
+levels are written as magnitudes, with one more bit an element in `signs` (1 is negative). A bucket whose top is below
+2^-100 has scale and codes zero; one with an element that is not finite has scale NaN and codes zero.
+
+Arguments
+    x            `[agents, columns]` float32
+    buckets      `[buckets, 2]` int32: first column, elements; they cover all columns, each from a multiple of 32 on
+    bucket       no bucket has more elements
+    bits         2, 4 or 8
+    levels       1 to 2^bits - 1
+    norm         0 (largest magnitude) or 1 (Euclidean norm)
+    seed         key of the random bits, >= 0
+    step         int64, 0-d or `[agents]`
+    first_agent  number of the first row's agent
+    codes        `[agents, columns bits / 8]` uint8, overwritten
+    scales       `[agents, buckets]` float32, overwritten
+    signs        `[agents, columns / 8]` uint8, overwritten; None where codes hold the sign
+
+Rounding: exact for norm 0. Norm 1 sums float64 squares, in any order: scales may differ by one unit in the last
+place, and a code by one where its element then falls on the other side of its draw.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastsaddle.kernels._buckets import check_code, check_draw
+from fastsaddle.kernels._examples import Draw
+from fastsaddle.kernels._op import Op
+from fastsaddle.kernels._rows import check_rows
+
+from .reference import quantize_reference
+
+
+def check(
+    x: torch.Tensor,
+    buckets: torch.Tensor,
+    bucket: int,
+    bits: int,
+    levels: int,
+    norm: int,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    signs: torch.Tensor | None,
+) -> None:
+    check_rows(x, x=x)
+    check_code(x, bits, levels, codes, scales, signs, buckets, bucket)
+    if norm not in (0, 1):
+        raise ValueError(f"norm must be 0 (largest magnitude) or 1 (Euclidean), got {norm}")
+    check_draw(x, seed, step, first_agent)
+
+
+def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
+    draw = Draw(agents, columns, generator)
+    spoiled = draw.uneven_rows()
+    if agents >= 3:
+        spoiled[1, columns - 1], spoiled[2, 0] = float("nan"), float("-inf")
+
+    def arguments(bits: int, levels: int, x: torch.Tensor, norm: int = 0) -> dict[str, Any]:
+        table = draw.buckets(512 if norm == 0 else None)
+        return {
+            "x": draw.without_holes(x, table),
+            "buckets": table,
+            "bucket": int(table[:, 1].max()),
+            "bits": bits,
+            "levels": levels,
+            "norm": norm,
+            **draw.random(),
+            **draw.code(bits, table, levels >= 2 ** (bits - 1)),
+        }
+
+    return {
+        "8-bit": arguments(8, 127, draw.rows()),
+        "4-bit": arguments(4, 7, draw.uneven_rows()),
+        "2-bit": arguments(2, 1, spoiled),
+        "8-bit-signs": arguments(8, 255, spoiled),
+        "4-bit-signs": arguments(4, 15, draw.rows()),
+        "2-bit-signs": arguments(2, 3, draw.uneven_rows()),
+        "fewer-levels": arguments(8, 100, draw.rows()),
+        "euclidean": arguments(8, 255, draw.rows(), 1),
+    }
+
+
+def passes(arguments: Mapping[str, Any]) -> float:
+    return 1 + arguments["bits"] / 32 + (0 if arguments["signs"] is None else 1 / 32)
+
+
+quantize = Op(
+    name="quantize",
+    schema=(
+        "(Tensor x, Tensor buckets, int bucket, int bits, int levels, int norm, int seed, Tensor step, "
+        "int first_agent, Tensor(a!) codes, Tensor(b!) scales, Tensor(c!)? signs)"
+    ),
+    reference=quantize_reference,
+    check=check,
+    room=__name__,
+    examples=examples,
+    passes=passes,
+    overwrites=("codes", "scales", "signs"),
+)
