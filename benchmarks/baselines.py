@@ -54,6 +54,69 @@ def eager_consensus(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, (x - mean).square().sum(1)
 
 
+def eager_quantize(
+    x: torch.Tensor, bits: int = 8, bucket: int = 512
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(codes int8 `[agents, buckets, bucket]`, scales): stochastic rounding with torch.rand, packed below 8 bits."""
+    levels, each = 2 ** (bits - 1) - 1, 8 // bits
+    padded = torch.nn.functional.pad(x, (0, -x.shape[1] % bucket))
+    parts = padded.view(x.shape[0], -1, bucket)
+    scales = parts.abs().amax(dim=-1, keepdim=True) / levels
+    codes = (parts / scales.clamp(min=1e-30) + torch.rand_like(parts)).floor_()
+    codes = codes.clamp_(-levels, levels).to(torch.int8)
+    if each > 1:
+        fields = (codes & (1 << bits) - 1).view(*codes.shape[:2], -1, each)
+        codes = fields[..., 0]
+        for place in range(1, each):
+            codes = codes | fields[..., place] << place * bits
+    return codes, scales
+
+
+def eager_dequantize_add(codes: torch.Tensor, scales: torch.Tensor, out: torch.Tensor) -> None:
+    """out += the values of 8-bit codes."""
+    out += (codes * scales).flatten(1)[:, : out.shape[1]]
+
+
+def eager_compress_ef(x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Error feedback around 8-bit quantization."""
+    v = x + residual
+    codes, scales = eager_quantize(v)
+    residual.copy_(v - (codes * scales).flatten(1)[:, : x.shape[1]])
+    return codes, scales
+
+
+def eager_sign(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signs packed by eight, and the mean magnitude."""
+    bits = (x < 0).view(x.shape[0], -1, 8).to(torch.uint8)
+    places = torch.arange(8, dtype=torch.uint8, device=x.device)
+    return (bits << places).sum(-1, dtype=torch.uint8), x.abs().mean(1)
+
+
+def eager_top_k(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(indices, values) of the largest magnitudes."""
+    indices = x.abs().topk(k, dim=1, sorted=False).indices
+    return indices, x.gather(1, indices)
+
+
+def eager_random_k(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(indices, values) chosen at random without replacement."""
+    indices = torch.rand_like(x).topk(k, dim=1, sorted=False).indices
+    return indices, x.gather(1, indices)
+
+
+def eager_choco_qgm(
+    x: torch.Tensor, g: torch.Tensor, momentum: torch.Tensor, x_hat: torch.Tensor
+) -> None:
+    """Comp QGM on a ring with 8-bit quantization, consensus step 1; in place."""
+    gradient = g + WEIGHT_DECAY * x
+    h = x - LR * (BETA * momentum + gradient)
+    codes, scales = eager_quantize(h - x_hat)
+    eager_dequantize_add(codes, scales, x_hat)
+    mixed = h + (x_hat + x_hat.roll(1, 0) + x_hat.roll(-1, 0)) / 3 - x_hat
+    momentum.mul_(BETA).add_((x - mixed) / LR, alpha=1 - BETA)
+    x.copy_(mixed)
+
+
 def compiled(update: Callable[..., None]) -> Callable[..., None]:
     """`update` under torch.compile, static shapes."""
     return torch.compile(update, dynamic=False)

@@ -9,6 +9,7 @@ from benchmarks.conftest import Measure, kind
 from fastsaddle import topology
 from fastsaddle.flat import FlatLayout
 from fastsaddle.kernels._op import Op, rooms, use_backend
+from fastsaddle.wire import largest_of, table_of
 
 # agents, parameters of one agent
 SIZES = {
@@ -16,6 +17,9 @@ SIZES = {
     "cuda": ((1, 2**26), (16, 2**22), (128, 2**19), (1024, 2**16)),
 }
 DRAWN = 32
+# rooms that take whole tensors; the others' buckets have so many elements
+WHOLE_TENSORS, BUCKET = ("sign", "top_k"), 512
+KEPT = 0.1
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -38,17 +42,47 @@ def widened(op: Op, arguments: dict[str, Any], dim: int, device: str) -> dict[st
     result = {}
     for name, value in arguments.items():
         if isinstance(value, torch.Tensor) and value.shape == (agents, DRAWN):
-            value = layout.allocate(agents, device)[:, :columns].normal_()
+            value = layout.allocate(agents, device)[:, :columns]
+            value[:, :dim].normal_()
         elif isinstance(value, torch.Tensor) and value.shape == (DRAWN,):
             value = torch.empty(columns, device=device)
         result[name] = value.to(device) if isinstance(value, torch.Tensor) else value
     if "neighbors" in result:
         lists = topology.ring(agents).mixing_lists()
         result["neighbors"], result["weights"] = (part.to(device) for part in lists)
-    if "norm" in result and op.name != "agent_norm":
+    if "buckets" in result:
+        bucket = None if op.name in WHOLE_TENSORS else BUCKET
+        result.update(message(result, layout, bucket, device))
+    if isinstance(result.get("norm"), torch.Tensor) and op.name != "agent_norm":
         # an agent with a spoiled gradient takes no step: here all do
         result["norm"] = torch.ones(agents, device=device)
     return result
+
+
+def message(
+    arguments: dict[str, Any], layout: FlatLayout, bucket: int | None, device: str
+) -> dict[str, Any]:
+    """The arguments that depend on how a row of one tensor is cut into buckets and packed."""
+    place = layout.group(0)
+    table, kept = table_of(place, bucket, torch.device(device)), int(KEPT * layout.dim)
+    shapes = {
+        "codes": (place.stride * arguments.get("bits", 8) // 8, torch.uint8),
+        "signs": (place.stride // 8, torch.uint8),
+        "scales": (len(table), torch.float32),
+        "indices": (kept, torch.int32),
+        "values": (kept, torch.float32),
+    }
+    found: dict[str, Any] = {"buckets": table}
+    if "bucket" in arguments:
+        found["bucket"] = largest_of(place, bucket)
+    if "counts" in arguments:
+        found["counts"] = torch.tensor([kept], dtype=torch.int32, device=device)
+    for name, (width, dtype) in shapes.items():
+        part = arguments.get(name)
+        if part is not None:
+            drawn = torch.randint(0, 100, (len(part), width), device=device)
+            found[name] = drawn.to(dtype)
+    return found
 
 
 def copied(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What all decentralized optimizers share: flat buffers, hyperparameters as tensors, state, checks."""
 
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -16,13 +17,14 @@ from fastsaddle.hyperparameters import Scalars, check_group
 from fastsaddle.kernels._op import rooms, use_backend
 from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.topology import Topology, resolve
+from fastsaddle.wire import NonFiniteError
 
 Closure = Callable[[], Any]
 # 2^64 over the golden ratio: seeds of parameter groups lie far apart
 GROUP_STRIDE = 0x9E3779B97F4A7C15
 
 
-class NonFiniteGradientError(ValueError):
+class NonFiniteGradientError(NonFiniteError):
     """A gradient holds NaN or infinity; parameters and state are as they were before the step."""
 
 
@@ -61,12 +63,13 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
         choco = as_choco(compressor)
         if nonfinite not in ("raise", "skip"):
             raise ValueError(f'nonfinite must be "raise" or "skip", got {nonfinite!r}')
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seed must be in [0, 2^63), got {seed}")
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be a whole number in [0, 2^63), got {seed}")
         check_group(defaults)
         self._bound = False
         super().__init__(params, defaults)
-        self.seed, self.nonfinite, self.backend = seed, nonfinite, backend
+        # numpy's integers would overflow in the groups' seeds
+        self.seed, self.nonfinite, self.backend = int(seed), nonfinite, backend
         self.stacked = topology is not None
         graph = None if topology is None else resolve(topology, self._stacked_agents())
         if graph is not None and not torch.allclose(graph.W, graph.W.T, rtol=0, atol=1e-6):
@@ -144,15 +147,14 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
 
     def _bind_rounds(self, mine: list[torch.nn.Parameter], device: torch.device) -> None:
         """One counter for all parameters, kept as their state where messages are drawn by it."""
-        before = getattr(self, "rounds", None)
+        held = getattr(self, "rounds", None)
         self.rounds = torch.zeros((), dtype=torch.int64, device=device)
-        if not self.communicator.state_names:
-            return
-        held = next((self.state[p]["step"] for p in mine if "step" in self.state[p]), before)
+        if self.communicator.state_names:
+            held = next((self.state[p]["step"] for p in mine if "step" in self.state[p]), held)
+            for p in mine:
+                self.state[p]["step"] = self.rounds
         if held is not None:
             self.rounds.copy_(held)
-        for p in mine:
-            self.state[p]["step"] = self.rounds
 
     def _count(self) -> int:
         return sum(len(group["params"]) for group in self.param_groups)
@@ -282,7 +284,8 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
         """Load what `state_dict` gave; values are copied into the flat buffers.
 
         Raises:
-            ValueError: groups or shapes differ; nothing is changed.
+            ValueError: groups or shapes differ, or public copies come without what this compressor keeps beside them;
+                nothing is changed.
         """
         self._check_state(state_dict)
         super().load_state_dict(state_dict)
@@ -290,8 +293,16 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
     def _check_state(self, state_dict: Mapping[str, Any]) -> None:
         saved = [index for group in state_dict["param_groups"] for index in group["params"]]
         mine = [p for group in self.param_groups for p in group["params"]]
+        together = self.communicator.state_names
         for index, p in zip(saved, mine, strict=False):
-            for name, value in state_dict["state"].get(index, {}).items():
+            held = state_dict["state"].get(index, {})
+            missing = [name for name in together if name not in held]
+            if missing and together[0] in held:
+                raise ValueError(
+                    f"state {together[0]} of parameter {index} must come with {', '.join(missing)}, "
+                    f"got {', '.join(held)}"
+                )
+            for name, value in held.items():
                 shape = torch.Size() if name == "step" else p.shape
                 if isinstance(value, torch.Tensor) and value.shape != shape:
                     raise ValueError(
@@ -300,8 +311,9 @@ class DecentralizedOptimizer(torch.optim.Optimizer):
                     )
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("communicator", "agents", "stacked", "seed", "nonfinite", "backend", "bytes_sent")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
+        kept = ("communicator", "agents", "stacked", "seed", "nonfinite", "backend")
+        counted = ("bytes_sent", "rounds")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in kept + counted}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

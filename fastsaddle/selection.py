@@ -50,5 +50,5 @@ def scatter_add_(
     out: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, weight: float | torch.Tensor
 ) -> None:
     """out[i, indices[i]] += weight * values[i], in place."""
-    factor = weight_tensor(weight, out.device).reshape(-1, 1)
+    factor = weight_tensor(weight, out).reshape(-1, 1)
     out.scatter_add_(1, indices.long(), factor * values)

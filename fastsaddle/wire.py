@@ -12,7 +12,7 @@ def rows_of(x: torch.Tensor, layout: FlatLayout | None) -> tuple[torch.Tensor, F
     """x as rooms take it, its columns a multiple of 32, and the layout of that; copies only to pad.
 
     Raises:
-        ValueError: x is not float32 `[agents, columns]` of the layout.
+        ValueError: x is not float32 `[agents, columns]` of the layout, or the layout has no elements.
     """
     if x.dim() != 2 or x.dtype != torch.float32 or not x.numel():
         raise ValueError(
@@ -24,13 +24,23 @@ def rows_of(x: torch.Tensor, layout: FlatLayout | None) -> tuple[torch.Tensor, F
         layout = FlatLayout((torch.Size((dim,)),), (0,), ((0, width),), width)
     elif x.shape[1] != layout.stride:
         raise ValueError(f"x must have the {layout.stride} columns of its layout, got {x.shape[1]}")
-    width = layout.ranges[-1][1]
+    width = max((end for _, end in layout.ranges), default=0)
+    if not width:
+        raise ValueError("a layout must hold at least one element, got none")
     if x.shape[1] < width:
         x = torch.nn.functional.pad(x, (0, width - x.shape[1]))
     x = x[:, :width]
-    if x.stride(1) != 1 or (x.shape[0] > 1 and x.stride(0) % TENSOR):
+    # rooms take neither rows that lie askew nor one row that stands for several
+    if x.stride(1) != 1 or (x.shape[0] > 1 and (x.stride(0) % TENSOR or x.stride(0) < width)):
         x = x.contiguous()
     return x, layout
+
+
+def write_back(rows: torch.Tensor, out: torch.Tensor) -> None:
+    """Where `rows_of(out, layout)` had to copy, copy `rows` back to `out`."""
+    if rows.data_ptr() != out.data_ptr():
+        columns = min(rows.shape[1], out.shape[1])
+        out[:, :columns] = rows[:, :columns]
 
 
 @lru_cache(maxsize=256)
@@ -66,21 +76,38 @@ def bit_ranges(layout: FlatLayout, bits: int) -> list[tuple[int, int]]:
 
 
 def step_tensor(step: int | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The rooms' `step`: int64 on the device."""
+    """The rooms' `step`: int64 on the device. They refuse a tensor that is not."""
     if isinstance(step, torch.Tensor):
-        return step.to(device=device, dtype=torch.int64)
+        return step
     return torch.tensor(step, dtype=torch.int64, device=device)
 
 
-def weight_tensor(weight: float | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A weight as the rooms take it: float32 on the device."""
-    return torch.as_tensor(weight, dtype=torch.float32, device=device)
+def weight_tensor(weight: float | torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """A weight for the rows of `out` as the rooms take it, float32, 0-d or `[agents]`; ValueError for others."""
+    factor = torch.as_tensor(weight, dtype=torch.float32, device=out.device)
+    if factor.shape not in ((), out.shape[:1]):
+        raise ValueError(
+            f"weight must be a number, 0-d or [agents] = ({out.shape[0]},), got {tuple(factor.shape)}"
+        )
+    return factor
+
+
+def refuse_other_shape(name: str, rows: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `rows` is float32 and has the shape of what is, or was, encoded."""
+    if rows.dtype != torch.float32 or rows.shape != shape:
+        raise ValueError(
+            f"{name} must be float32 and shaped like x, {tuple(shape)}, got {rows.dtype} {tuple(rows.shape)}"
+        )
+
+
+class NonFiniteError(ValueError):
+    """NaN or infinity where only finite numbers can be worked with."""
 
 
 def refuse_nonfinite(numbers: torch.Tensor) -> None:
-    """Raise ValueError where a row of `numbers` is not finite; on a GPU nothing is read, and NaN travels on."""
+    """Raise NonFiniteError where a row of `numbers` is not finite; on a GPU nothing is read, and NaN travels on."""
     if numbers.device.type == "cpu" and not bool(numbers.isfinite().all()):
         agents = (~numbers.isfinite()).any(1).nonzero().flatten().tolist()
-        raise ValueError(
+        raise NonFiniteError(
             f"only finite values can be compressed, got NaN or infinity in rows {agents}"
         )

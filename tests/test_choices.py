@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastsaddle.cli import main
-from fastsaddle.sim import choices, methods
+from fastsaddle.sim import choices, messages, methods
 
 SIM = Path(choices.__file__).parent
 OWN = '''
@@ -58,7 +58,8 @@ def test_help_names_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "--help"])
     said = capsys.readouterr().out
     folders = ("datasets", "partitions", "feature_skews", "networks")
-    for name in (*methods.names(), *(n for folder in folders for n in choices.names(folder))):
+    names = (*methods.names(), *messages.names())
+    for name in (*names, *(n for folder in folders for n in choices.names(folder))):
         assert name in said, name
 
 
@@ -82,6 +83,8 @@ def test_one_file_of_the_user(own: Path) -> None:
 def test_arguments_after_the_colon(own: Path) -> None:
     found = choices.find("own.py:Net:9", "networks")(shape=(4,), classes=3, vocabulary=None)
     assert found[0].out_features == 9
+    named = choices.find("own.py:Net:width=11", "networks")(shape=(4,), classes=3)
+    assert named[0].out_features == 11
     text = choices.absolute("own.py:Net:9")
     assert text == f"{own / 'own.py'}:Net:9" and choices.absolute("mlp:9") == "mlp:9"
     assert choices.find(text, "networks").arguments == ("9",)

@@ -49,12 +49,15 @@ def test_examples_run_and_learn() -> None:
         "batches": [(inputs, targets)] * 3,
     }
     before = float(nn.functional.cross_entropy(model(inputs[0]), targets[0]).detach())
-    for block in BLOCKS[:2]:
+    for block in BLOCKS[:3]:
         exec(block, names)  # the README is ours
     assert float(names["loss"].detach()) != before
     after = nn.functional.cross_entropy(model(inputs[0]), targets[0])
     assert float(after.detach()) < before
     assert isinstance(names["averaged"], nn.Sequential)
+    messages, floats = 2 * 16, sum(p.numel() for p in model.parameters())
+    # four tensors: bytes of codes and a scale each
+    assert names["optimizer"].bytes_sent == messages * (floats + 4 * 4)
 
 
 def test_commands_are_literal() -> None:

@@ -26,7 +26,8 @@ LONG = (
 )
 FIELDS = [
     *("step", "loss", "consensus_accuracy", "mean_accuracy", "worst_accuracy"),
-    *("consensus_distance", "train_loss", "lr", "bytes_sent", "compression_error"),
+    *("consensus_distance", "train_loss", "lr", "bytes_sent"),
+    *("update_norm", "error_norm", "compression_error"),
     *("gradient_evaluations", "step_seconds", "seconds"),
 ]
 

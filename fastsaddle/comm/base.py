@@ -88,6 +88,8 @@ class MixingLists:
     """
 
     def __init__(self, topology: Topology | None, consensus_step: float = 1.0) -> None:
+        if not 0 <= consensus_step <= 1:
+            raise ValueError(f"consensus_step must be in [0, 1], got {consensus_step!r}")
         if topology is None:
             lists = (torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1, dtype=torch.float32))
         else:

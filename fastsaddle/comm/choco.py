@@ -31,7 +31,7 @@ class Choco:
 
     Koloskova et al. 2019: arXiv:1902.00340, and the second order in the deep learning code of arXiv:1907.09356. What
     an agent has not yet sent stays in its model, so nothing is lost: CHOCO is its own error feedback. The mean over
-    agents is that of uncompressed gossip, whatever Q.
+    agents is that of uncompressed gossip, whatever Q, unless gamma is adaptive: agents then pull unlike each other.
 
     Args:
         compressor: Q.

@@ -12,6 +12,7 @@ from math import prod
 import torch
 
 from fastsaddle.flat import FlatLayout
+from fastsaddle.wire import refuse_other_shape
 
 # bytes of a part's row that travel
 Ranges = Sequence[tuple[int, int]]
@@ -95,7 +96,11 @@ class Compressor(ABC):
     def decode_add_(
         self, payload: Payload, out: torch.Tensor, weight: float | torch.Tensor = 1.0
     ) -> None:
-        """out += weight * Q(x), in place on float32 rows shaped like x; `weight` may be a tensor, 0-d or `[agents]`."""
+        """out += weight * Q(x), in place on float32 rows shaped like x; `weight` may be a tensor, 0-d or `[agents]`.
+
+        Raises:
+            ValueError: `out` or `weight` is shaped otherwise.
+        """
 
     @abstractmethod
     def wire_bytes(self, dim: int) -> int:
@@ -129,9 +134,11 @@ class Compressor(ABC):
     ) -> Payload:
         """Error feedback: encode v = x + residual, and leave v - Q(v) in `residual`, in place.
 
-        Karimireddy et al. 2019 (arXiv:1901.09847). Arguments and errors as in `encode`; `residual` is shaped like x.
+        Karimireddy et al. 2019 (arXiv:1901.09847). Arguments and errors as in `encode`; `residual` is shaped like x,
+        and is as before where an error is raised.
         """
-        v = x + residual
+        refuse_other_shape("residual", residual, x.shape)
+        v = x.detach() + residual
         payload = self.encode(v, seed, step, layout=layout, first_agent=first_agent)
         self.decode_add_(payload, v, -1.0)
         residual.copy_(v)

@@ -6,7 +6,13 @@ import torch
 
 from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.flat import FlatLayout
-from fastsaddle.wire import bit_ranges, refuse_nonfinite, rows_of, weight_tensor
+from fastsaddle.wire import (
+    bit_ranges,
+    refuse_nonfinite,
+    refuse_other_shape,
+    rows_of,
+    weight_tensor,
+)
 
 
 @dataclass(frozen=True)
@@ -24,15 +30,16 @@ class Identity(Compressor):
     ) -> Payload:
         rows, place = rows_of(x, layout)
         refuse_nonfinite(rows)
-        values = rows.clone(memory_format=torch.contiguous_format)
+        values = rows.detach().clone(memory_format=torch.contiguous_format)
         travels = {"values": bit_ranges(place, 32)}
         return Payload((x.shape[0], x.shape[1]), layout, {"values": values}, travels)
 
     def decode_add_(
         self, payload: Payload, out: torch.Tensor, weight: float | torch.Tensor = 1.0
     ) -> None:
+        refuse_other_shape("out", out, payload.shape)
         values = payload.parts["values"]
-        factor = weight_tensor(weight, out.device).reshape(-1, 1)
+        factor = weight_tensor(weight, out).reshape(-1, 1)
         columns = min(out.shape[1], values.shape[1])
         out[:, :columns] += factor * values[:, :columns]
 

@@ -8,7 +8,7 @@ import torch
 from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.flat import FlatLayout
 from fastsaddle.selection import check_keep, chosen, kept, scatter_add_
-from fastsaddle.wire import refuse_nonfinite, rows_of, tensors_of
+from fastsaddle.wire import refuse_nonfinite, refuse_other_shape, rows_of, tensors_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class RandomK(Compressor):
     def decode_add_(
         self, payload: Payload, out: torch.Tensor, weight: float | torch.Tensor = 1.0
     ) -> None:
+        refuse_other_shape("out", out, payload.shape)
         scatter_add_(out, payload.parts["indices"], payload.parts["values"], weight)
 
     def wire_bytes(self, dim: int) -> int:

@@ -12,9 +12,11 @@ from fastsaddle.wire import (
     bit_ranges,
     largest_of,
     refuse_nonfinite,
+    refuse_other_shape,
     rows_of,
     table_of,
     weight_tensor,
+    write_back,
 )
 
 
@@ -48,6 +50,7 @@ class Sign(Compressor):
     def decode_add_(
         self, payload: Payload, out: torch.Tensor, weight: float | torch.Tensor = 1.0
     ) -> None:
+        refuse_other_shape("out", out, payload.shape)
         rows, place = rows_of(out, payload.layout)
         dequantize_add(
             None,
@@ -56,11 +59,10 @@ class Sign(Compressor):
             table_of(place, None, rows.device),
             largest_of(place, None),
             1,
-            weight_tensor(weight, out.device),
+            weight_tensor(weight, out),
             rows,
         )
-        if rows.data_ptr() != out.data_ptr():
-            out.copy_(rows[:, : out.shape[1]])
+        write_back(rows, out)
 
     def wire_bytes(self, dim: int) -> int:
         return -(-dim // 8) + 4

@@ -16,10 +16,12 @@ from fastsaddle.wire import (
     bit_ranges,
     largest_of,
     refuse_nonfinite,
+    refuse_other_shape,
     rows_of,
     step_tensor,
     table_of,
     weight_tensor,
+    write_back,
 )
 
 NORMS = ("max", "l2")
@@ -106,15 +108,15 @@ class StochasticQuantizer(Compressor):
         layout: FlatLayout | None = None,
         first_agent: int = 0,
     ) -> Payload:
+        refuse_other_shape("residual", residual, x.shape)
         rows, place = rows_of(x, layout)
         memory, _ = rows_of(residual, layout)
-        # a scaled-down value, or rows that had to be copied, take the plain way
-        if self.biased or memory.data_ptr() != residual.data_ptr():
+        copied = memory.data_ptr() != residual.data_ptr()
+        # a scaled-down value, rows that had to be copied and what may not be finite take the plain way
+        if self.biased or copied or _may_overflow(rows, memory, largest_of(place, self.bucket)):
             return super().compress_ef_(
                 x, residual, seed, step, layout=layout, first_agent=first_agent
             )
-        for each in (rows, memory):
-            refuse_nonfinite(torch.linalg.vector_norm(each, torch.inf, dim=1, keepdim=True))
         payload = self._empty(x, rows, layout, place)
         draw = self._draw(rows, seed, step, first_agent)
         compress_ef(rows, memory, *self._buckets(rows, place), *draw, *self._outputs(payload))
@@ -123,6 +125,7 @@ class StochasticQuantizer(Compressor):
     def decode_add_(
         self, payload: Payload, out: torch.Tensor, weight: float | torch.Tensor = 1.0
     ) -> None:
+        refuse_other_shape("out", out, payload.shape)
         rows, place = rows_of(out, payload.layout)
         dequantize_add(
             payload.parts["codes"],
@@ -130,11 +133,10 @@ class StochasticQuantizer(Compressor):
             payload.parts.get("signs"),
             *self._buckets(rows, place),
             self.bits,
-            weight_tensor(weight, out.device),
+            weight_tensor(weight, out),
             rows,
         )
-        if rows.data_ptr() != out.data_ptr():
-            out.copy_(rows[:, : out.shape[1]])
+        write_back(rows, out)
 
     def wire_bytes(self, dim: int) -> int:
         signs = -(-dim // 8) if self.has_sign_plane else 0
@@ -188,6 +190,16 @@ class StochasticQuantizer(Compressor):
 
     def _outputs(self, payload: Payload) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         return payload.parts["codes"], payload.parts["scales"], payload.parts.get("signs")
+
+
+def _may_overflow(x: torch.Tensor, residual: torch.Tensor, elements: int) -> bool:
+    """Whether x + residual, or a norm of that many of its elements, may not be finite; on a GPU nothing is read."""
+    if x.device.type != "cpu":
+        return False
+    largest = sum(
+        float(torch.linalg.vector_norm(rows.detach(), torch.inf)) for rows in (x, residual)
+    )
+    return not 2 * sqrt(elements) * largest <= torch.finfo(torch.float32).max
 
 
 @lru_cache(maxsize=256)

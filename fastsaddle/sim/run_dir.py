@@ -80,13 +80,18 @@ class RunDirectory:
         self.rows = [row for row in self.rows if row["step"] <= step]
         write_synced(self._metrics, "".join(json.dumps(row) + "\n" for row in self.rows))
 
+    def close(self) -> None:
+        """Let another process, or this one again, write in this run's directory."""
+        self._release()
+
     def _lock(self, path: Path) -> None:
         """Hold a lock, which ends with this object or with the process, however that dies."""
         try:
             descriptor = os.open(path, os.O_RDWR)
         except OSError as error:
             raise ValueError(f"{self.path} is not a run: {error}") from error
-        weakref.finalize(self, os.close, descriptor)
+        # also where nobody closes it; a traceback may keep this object for long
+        self._release = weakref.finalize(self, os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

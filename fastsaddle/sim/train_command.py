@@ -1,12 +1,11 @@
 """`fastsaddle train`: one run, with a progress bar, until its end, a signal or a deadline."""
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import tyro
 from rich.console import Console
 
-from fastsaddle.optimizer import NonFiniteGradientError
 from fastsaddle.sim import job as jobs
 from fastsaddle.sim import plots
 from fastsaddle.sim.config import TrainConfig
@@ -17,6 +16,7 @@ from fastsaddle.sim.run_dir import RunDirectory
 from fastsaddle.sim.summary import describe, resume_command, summarize, title
 from fastsaddle.sim.tensorboard import TensorBoard
 from fastsaddle.sim.trainer import Observer, run
+from fastsaddle.wire import NonFiniteError
 
 # the exit status of a run that stopped at its deadline: to be tried again
 UNFINISHED = 75
@@ -48,10 +48,14 @@ def main(arguments: list[str]) -> int:
             return 0
         job = jobs.go_on(directory)
     try:
-        return train(job, Console(), config.minutes)
-    except NonFiniteGradientError as error:
+        with closing(job.directory):
+            return train(job, Console(), config.minutes)
+    except NonFiniteError as error:
+        remedy = (
+            "a smaller --lr" if job.config.choco is None else "a smaller --lr or --consensus-step"
+        )
         raise StoppedError(
-            f"training diverged at step {job.step}, a smaller --lr may help: {error}"
+            f"training diverged at step {job.step}, {remedy} may help: {error}"
         ) from error
     except OSError as error:
         way = f"the checkpoint before is whole, go on with: {resume_command(job)}"

@@ -27,7 +27,7 @@ class Observer(Protocol):
 def run(job: Job, observers: Sequence[Observer], is_stopped: Callable[[], bool]) -> None:
     """Take a job to its last step, or to a checkpoint of the step during which `is_stopped` became true.
 
-    Raises NonFiniteGradientError when training diverged, OSError when a file cannot be written; the checkpoint before
+    Raises NonFiniteError when training diverged, OSError when a file cannot be written; the checkpoint before
     is then whole.
     """
     if job.config.threads is not None:

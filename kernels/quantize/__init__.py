@@ -7,7 +7,7 @@
 QSGD (Alistarh et al. 2017, arXiv:1610.02132, section 3.1), with buckets as in its section 4 and the largest magnitude
 in place of the norm where asked. r are 16 bits of Philox4x32-10 with the seed as key and the counter (column / 8,
 agent, step, 0): one block serves 8 elements, two in each word, low half first. E code scale = x to
-within 2^-17 of a scale.
+within 2^-15 of a scale.
 
 Codes are fields of `bits` bits, the first in a byte's lowest bits: two's complement where levels < 2^(bits - 1); more
 levels are written as magnitudes, with one more bit an element in `signs` (1 is negative). A bucket whose top is below

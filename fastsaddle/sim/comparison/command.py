@@ -71,7 +71,7 @@ def compare(grid: Grid, plan: Plan, console: Console) -> int:
     tables.write(plan.out, groups, notes)
     title = _title(cells)
     plot.draw(plan.out / PLOT, groups, grid.tuned, title)
-    console.print(tables.show(groups, title))
+    console.print(tables.show(groups, title, console))
     for name in ("table.md", "table.csv", "table.tex", PLOT, "compare.json"):
         print(plan.out / name)
     print(f"fastsaddle report {plan.out}")

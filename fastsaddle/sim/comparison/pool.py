@@ -8,13 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from fastsaddle.optimizer import NonFiniteGradientError
 from fastsaddle.sim import job as jobs
 from fastsaddle.sim.checkpoint import remove_leftovers, write_synced
 from fastsaddle.sim.comparison.final_sharpness import SHARPNESS, measure_sharpness
@@ -22,6 +21,7 @@ from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run_dir import RunDirectory, RunInUseError
 from fastsaddle.sim.train_command import draw_classes, draw_curves, recorders
 from fastsaddle.sim.trainer import run
+from fastsaddle.wire import NonFiniteError
 
 DIVERGED = "diverged.json"
 # a worker whose parent died still has to write its checkpoint
@@ -93,11 +93,16 @@ def _run(path: Path, config: TrainConfig, deadline: float, sharpness: bool) -> b
     if path.is_dir() and not begun:
         remove_leftovers(path)
     job = jobs.go_on(_open(path)) if begun else jobs.start(replace(config, out=path))
+    with closing(job.directory):
+        return _carry_out(job, path, deadline, sharpness)
+
+
+def _carry_out(job: jobs.Job, path: Path, deadline: float, sharpness: bool) -> bool:
     draw_classes(job)
     try:
         with ExitStack() as stack:
             run(job, recorders(job, stack), lambda: _is_stopped(deadline))
-    except NonFiniteGradientError as error:
+    except NonFiniteError as error:
         content = {"step": job.step, "message": str(error)}
         write_synced(path / DIVERGED, json.dumps(content) + "\n")
         return True

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fastsaddle.sim.comparison.grid import Cell, varied
 from fastsaddle.sim.comparison.pool import DIVERGED
-from fastsaddle.sim.comparison.results import name_value
+from fastsaddle.sim.comparison.results import describe
 from fastsaddle.sim.methods import takes
 from fastsaddle.sim.progress import percent
 
@@ -82,8 +82,8 @@ class ComparisonProgress:
 
 def _describe(cell: Cell, names: list[str]) -> str:
     c = cell.config
-    names = [n for n in names if takes(c.algorithm, n)]
-    return ", ".join(name_value(n, getattr(c, n)) for n in names) or cell.name
+    options = {n: getattr(c, n) for n in names if takes(c.algorithm, n)}
+    return describe(options) or cell.name
 
 
 def _last_row(path: Path) -> dict[str, Any]:

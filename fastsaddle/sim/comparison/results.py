@@ -20,6 +20,7 @@ MEASURES = (
     ("mean_accuracy", "agents' mean %", 100, 2),
     ("worst_accuracy", "worst agent %", 100, 2),
     ("bytes", "MB sent an agent", 1e-6, 1),
+    ("compression_error", "compression error %", 100, 1),
     ("gradient_evaluations", "gradients an agent", 1, 0),
     ("step_milliseconds", "ms a step", 1, 2),
     ("seconds", "seconds", 1, 1),
@@ -67,14 +68,19 @@ class Group:
     @property
     def label(self) -> str:
         """The varied options in a few words."""
-        said = {n: v for n, v in self.own.items() if (n, v) != ("compressor", NONE)}
-        return ", ".join(name_value(n, v) for n, v in said.items()) or "run"
+        return describe(self.own) or "run"
 
     @property
     def own(self) -> dict[str, Any]:
         """The varied options without those that this algorithm does not take."""
         algorithm = self.outcomes[0].cell.config.algorithm
         return {n: v for n, v in self.options.items() if takes(algorithm, n)}
+
+
+def describe(options: dict[str, Any]) -> str:
+    """Options in a few words; of a compressor only where there is one."""
+    said = {n: v for n, v in options.items() if (n, v) != ("compressor", NONE)}
+    return ", ".join(name_value(n, v) for n, v in said.items())
 
 
 def name_value(name: str, value: Any) -> str:
@@ -111,6 +117,8 @@ def measures(
         "mean_accuracy": last.get("mean_accuracy"),
         "worst_accuracy": last.get("worst_accuracy"),
         "bytes": _over(last.get("bytes_sent"), agents),
+        # relative to what was to be sent, at the end; models sent whole lose nothing and are left out
+        "compression_error": last.get("compression_error") if last.get("update_norm") else None,
         "gradient_evaluations": _over(last.get("gradient_evaluations"), agents),
         "step_milliseconds": _over(last.get("step_seconds"), max(1, last["step"]) / 1e3),
         "seconds": last.get("seconds"),

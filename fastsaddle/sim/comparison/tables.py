@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
@@ -20,6 +21,8 @@ ON_A_TERMINAL = {
     "step_milliseconds": "ms a\nstep",
     "sam_sharpness": "SAM\nsharpness",
 }
+# left out first where a terminal is narrow
+DISPENSABLE = ("step_milliseconds", "worst_accuracy", "mean_accuracy", "sam_sharpness")
 FORMATS = {"table.md": "github", "table.tex": "latex_booktabs"}
 
 
@@ -36,10 +39,21 @@ def lines(groups: list[Group]) -> list[list[str]]:
     return [titles, *([*_options(g, names), _runs(g), *_cells(g, measures)] for g in groups)]
 
 
-def show(groups: list[Group], title: str) -> Table:
-    """The table for a terminal: what fits into 80 columns; the files have all measures and deviations."""
-    names, measures = header(groups)
-    shown = [m for m in measures if m[0] in ON_A_TERMINAL]
+def show(groups: list[Group], title: str, console: Console) -> Table:
+    """The table for a terminal, without the measures that do not fit; the files have all, and deviations."""
+    shown = [m for m in header(groups)[1] if m[0] in ON_A_TERMINAL]
+    table = _table(groups, title, shown)
+    # measured as if there were room: a table never asks for more than it is given
+    unbounded = console.options.update(max_width=10_000)
+    for dispensable in DISPENSABLE:
+        if console.measure(table, options=unbounded).maximum > console.width:
+            shown = [m for m in shown if m[0] != dispensable]
+            table = _table(groups, title, shown)
+    return table
+
+
+def _table(groups: list[Group], title: str, shown: list[tuple[str, str, float, int]]) -> Table:
+    names, _ = header(groups)
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in names:
         table.add_column(name.replace("_", " "), no_wrap=True)
