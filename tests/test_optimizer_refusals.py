@@ -52,7 +52,7 @@ OPTIONS: dict[str, tuple[tuple[type[Any], ...], dict[str, Any], str]] = {
     "compressor": (
         (fs.DSGD, fs.QSADDLe),
         {"compressor": "sign"},
-        "compressor must be None.*'sign'",
+        r"compressor must be None, an fs\.compressors\.Compressor, or one in an fs\.Choco, got 'sign'",
     ),
     "nonfinite": ((fs.DSGD,), {"nonfinite": "ignore"}, "nonfinite must be .* got 'ignore'"),
     "gamma": ((fs.DSGD,), {"consensus_step": 1.5}, r"consensus_step must be in \[0, 1\], got 1\.5"),
