@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fastsaddle.kernels._buckets import BUCKET_RULE, COUNT_RULE
 from fastsaddle.kernels._step import LIST_RULE
 
 SOURCES = (".cpp", ".h")
@@ -74,6 +75,8 @@ INT = ctypes.c_int64
 REASONS = {
     1: (ValueError, LIST_RULE),
     2: (MemoryError, "no memory for the tiles of a step"),
+    3: (ValueError, BUCKET_RULE),
+    4: (ValueError, COUNT_RULE),
 }
 
 
@@ -89,7 +92,7 @@ def call(symbol: Any, *arguments: int | None) -> None:
     """Call `symbol` with torch's number of threads, and raise what it reports.
 
     Raises:
-        ValueError: a neighbor list is wrong; nothing was written.
+        ValueError: a neighbor list or a table is wrong; nothing was written.
         MemoryError: scratch memory could not be had; nothing was written.
     """
     status = symbol(*arguments, torch.get_num_threads())

@@ -11,9 +11,17 @@
 #endif
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#define FS_CLONED
 #define FS_CLONES __attribute__((target_clones("avx512f", "avx2", "default"), unused))
+// for loops over bytes and 16-bit numbers, which AVX-512F alone leaves to narrower registers
+#if __GNUC__ >= 12
+#define FS_BYTE_CLONES __attribute__((target_clones("arch=x86-64-v4", "avx2", "default"), unused))
+#else
+#define FS_BYTE_CLONES FS_CLONES
+#endif
 #else
 #define FS_CLONES __attribute__((unused))
+#define FS_BYTE_CLONES __attribute__((unused))
 #endif
 
 #define FS_EXPORT extern "C" __attribute__((visibility("default")))
@@ -87,6 +95,15 @@ FS_INLINE void stream_done() {
 #endif
 }
 
+// the sum of a loop's lanes, by halves
+template <typename Number>
+FS_INLINE Number fold_lanes(Number* lanes) {
+#pragma GCC unroll 5
+  for (i64 half = LANES / 2; half; half /= 2)
+    for (i64 l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+  return lanes[0];
+}
+
 // a thread's tile memory, kept from call to call
 struct Tile {
   float* memory = nullptr;
@@ -124,11 +141,9 @@ inline i64 tile_columns(i64 rows, i64 columns) {
   return width < columns ? width : columns;
 }
 
-// calls body(first column, columns, first column of the next tile, memory, names) for every tile, in parallel;
-// nothing runs without memory
+// calls body(tile's number, memory, names) for every tile, in parallel; nothing runs without memory
 template <typename Body>
-i64 for_tiles(i64 columns, i64 tile, i64 floats, i64 names, i64 threads, Body body) {
-  const i64 tiles = (columns + tile - 1) / tile;
+i64 for_each_tile(i64 tiles, i64 floats, i64 names, i64 threads, Body body) {
   bool starved = false;
 #pragma omp parallel num_threads(threads)
   {
@@ -140,16 +155,23 @@ i64 for_tiles(i64 columns, i64 tile, i64 floats, i64 names, i64 threads, Body bo
 #pragma omp barrier
     if (!starved) {
 #pragma omp for schedule(static)
-      for (i64 t = 0; t < tiles; ++t) {
-        const i64 first = t * tile;
-        const i64 rest = columns - first, ahead = rest - tile;
-        const i64 next = ahead >= tile ? first + tile : first;
-        body(first, rest < tile ? rest : tile, next, own.memory, own.named);
-      }
+      for (i64 t = 0; t < tiles; ++t) body(t, own.memory, own.named);
       stream_done();
     }
   }
   return starved ? NO_MEMORY : 0;
+}
+
+// calls body(first column, columns, first column of the next tile, memory, names) for every tile
+template <typename Body>
+i64 for_tiles(i64 columns, i64 tile, i64 floats, i64 names, i64 threads, Body body) {
+  return for_each_tile((columns + tile - 1) / tile, floats, names, threads,
+                       [&](i64 t, float* memory, const float** named) {
+                         const i64 first = t * tile;
+                         const i64 rest = columns - first, ahead = rest - tile;
+                         const i64 next = ahead >= tile ? first + tile : first;
+                         body(first, rest < tile ? rest : tile, next, memory, named);
+                       });
 }
 
 }  // namespace fs

@@ -1,0 +1,142 @@
+// choco_step on the CPU: tiles of whole buckets hold the slices of all agents in L2, so each buffer is read once.
+#include "../_public_step.h"
+
+namespace {
+
+// columns whose draws fill the registers
+constexpr fs::i64 DRAWN = 256;
+
+struct Arguments {
+  fs::Rows x;
+  fs::ConstRows saved, g;
+  fs::Rows momentum, x_hat;
+  fs::Lists lists;
+  fs::Table table;
+  fs::Scalar lr, weight_decay, beta, mu, gamma;
+  const float* norm;
+  fs::i64 kind;
+  bool nesterov, maximize, mix_first;
+  float levels;
+  fs::Draws draws;
+  const float* start(fs::i64 agent, fs::i64 column) const {
+    return saved ? saved.at(agent, column) : x.at(agent, column);
+  }
+};
+
+struct Tile {
+  const Arguments& a;
+  const fs::Part& part;
+  fs::i64 next;  // first column of the tile after it
+  float* models;  // [agents, columns of the part]: h, or x where mixing comes first
+  const float** named;
+  double* squares;  // [agents, 2]
+
+  float* model(fs::i64 i) const { return models + i * part.columns; }
+
+  void step(fs::i64 i) const {
+    const float* start = a.start(i, part.first);
+    if (!fs::steps(a.norm, i)) {
+      std::memcpy(model(i), start, static_cast<std::size_t>(part.columns) * sizeof(float));
+      return;
+    }
+    float* momentum = a.momentum ? a.momentum.at(i, part.first) : nullptr;
+    fs::local_row(a.kind,
+                  {start, a.g.at(i, part.first), momentum, a.lr.at(i), a.weight_decay.at(i), a.beta.at(i),
+                   a.nesterov, a.maximize, model(i), false, model(i), model(i)},
+                  part.columns);
+  }
+
+  void publish(fs::i64 i) const {
+    alignas(64) std::uint16_t draws[fs::MOST_COLUMNS + fs::DRAW_SLACK / 2];
+    const fs::Stream stream = a.draws.stream(i, fs::ROUNDING);
+    for (fs::i64 c = 0; c < part.columns; c += DRAWN) {
+      const fs::i64 count = part.columns - c < DRAWN ? part.columns - c : DRAWN;
+      for (fs::i64 l = 0; l < count; l += fs::LINE) fs::prefetch(a.g.at(i, next) + c + l);
+      fs::draw(stream, part.first + c, count, draws + c);
+    }
+    fs::Squares sums;
+    for (fs::i64 n = 0; n < part.buckets; ++n) {
+      const fs::Piece p = fs::piece(a.table, part, n);
+      const fs::i64 at = p.first - part.first;
+      fs::publish_bucket(model(i) + at, draws + at, a.levels, p.columns, a.x_hat.at(i, p.first),
+                         {a.x_hat.at(i, next) + at, a.start(i, next) + at}, sums);
+    }
+    squares[2 * i] = fs::fold_lanes(sums.sent), squares[2 * i + 1] = fs::fold_lanes(sums.lost);
+  }
+
+  void mix(fs::i64 i) const {
+    const fs::i64 length = a.lists.length(i), list = i * a.lists.width;
+    for (fs::i64 k = 0; k < length; ++k) named[k] = a.x_hat.at(a.lists.neighbors[list + k], part.first);
+    const bool moves = a.kind == fs::QUASI_GLOBAL && a.lr.at(i) != 0.0f && fs::steps(a.norm, i);
+    float* momentum = a.momentum ? a.momentum.at(i, part.first) : nullptr;
+    fs::mix_public({named, a.lists.weights + list, length, a.x_hat.at(i, part.first), model(i), a.gamma.at(i),
+                    moves ? a.start(i, part.first) : nullptr, momentum, a.lr.at(i), a.mu.at(i),
+                    a.x.at(i, part.first), static_cast<bool>(a.saved), a.mix_first,
+                    a.momentum ? a.momentum.at(i, next) : models},
+                   part.columns);
+  }
+
+  void run() const {
+    const fs::i64 agents = a.lists.agents;
+    for (fs::i64 i = 0; i < agents; ++i) {
+      step(i);
+      a.mix_first ? mix(i) : publish(i);
+    }
+    for (fs::i64 i = 0; i < agents; ++i) a.mix_first ? publish(i) : mix(i);
+  }
+};
+
+}  // namespace
+
+FS_EXPORT fs::i64 fs_choco_step(float* x, fs::i64 x_stride, const float* saved, fs::i64 saved_stride,
+                                const float* g, fs::i64 g_stride, float* momentum, fs::i64 momentum_stride,
+                                float* x_hat, fs::i64 x_hat_stride, const std::int32_t* neighbors,
+                                const float* weights, fs::i64 agents, fs::i64 columns, fs::i64 width,
+                                const fs::Bucket* buckets, fs::i64 count, fs::i64 bucket, const float* lr,
+                                fs::i64 lr_step, const float* weight_decay, fs::i64 weight_decay_step,
+                                const float* beta, fs::i64 beta_step, const float* mu, fs::i64 mu_step,
+                                const float* gamma, fs::i64 gamma_step, const float* norm, fs::i64 kind,
+                                fs::i64 nesterov, fs::i64 maximize, fs::i64 mix_first, fs::i64 levels,
+                                fs::i64 seed, const fs::i64* step, fs::i64 step_step, fs::i64 first_agent,
+                                double* squares, fs::i64 threads) try {
+  const Arguments a{{x, x_stride},
+                    {saved, saved_stride},
+                    {g, g_stride},
+                    {momentum, momentum_stride},
+                    {x_hat, x_hat_stride},
+                    {neighbors, weights, agents, width},
+                    {buckets, count},
+                    {lr, lr_step},
+                    {weight_decay, weight_decay_step},
+                    {beta, beta_step},
+                    {mu, mu_step},
+                    {gamma, gamma_step},
+                    norm,
+                    kind,
+                    nesterov != 0,
+                    maximize != 0,
+                    mix_first != 0,
+                    static_cast<float>(levels),
+                    {static_cast<std::uint64_t>(seed), step, step_step, first_agent}};
+  if (!a.lists.valid()) return fs::BAD_NEIGHBOR;
+  if (!a.table.valid(columns, bucket)) return fs::BAD_BUCKETS;
+  const std::vector<fs::Part> parts =
+      fs::parts_of(a.table, fs::tile_columns((saved ? 6 : 5) * agents, columns), false);
+  const fs::i64 tiles = static_cast<fs::i64>(parts.size());
+  std::vector<double> partial(static_cast<std::size_t>(tiles * agents * 2));
+  const fs::i64 status = fs::for_each_tile(
+      tiles, agents * fs::MOST_COLUMNS, width, threads, [&](fs::i64 t, float* models, const float** named) {
+        const fs::Part& part = parts[t];
+        const fs::i64 after = part.first + part.columns;
+        const fs::i64 next = after + part.columns <= columns ? after : part.first;
+        Tile{a, part, next, models, named, partial.data() + t * agents * 2}.run();
+      });
+  if (status) return status;
+  for (fs::i64 n = 0; n < agents * 2; ++n) {
+    squares[n] = 0.0;
+    for (fs::i64 t = 0; t < tiles; ++t) squares[n] += partial[t * agents * 2 + n];
+  }
+  return 0;
+} catch (const std::bad_alloc&) {
+  return fs::NO_MEMORY;
+}

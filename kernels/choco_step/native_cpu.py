@@ -1,0 +1,82 @@
+"""choco_step through the compiled CPU library."""
+
+import torch
+
+from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar
+
+_symbol = function(
+    "fs_choco_step",
+    [
+        *[POINTER, INT] * 5,
+        POINTER,
+        POINTER,
+        *[INT] * 3,
+        POINTER,
+        *[INT] * 2,
+        *[POINTER, INT] * 5,
+        POINTER,
+        *[INT] * 6,
+        POINTER,
+        INT,
+        INT,
+        POINTER,
+    ],
+)
+
+
+def launch(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    g: torch.Tensor,
+    momentum: torch.Tensor | None,
+    x_hat: torch.Tensor,
+    neighbors: torch.Tensor,
+    weights: torch.Tensor,
+    buckets: torch.Tensor,
+    bucket: int,
+    lr: torch.Tensor,
+    weight_decay: torch.Tensor,
+    beta: torch.Tensor,
+    mu: torch.Tensor,
+    gamma: torch.Tensor,
+    norm: torch.Tensor | None,
+    kind: int,
+    nesterov: bool,
+    maximize: bool,
+    mix_first: bool,
+    levels: int,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
+    squares: torch.Tensor,
+) -> None:
+    call(
+        _symbol,
+        *rows(x),
+        *rows(saved),
+        *rows(g),
+        *rows(momentum),
+        *rows(x_hat),
+        address(neighbors),
+        address(weights),
+        *x.shape,
+        neighbors.shape[1],
+        address(buckets),
+        buckets.shape[0],
+        bucket,
+        *scalar(lr),
+        *scalar(weight_decay),
+        *scalar(beta),
+        *scalar(mu),
+        *scalar(gamma),
+        address(norm),
+        kind,
+        nesterov,
+        maximize,
+        mix_first,
+        levels,
+        seed,
+        *scalar(step),
+        first_agent,
+        address(squares),
+    )
