@@ -6,6 +6,7 @@ from math import prod
 import torch
 
 from fastsaddle.flat import TENSOR, FlatLayout, round_up
+from fastsaddle.kernels.agent_norm import agent_norm
 
 
 def rows_of(x: torch.Tensor, layout: FlatLayout | None) -> tuple[torch.Tensor, FlatLayout]:
@@ -98,6 +99,13 @@ def refuse_other_shape(name: str, rows: torch.Tensor, shape: tuple[int, ...]) ->
         raise ValueError(
             f"{name} must be float32 and shaped like x, {tuple(shape)}, got {rows.dtype} {tuple(rows.shape)}"
         )
+
+
+def row_norms(rows: torch.Tensor) -> torch.Tensor:
+    """Euclidean norms `[agents]` of rows as rooms take them; not finite where an element is not, or on overflow."""
+    norm = torch.empty(rows.shape[0], dtype=torch.float32, device=rows.device)
+    agent_norm(rows, None, None, norm, torch.zeros_like(norm, dtype=torch.int32))
+    return norm
 
 
 class NonFiniteError(ValueError):

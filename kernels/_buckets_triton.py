@@ -119,9 +119,9 @@ def steps_of(top, levels):
 def signed_codes(x, draws, inverse, levels):
     """Stochastically rounded codes with the signs of x, int32; zeros where the bucket is not finite."""
     u = (draws.to(tl.float32) + 0.5) * 0.0000152587890625
-    code = tl.floor(tl.abs(x) * inverse + u)
-    code = tl.where(is_finite(inverse), code, 0.0).to(tl.int32)
-    code = tl.minimum(code, levels)
+    code = tl.where(is_finite(inverse), tl.abs(x) * inverse + u, 0.0)
+    # no number is negative, so that the conversion rounds down
+    code = tl.minimum(code.to(tl.int32), levels)
     return tl.where(x.to(tl.int32, bitcast=True) < 0, 0 - code, code)
 
 

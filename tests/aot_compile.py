@@ -35,6 +35,8 @@ AGENTS = (1, 16, 17, 64, 128, 130, 256, 257)
 DRAWN, COLUMNS = 96, 8192
 # a buffer of 4 GB: AMD's kernels address it with 64 bits instead of 32
 LARGE_COLUMNS, LARGE_DEGREE = 2**26, 15
+# elements of a bucket, and of a whole tensor that programs share; columns of a row that is a tile
+BUCKET, TENSOR, NARROW = 512, 4096, 1024
 
 
 class StandIn:
@@ -96,17 +98,37 @@ def facts(binary: Any, columns: int, log: str) -> dict[str, Any]:
 
 
 def on_meta(
-    arguments: Mapping[str, Any], columns: int, padding: int = 128, degree: int | None = None
+    arguments: Mapping[str, Any],
+    columns: int,
+    padding: int = 128,
+    degree: int | None = None,
+    bucket: int = BUCKET,
 ) -> dict[str, Any]:
     """The arguments without memory: rows `columns` wide and `padding` apart, lists of `degree` neighbors."""
+    buckets = columns // bucket
+    # sizes of what is no row, but grows with one
+    sizes = {
+        "buckets": (0, buckets),
+        "counts": (0, buckets),
+        "scales": (1, buckets),
+        "codes": (1, columns * arguments.get("bits", 8) // 8),
+        "signs": (1, columns // 8),
+        "indices": (1, columns // 8),
+        "values": (1, columns // 8),
+    }
+    if degree is not None:
+        sizes |= {"neighbors": (1, degree + 1), "weights": (1, degree + 1)}
 
     def replace(name: str, value: Any) -> Any:
+        if name == "bucket":
+            return bucket
         if not isinstance(value, torch.Tensor):
             return value
         shape = [columns if n == DRAWN else n for n in value.shape]
-        if degree is not None and name in ("neighbors", "weights"):
-            shape[1] = degree + 1
-        stride = (columns + padding, 1) if shape[1:] == [columns] else None
+        if name in sizes:
+            axis, size = sizes[name]
+            shape[axis] = size
+        stride = (columns + padding, 1) if shape[1:] == [columns] and name not in sizes else None
         empty = torch.empty(shape, dtype=value.dtype, device="meta")
         return empty if stride is None else empty.as_strided(shape, stride)
 
@@ -122,21 +144,30 @@ def careless_kernel(x_ptr, COLUMNS: tl.constexpr):
 
 
 def compile_rooms(recorder: Recorder) -> None:
-    """Every room, example and number of agents, and one stack too large for 32-bit addresses."""
+    """Every room, example and number of agents or size of buckets, and stacks too large for 32-bit addresses."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(n, COLUMNS, None) for n in AGENTS] + [(16, LARGE_COLUMNS, LARGE_DEGREE)]
+    large = (16, LARGE_COLUMNS, LARGE_DEGREE, BUCKET)
+    # a step takes buckets of twice the size in halves
+    halves = (16, LARGE_COLUMNS, LARGE_DEGREE, 2 * BUCKET)
+    stacks = [*((n, COLUMNS, None, BUCKET) for n in AGENTS), large, halves]
+    # without neighbors the number of agents does not matter, but sizes do
+    sizes = [(16, COLUMNS, None, BUCKET), (16, COLUMNS, None, TENSOR), (16, NARROW, None, BUCKET)]
+    sizes.append(large)
     for op in rooms().values():
         launch = op.implementation("triton")
-        for agents, columns, degree in shapes:
+        alone = "Tensor buckets" in op.schema and "Tensor neighbors" not in op.schema
+        for agents, columns, degree, bucket in sizes if alone else stacks:
             for variant, arguments in op.examples(agents, DRAWN, generator).items():
                 recorder.origin = {
                     "room": op.name,
                     "variant": variant,
                     "agents": agents,
                     "columns": columns,
+                    "bucket": bucket,
                     "passes": op.passes(arguments),
+                    "mix_first": arguments.get("mix_first", False),
                 }
-                launch(*on_meta(arguments, columns, degree=degree).values())
+                launch(*on_meta(arguments, columns, degree=degree, bucket=bucket).values())
 
 
 def compile_controls(recorder: Recorder) -> None:
@@ -163,6 +194,9 @@ def main(target: str, report: str) -> None:
         return
     stand_in: Any = StandIn(gpu)
     driver.set_active(stand_in)
+    if backend == "amd":
+        # block shapes go by the width of a warp
+        torch.version.hip = "stand-in"
     triton.knobs.nvidia.dump_ptxas_log = True
     recorder = Recorder()
     JITFunction.run = lambda kernel, *args, **kwargs: recorder(kernel, *args, **kwargs)

@@ -33,12 +33,14 @@ class Access:
 
     Attributes:
         elements: numbers that one program moves with it, each time it passes.
-        looped: whether it stands in a loop.
+        loops: how often it stands in a loop or a branch, as a function may be called twice.
+        stores: whether it is a store.
         widths: bits of an instruction that it became -> how many of them the listing holds.
     """
 
     elements: int
-    looped: bool
+    loops: int
+    stores: bool
     widths: Counter[int]
 
 
@@ -76,17 +78,19 @@ def row_accesses(ttir: str, listing: str, columns: int) -> dict[str, Access]:
 
     blocks = []
     for line in ttir.splitlines():
-        access = re.match(r"( +)(?:%\S+ = )?tt\.(?:load|store) .*loc\((#loc\d*)\)$", line)
+        access = re.match(r"( +)(?:%\S+ = )?tt\.(load|store) .*loc\((#loc\d*)\)$", line)
         block = re.search(r"tensor<((?:\d+x)+)!tt\.ptr<f32>", line)
         if access and block:
             shape = [int(n) for n in block[1].split("x")[:-1]]
             # statements of the function itself are indented by four
-            blocks.append((shape, place(access[2]), len(access[1]) > 4))
-    rank = max((len(shape) for shape, _, _ in blocks), default=0)
+            blocks.append((shape, place(access[3]), len(access[1]) > 4, access[2] == "store"))
+    rank = max((len(shape) for shape, *_ in blocks), default=0)
     found: dict[str, Access] = {}
-    for shape, at, looped in blocks:
+    for shape, at, looped, stores in blocks:
         if len(shape) == rank and shape[-1] == columns:
-            found.setdefault(at, Access(0, looped, Counter())).elements += prod(shape)
+            access = found.setdefault(at, Access(0, 0, stores, Counter()))
+            access.elements += prod(shape)
+            access.loops += looped
     for name, at in instructions(listing):
         bits = memory_bits(name)
         if bits is not None and at in found:

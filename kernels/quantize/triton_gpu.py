@@ -55,10 +55,7 @@ def quantize_kernel(
     if FEEDBACK:
         v = v + tl.load(residual_place, mask=inside, other=0.0)
     scale_place = agent * buckets + bucket
-    if PIECES:
-        top = tl.load(tops_ptr + scale_place)
-    else:
-        top = row_tops(v, NORM)
+    top = tl.load(tops_ptr + scale_place) if PIECES else row_tops(v, NORM)
     inverse, scale = steps_of(top, levels)
     step = tl.load(step_ptr + agent * step_step)
     draws = rounding_draws(seed, first_agent + agent, step, begin, COLUMNS)

@@ -1,11 +1,47 @@
-"""sign in Triton: one program takes a slice of one agent, its signs and what it adds to each bucket; x is read once."""
+"""sign in Triton: x is read once, by tiles of whole buckets, or by tiles that add up what each gives to its buckets."""
 
 import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._buckets_triton import MEAN, finish, halvings, partials, store_partials
+from fastsaddle.kernels._buckets_triton import (
+    MEAN,
+    finish,
+    halvings,
+    partials,
+    store_packed,
+    store_partials,
+    tile_rows,
+    tile_shape,
+)
 from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
+
+
+@triton.jit
+def sign_buckets_kernel(
+    x_ptr,
+    buckets_ptr,
+    signs_ptr,
+    scales_ptr,
+    x_stride,
+    agents,
+    columns,
+    buckets,
+    PIECES: tl.constexpr,
+    HALVINGS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    agent, bucket, begin, end = tile_rows(
+        buckets_ptr, agents, columns, buckets, ROWS, PIECES, HALVINGS
+    )
+    c = begin[:, None] + tl.arange(0, COLUMNS)[None, :]
+    x = tl.load(x_ptr + agent[:, None] * x_stride + c, mask=c < end[:, None], other=0.0)
+    store_packed(signs_ptr, (x < 0.0).to(tl.int32), agent, begin, end, columns, 1)
+    total = tl.sum(tl.abs(x).to(tl.float64), axis=1)
+    elements = tl.load(buckets_ptr + bucket * 2 + 1).to(tl.float64)
+    scale = (total / elements).to(tl.float32)
+    tl.store(scales_ptr + agent * buckets + bucket, scale, mask=begin < end)
 
 
 @triton.jit
@@ -26,10 +62,16 @@ def sign_tiles_kernel(
     tile = tl.program_id(0) % tiles
     c = tile * COLUMNS + tl.arange(0, COLUMNS)
     x = tl.load(x_ptr + agent * x_stride + c, mask=c < columns, other=0.0)
-    bits = tl.reshape((x < 0.0).to(tl.int32), (COLUMNS // 8, 8)) << tl.arange(0, 8)[None, :]
-    b = tile * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8)
-    place = signs_ptr + agent * (columns // 8) + b
-    tl.store(place, tl.sum(bits, axis=1).to(tl.uint8), mask=b < columns // 8)
+    row = tl.full([1], 0, tl.int32)
+    store_packed(
+        signs_ptr,
+        (x < 0.0).to(tl.int32)[None, :],
+        row + agent,
+        row + tile * COLUMNS,
+        row + columns,
+        columns,
+        1,
+    )
     store_partials(
         partial_ptr + agent * (tiles + buckets) + tile,
         x,
@@ -47,6 +89,21 @@ def launch(
     x: torch.Tensor, buckets: torch.Tensor, bucket: int, signs: torch.Tensor, scales: torch.Tensor
 ) -> None:
     agents, columns = x.shape
+    programs, shape = tile_shape(agents, columns, buckets, bucket)
+    if not shape["PIECES"]:
+        sign_buckets_kernel[(programs,)](
+            x,
+            buckets,
+            signs,
+            scales,
+            x.stride(0),
+            agents,
+            columns,
+            buckets.shape[0],
+            **shape,
+            **EXACT,
+        )
+        return
     partial, tiles = partials(x, buckets, MEAN)
     sign_tiles_kernel[(agents * tiles,)](
         x,
