@@ -216,8 +216,11 @@ def check_code(
 
 def check_draw(like: torch.Tensor, seed: int, step: torch.Tensor, first_agent: int) -> None:
     """What random bits are indexed by: a seed and agents that are not negative, step int64, 0-d or `[agents]`."""
-    if seed < 0 or first_agent < 0:
-        raise ValueError(f"seed and first_agent must be >= 0, got {seed} and {first_agent}")
+    if seed < 0 or not 0 <= first_agent <= 2**32 - like.shape[0]:
+        raise ValueError(
+            "seed must be >= 0 and agents numbered below 2^32, "
+            f"got seed {seed} and {like.shape[0]} agents from {first_agent} on"
+        )
     if (
         step.dtype != torch.int64
         or step.device != like.device

@@ -74,25 +74,28 @@ FS_CLONES static void mix_row(const MixRow& by_reference, i64 count) {
   const MixRow m = by_reference;
   const float rest = 1.0f - m.mu;
   for (i64 c = 0; c < count; c += LANES) {
-    Line a = m.weights[0] * load(m.rows[0] + c), b = m.weights[0] * load(m.rows[0] + c + LINE);
+    // an array, not lines: without 64-byte registers GCC spreads a weight over a line through memory, at each use
+    alignas(64) float x[LANES];
+    for (i64 l = 0; l < LANES; ++l) x[l] = m.weights[0] * m.rows[0][c + l];
     for (i64 k = 1; k < m.width; ++k) {
+      // or GCC 12 interleaves two turns of this loop and gives up vectors for it
+      asm volatile("");
       const float w = m.weights[k];
-      a = a + w * load(m.rows[k] + c);
-      b = b + w * load(m.rows[k] + c + LINE);
+      const float* row = m.rows[k] + c;
+      for (i64 l = 0; l < LANES; ++l) x[l] = x[l] + w * row[l];
     }
     prefetch(m.next + c);
     prefetch(m.next + c + LINE);
     if (m.before) {
-      const Line da = (load(m.before + c) - a) / m.lr, db = (load(m.before + c + LINE) - b) / m.lr;
-      store(m.momentum + c, m.mu * load(m.momentum + c) + rest * da);
-      store(m.momentum + c + LINE, m.mu * load(m.momentum + c + LINE) + rest * db);
+#pragma GCC ivdep
+      for (i64 l = 0; l < LANES; ++l)
+        m.momentum[c + l] = m.mu * m.momentum[c + l] + rest * ((m.before[c + l] - x[l]) / m.lr);
     }
     if (m.streamed) {
-      stream(m.out + c, a);
-      stream(m.out + c + LINE, b);
+      stream(m.out + c, load(x));
+      stream(m.out + c + LINE, load(x + LINE));
     } else {
-      store(m.out + c, a);
-      store(m.out + c + LINE, b);
+      std::memcpy(m.out + c, x, sizeof x);
     }
   }
 }

@@ -157,11 +157,11 @@ def test_outputs_that_are_shaped_otherwise(compressor: Compressor, columns: int,
 @pytest.mark.parametrize("compressor", [c for c in EXAMPLES if draws(c)], ids=repr)
 def test_what_random_bits_are_indexed_by(compressor: Compressor, seed: int) -> None:
     x = rows(3, 37, seed)
-    indexed = "seed and first_agent must be >= 0, got {} and {}"
-    with pytest.raises(ValueError, match=indexed.format(-1, 0)):
-        compressor.encode(x, -1)
-    with pytest.raises(ValueError, match=indexed.format(5, -2)):
-        compressor.encode(x, 5, first_agent=-2)
+    rule = "seed must be >= 0 and agents numbered below 2^32, got seed {} and 3 agents from {} on"
+    for number, first in ((-1, 0), (5, -2), (5, 2**32 - 2)):
+        with pytest.raises(ValueError, match=re.escape(rule.format(number, first))):
+            compressor.encode(x, number, first_agent=first)
+    compressor.encode(x, 5, first_agent=2**32 - 3)
     for step in (
         torch.tensor(0.5),
         torch.ones(2).long(),

@@ -1,5 +1,6 @@
 """Compression in the simulator: what --compressor names, what a run tells about its messages, and that it goes on."""
 
+import io
 import json
 import re
 import textwrap
@@ -8,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from fastsaddle import Choco, compressors
 from fastsaddle.cli import main
 from fastsaddle.sim import messages
-from fastsaddle.sim.comparison import grid
+from fastsaddle.sim.comparison import grid, plot, results, tables
+from fastsaddle.sim.comparison.results import Outcome
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.simulation import Simulation
 
@@ -177,3 +180,54 @@ def test_norms_are_means_of_steps() -> None:
         norms.append(simulation.optimizer.squares.mean(0).sqrt())
     assert torch.allclose(simulation.norm_sums, torch.stack(norms).sum(0))
     assert (simulation.norm_sums > 0).all()
+
+
+def outcome(compressor: str, accuracy: float, seed: int) -> Outcome:
+    """A run of two evaluations, as results.read gives it; compressed ones send an eighth."""
+    config = TrainConfig(algorithm="qgm", compressor=compressor, seed=seed)
+    share = 1 if compressor == "none" else 8
+    found = [
+        {"step": t, "consensus_accuracy": a, "mean_accuracy": a, "worst_accuracy": a}
+        for t, a in ((0, 0.1), (40, accuracy))
+    ]
+    last: dict[str, Any] = {"bytes_sent": 16e6 / share}
+    last.update(update_norm=2.0, compression_error=0.25)
+    if compressor == "none":
+        last.update(update_norm=None, compression_error=0.0)
+    found[-1].update(last, step_seconds=1.0, seconds=2.0, gradient_evaluations=640)
+    return Outcome(grid.Cell(config), found, results.measures(found, 16, {}))
+
+
+def compared() -> list[results.Group]:
+    names = ["none", "stochastic-quantizer:8", "stochastic-quantizer:4"]
+    outcomes = [outcome(n, 0.8 + 0.01 * s, s) for n in names for s in (0, 1)]
+    return results.group(outcomes, ["algorithm", "compressor"])
+
+
+def test_a_narrow_terminal_still_tells_compressors_apart() -> None:
+    for width, has_all in ((70, False), (160, True)):
+        console = Console(width=width, file=io.StringIO(), force_terminal=False)
+        console.print(tables.show(compared(), "a title", console))
+        said = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "stochastic-quantizer:8" in said and "stochastic-quantizer:4" in said, said
+        assert "80.50 ± 0.71" in said and "0.1" in said and "\u2026" not in said
+        assert ("worst" in said) == has_all
+
+
+def test_bytes_and_errors_in_table_and_picture(tmp_path: Path) -> None:
+    groups = compared()
+    assert [g.label for g in groups] == [
+        "qgm",
+        "qgm, stochastic-quantizer:8",
+        "qgm, stochastic-quantizer:4",
+    ]
+    assert [g.mean("bytes") for g in groups] == [1e6, 1.25e5, 1.25e5]
+    assert [g.mean("compression_error") for g in groups] == [None, 0.25, 0.25]
+    figure = plot._curves(groups, "a title")
+    over_bytes = figure.axes[1]
+    assert over_bytes.get_xlabel() == "megabytes sent by an agent"
+    ends = [line.get_xdata()[-1] for line in over_bytes.get_lines()]  # type: ignore[index]
+    assert ends == [1.0, 0.125, 0.125]
+    assert len(plot._curves(groups[1:], "a title").axes) == 1
+    plot.draw(tmp_path / "comparison.png", groups, (), "a title")
+    assert (tmp_path / "comparison.png").read_bytes()[:4] == b"\x89PNG"

@@ -13,6 +13,8 @@ from fastsaddle.sim.plots import line_style, save, tidy
 
 MARKERS = "osD^v<>"
 POINTS_OF_A_SWEEP = 3
+# bytes get a panel of their own where they differ by more than this
+FEWER_BYTES = 1.5
 # measures that a sweep draws below the accuracy where runs have them
 BELOW = (
     ("sam_sharpness", "SAM sharpness"),
@@ -93,19 +95,27 @@ def _scale(axes: Axes, values: list[float]) -> None:
 
 
 def _curves(groups: list[Group], title: str) -> Figure:
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    """Accuracy over steps, and over bytes where some methods send far fewer than others."""
+    sent = [mean for g in groups if (mean := g.mean("bytes"))]
+    has_bytes = bool(sent) and max(sent) > FEWER_BYTES * min(sent)
+    figure = Figure(figsize=(12 if has_bytes else 7, 4.6), layout="constrained")
     figure.suptitle(title, fontsize="medium")
-    axes = figure.subplots()
+    panels = figure.subplots(1, 1 + has_bytes, sharey=True, squeeze=False)[0]
     for number, g in enumerate(groups):
         steps, mean, deviation = curve(g)
         style = _style(number)
-        axes.plot(steps, mean, label=g.label, **style)
-        low, high = mean - deviation, mean + deviation
-        axes.fill_between(steps, low, high, color=style["color"], alpha=0.18, linewidth=0)
-    _accuracy(axes)
-    axes.set_xlabel("step (one gossip round each)")
-    tidy(axes)
-    axes.legend(fontsize="small")
+        megabytes = steps / max(1, steps[-1]) * (g.mean("bytes") or 0.0) / 1e6
+        for axes, x in zip(panels, (steps, megabytes), strict=False):
+            axes.plot(x, mean, label=g.label, **style)
+            low, high = mean - deviation, mean + deviation
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    _accuracy(panels[0])
+    panels[0].set_xlabel("step (one gossip round each)")
+    if has_bytes:
+        panels[1].set_xlabel("megabytes sent by an agent")
+    for axes in panels:
+        tidy(axes)
+    panels[0].legend(fontsize="small")
     return figure
 
 
