@@ -42,3 +42,16 @@ def quasi_global_values(before, after, momentum, lr, mu):
     """mu momentum + (1 - mu) (before - after) / lr, or momentum itself where lr = 0."""
     moved = mu * momentum + (1.0 - mu) * tl.div_rn(before - after, lr + tl.zeros_like(before))
     return tl.where(lr != 0.0, moved, momentum)
+
+
+@triton.jit
+def rows_of(h, named, AGENTS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Row `named[i]` of h `[AGENTS, COLUMNS]` as row i."""
+    if AGENTS <= 64:
+        return tl.gather(h, tl.broadcast_to(named[:, None], (AGENTS, COLUMNS)), axis=0)
+    # along the agent axis a gather keeps each column in one warp: AGENTS / 32 shuffles a number, and spills.
+    # over the flat block it goes through shared memory
+    place = named[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    flat = tl.reshape(h, (AGENTS * COLUMNS,))
+    taken = tl.gather(flat, tl.reshape(place, (AGENTS * COLUMNS,)), axis=0)
+    return tl.reshape(taken, (AGENTS, COLUMNS))

@@ -151,8 +151,11 @@ def compile_rooms(recorder: Recorder) -> None:
     halves = (16, LARGE_COLUMNS, LARGE_DEGREE, 2 * BUCKET)
     stacks = [*((n, COLUMNS, None, BUCKET) for n in AGENTS), large, halves]
     # without neighbors the number of agents does not matter, but sizes do
-    sizes = [(16, COLUMNS, None, BUCKET), (16, COLUMNS, None, TENSOR), (16, NARROW, None, BUCKET)]
-    sizes.append(large)
+    sizes = [
+        *((16, COLUMNS, None, bucket) for bucket in (BUCKET, TENSOR)),
+        (16, NARROW, None, BUCKET),
+        large,
+    ]
     for op in rooms().values():
         launch = op.implementation("triton")
         alone = "Tensor buckets" in op.schema and "Tensor neighbors" not in op.schema

@@ -150,3 +150,17 @@ def test_a_bias_of_two_percent_of_a_level_is_caught(shift: float, seed: int) -> 
     level = float(x.abs().max()) / 7
     broken = broken_claims(quantizer, {"normal": (x, q + shift * level)})
     assert any(each.startswith("mean") for each in broken)
+
+
+UNBIASED = [c for c in EXAMPLES if c.omega(37) is not None and draws(c)]
+
+
+@pytest.mark.parametrize("compressor", UNBIASED, ids=repr)
+def test_ten_thousand_draws_are_unbiased_to_five_sigma(compressor: Compressor, seed: int) -> None:
+    """Along random directions, where sums of elements are close to normal."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(37, generator=draw)
+    signs = torch.ones(37, 20).copysign(torch.randn(37, 20, generator=draw)).double()
+    arrived = compressor.decode(compressor.encode(x.expand(DRAWS, -1), seed)).double() @ signs
+    off = (arrived.mean(0) - x.double() @ signs).abs() - 37 * ROUNDING_OF_MEAN * x.abs().max()
+    assert (off <= 5 * arrived.std(0) / sqrt(DRAWS)).all()

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels.quantize.triton_gpu import launch_quantize
+from fastsaddle.kernels._quantize_triton import launch_quantize
 
 
 def launch(

@@ -9,21 +9,13 @@ import triton
 import triton.language as tl
 
 from fastsaddle.kernels._gossip_triton import launch_local_step, launch_mix_update
-from fastsaddle.kernels._step_triton import is_finite, local_values, quasi_global_values
+from fastsaddle.kernels._step_triton import (
+    is_finite,
+    local_values,
+    quasi_global_values,
+    rows_of,
+)
 from fastsaddle.kernels._triton_launch import EXACT, FUSED_AGENTS, fused_shape
-
-
-@triton.jit
-def rows_of(h, named, AGENTS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Row `named[i]` of h `[AGENTS, COLUMNS]` as row i."""
-    if AGENTS <= 64:
-        return tl.gather(h, tl.broadcast_to(named[:, None], (AGENTS, COLUMNS)), axis=0)
-    # along the agent axis a gather keeps each column in one warp: AGENTS / 32 shuffles a number, and spills.
-    # over the flat block it goes through shared memory
-    place = named[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    flat = tl.reshape(h, (AGENTS * COLUMNS,))
-    taken = tl.gather(flat, tl.reshape(place, (AGENTS * COLUMNS,)), axis=0)
-    return tl.reshape(taken, (AGENTS, COLUMNS))
 
 
 @triton.jit
