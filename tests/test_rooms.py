@@ -82,6 +82,9 @@ def test_equals_the_reference(op: Op, backend: str, agents: int, seed: int) -> N
     device, _, widths = CASES[backend]
     if backend in op.unavailable(device):
         pytest.skip(op.unavailable(device)[backend])
+    if INTERPRETING and agents <= 3 and "Tensor buckets" in op.schema:
+        # whole tensors of more elements than a program holds take other paths
+        widths = (*widths, 2080)
     for columns in widths:
         examples = op.examples(agents, columns, torch.Generator().manual_seed(seed + columns))
         for variant, arguments in examples.items():
