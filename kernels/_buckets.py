@@ -192,17 +192,20 @@ def check_code(
     like: torch.Tensor,
     bits: int,
     levels: int,
+    norm: int,
     codes: torch.Tensor,
     scales: torch.Tensor,
     signs: torch.Tensor | None,
     buckets: torch.Tensor,
     bucket: int,
 ) -> None:
-    """Codes, scales and signs fit the rows and each other."""
+    """Bits, levels and norm can be; codes, scales and signs fit the rows and each other."""
     if bits not in (2, 4, 8) or not 1 <= levels < 2**bits:
         raise ValueError(
             f"bits must be 2, 4 or 8 with 1 to 2^bits - 1 levels, got {bits}, {levels}"
         )
+    if norm not in (MAX, EUCLIDEAN):
+        raise ValueError(f"norm must be 0 (largest magnitude) or 1 (Euclidean), got {norm}")
     check_buckets(like, buckets, bucket)
     check_part(like, torch.uint8, like.shape[1] * bits // 8, codes=codes)
     check_part(like, torch.float32, buckets.shape[0], scales=scales)

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from fastsaddle.flat import FlatLayout
+from fastsaddle.kernels.local_step import local_step
 from fastsaddle.topology import Topology
 
 
@@ -34,6 +35,26 @@ class LocalStep:
     kind: int
     nesterov: bool
     maximize: bool
+
+
+def local_models(x: torch.Tensor, step: LocalStep) -> torch.Tensor:
+    """h, every agent's model after its local step, `[agents, columns]`; local momentum is updated."""
+    h = torch.empty_like(x)
+    local_step(
+        x,
+        step.saved,
+        step.g,
+        step.momentum,
+        h,
+        step.lr,
+        step.weight_decay,
+        step.beta,
+        step.norm,
+        step.kind,
+        step.nesterov,
+        step.maximize,
+    )
+    return h
 
 
 @dataclass(frozen=True)

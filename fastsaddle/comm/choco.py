@@ -5,11 +5,10 @@ from typing import Literal
 
 import torch
 
-from fastsaddle.comm.base import Exchange, LocalStep, MixingLists
+from fastsaddle.comm.base import Exchange, LocalStep, MixingLists, local_models
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
 from fastsaddle.kernels.choco_step import MOST_ELEMENTS, MOST_LEVELS, choco_step
-from fastsaddle.kernels.local_step import local_step
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
 from fastsaddle.kernels.mix_update import mix_update
 from fastsaddle.topology import Topology
@@ -126,21 +125,7 @@ class CompressedGossip:
 
     def _step(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
         """The same in parts, bit for bit. Returns the bytes of all agents' messages."""
-        h = torch.empty_like(x)
-        local_step(
-            x,
-            step.saved,
-            step.g,
-            step.momentum,
-            h,
-            step.lr,
-            step.weight_decay,
-            step.beta,
-            step.norm,
-            step.kind,
-            step.nesterov,
-            step.maximize,
-        )
+        h = local_models(x, step)
         if self.choco.order == ORDERS[0]:
             nbytes = self._publish(h, exchange)
             moved = h + self._pull(exchange)

@@ -2,9 +2,8 @@
 
 import torch
 
-from fastsaddle.comm.base import Exchange, LocalStep, MixingLists
+from fastsaddle.comm.base import Exchange, LocalStep, MixingLists, local_models
 from fastsaddle.kernels.gossip_step import gossip_step
-from fastsaddle.kernels.local_step import local_step
 from fastsaddle.kernels.mix_dense import mix_dense
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
 from fastsaddle.kernels.mix_update import mix_update
@@ -60,21 +59,7 @@ class Stacked:
             mix_neighbors(x.clone(), x, *self.lists.on(x.device))
 
     def _dense_step(self, x: torch.Tensor, step: LocalStep) -> None:
-        h, mixed = torch.empty_like(x), torch.empty_like(x)
-        local_step(
-            x,
-            step.saved,
-            step.g,
-            step.momentum,
-            h,
-            step.lr,
-            step.weight_decay,
-            step.beta,
-            step.norm,
-            step.kind,
-            step.nesterov,
-            step.maximize,
-        )
+        h, mixed = local_models(x, step), torch.empty_like(x)
         mix_dense(h, self._matrix(x.device), mixed)
         # everybody now reads its own row of what was mixed
         momentum = step.momentum if step.kind == 2 else None

@@ -42,9 +42,7 @@ def check(
     signs: torch.Tensor | None,
 ) -> None:
     check_rows(x, x=x, residual=residual)
-    check_code(x, bits, levels, codes, scales, signs, buckets, bucket)
-    if norm not in (0, 1):
-        raise ValueError(f"norm must be 0 (largest magnitude) or 1 (Euclidean), got {norm}")
+    check_code(x, bits, levels, norm, codes, scales, signs, buckets, bucket)
     check_draw(x, seed, step, first_agent)
 
 
