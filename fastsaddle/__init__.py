@@ -3,26 +3,46 @@
 from fastsaddle import _checkout  # noqa: F401, I001  (first: finds the rooms where the link is lost)
 from fastsaddle import compressors, topology
 from fastsaddle.agents import AgentStack
+from fastsaddle.algorithms.d2 import D2
+from fastsaddle.algorithms.dppf import DPPF
 from fastsaddle.algorithms.dsgd import DSGD, DSGDm
+from fastsaddle.algorithms.easgd import EASGD
+from fastsaddle.algorithms.gradient_tracking import GradientTracking
+from fastsaddle.algorithms.gut import GUT
+from fastsaddle.algorithms.local_sgd import LocalSGD
+from fastsaddle.algorithms.momentum_tracking import MomentumTracking
+from fastsaddle.algorithms.qg_adam import QGAdam
 from fastsaddle.algorithms.qgm import QGM
+from fastsaddle.algorithms.relay import RelaySGD
 from fastsaddle.algorithms.saddle import DSADDLe, QSADDLe
 from fastsaddle.batch_norm import second_pass
 from fastsaddle.comm.choco import Choco
 from fastsaddle.kernels._op import use_backend
-from fastsaddle.optimizer import NonFiniteGradientError
+from fastsaddle.period import QSR
+from fastsaddle.stacked_optimizer import NonFiniteGradientError
 from fastsaddle.topology import Topology
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "D2",
+    "DPPF",
     "DSGD",
+    "EASGD",
+    "GUT",
     "QGM",
+    "QSR",
     "AgentStack",
     "Choco",
     "DSADDLe",
     "DSGDm",
+    "GradientTracking",
+    "LocalSGD",
+    "MomentumTracking",
     "NonFiniteGradientError",
+    "QGAdam",
     "QSADDLe",
+    "RelaySGD",
     "Topology",
     "compressors",
     "second_pass",

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-# those that must lie below one; all others are non-negative
-BELOW_ONE = ("momentum", "qg_momentum")
-NUMBERS = ("lr", "weight_decay", "rho", *BELOW_ONE)
+# those that must lie below one, and at most at one; all others are non-negative
+BELOW_ONE, UP_TO_ONE = ("momentum", "qg_momentum"), ("pull",)
+NUMBERS = ("lr", "weight_decay", "rho", "tracking", "eps", "push", *BELOW_ONE, *UP_TO_ONE)
 
 
 def check_group(group: Mapping[str, Any], agents: int | None = None) -> None:
@@ -17,10 +17,11 @@ def check_group(group: Mapping[str, Any], agents: int | None = None) -> None:
         if value is None:
             continue
         values = torch.as_tensor(value, dtype=torch.float64)
-        below_one = name in BELOW_ONE
-        allowed = (values >= 0) & values.isfinite() & ((values < 1) | (not below_one))
-        if not bool(allowed.all()):
-            bound = "in [0, 1)" if below_one else ">= 0 and finite"
+        below = values < 1 if name in BELOW_ONE else values <= 1 if name in UP_TO_ONE else True
+        if not bool(((values >= 0) & values.isfinite() & below).all()):
+            bound = ">= 0 and finite"
+            if name in (*BELOW_ONE, *UP_TO_ONE):
+                bound = "in [0, 1)" if name in BELOW_ONE else "in [0, 1]"
             raise ValueError(f"{name} must be {bound}, got {value}")
         if agents is not None:
             check_shape(name, values, agents)

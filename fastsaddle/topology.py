@@ -136,6 +136,18 @@ def star(n: int) -> Topology:
     return _weigh(nx.star_graph(n - 1), "star")
 
 
+def chain(n: int) -> Topology:
+    """Each agent talks to the one before and the one after, the ends to one: the tree with the largest diameter."""
+    _check_sizes(n=n)
+    return _weigh(nx.path_graph(n), "chain")
+
+
+def binary_tree(n: int) -> Topology:
+    """Agent i talks to agents 2i + 1 and 2i + 2, as far as they exist, and to the one that it hangs from."""
+    _check_sizes(n=n)
+    return _weigh(nx.full_rary_tree(2, n), "binary_tree")
+
+
 def dyck() -> Topology:
     """The Dyck graph, 32 agents of degree 3, as its LCF code [5, -5, 13, -13]^8 defines it."""
     return _weigh(nx.LCF_graph(32, [5, -5, 13, -13], 8), "dyck")
@@ -259,6 +271,8 @@ _FORMS: dict[str, tuple[str, Callable[..., Topology]]] = {
     "fully_connected": (r"fully_connected", fully_connected),
     "exponential": (r"exponential", exponential),
     "star": (r"star", star),
+    "chain": (r"chain", chain),
+    "binary_tree": (r"binary_tree", binary_tree),
     "dyck": (r"dyck", lambda n: dyck()),
     "social_network": (r"social_network", lambda n: social_network()),
     "torus": (r"torus", _most_square_torus),

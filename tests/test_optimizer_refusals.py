@@ -58,7 +58,7 @@ OPTIONS: dict[str, tuple[tuple[type[Any], ...], dict[str, Any], str]] = {
     "gamma": ((fs.DSGD,), {"consensus_step": 1.5}, r"consensus_step must be in \[0, 1\], got 1\.5"),
     "passes": (SHARP, {"closure_passes": 3}, "closure_passes must be 2 .* got 3"),
     "backend": ((fs.DSGD,), {"backend": "cuda"}, "backend must be one of .*native.* got 'cuda'"),
-    "graph": ((fs.DSGD,), {"topology": "chain"}, "unknown topology 'chain'; known: ring"),
+    "graph": ((fs.DSGD,), {"topology": "path"}, "unknown topology 'path'; known: ring"),
     "no graph": ((fs.DSGD,), {"topology": 3}, "topology must be a Topology or a string, got 3"),
     "size": ((fs.QGM,), {"topology": fs.topology.ring(4)}, "ring has 4 agents, but 3 are needed"),
     "skewed": (tuple(METHODS.values()), {"topology": skewed()}, "needs a symmetric mixing matrix"),

@@ -6,7 +6,8 @@ import torch
 
 from fastsaddle.kernels._op import use_backend
 from fastsaddle.kernels.sam_perturb import sam_perturb
-from fastsaddle.optimizer import Closure, DecentralizedOptimizer
+from fastsaddle.optimizer import DecentralizedOptimizer
+from fastsaddle.stacked_optimizer import Closure
 
 
 class SharpnessAwareOptimizer(DecentralizedOptimizer):

@@ -93,8 +93,21 @@ class Communicator(Protocol):
         """Local step, gossip, momentum; all in place on `x` `[agents, columns]` float32. Returns bytes sent."""
         ...
 
-    def mix_(self, x: torch.Tensor) -> None:
-        """One gossip round alone: x = W x, in place on `[agents, columns]` float32."""
+    def mixed(self, x: torch.Tensor) -> torch.Tensor:
+        """One gossip round alone: (1 - gamma) x + gamma W x, new, of `[agents, columns]` float32."""
+        ...
+
+    def publish(self, x: torch.Tensor, exchange: Exchange) -> int:
+        """Tell the neighbors about models x `[agents, columns]`; states follow. Returns bytes sent."""
+        ...
+
+    def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        """What neighbors know of models x after `publish`, `[agents, columns]`; may be x itself."""
+        ...
+
+    def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        """x + gamma (W c - c), new, c being what `copies` gives."""
+        ...
 
 
 class MixingLists:

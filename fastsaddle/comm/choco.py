@@ -82,15 +82,16 @@ class CompressedGossip:
         self.state_names = ("x_hat", *(name for name, asked in options.items() if asked))
 
     def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
-        self._gamma = self._gamma.to(x.device)
         quantizer = fused(self.choco)
         if quantizer is not None:
             self._fused_step(x, step, exchange, quantizer)
             return quantizer.message_bytes(exchange.layout) * self.messages
-        return self._step(x, step, exchange) // self.agents * self.messages
+        return self._step(x, step, exchange)
 
-    def mix_(self, x: torch.Tensor) -> None:
-        mix_neighbors(x.clone(), x, *self.lists.on(x.device))
+    def mixed(self, x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        mix_neighbors(x, out, *self.lists.on(x.device))
+        return x + (out - x) * self._gamma_on(x.device)
 
     def _fused_step(
         self, x: torch.Tensor, step: LocalStep, exchange: Exchange, q: StochasticQuantizer
@@ -109,7 +110,7 @@ class CompressedGossip:
             step.weight_decay,
             step.beta,
             step.mu,
-            self._gamma,
+            self._gamma_on(x.device),
             step.norm,
             step.kind,
             step.nesterov,
@@ -124,23 +125,23 @@ class CompressedGossip:
         exchange.squares.add_(squares)
 
     def _step(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
-        """The same in parts, bit for bit. Returns the bytes of all agents' messages."""
+        """The same in parts, bit for bit. Returns the bytes of all messages."""
         h = local_models(x, step)
         if self.choco.order == ORDERS[0]:
-            nbytes = self._publish(h, exchange)
-            moved = h + self._pull(exchange)
+            nbytes = self.publish(h, exchange)
+            moved = self.pulled(h, exchange)
         else:
-            moved = h + self._pull(exchange)
-            nbytes = self._publish(moved, exchange)
+            moved = self.pulled(h, exchange)
+            nbytes = self.publish(moved, exchange)
         momentum = step.momentum if step.kind == 2 else None
         itself = self.lists.itself(x.device)
         mix_update(x, step.saved, moved, momentum, *itself, step.lr, step.mu, step.norm)
         return nbytes
 
-    def _publish(self, model: torch.Tensor, exchange: Exchange) -> int:
-        """Send Q(model - x_hat) and add it to the public copies. Returns the bytes of all agents' messages."""
+    def publish(self, x: torch.Tensor, exchange: Exchange) -> int:
+        """Send Q(x - x_hat) and add it to the public copies. Returns the bytes of all messages."""
         compressor, x_hat = self.choco.compressor, exchange.states["x_hat"]
-        t = model - x_hat
+        t = x - x_hat
         payload = compressor.encode(t, exchange.seed, exchange.number, layout=exchange.layout)
         value = compressor.decode(payload)
         x_hat.add_(value)
@@ -153,11 +154,22 @@ class CompressedGossip:
             exchange.states["weighted_sum"].add_(received)
         exchange.squares[:, 0] += t.double().square().sum(1)
         exchange.squares[:, 1] += (value - t).double().square().sum(1)
-        return payload.nbytes
+        return payload.nbytes // self.agents * self.messages
+
+    def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        return exchange.states["x_hat"]
+
+    def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        return x + self._pull(exchange)
+
+    def _gamma_on(self, device: torch.device) -> torch.Tensor:
+        self._gamma = self._gamma.to(device)
+        return self._gamma
 
     def _pull(self, exchange: Exchange) -> torch.Tensor:
         """gamma (W x_hat - x_hat), with AdaGossip's gamma where that was asked for."""
         x_hat = exchange.states["x_hat"]
+        gamma = self._gamma_on(x_hat.device)
         neighbors, weights = self.lists.on(x_hat.device)
         if self.choco.running_sum:
             pull = exchange.states["weighted_sum"] + (weights[:, :1] - 1.0) * x_hat
@@ -166,12 +178,12 @@ class CompressedGossip:
             mix_neighbors(x_hat, pull, neighbors, weights)
             pull.sub_(x_hat)
         if not self.choco.adaptive:
-            return pull.mul_(self._gamma)
+            return pull.mul_(gamma)
         square = exchange.states["pull_square"]
         square.mul_(DECAY).addcmul_(pull, pull, value=1.0 - DECAY)
         # the running mean began at zero
         unbiased = square / (1.0 - DECAY ** (exchange.number.double() + 1.0)).float()
-        return pull.mul_((self._gamma / (unbiased.sqrt() + SMALL)).clamp(max=1.0))
+        return pull.mul_((gamma / (unbiased.sqrt() + SMALL)).clamp(max=1.0))
 
 
 def fused(choco: Choco) -> StochasticQuantizer | None:

@@ -50,17 +50,27 @@ class Stacked:
                 step.nesterov,
                 step.maximize,
             )
+        return self.publish(x, exchange)
+
+    def mixed(self, x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        if self.dense:
+            mix_dense(x, self._matrix(x.device), out)
+        else:
+            mix_neighbors(x, out, *self.lists.on(x.device))
+        return out
+
+    def publish(self, x: torch.Tensor, exchange: Exchange) -> int:
         return 4 * self.messages * exchange.layout.dim
 
-    def mix_(self, x: torch.Tensor) -> None:
-        if self.dense:
-            mix_dense(x.clone(), self._matrix(x.device), x)
-        else:
-            mix_neighbors(x.clone(), x, *self.lists.on(x.device))
+    def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        return x
+
+    def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        return self.mixed(x)
 
     def _dense_step(self, x: torch.Tensor, step: LocalStep) -> None:
-        h, mixed = local_models(x, step), torch.empty_like(x)
-        mix_dense(h, self._matrix(x.device), mixed)
+        mixed = self.mixed(local_models(x, step))
         # everybody now reads its own row of what was mixed
         momentum = step.momentum if step.kind == 2 else None
         itself = self.lists.itself(x.device)

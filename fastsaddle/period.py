@@ -1,0 +1,46 @@
+"""When agents that take local steps synchronize: every so many steps, or the longer the smaller the learning rate."""
+
+import math
+from dataclasses import dataclass
+from numbers import Integral
+
+
+@dataclass(frozen=True)
+class QSR:
+    """The quadratic synchronization rule: the next period is as long as 1 / lr^2 allows.
+
+        H = max(min(max(floor((growth / lr)^2), base), steps left), 1)
+
+    Gu et al. 2024 (arXiv:2310.14423), equation 2 and the authors' code. At lr = 0 the base is taken.
+
+    Args:
+        base: the shortest period, in steps.
+        growth: alpha, in the unit of lr; 0.0175 is an example of theirs for AdamW.
+        total: steps of the whole run, whose last one then synchronizes; None knows no end.
+
+    Raises:
+        ValueError: base or total below 1, growth that is not > 0 and finite.
+    """
+
+    base: int = 4
+    growth: float = 0.0175
+    total: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("base", "total"):
+            check_steps(name, getattr(self, name), optional=name == "total")
+        if not (self.growth > 0 and math.isfinite(self.growth)):
+            raise ValueError(f"growth must be > 0 and finite, got {self.growth!r}")
+
+    def period(self, lr: float, done: int) -> int:
+        """Steps until the next synchronization, `done` steps being behind."""
+        longest = max(int((self.growth / lr) ** 2), self.base) if lr > 0 else self.base
+        return max(1, longest if self.total is None else min(longest, self.total - done))
+
+
+def check_steps(name: str, value: int | None, optional: bool = False) -> None:
+    """Raise ValueError unless `value` is a whole number of at least 1, or None where that is allowed."""
+    if value is None and optional:
+        return
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")

@@ -1,0 +1,57 @@
+"""RelaySum on a tree as lists of rows to sum: what each message and each average is made of.
+
+Rows lie in blocks of one an agent: block 0 holds the agents' models, block k what each agent's k-th neighbor sent.
+Vogels et al. 2021 (arXiv:2110.04175), equation 3 and RelaySum/Model.
+"""
+
+import torch
+
+# for each agent its neighbors, ascending
+Neighbors = tuple[tuple[int, ...], ...]
+
+
+def message_lists(neighbors: Neighbors) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sources int32 and weights float32 `[most * agents, most]`: what arrives next in blocks 1 to `most`.
+
+    `most` is the largest degree. Neighbor j of agent i sends its model and what the others sent to j. A row that
+    nobody sends to is its own zeros.
+    """
+    agents, most = len(neighbors), max(map(len, neighbors))
+    sources = torch.full((most * agents, most), -1, dtype=torch.int32)
+    weights = torch.zeros(most * agents, most)
+    sources[:, :1] = torch.arange(agents, (most + 1) * agents, dtype=torch.int32)[:, None]
+    for i, near in enumerate(neighbors):
+        for k, j in enumerate(near):
+            relayed = [m * agents + j for m, other in enumerate(neighbors[j], 1) if other != i]
+            sources[k * agents + i, : 1 + len(relayed)] = torch.tensor([j, *relayed])
+            weights[k * agents + i, : 1 + len(relayed)] = 1.0
+    return sources, weights
+
+
+def average_lists(neighbors: Neighbors) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sources int32 `[agents, most + 1]` of every agent's average, and weights float32 `[steps, agents, most + 1]`.
+
+    The weights of step t count how many models have arrived by then; from the last step on they stay.
+    """
+    agents, most = len(neighbors), max(map(len, neighbors))
+    sources = torch.full((agents, most + 1), -1, dtype=torch.int32)
+    counts = terms(neighbors)
+    weights = torch.zeros(len(counts), agents, most + 1)
+    for i, near in enumerate(neighbors):
+        sources[i, : 1 + len(near)] = torch.arange(1 + len(near)) * agents + i
+        weights[:, i, 1 : 1 + len(near)] = 1 / agents
+        for step, arrived in enumerate(counts):
+            weights[step, i, 0] = (agents - sum(arrived[j, i] for j in near)) / agents
+    return sources, weights
+
+
+def terms(neighbors: Neighbors) -> list[dict[tuple[int, int], int]]:
+    """For each step until they stay: how many models the message from j to i is the sum of, by (j, i)."""
+    directed = [(j, i) for i, near in enumerate(neighbors) for j in near]
+    steps = [dict.fromkeys(directed, 1)]
+    while True:
+        last = steps[-1]
+        more = {(j, i): 1 + sum(last[k, j] for k in neighbors[j] if k != i) for j, i in directed}
+        if more == last:
+            return steps
+        steps.append(more)

@@ -1,0 +1,129 @@
+"""Base of methods that are written as a few lines over whole rows, the way their papers do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from fastsaddle.comm.base import Communicator
+from fastsaddle.kernels.local_step import local_step
+from fastsaddle.optimizer import DecentralizedOptimizer
+
+MOMENTUM = "momentum_buffer"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One parameter group of all agents, as a method's box speaks of it; buffers are `[agents, columns]` float32.
+
+    Attributes:
+        x: the models, to be overwritten.
+        g: the gradients, signed for descent, with weight decay; zero for agents whose gradient is not finite. The
+            box may keep it.
+        states: the method's buffers by name, to be overwritten.
+        lr, beta: float32, 0-d or `[agents]`.
+        group: the parameter group, for options of the method's own.
+        columns: where it lies in a row.
+        communicator: how rows travel.
+    """
+
+    x: torch.Tensor
+    g: torch.Tensor
+    states: Mapping[str, torch.Tensor]
+    lr: torch.Tensor
+    beta: torch.Tensor
+    group: dict[str, Any]
+    columns: slice
+    communicator: Communicator
+
+    def mixed(self, rows: torch.Tensor) -> torch.Tensor:
+        """W rows, new: sum_j W_ij rows_j with the consensus step folded in."""
+        return self.communicator.mixed(rows)
+
+    def descended(self, start: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+        """start - lr sgd(direction), new; moves the momentum buffer where the method has one."""
+        h, zero = torch.empty_like(start), torch.zeros_like(self.lr)
+        momentum = self.states.get(MOMENTUM)
+        kind = 0 if momentum is None else 1
+        nesterov = kind == 1 and bool(self.group.get("nesterov", False))
+        local_step(
+            start,
+            None,
+            direction,
+            momentum,
+            h,
+            self.lr,
+            zero,
+            self.beta,
+            None,
+            kind,
+            nesterov,
+            False,
+        )
+        return h
+
+
+class TrackingOptimizer(DecentralizedOptimizer):
+    """Base of methods that send whole rows and whose step is a `box` over them.
+
+    A gradient that is not finite counts as zero with `nonfinite="skip"`: the sums that such methods keep over agents
+    stay right. Between the rooms (mixing, local step) arithmetic is PyTorch's, one rounding an operation.
+    """
+
+    # buffers a method keeps, and rows that it sends to each neighbor in a step
+    buffers: ClassVar[tuple[str, ...]] = ()
+    sent: ClassVar[int] = 1
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return self.buffers
+
+    def box(self, rows: Rows) -> None:
+        """The method's step for one parameter group: overwrite `rows.x` and `rows.states`."""
+        raise NotImplementedError
+
+    def _advance(self, norm: torch.Tensor) -> None:
+        # all read before the first group moves: a bad value must leave nothing half done
+        self._apply([self._rows(index, norm) for index in self._filled()])
+        self.bytes_sent += self._bytes()
+        self.rounds.add_(1)
+
+    def _apply(self, groups: list[Rows]) -> None:
+        for rows in groups:
+            self.box(rows)
+
+    def _bytes(self) -> int:
+        return 4 * self.sent * self.communicator.messages * self.dim
+
+    @property
+    def _evaluated(self) -> torch.Tensor:
+        """The models that gradients and weight decay are taken at, rows like x."""
+        return self.rows.x
+
+    def _filled(self) -> list[int]:
+        """Numbers of the groups that have columns."""
+        ranges = self.rows.layout.ranges[: len(self.param_groups)]
+        return [index for index, (first, end) in enumerate(ranges) if end > first]
+
+    def _rows(self, index: int, norm: torch.Tensor) -> Rows:
+        group, columns = self.param_groups[index], self._columns(index)
+        g = self.rows.g[:, columns]
+        g = (-g if group["maximize"] else g) + column(
+            self._scalar(index, "weight_decay")
+        ) * self._evaluated[:, columns]
+        return Rows(
+            x=self.rows.x[:, columns],
+            g=torch.where(norm.isfinite()[:, None], g, 0.0),
+            states={name: rows[:, columns] for name, rows in self.flat_state.items()},
+            lr=self._scalar(index, "lr"),
+            beta=self._scalar(index, "momentum"),
+            group=group,
+            columns=columns,
+            communicator=self.communicator,
+        )
+
+
+def column(scalar: torch.Tensor) -> torch.Tensor:
+    """A scalar for all agents, or one for each, as it broadcasts over rows."""
+    return scalar if scalar.dim() == 0 else scalar[:, None]
