@@ -11,10 +11,13 @@ from fastsaddle.algorithms.gradient_tracking import GradientTracking
 from fastsaddle.algorithms.gut import GUT
 from fastsaddle.algorithms.local_sgd import LocalSGD
 from fastsaddle.algorithms.momentum_tracking import MomentumTracking
+from fastsaddle.algorithms.ngm import NGM
+from fastsaddle.algorithms.nsaddle import NSADDLe
 from fastsaddle.algorithms.qg_adam import QGAdam
 from fastsaddle.algorithms.qgm import QGM
 from fastsaddle.algorithms.relay import RelaySGD
 from fastsaddle.algorithms.saddle import DSADDLe, QSADDLe
+from fastsaddle.ascent import ESAM, LookSAM, MomentumSAM, sharpest
 from fastsaddle.batch_norm import second_pass
 from fastsaddle.comm.choco import Choco
 from fastsaddle.kernels._op import use_backend
@@ -29,7 +32,9 @@ __all__ = [
     "DPPF",
     "DSGD",
     "EASGD",
+    "ESAM",
     "GUT",
+    "NGM",
     "QGM",
     "QSR",
     "AgentStack",
@@ -38,7 +43,10 @@ __all__ = [
     "DSGDm",
     "GradientTracking",
     "LocalSGD",
+    "LookSAM",
+    "MomentumSAM",
     "MomentumTracking",
+    "NSADDLe",
     "NonFiniteGradientError",
     "QGAdam",
     "QSADDLe",
@@ -46,6 +54,7 @@ __all__ = [
     "Topology",
     "compressors",
     "second_pass",
+    "sharpest",
     "topology",
     "use_backend",
 ]

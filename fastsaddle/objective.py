@@ -23,7 +23,7 @@ class MeanLoss:
     """The mean loss of `agents` models of one architecture, for a module of 1: all tensors are `[agents, ...]`.
 
     Attributes:
-        names, x: the parameters that require gradients.
+        names, x: the parameters that it is a function of.
         frozen, buffers: other parameters, and what a pass may write to.
         at_once: agents that `measure` takes together.
     """
@@ -41,9 +41,18 @@ class MeanLoss:
 
     @classmethod
     def of(
-        cls, model: Model, loss: Loss, inputs: Tensor, targets: Tensor, batch_size: int
+        cls,
+        model: Model,
+        loss: Loss,
+        inputs: Tensor,
+        targets: Tensor,
+        batch_size: int,
+        names: tuple[str, ...] | None = None,
     ) -> "MeanLoss":
-        """Raises ValueError for what does not fit together, see `sharpness.mean_loss`."""
+        """A function of the parameters `names`, by default of those that require gradients.
+
+        Raises ValueError for what does not fit together, see `sharpness.mean_loss`.
+        """
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         if len(inputs) != len(targets) or not len(inputs):
@@ -59,7 +68,8 @@ class MeanLoss:
             module, at_once = model, 1
             values = {n: p.detach()[None] for n, p in named.items()}
             buffers = {n: b.detach()[None] for n, b in model.named_buffers()}
-        names = tuple(name for name, p in named.items() if p.requires_grad)
+        if names is None:
+            names = tuple(name for name, p in named.items() if p.requires_grad)
         if not names:
             raise ValueError("the model has no parameters that require gradients")
         x = [values.pop(name) for name in names]

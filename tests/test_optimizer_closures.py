@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import fastsaddle as fs
-from fastsaddle.algorithms import base
+from fastsaddle import perturbation
 from fastsaddle.optimizer import DecentralizedOptimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -169,8 +169,8 @@ def test_interrupt_noticed_after_a_kernel(
         if calls == group + 1:
             raise KeyboardInterrupt
 
-    kernel: Callable[..., None] = base.sam_perturb
-    monkeypatch.setattr(base, "sam_perturb", interrupted)
+    kernel: Callable[..., None] = perturbation.sam_perturb
+    monkeypatch.setattr(perturbation, "sam_perturb", interrupted)
     with pytest.raises(KeyboardInterrupt):
         if by_hand:
             work.closure()

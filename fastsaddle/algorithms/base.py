@@ -1,20 +1,20 @@
-"""SAM around a gossip step: two gradient evaluations a step, at the model and at its perturbation."""
+"""SAM around a gossip step: two gradient evaluations a step, at the model and at its perturbation, or fewer."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from fastsaddle.ascent import SAM
 from fastsaddle.kernels._op import use_backend
-from fastsaddle.kernels.sam_perturb import sam_perturb
-from fastsaddle.optimizer import DecentralizedOptimizer
+from fastsaddle.perturbation import PerturbingOptimizer
 from fastsaddle.stacked_optimizer import Closure
 
 
-class SharpnessAwareOptimizer(DecentralizedOptimizer):
+class SharpnessAwareOptimizer(PerturbingOptimizer):
     """Two-pass base: perturb every agent's model by rho g / ||g||, then step with the gradient taken there.
 
     Foret et al. 2020 (arXiv:2010.01412), algorithm 1, with one norm over the whole model of each agent. Weight decay is
-    not part of the perturbing gradient; it enters the step, at the restored model.
+    not part of the perturbing gradient; it enters the step, at the restored model. `sam` chooses a cheaper way.
 
     Three customs of SAM users, told apart by `closure_passes`, never guessed:
 
@@ -22,35 +22,19 @@ class SharpnessAwareOptimizer(DecentralizedOptimizer):
     * `loss.backward(); step(closure, closure_passes=1)`: the closure does loss and backward of the second pass;
       gradients are zeroed before it is called.
     * `loss.backward(); perturb(zero_grad=True); loss2.backward(); step()`; `first_step` and `second_step` are the same.
+
+    A step that needs fewer passes (see `passes`) calls the closure less often: with LookSAM most steps need no
+    `perturb()`, with MomentumSAM it needs no gradient.
     """
 
+    kept: ClassVar[tuple[str, ...]] = (*PerturbingOptimizer.kept, "closure_passes")
+
     def __init__(
-        self,
-        *args: Any,
-        adaptive: bool,
-        closure_passes: Literal[1, 2],
-        **kwargs: Any,
+        self, *args: Any, closure_passes: Literal[1, 2], sam: SAM | None, **kwargs: Any
     ) -> None:
         check_closure_passes(closure_passes)
-        self.adaptive, self.closure_passes = adaptive, closure_passes
-        self._first_norm: torch.Tensor | None = None
-        # groups whose saved copy holds the model to return to
-        self._moved = 0
-        super().__init__(*args, **kwargs)
-
-    @property
-    def perturbed(self) -> bool:
-        """Whether the parameters are at the perturbed model now."""
-        return self._first_norm is not None
-
-    def _bind(self) -> None:
-        super()._bind()
-        before: list[torch.Tensor] = getattr(self, "_saved_parts", [])
-        self._saved = self.rows.layout.allocate(self.agents, self.rows.x.device)
-        self._saved_parts = self.rows.parts(self._saved)[: self._count()]
-        if self.perturbed:
-            for held, part in zip(before, self._saved_parts, strict=True):
-                part.copy_(held)
+        self.closure_passes = closure_passes
+        super().__init__(*args, sam=sam, **kwargs)
 
     @torch.no_grad()
     def perturb(self, zero_grad: bool = False) -> None:
@@ -64,40 +48,7 @@ class SharpnessAwareOptimizer(DecentralizedOptimizer):
             raise RuntimeError("the parameters are perturbed already: step() or restore() first")
         with use_backend(self.backend):
             self._prepare()
-            groups = range(len(self.param_groups))
-            norm = self._check_gradients(scale=self.rows.x if self.adaptive else None)
-            radii = [self._scalar(index, "rho") for index in groups]
-            self._first_norm, self._moved = norm, 0
-            try:
-                for index in groups:
-                    # counted first: Ctrl-C during a kernel is noticed when it has returned
-                    self._moved = index + 1
-                    self._perturb_group(index, radii[index], norm)
-                self.rows.second_pass = True
-                if zero_grad:
-                    self.zero_grad()
-            except BaseException:
-                self.restore()
-                raise
-
-    def _perturb_group(self, index: int, rho: torch.Tensor, norm: torch.Tensor) -> None:
-        part, maximize = self._columns(index), bool(self.param_groups[index]["maximize"])
-        if part.stop > part.start:
-            x, g, saved = (rows[:, part] for rows in (self.rows.x, self.rows.g, self._saved))
-            sam_perturb(x, g, saved, rho, norm, self.adaptive, maximize)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Undo a perturbation exactly, for evaluation or a skipped step; does nothing where there is none."""
-        if self.perturbed:
-            self._follow()
-            columns = self._first_columns(self._moved)
-            self.rows.x[:, columns].copy_(self._saved[:, columns])
-            self._settle()
-
-    def _settle(self) -> None:
-        self._first_norm = None
-        self.rows.second_pass = False
+            self._perturb(zero_grad)
 
     def first_step(self, zero_grad: bool = False) -> None:
         """The same as `perturb`, under its customary name."""
@@ -120,16 +71,16 @@ class SharpnessAwareOptimizer(DecentralizedOptimizer):
             closure_passes: overrides the constructor's value for this step.
 
         Returns:
-            The closure's first loss, or None without a closure.
+            The closure's first loss, or None where it was not called.
 
         Raises:
-            RuntimeError: no closure and no `perturb()` before, or both.
+            RuntimeError: no closure and no `perturb()` before where this step needs it, or both.
             NonFiniteGradientError: see `nonfinite`; parameters are restored.
         """
-        passes = self.closure_passes if closure_passes is None else closure_passes
-        check_closure_passes(passes)
+        customs = self.closure_passes if closure_passes is None else closure_passes
+        check_closure_passes(customs)
         if closure is None:
-            if not self.perturbed:
+            if not self.perturbed and not self._is_plain:
                 raise RuntimeError(
                     f"{type(self).__name__} needs two gradients a step: pass a closure, "
                     "or call perturb() and take the gradient again before step()"
@@ -137,26 +88,34 @@ class SharpnessAwareOptimizer(DecentralizedOptimizer):
             self._finish()
             return None
         self._refuse_perturbed("stepped with a closure")
-        loss = None
-        if passes == 2:
+        loss = self._sharp_gradient(closure, customs)
+        self._finish()
+        return loss
+
+    def _sharp_gradient(self, closure: Closure, customs: int) -> Any:
+        """Leave the gradient to step with; parameters stay perturbed where it was taken. Returns the first loss."""
+        loss, plain = None, self._is_plain
+        if customs == 2 and (plain or self.passes == 2):
             with torch.enable_grad():
                 loss = closure()
+        if plain:
+            return loss
         try:
-            self.perturb(zero_grad=passes == 1)
+            self.perturb(zero_grad=customs == 1)
             with torch.enable_grad():
                 second = closure()
         except BaseException:
             self.restore()
             raise
-        self._finish()
-        return loss if passes == 2 else second
+        return second if loss is None else loss
 
     def _finish(self) -> None:
         try:
             with use_backend(self.backend):
                 self._prepare()
                 norm = self._check_gradients(gate=self._first_norm)
-                self._gossip(self._saved, norm)
+                self._look(norm)
+                self._gossip(self._saved if self.perturbed else None, norm)
         except BaseException:
             self.restore()
             raise
@@ -182,12 +141,7 @@ class SharpnessAwareOptimizer(DecentralizedOptimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_perturbed("copied")
-        kept = {
-            "adaptive": self.adaptive,
-            "closure_passes": self.closure_passes,
-            "_first_norm": None,
-        }
-        return {**super().__getstate__(), **kept}
+        return {**super().__getstate__(), "_first_norm": None}
 
 
 def check_closure_passes(passes: int) -> None:

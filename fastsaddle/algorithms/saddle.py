@@ -11,6 +11,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from fastsaddle.algorithms.base import SharpnessAwareOptimizer
+from fastsaddle.ascent import SAM
 from fastsaddle.comm.choco import Choco
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.topology import Topology
@@ -28,6 +29,7 @@ class DSADDLe(SharpnessAwareOptimizer):
         rho: perturbation radius, >= 0; the default 0.05 is SAM's.
         adaptive: perturb by rho x^2 g / || |x| g || instead (ASAM, Kwon et al. 2021, arXiv:2102.11600, without its
             constant); suitable rho is then about ten times larger.
+        sam: a cheaper way to the SAM gradient, `fs.LookSAM(...)` or `fs.ESAM(...)`; None takes both passes.
         closure_passes: what a closure given to `step` does; see `SharpnessAwareOptimizer`.
 
     Other arguments and errors: as in `DSGD`.
@@ -42,6 +44,7 @@ class DSADDLe(SharpnessAwareOptimizer):
         rho: float = 0.05,
         weight_decay: float = 0.0,
         adaptive: bool = False,
+        sam: SAM | None = None,
         compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
         nonfinite: str = "raise",
@@ -55,6 +58,7 @@ class DSADDLe(SharpnessAwareOptimizer):
             {"lr": lr, "rho": rho, "weight_decay": weight_decay, "maximize": maximize},
             topology=topology,
             adaptive=adaptive,
+            sam=sam,
             compressor=compressor,
             consensus_step=consensus_step,
             nonfinite=nonfinite,
@@ -81,6 +85,7 @@ class QSADDLe(SharpnessAwareOptimizer):
         qg_momentum: mu, in [0, 1); None means beta.
         nesterov: use Nesterov's form.
         adaptive: adaptive SAM, as in `DSADDLe`.
+        sam: a cheaper way to the SAM gradient, `fs.LookSAM(...)`, `fs.MomentumSAM()` or `fs.ESAM(...)`.
         closure_passes: what a closure given to `step` does; see `SharpnessAwareOptimizer`.
 
     Other arguments and errors: as in `DSGD`.
@@ -101,6 +106,7 @@ class QSADDLe(SharpnessAwareOptimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         adaptive: bool = False,
+        sam: SAM | None = None,
         compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
         nonfinite: str = "raise",
@@ -122,6 +128,7 @@ class QSADDLe(SharpnessAwareOptimizer):
             },
             topology=topology,
             adaptive=adaptive,
+            sam=sam,
             compressor=compressor,
             consensus_step=consensus_step,
             nonfinite=nonfinite,
