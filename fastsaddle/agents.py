@@ -165,9 +165,12 @@ class AgentStack:
             {name: b[index] for name, b in self.buffers.items()},
         )
 
-    def consensus(self) -> nn.Module:
-        """The averaged model as a plain module; statistics are averaged, counters taken from agent 0."""
-        parts = self.layout.views(consensus_mean(self.x)[None])
+    def consensus(self, row: torch.Tensor | None = None) -> nn.Module:
+        """The averaged model as a plain module; statistics are averaged, counters taken from agent 0.
+
+        `row` `[stride]` float32, such as an optimizer's `center`, takes the place of the agents' mean.
+        """
+        parts = self.layout.views((consensus_mean(self.x) if row is None else row)[None])
         values = {id(p): part[0] for p, part in zip(self.rows.parameters, parts, strict=True)}
         return self._module(
             {name: values[id(p)] for name, p in self._named.items()},

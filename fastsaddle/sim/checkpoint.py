@@ -34,7 +34,7 @@ def save(
         f"{COUNTER}{name}": torch.tensor(value)
         for name, value in {"step": step, **counters}.items()
     }
-    content = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    content = {name: _alone(tensor) for name, tensor in tensors.items()}
     try:
         with writing(path) as partial:
             # save_file leaves a file that only its owner may read: keep the mode of an ordinary one
@@ -47,6 +47,12 @@ def save(
     for _, old in find(directory)[KEPT:]:
         old.unlink()
     return path
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """Contiguous, and in no buffer with others: safetensors refuses those."""
+    alone = tensor.detach().contiguous()
+    return alone if alone.untyped_storage().nbytes() == alone.nbytes else alone.clone()
 
 
 def load(

@@ -23,8 +23,9 @@ class TrainConfig:
     """
 
     algorithm: str = "qsaddle"
-    """qsaddle: sharpness-aware quasi-global momentum; qgm: quasi-global momentum; dsaddle:
-    sharpness-aware gossip; dsgdm: gossip with local momentum; dsgd: plain gossip."""
+    """dsgd: plain gossip; dsgdm: with local momentum; qgm: quasi-global momentum; dsaddle, qsaddle: sharpness-aware;
+    ngm, nsaddle: with cross-gradients; gradienttracking, momentumtracking, d2, gut: corrected for skewed data;
+    relaysgd: on a tree; qgadam; localsgd, dppf, easgd: local steps and averages of all."""
 
     dataset: str = "digits"
     """digits comes with scikit-learn; mnist, fashion-mnist, cifar10, cifar100, imagenette (imagenette:160 for images of
@@ -47,8 +48,8 @@ class TrainConfig:
     """Number of agents."""
 
     topology: str = "ring"
-    """Who talks to whom: ring, torus:4x4, fully_connected, exponential, star, dyck, social_network,
-    random_regular:3 or erdos_renyi:0.3 (both with a seed: random_regular:3:7)."""
+    """Who talks to whom: ring, torus:4x4, fully_connected, exponential, star, chain, binary_tree, dyck, social_network,
+    random_regular:3 or erdos_renyi:0.3 (both with a seed: random_regular:3:7); not for localsgd, dppf and easgd."""
 
     partition: str = "dirichlet"
     """dirichlet: drawn, then cut again into parts of equal size; dirichlet-raw: parts as drawn; iid; sorted: by class,
@@ -85,16 +86,51 @@ class TrainConfig:
     """Share of the run during which the learning rate grows linearly to its value."""
 
     rho: float = 0.05
-    """Length of the sharpness-aware ascent step (qsaddle, dsaddle)."""
+    """Length of the sharpness-aware ascent step (dsaddle, qsaddle, nsaddle)."""
 
     adaptive: bool = False
-    """Scale the ascent step by each weight's size (ASAM; qsaddle, dsaddle)."""
+    """Scale the ascent step by each weight's size (ASAM; dsaddle, qsaddle, nsaddle)."""
 
-    momentum: float = 0.9
-    """Momentum coefficient, of the quasi-global buffer too (qsaddle, qgm, dsgdm)."""
+    sam: str = "full"
+    """How dsaddle, qsaddle and nsaddle come by their gradient: full (two passes), looksam:5:0.7 (every 5th step in
+    full), momentum (one pass; not dsaddle) or esam:0.6:0.5 (parts of the weights and samples)."""
+
+    perturb: Literal["all", "self"] = "all"
+    """Whether cross-gradients are sharpness-aware too, or the own gradient alone (nsaddle)."""
+
+    cross_gradients: Literal["data", "model"] = "data"
+    """Gradients that neighbors take at one's own model, or that one takes at theirs (ngm, nsaddle)."""
+
+    mixed_self_gradient: bool = False
+    """Take the own gradient at the mixed model, as the published code does (ngm, nsaddle)."""
+
+    momentum: float | None = None
+    """Momentum coefficient, of the quasi-global buffer too. None: the algorithm's default, 0.9 or none."""
 
     qg_momentum: float | None = None
-    """Coefficient of the quasi-global buffer (qsaddle, qgm). None: that of --momentum."""
+    """Coefficient of the quasi-global buffer. None: that of --momentum (qsaddle, qgm), or local momentum (ngm,
+    nsaddle)."""
+
+    quasi_global: Literal["second", "both"] = "second"
+    """Which moments of qgadam are quasi-global."""
+
+    tracking: float = 0.9
+    """How strongly gut follows the tracked update; with momentum about 0.01."""
+
+    period: str = "4"
+    """Steps between averages (localsgd, dppf, easgd), or qsr:4:0.0175: the quadratic synchronization rule."""
+
+    pull: float = 0.1
+    """Pull towards the average, in [0, 1] (dppf, easgd)."""
+
+    push: float = 0.5
+    """Push away from the average; agents settle push / pull away from it (dppf)."""
+
+    pull_schedule: Literal["constant", "rising", "falling"] = "constant"
+    """Keep --pull, or move it linearly from or to zero over the run."""
+
+    push_schedule: Literal["constant", "rising", "falling"] = "constant"
+    """Keep --push, or move it linearly from or to zero over the run."""
 
     weight_decay: float = 0.0
     """L2 coefficient, added to the gradient."""
@@ -103,7 +139,7 @@ class TrainConfig:
     """Let --weight-decay act on the parameters of normalization layers too."""
 
     nesterov: bool = False
-    """Nesterov's form of the momentum (qsaddle, qgm, dsgdm)."""
+    """Nesterov's form of the momentum."""
 
     consensus_step: float = 1.0
     """How far each gossip round goes towards the neighbors' average, in (0, 1]."""
@@ -169,7 +205,7 @@ class TrainConfig:
         for name in ("alpha", "lr", "epochs", "minutes"):
             value = getattr(self, name)
             _finite(self, name, value is None or value > 0, "> 0")
-        for name in ("rho", "weight_decay", "seed", "split_seed"):
+        for name in ("rho", "weight_decay", "tracking", "push", "seed", "split_seed"):
             value = getattr(self, name)
             _finite(self, name, value is None or value >= 0, ">= 0")
         for name in ("momentum", "qg_momentum", "warmup"):
@@ -177,6 +213,7 @@ class TrainConfig:
             _finite(self, name, value is None or 0 <= value < 1, "in [0, 1)")
         for name in ("lr_decay", "consensus_step"):
             _finite(self, name, 0 < getattr(self, name) <= 1, "in (0, 1]")
+        _finite(self, "pull", 0 <= self.pull <= 1, "in [0, 1]")
         schedule.parse(self.schedule, self.steps)
         self._check_algorithm()
         source = choices.find(self.dataset, "datasets")
@@ -187,14 +224,17 @@ class TrainConfig:
     def _check_algorithm(self) -> None:
         for name, field in DEFAULTS.items():
             changed = getattr(self, name) != field
-            # a rate that the algorithm has no use for does no harm; a switch would be expected to act
-            if changed and isinstance(field, bool) and not methods.takes(self.algorithm, name):
+            # a rate that the algorithm has no use for does no harm; a choice would be expected to act
+            is_choice = isinstance(field, (bool, str))
+            if changed and is_choice and not methods.takes(self.algorithm, name):
                 able = [a for a in methods.names() if methods.takes(a, name)]
                 raise ValueError(
                     f"--{option(name)} needs an algorithm that has it ({', '.join(able)}), "
                     f"got {self.algorithm}"
                 )
         methods.find(self.algorithm)
+        methods.parse_sam(self.sam)
+        methods.parse_period(self.period, self.steps)
         if self.choco is not None and "compressor" not in methods.find(self.algorithm).names():
             raise ValueError(
                 f"--compressor needs an algorithm that takes one, {self.algorithm} does not"

@@ -34,14 +34,15 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(stack: AgentStack, dataset: Dataset, one_by_one: bool) -> Evaluation:
-    """Test every agent's model and their average on the data set's test part.
+def evaluate(
+    stack: AgentStack, consensus: nn.Module, dataset: Dataset, one_by_one: bool
+) -> Evaluation:
+    """Test every agent's model, and `consensus`, mostly their average, on the data set's test part.
 
     `one_by_one` runs the agents' models in a loop instead of under vmap, for networks where that is
     faster. Running statistics of the average, which no agent has seen, are taken anew from training data.
     """
     images, labels = dataset.test_inputs, dataset.test_labels
-    consensus = stack.consensus()
     reestimate(consensus, dataset.train_inputs)
     loss, right = _test(consensus, images, labels)
     if one_by_one:

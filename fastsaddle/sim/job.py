@@ -49,6 +49,7 @@ def start(config: TrainConfig) -> Job:
         config,
         data_dir=config.data_dir.resolve() if config.data_dir else None,
         device=str(simulation.device),
+        momentum=simulation.optimizer.defaults.get("momentum"),
         engine=simulation.engine.engine,
         chunk=simulation.engine.chunk,
         threads=config.threads or simulation.suitable_threads(config.batch_size),

@@ -7,11 +7,20 @@ from typing import Any
 from torch.nn import Parameter
 
 import fastsaddle as fs
+from fastsaddle.ascent import ESAM, SAM, LookSAM, MomentumSAM
 from fastsaddle.optimizer import DecentralizedOptimizer
+from fastsaddle.period import QSR
 from fastsaddle.sim import choices
 
 # options that only some algorithms take, by the name that both the option and the constructor have
-PARTICULAR = ("rho", "adaptive", "momentum", "qg_momentum", "nesterov")
+PARTICULAR = (
+    *("rho", "adaptive", "sam", "perturb", "cross_gradients", "mixed_self_gradient"),
+    *("momentum", "qg_momentum", "nesterov", "quasi_global", "tracking"),
+    *("period", "pull", "push"),
+)
+# options that say how another one moves
+SCHEDULED = {"pull_schedule": "pull", "push_schedule": "push"}
+ASCENTS = {"full": SAM, "looksam": LookSAM, "momentum": MomentumSAM, "esam": ESAM}
 
 
 def names() -> tuple[str, ...]:
@@ -36,6 +45,7 @@ def find(text: str) -> choices.Choice:
 
 def takes(text: str, option: str) -> bool:
     """Whether an algorithm has use for an option: of those that only some take, what its constructor names."""
+    option = SCHEDULED.get(option, option)
     return option not in PARTICULAR or option in find(text).names()
 
 
@@ -44,6 +54,30 @@ def build(
 ) -> DecentralizedOptimizer:
     """The optimizer over stacked parameters; options that it does not take are left out."""
     return find(text)(params=params, **options)
+
+
+def parse_sam(text: str) -> SAM:
+    """The way to a SAM gradient that `--sam` names: full, looksam:5:0.7, momentum or esam:0.6:0.5.
+
+    Raises ValueError for another name, and for arguments that it refuses.
+    """
+    name, *arguments = text.split(":")
+    if name not in ASCENTS:
+        raise ValueError(f"--sam must be one of {', '.join(ASCENTS)}, got {text!r}")
+    return choices.Choice(f"--sam {text}", ASCENTS[name], tuple(arguments))()
+
+
+def parse_period(text: str, steps: int) -> int | QSR:
+    """What `--period` means in a run of `steps`: a number, or the quadratic synchronization rule, qsr:4:0.0175.
+
+    Raises ValueError for anything else.
+    """
+    name, *arguments = text.split(":")
+    if name == "qsr":
+        return choices.Choice(f"--period {text}", QSR, tuple(arguments))(total=steps)
+    if not text.isdigit() or not int(text):
+        raise ValueError(f"--period must be a number of steps >= 1 or qsr:4:0.0175, got {text!r}")
+    return int(text)
 
 
 def _public() -> dict[str, type[DecentralizedOptimizer]]:

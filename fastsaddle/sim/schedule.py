@@ -52,3 +52,9 @@ def parse(text: str, steps: int, decay: float = 0.1, warmup: float = 0.0) -> Sch
     if list(milestones) != sorted(set(milestones)) or not 0 < milestones[0] <= milestones[-1] < 1:
         raise ValueError(f"--schedule {text}: milestones must grow between 0 and 1")
     return Schedule(kind, steps, milestones, decay, warmup)
+
+
+def strength(kind: str, step: int, steps: int) -> float:
+    """Factor of a strength that is `rising` from 0 or `falling` to 0 linearly over the run, or `constant`."""
+    share = step / max(1, steps - 1)
+    return {"rising": share, "falling": 1.0 - share}.get(kind, 1.0)

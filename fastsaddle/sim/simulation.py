@@ -1,9 +1,10 @@
 """All agents' training state on one device, built from the options; `step` is one round."""
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle.sim import initial_models, methods, schedule
@@ -37,7 +38,13 @@ class Simulation:
         self.schedule = schedule.parse(config.schedule, self.steps, config.lr_decay, config.warmup)
         self.stack = initial_models.build_stack(config, self.dataset, self.device)
         groups = initial_models.decay_groups(self.stack, config.weight_decay, config.norm_decay)
-        self.optimizer = methods.build(config.algorithm, groups, **_options(config, self.topology))
+        options = _options(config, self.topology, self.steps)
+        self.optimizer = methods.build(config.algorithm, groups, **options)
+        self._strengths = {
+            name: (getattr(config, name), getattr(config, option))
+            for option, name in methods.SCHEDULED.items()
+            if name in self.optimizer.defaults and getattr(config, option) != "constant"
+        }
         # what the constructor made of it: an algorithm may scale its rate
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.engine = GradientEngine(self.stack, F.cross_entropy, config.engine, config.chunk)
@@ -53,6 +60,8 @@ class Simulation:
         factor = self.schedule.factor(step)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
+            for name, (value, kind) in self._strengths.items():
+                group[name] = value * schedule.strength(kind, step, self.steps)
 
         def closure() -> Tensor:
             self.evaluations += self.stack.agents
@@ -83,15 +92,35 @@ class Simulation:
         Raises NonFiniteGradientError when a gradient was NaN or infinite since the last call.
         """
         self.optimizer.raise_if_skipped()
-        return evaluate(self.stack, self.dataset, one_by_one=self.engine.engine == "loop")
+        one_by_one = self.engine.engine == "loop"
+        return evaluate(self.stack, self.consensus(), self.dataset, one_by_one)
+
+    def consensus(self) -> nn.Module:
+        """The model that stands for all agents: their mean, or the center that the algorithm keeps."""
+        return self.stack.consensus(self.optimizer.center)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that changes from step to step, live: what a checkpoint must hold."""
         buffers = {f"buffer.{name}": buffer for name, buffer in self.stack.buffers.items()}
         states = {f"optimizer.{name}": row for name, row in self.optimizer.flat_state.items()}
-        rounds = {"optimizer.rounds": self.optimizer.rounds, "norm_sums": self.norm_sums}
-        messages = rounds if self.is_compressed else {}
-        return {"x": self.stack.x, "loss_sum": self.loss_sum, **buffers, **states, **messages}
+        further = {"norm_sums": self.norm_sums} if self.is_compressed else {}
+        if self.optimizer.counts_rounds:
+            further["optimizer.rounds"] = self.optimizer.rounds
+        if self.optimizer.remembered:
+            further["optimizer.remembered"] = self._remembered()
+        return {"x": self.stack.x, "loss_sum": self.loss_sum, **buffers, **states, **further}
+
+    def _remembered(self) -> Tensor:
+        """What parameter groups remember, float64 `[groups, names]` on the CPU; NaN where there is nothing yet."""
+        groups, names = self.optimizer.param_groups, self.optimizer.remembered
+        numbers = [[math.nan if g[name] is None else g[name] for name in names] for g in groups]
+        return torch.tensor(numbers, dtype=torch.float64)
+
+    def _remember(self, numbers: Tensor) -> None:
+        for group, row in zip(self.optimizer.param_groups, numbers.tolist(), strict=True):
+            for name, number in zip(self.optimizer.remembered, row, strict=True):
+                whole = int(number) if number.is_integer() else number
+                group[name] = None if math.isnan(number) else whole
 
     def counters(self) -> dict[str, int]:
         """Whole numbers that a checkpoint holds beside the tensors."""
@@ -107,12 +136,18 @@ class Simulation:
             raise ValueError(f"the checkpoint must hold {shapes}, got {seen}")
         for name, tensor in live.items():
             tensor.copy_(saved[name])
+        if self.optimizer.remembered:
+            self._remember(saved["optimizer.remembered"])
         self.optimizer.bytes_sent = counters["bytes_sent"]
         self.evaluations = counters["evaluations"]
 
 
-def _options(config: TrainConfig, topology: Any) -> dict[str, Any]:
+def _options(config: TrainConfig, topology: Any, steps: int) -> dict[str, Any]:
     """The options that an optimizer's constructor may name."""
-    names = ("lr", "weight_decay", "consensus_step", "seed", *methods.PARTICULAR)
+    names = ("agents", "lr", "weight_decay", "consensus_step", "seed", *methods.PARTICULAR)
     options = {name: getattr(config, name) for name in names}
+    if config.momentum is None:
+        del options["momentum"]
+    options["sam"] = methods.parse_sam(config.sam)
+    options["period"] = methods.parse_period(config.period, steps)
     return {"topology": topology, "compressor": config.choco, **options}

@@ -69,7 +69,7 @@ def surface(run: Run, samples: int, points: int, data_dir: Path | None) -> Surfa
 
 @torch.no_grad()
 def consensus_model(run: Run, path: Path, dataset: Dataset) -> nn.Module:
-    """The average of the agents' models in a checkpoint. Raises ValueError where it is not the run's."""
+    """The model that stands for all agents in a checkpoint. Raises ValueError where it is not the run's."""
     device = dataset.train_inputs.device
     tensors, _, _ = checkpoint.load(path, device)
     stack = initial_models.build_stack(replace(run.config, init="same"), dataset, device)
@@ -78,7 +78,8 @@ def consensus_model(run: Run, path: Path, dataset: Dataset) -> nn.Module:
         if name not in tensors or tensors[name].shape != tensor.shape:
             raise ValueError(f"{path} must hold {name} of shape {tuple(tensor.shape)}")
         tensor.copy_(tensors[name])
-    model = stack.consensus()
+    center = tensors.get("optimizer.center")
+    model = stack.consensus(None if center is None else center[0])
     reestimate(model, dataset.train_inputs)
     return model
 
