@@ -1,6 +1,5 @@
 """Sharpness measures against closed forms on quadratics and float64 oracles on small networks."""
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -11,95 +10,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle import sharpness
+from fastsaddle.normalization import normalization_parameters
+from fastsaddle.sharpness.surface import directions
+from tests.sharpness_cases import anything, flat, loss_of, mean_output, network, quadratic, state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MEASURES = (sharpness.sam_sharpness, sharpness.top_eigenvalue, sharpness.loss_surface)
+MEASURES = (
+    sharpness.mean_loss,
+    sharpness.sam_sharpness,
+    sharpness.top_eigenvalue,
+    sharpness.trace,
+    sharpness.loss_surface,
+)
 
 
-class Quadratic(nn.Module):
-    """1/2 x^T A x + b^T x, whatever the inputs: one output a sample. x lies in two parameters."""
-
-    def __init__(self, A: np.ndarray, b: np.ndarray, x: np.ndarray) -> None:
-        super().__init__()
-        self.A, self.b = torch.from_numpy(A), torch.from_numpy(b)
-        self.head = nn.Parameter(torch.from_numpy(x[:2].copy()))
-        self.tail = nn.Parameter(torch.from_numpy(x[2:].copy())[:, None])
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        x = torch.cat([self.head, self.tail.flatten()])
-        return (x @ self.A @ x / 2 + self.b @ x).expand(len(inputs))
+def directions_of(model: nn.Module, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The two directions of a plain module."""
+    named = {n: p.detach()[None] for n, p in model.named_parameters() if p.requires_grad}
+    d, e = directions(named, normalization_parameters(model), seed)
+    return [q[0] for q in d], [q[0] for q in e]
 
 
-def mean_output(outputs: Tensor, targets: Tensor) -> Tensor:
-    return outputs.mean()
-
-
-def quadratic(
-    seed: int, eigenvalues: list[float]
-) -> tuple[Quadratic, np.ndarray, np.ndarray, np.ndarray]:
-    random = np.random.default_rng(seed)
-    n = len(eigenvalues)
-    Q, _ = np.linalg.qr(random.normal(size=(n, n)))
-    A = Q @ np.diag(eigenvalues) @ Q.T
-    b, x = random.normal(size=(2, n))
-    return Quadratic(A, b, x), A, b, x
-
-
-def anything(samples: int) -> tuple[Tensor, Tensor]:
-    return torch.randn(samples, 1), torch.zeros(samples)
-
-
-class Network(nn.Module):
-    """A convolution, BatchNorm, dropout and a tied pair of layers, one parameter frozen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(2, 3, 3)
-        self.norm = nn.BatchNorm2d(3)
-        self.first = nn.Linear(12, 12)
-        self.second = nn.Linear(12, 12)
-        self.second.weight = self.first.weight
-        self.dropout = nn.Dropout(0.5)
-        self.last = nn.Linear(12, 4)
-        self.last.bias.requires_grad_(False)
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.calls += 1
-        x = torch.tanh(self.norm(self.convolution(images))).flatten(1)
-        x = self.dropout(torch.tanh(self.second(torch.tanh(self.first(x)))))
-        return self.last(x)
-
-
-def network(seed: int, dtype: torch.dtype = torch.float64) -> tuple[Network, Tensor, Tensor]:
-    torch.manual_seed(seed)
-    model = Network().to(dtype)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-        model.norm.get_buffer("running_mean").normal_()
-        model.norm.get_buffer("running_var").uniform_(0.5, 2)
-    return model, torch.randn(17, 2, 4, 4, dtype=dtype), torch.randint(4, (17,))
-
-
-def flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
-
-
-def loss_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """The mean cross entropy as a function of the flat vector of trained parameters, in evaluation."""
-    model = copy.deepcopy(model).eval()
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    parameters = dict(model.named_parameters())
-
-    def function(x: Tensor) -> Tensor:
-        parts = x.split([parameters[name].numel() for name in names])
-        values = {n: part.view_as(parameters[n]) for n, part in zip(names, parts, strict=True)}
-        values["calls"] = torch.zeros(())
-        return F.cross_entropy(torch.func.functional_call(model, values, (inputs,)), targets)
-
-    return function
+@pytest.mark.parametrize("batch_size", [1, 5, 17, 100])
+def test_mean_loss_counts_every_sample_once(batch_size: int, seed: int) -> None:
+    model, inputs, targets = network(seed)
+    expected = loss_of(model, inputs, targets)(flat(model)).item()
+    found = sharpness.mean_loss(model, F.cross_entropy, inputs, targets, batch_size)
+    assert found == pytest.approx(expected, rel=1e-13)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.05, 1.7])
@@ -169,6 +107,38 @@ def test_top_eigenvalue_of_a_linear_loss_is_zero(seed: int) -> None:
     assert sharpness.top_eigenvalue(model, mean_output, inputs, inputs) == 0.0
 
 
+@pytest.mark.parametrize("probes", [2, 7, 200])
+def test_trace_of_a_quadratic(probes: int, seed: int) -> None:
+    model, A, *_ = quadratic(seed, [3.0, 1.0, -0.5, 0.25, 2.0, 4.5])
+    found = sharpness.trace(
+        model, mean_output, *anything(7), probes=probes, seed=seed, batch_size=3
+    )
+    # of z^T A z for random signs z
+    error = math.sqrt(2 * (A**2).sum() - 2 * (np.diag(A) ** 2).sum()) / math.sqrt(probes)
+    assert abs(found.estimate - np.trace(A)) < 6 * error
+    if probes > 100:
+        assert found.standard_error == pytest.approx(error, rel=0.4)
+
+
+def test_trace_of_a_diagonal_quadratic_is_exact(seed: int) -> None:
+    model, *_ = quadratic(seed, [3.0, 1.0, -0.5])
+    model.A.copy_(torch.diag(torch.tensor([3.0, 1.0, -0.5], dtype=torch.float64)))
+    found = sharpness.trace(model, mean_output, *anything(4), probes=3, seed=seed)
+    assert found.estimate == pytest.approx(3.5, abs=1e-13)
+    assert found.standard_error == pytest.approx(0, abs=1e-13)
+
+
+def test_trace_of_a_network_is_within_its_standard_error(seed: int) -> None:
+    model, inputs, targets = network(seed)
+    exact = torch.func.hessian(loss_of(model, inputs, targets))(flat(model)).trace().item()
+    data = model, F.cross_entropy, inputs, targets
+    found = sharpness.trace(*data, probes=100, seed=seed, batch_size=9)
+    assert 0 < abs(found.estimate - exact) < 5 * found.standard_error
+    few = sharpness.trace(*data, probes=3, seed=seed)
+    assert sharpness.trace(*data, probes=3, seed=seed) == few
+    assert sharpness.trace(*data, probes=3, seed=seed ^ 1) != few
+
+
 def test_surface_of_a_linear_model_is_its_quadratic(seed: int) -> None:
     torch.manual_seed(seed)
     model = nn.Linear(4, 3).double()
@@ -177,7 +147,7 @@ def test_surface_of_a_linear_model_is_its_quadratic(seed: int) -> None:
         model, F.mse_loss, inputs, targets, extent=0.5, points=5, seed=seed, batch_size=4
     )
     assert surface.shape == (5, 5) and surface.dtype == torch.float64
-    d, e = sharpness._directions(model, seed)
+    d, e = directions_of(model, seed)
     assert not d[1].any() and not e[1].any()
     for i, a in enumerate((-0.5, -0.25, 0, 0.25, 0.5)):
         for j, b in enumerate((-0.5, -0.25, 0, 0.25, 0.5)):
@@ -201,7 +171,7 @@ def test_the_center_of_the_surface_is_the_model(points: int, seed: int) -> None:
 def test_directions_are_normalized_and_orthogonal_by_filter(seed: int) -> None:
     model, _, _ = network(seed)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
-    d, e = (dict(zip(names, part, strict=True)) for part in sharpness._directions(model, seed))
+    d, e = (dict(zip(names, part, strict=True)) for part in directions_of(model, seed))
     moving = {"convolution.weight", "first.weight", "last.weight"}
     assert {name for name in names if d[name].any()} == moving
     assert {name for name in names if e[name].any()} == moving
@@ -217,9 +187,7 @@ def test_directions_are_normalized_and_orthogonal_by_filter(seed: int) -> None:
 def test_directions_of_one_architecture_differ_in_scale_only(seed: int) -> None:
     first, _, _ = network(seed)
     second, _, _ = network(seed ^ 1)
-    one, other, third = (
-        sharpness._directions(m, s) for m, s in ((first, 5), (second, 5), (first, 6))
-    )
+    one, other, third = (directions_of(m, s) for m, s in ((first, 5), (second, 5), (first, 6)))
     for a, b, c in zip(one[1], other[1], third[1], strict=True):
         if a.any():
             assert torch.allclose(F.normalize(a.flatten(1)), F.normalize(b.flatten(1)))
@@ -235,19 +203,10 @@ def test_filters_of_one_weight_and_norms_of_any_shape(seed: int) -> None:
     torch.manual_seed(seed)
     layer = nn.Linear(1, 3)
     model = nn.Sequential(layer, MyNorm())
-    for direction in sharpness._directions(model, seed):
+    for direction in directions_of(model, seed):
         weight, bias, scale = direction
         assert torch.allclose(weight.abs(), layer.weight.abs())
         assert not bias.any() and not scale.any()
-
-
-def state(model: Network) -> dict[str, object]:
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    bits = {name: tensor.detach().clone().numpy().tobytes() for name, tensor in tensors.items()}
-    grads = {name: p.grad for name, p in model.named_parameters()}
-    modes = {name: module.training for name, module in model.named_modules()}
-    needs = {name: p.requires_grad for name, p in model.named_parameters()}
-    return {"bits": bits, "grads": grads, "modes": modes, "needs": needs}
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -259,7 +218,11 @@ def test_the_model_stays_as_it_was(
     model.train()
     model.norm.eval()
     before, random = state(model), torch.get_rng_state()
-    few = {sharpness.top_eigenvalue: {"tolerance": math.inf}, sharpness.loss_surface: {"points": 3}}
+    few = {
+        sharpness.top_eigenvalue: {"tolerance": math.inf},
+        sharpness.trace: {"probes": 2},
+        sharpness.loss_surface: {"points": 3},
+    }
     with torch.set_grad_enabled(gradients):
         measure(model, F.cross_entropy, inputs, targets, **few.get(measure, {}))
         assert torch.is_grad_enabled() is gradients
@@ -299,6 +262,8 @@ def test_wrong_numbers(seed: int) -> None:
     for tolerance in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="tolerance must be > 0, got"):
             sharpness.top_eigenvalue(*data, tolerance=tolerance)
+    with pytest.raises(ValueError, match="probes must be >= 2, got 1"):
+        sharpness.trace(*data, probes=1)
     for points in (1, 4, 0):
         with pytest.raises(ValueError, match=f"points must be odd and >= 3, got {points}"):
             sharpness.loss_surface(*data, points=points)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fastsaddle.agents import AgentStack
+from fastsaddle.normalization import normalization_parameters
 from fastsaddle.sim import choices
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.dataset import Dataset
@@ -42,18 +43,10 @@ def build_stack(config: TrainConfig, dataset: Dataset, device: torch.device) -> 
 
 
 def decay_groups(stack: AgentStack, weight_decay: float, norm_decay: bool) -> list[dict[str, Any]]:
-    """Parameter groups for the optimizer: those of normalization layers without weight decay.
-
-    A normalization layer is one whose class has "Norm" in its name.
-    """
+    """Parameter groups for the optimizer: those of normalization layers without weight decay."""
     if weight_decay == 0 or norm_decay:
         return [{"params": list(stack.parameters())}]
-    norms = {
-        f"{name}.{parameter}".removeprefix(".")
-        for name, layer in stack.template.named_modules()
-        if "Norm" in type(layer).__name__
-        for parameter, _ in layer.named_parameters(recurse=False)
-    }
+    norms = normalization_parameters(stack.template)
     named = dict(stack.named_parameters())
     groups = [
         {"params": [p for name, p in named.items() if name not in norms]},

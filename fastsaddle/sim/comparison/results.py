@@ -26,6 +26,8 @@ MEASURES = (
     ("seconds", "seconds", 1, 1),
     ("sam_sharpness", "SAM sharpness", 1, 4),
     ("top_eigenvalue", "top eigenvalue", 1, 2),
+    ("hessian_trace", "Hessian trace", 1, 1),
+    ("mean_valley", "mean valley", 1, 3),
 )
 
 
@@ -124,6 +126,8 @@ def measures(
         "seconds": last.get("seconds"),
         "sam_sharpness": sharpness.get("sam_sharpness"),
         "top_eigenvalue": sharpness.get("top_eigenvalue"),
+        "hessian_trace": sharpness.get("hessian_trace"),
+        "mean_valley": sharpness.get("mean_valley"),
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -1,0 +1,151 @@
+"""The Hessian of the mean loss: its top eigenvalue and its trace, from products with vectors alone."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Generic, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from fastsaddle.agents import AgentStack
+from fastsaddle.objective import Loss, MeanLoss, Model
+from fastsaddle.sharpness.base import dot, measure, scaled
+
+T = TypeVar("T", float, Tensor)
+
+
+@measure
+def top_eigenvalue(
+    model: Model,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    iterations: int = 100,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+    batch_size: int = 500,
+) -> Tensor:
+    """The eigenvalue of the Hessian that is largest in magnitude, with its sign, by power iteration.
+
+    The value is the Rayleigh quotient v^T H v of the last unit vector v; a symmetric matrix has an eigenvalue at most
+    ||H v - (v^T H v) v|| away from it. The iteration ends once that is at most `tolerance` times the value, and gives a
+    RuntimeWarning if `iterations` did not suffice (the value is then mostly much closer than the bound). The first
+    vector is normal and the same on every device and for all agents, each of which stops by itself.
+
+    Args:
+        model, loss, inputs, targets, batch_size: as for `mean_loss`; the loss must be twice differentiable.
+        iterations: products with the Hessian at most.
+        tolerance: relative, > 0.
+        seed: of the first vector.
+
+    Raises:
+        ValueError: fewer than one iteration, a tolerance that is not > 0, or see `mean_loss`.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations must be >= 1, got {iterations}")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be > 0, got {tolerance}")
+
+    def power(part: MeanLoss) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        v = [torch.randn(p.shape[1:], generator=generator).to(p).expand_as(p) for p in part.x]
+        # value and residual; agents that have converged are left out from then on
+        found = torch.empty(part.agents, 2, dtype=torch.float64, device=part.x[0].device)
+        left = torch.arange(part.agents, device=found.device)
+        for _ in range(iterations):
+            v = scaled(v, 1 / dot(v, v).sqrt())
+            product = part.hessian_products(v)
+            value = dot(v, product)
+            rest = [h - d for h, d in zip(product, scaled(v, value), strict=True)]
+            residual = dot(rest, rest).sqrt()
+            found[left] = torch.stack([value, residual], 1)
+            going = residual > tolerance * value.abs()
+            if not going.any():
+                break
+            left, part, v = left[going], part.rows(going), [h[going] for h in product]
+        return found
+
+    mean = MeanLoss.of(model, loss, inputs, targets, batch_size)
+    value, residual = mean.measure(power).unbind(1)
+    excess = residual - tolerance * value.abs()
+    if (excess > 0).any():
+        worst = int(excess.nan_to_num(-math.inf).argmax())
+        of = f" of agent {worst}" if isinstance(model, AgentStack) else ""
+        warnings.warn(
+            f"the top eigenvalue{of} is within {residual[worst]:.2g} of {value[worst]:.4g} "
+            f"after {iterations} iterations",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class Trace(Generic[T]):
+    """An estimate and its standard error: floats for a module, float64 `[agents]` on the CPU for a stack."""
+
+    estimate: T
+    standard_error: T
+
+
+@overload
+def trace(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    probes: int = ...,
+    seed: int = ...,
+    batch_size: int = ...,
+) -> Trace[float]: ...
+@overload
+def trace(
+    model: AgentStack,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    probes: int = ...,
+    seed: int = ...,
+    batch_size: int = ...,
+) -> Trace[Tensor]: ...
+def trace(
+    model: Model,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    probes: int = 100,
+    seed: int = 0,
+    batch_size: int = 500,
+) -> Trace[float] | Trace[Tensor]:
+    """The trace of the Hessian by Hutchinson's estimate: the mean of z^T H z over vectors z of random signs.
+
+    Hutchinson 1990, for neural networks as in Yao et al. 2019, arXiv:1912.07145 (PyHessian). Unbiased, of variance
+    2 sum_{i != j} H_ij^2 / probes; the standard error is the sample deviation over probes / sqrt(probes). The probes
+    are the same on every device and for all agents: the errors of agents are not independent.
+
+    Args:
+        model, loss, inputs, targets, batch_size: as for `mean_loss`; the loss must be twice differentiable.
+        probes: products with the Hessian, at least 2.
+        seed: of the probes.
+
+    Raises:
+        ValueError: fewer than 2 probes, or see `mean_loss`.
+    """
+    if probes < 2:
+        raise ValueError(f"probes must be >= 2, got {probes}")
+
+    def probed(part: MeanLoss) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        found = []
+        for _ in range(probes):
+            signs = [2 * torch.randint(2, p.shape[1:], generator=generator) - 1 for p in part.x]
+            z = [s.to(p).expand_as(p) for s, p in zip(signs, part.x, strict=True)]
+            found.append(dot(z, part.hessian_products(z)))
+        return torch.stack(found, 1)
+
+    found = MeanLoss.of(model, loss, inputs, targets, batch_size).measure(probed)
+    estimate, error = found.mean(1), found.std(1) / math.sqrt(probes)
+    if isinstance(model, AgentStack):
+        return Trace(estimate, error)
+    return Trace(estimate.item(), error.item())
