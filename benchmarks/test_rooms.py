@@ -45,11 +45,19 @@ def widened(op: Op, arguments: dict[str, Any], dim: int, device: str) -> dict[st
             value = layout.allocate(agents, device)[:, :columns]
             value[:, :dim].normal_()
         elif isinstance(value, torch.Tensor) and value.shape == (DRAWN,):
-            value = torch.empty(columns, device=device)
+            value = torch.randn(columns, device=device)
         result[name] = value.to(device) if isinstance(value, torch.Tensor) else value
     if "neighbors" in result:
         lists = topology.ring(agents).mixing_lists()
         result["neighbors"], result["weights"] = (part.to(device) for part in lists)
+    if "sources" in result:
+        # of the k-th gradients of all agents, an agent sums that of its k-th neighbor: each row is read once
+        neighbors, weights = (part.to(device) for part in topology.ring(agents).mixing_lists())
+        stacks = neighbors.shape[1]
+        result["rows"] = layout.allocate(stacks * agents, device)[:, :columns]
+        result["rows"][:, :dim].normal_()
+        first = agents * torch.arange(stacks, dtype=torch.int32, device=device)
+        result["sources"], result["weights"] = neighbors + first, weights
     if "buckets" in result:
         bucket = None if op.name in WHOLE_TENSORS else BUCKET
         result.update(message(result, layout, bucket, device))

@@ -42,7 +42,8 @@ class MomentumSAM(SAM):
 
     Becker et al. 2024 (arXiv:2401.12033) and the authors' code, whose perturbation goes along minus momentum. They have
     one model with its own momentum; the quasi-global buffer in its place is our extension. Suitable rho are larger than
-    SAM's: 3 in their commands. Where the buffer is still zero nothing is perturbed.
+    SAM's: 3 in their commands. Where the buffer is still zero nothing is perturbed. Weight decay acts at x, in their
+    code at the perturbed model.
     """
 
 

@@ -8,6 +8,7 @@ from torch.optim.optimizer import ParamsT
 
 from fastsaddle import topology
 from fastsaddle.comm.stacked import Stacked
+from fastsaddle.hyperparameters import check_group
 from fastsaddle.kernels._op import use_backend
 from fastsaddle.kernels.consensus import consensus
 from fastsaddle.local_optimizers import LocalOptimizers
@@ -93,8 +94,13 @@ class AveragingOptimizer(DecentralizedOptimizer):
             self.locals.attach()
 
     def _check_shared(self) -> None:
+        """Raise ValueError, before anything moves, for what a synchronization could not use."""
+        lr = self.param_groups[0]["lr"]
+        if isinstance(self.period, QSR) and torch.as_tensor(lr).numel() > 1:
+            raise ValueError(f"QSR needs one lr for all agents, got {tuple(lr.shape)} of them")
         for name in self.shared:
             values = [group[name] for group in self.param_groups]
+            check_group({name: values[0]})
             if any(not torch.equal(*map(torch.as_tensor, (values[0], v))) for v in values[1:]):
                 raise ValueError(f"{name} must be equal in all parameter groups, got {values}")
 
@@ -107,13 +113,20 @@ class AveragingOptimizer(DecentralizedOptimizer):
             self.rounds.add_(1)
         first = self.param_groups[0]
         done = first["steps_done"] + 1
-        due = first["next_synchronization"]
-        due = done - 1 + self._next_period(done - 1) if due is None else due
+        due = (
+            self._first_period
+            if first["next_synchronization"] is None
+            else first["next_synchronization"]
+        )
         if done >= due:
             self.synchronize()
             due = done + self._next_period(done)
         for group in self.param_groups:
             group.update(steps_done=done, next_synchronization=due)
+
+    @property
+    def _first_period(self) -> int:
+        return self.period.base if isinstance(self.period, QSR) else self.period
 
     def _next_period(self, done: int) -> int:
         if isinstance(self.period, QSR):

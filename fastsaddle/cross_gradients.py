@@ -20,6 +20,8 @@ from fastsaddle.wire import row_norms
 
 # seeds of messages to the first, second, ... neighbor lie as far apart as those of groups, elsewhere
 SLOT_STRIDE = 0xBF58476D1CE4E5B9
+# for each group: the states after telling the neighbors, and the bytes that took
+Rounds = list[tuple[Exchange, int]]
 
 
 class CrossGradients(DecentralizedOptimizer):
@@ -105,9 +107,7 @@ class CrossGradients(DecentralizedOptimizer):
             self._commit(own, mixed, rounds)
         return loss
 
-    def _tell(
-        self, own: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[Exchange, int]]]:
+    def _tell(self, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Rounds]:
         """What neighbors know of the models, those models mixed, and per group the states and bytes to be committed."""
         known, mixed, rounds = torch.empty_like(own), own.clone(), []
         for index in range(len(self.param_groups)):
@@ -157,9 +157,7 @@ class CrossGradients(DecentralizedOptimizer):
         self._prepare()
         return loss, self._check_gradients()
 
-    def _commit(
-        self, own: torch.Tensor, mixed: torch.Tensor, rounds: list[tuple[Exchange, int]]
-    ) -> None:
+    def _commit(self, own: torch.Tensor, mixed: torch.Tensor, rounds: Rounds) -> None:
         steps = [self._local_step(index, None, own) for index in range(len(self.param_groups))]
         columns = self._first_columns(len(steps))
         g = self.rows.g[:, columns]
@@ -190,7 +188,7 @@ class CrossGradients(DecentralizedOptimizer):
         self.bytes_sent += nbytes
         self.rounds.add_(1)
 
-    def _take(self, rounds: list[tuple[Exchange, int]]) -> None:
+    def _take(self, rounds: Rounds) -> None:
         """Make the states of what was told the optimizer's."""
         self.squares.zero_()
         for index, (told, _) in enumerate(rounds):

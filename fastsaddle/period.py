@@ -11,7 +11,8 @@ class QSR:
 
         H = max(min(max(floor((growth / lr)^2), base), steps left), 1)
 
-    Gu et al. 2024 (arXiv:2310.14423), equation 2 and the authors' code. At lr = 0 the base is taken.
+    Gu et al. 2024 (arXiv:2310.14423), equation 2 and the authors' code. The first period is the base, and so is one
+    that begins at lr = 0; one that begins in a warm-up, at a small lr, is long.
 
     Args:
         base: the shortest period, in steps.

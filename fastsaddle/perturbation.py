@@ -25,6 +25,10 @@ class PerturbingOptimizer(DecentralizedOptimizer):
     """
 
     kept: ClassVar[tuple[str, ...]] = (*DecentralizedOptimizer.kept, "adaptive", "sam")
+    # norms of the rows ascended along, while parameters are perturbed; copies are made in between
+    _first_norm: torch.Tensor | None = None
+    # groups whose saved copy holds the model to return to
+    _moved = 0
 
     def __init__(self, *args: Any, adaptive: bool, sam: SAM | None, **kwargs: Any) -> None:
         self.sam = SAM() if sam is None else sam
@@ -36,9 +40,6 @@ class PerturbingOptimizer(DecentralizedOptimizer):
             )
         self.adaptive = adaptive
         self.counts_rounds = isinstance(self.sam, (LookSAM, ESAM))
-        self._first_norm: torch.Tensor | None = None
-        # groups whose saved copy holds the model to return to
-        self._moved = 0
         super().__init__(*args, **kwargs)
 
     @property
@@ -68,6 +69,7 @@ class PerturbingOptimizer(DecentralizedOptimizer):
 
     def _bind(self) -> None:
         super()._bind()
+        self._looked: list[tuple[torch.Tensor, torch.Tensor]] = []
         before: list[torch.Tensor] = getattr(self, "_saved_parts", [])
         self._saved = self.rows.layout.allocate(self.agents, self.rows.x.device)
         self._saved_parts = self.rows.parts(self._saved)[: self._count()]
@@ -88,7 +90,8 @@ class PerturbingOptimizer(DecentralizedOptimizer):
                     # counted first: Ctrl-C during a kernel is noticed when it has returned
                     self._moved = index + 1
                     self._perturb_group(index, direction, radii[index], norm)
-                self.rows.second_pass = True
+                # the only pass of a step, and a neighbor's model, keep what they are
+                self.rows.second_pass = self.rows.second_pass or self.passes == 2
                 if zero_grad:
                     self.zero_grad()
             except BaseException:
@@ -171,7 +174,14 @@ class PerturbingOptimizer(DecentralizedOptimizer):
         along = (first * g).sum(1, keepdim=True) / squared.clamp(min=SMALL)
         across = g - along * first
         across /= row_norms(across)[:, None] + SMALL
-        direction.copy_(torch.where(norm.isfinite()[:, None], across, direction))
+        across = torch.where(norm.isfinite()[:, None], across, direction)
+        self._looked.append((direction, across))
+
+    def _keep_looks(self) -> None:
+        """Make the directions found in this step the state, once nothing can fail any more."""
+        for direction, found in self._looked:
+            direction.copy_(found)
+        self._looked = []
 
     @property
     def _sharp_direction(self) -> torch.Tensor:

@@ -79,6 +79,7 @@ def mix_update_kernel(
     lr_step,
     mu_step,
     agents,
+    rows,
     columns,
     width,
     QUASI_GLOBAL: tl.constexpr,
@@ -91,12 +92,12 @@ def mix_update_kernel(
     inside = c < columns
     # a wrong list must not read outside: nothing can be raised from here
     first = tl.load(neighbors_ptr + agent * width)
-    first = tl.minimum(tl.maximum(first, 0), agents - 1).to(tl.int64)
+    first = tl.minimum(tl.maximum(first, 0), rows - 1).to(tl.int64)
     weight = tl.load(weights_ptr + agent * width)
     mixed = weight * tl.load(h_ptr + first * h_stride + c, mask=inside)
     for k in range(1, width):
         neighbor = tl.load(neighbors_ptr + agent * width + k)
-        neighbor = tl.minimum(neighbor, agents - 1).to(tl.int64)
+        neighbor = tl.minimum(neighbor, rows - 1).to(tl.int64)
         weight = tl.load(weights_ptr + agent * width + k)
         if neighbor >= 0:
             mixed = mixed + weight * tl.load(h_ptr + neighbor * h_stride + c, mask=inside)
@@ -166,7 +167,7 @@ def launch_mix_update(
     mu: torch.Tensor,
     norm: torch.Tensor | None,
 ) -> None:
-    """x = W h, and quasi-global momentum where it is given."""
+    """x = W h, and quasi-global momentum where it is given; without, h may have rows of its own number."""
     agents, columns = x.shape
     start = x if saved is None else saved
     moments = x if momentum is None else momentum
@@ -187,6 +188,7 @@ def launch_mix_update(
         lr.dim(),
         mu.dim(),
         agents,
+        h.shape[0],
         columns,
         neighbors.shape[1],
         QUASI_GLOBAL=momentum is not None,

@@ -63,10 +63,12 @@ def check_per_agent(like: torch.Tensor, dtype: torch.dtype, **vectors: torch.Ten
             )
 
 
-def check_neighbors(like: torch.Tensor, neighbors: torch.Tensor, weights: torch.Tensor) -> None:
-    """`neighbors` int32 and `weights` float32 are `[agents, width]`, contiguous, on the rows' device."""
+def check_neighbors(
+    like: torch.Tensor, lists: torch.Tensor, weights: torch.Tensor, called: str = "neighbors"
+) -> None:
+    """`lists` int32 and `weights` float32 are `[agents, width]`, contiguous, on the rows' device."""
     for name, tensor, dtype in (
-        ("neighbors", neighbors, torch.int32),
+        (called, lists, torch.int32),
         ("weights", weights, torch.float32),
     ):
         if (
@@ -75,7 +77,7 @@ def check_neighbors(like: torch.Tensor, neighbors: torch.Tensor, weights: torch.
             or tensor.dim() != 2
             or tensor.shape[0] != like.shape[0]
             or tensor.shape[1] < 1
-            or tensor.shape != neighbors.shape
+            or tensor.shape != lists.shape
             or not tensor.is_contiguous()
         ):
             raise ValueError(

@@ -1,4 +1,4 @@
-// The arithmetic of one agent's slice, shared by gossip_step, its two halves and mix_neighbors.
+// The arithmetic of one agent's slice, shared by gossip_step, its two halves, mix_neighbors and weighted_sum.
 // Every operation rounds once, in the order of _step.py: the bits are part of the contract.
 #pragma once
 
@@ -66,6 +66,8 @@ struct MixRow {
   float* out;
   bool streamed;      // out goes past the cache
   const float* next;  // what will be read soon
+  const float* const* soon = nullptr;  // and so many slices more
+  i64 slices = 0;
 };
 
 // out = sum_k weights[k] * rows[k], in the list's order;
@@ -86,6 +88,10 @@ FS_CLONES static void mix_row(const MixRow& by_reference, i64 count) {
     }
     prefetch(m.next + c);
     prefetch(m.next + c + LINE);
+    for (i64 k = 0; k < m.slices; ++k) {
+      prefetch(m.soon[k] + c);
+      prefetch(m.soon[k] + c + LINE);
+    }
     if (m.before) {
 #pragma GCC ivdep
       for (i64 l = 0; l < LANES; ++l)
@@ -100,23 +106,24 @@ FS_CLONES static void mix_row(const MixRow& by_reference, i64 count) {
   }
 }
 
-// neighbor lists [agents, width]: self first, ascending, padded with -1
+// lists [agents, width] of rows, padded with -1: each agent itself and its neighbors, or any of `rows` rows
 struct Lists {
   const std::int32_t* neighbors;
   const float* weights;
   i64 agents, width;
+  i64 rows = agents;
   i64 length(i64 agent) const {
     i64 k = 0;
     while (k < width && neighbors[agent * width + k] >= 0) ++k;
     return k;
   }
-  // every list starts with an agent, and names agents only
+  // every list starts with a row, and names rows only
   bool valid() const {
     for (i64 i = 0; i < agents; ++i) {
       const i64 n = length(i);
       if (n < 1) return false;
       for (i64 k = 0; k < n; ++k)
-        if (neighbors[i * width + k] >= agents) return false;
+        if (neighbors[i * width + k] >= rows) return false;
       for (i64 k = n; k < width; ++k)
         if (neighbors[i * width + k] >= 0) return false;
     }

@@ -5,9 +5,7 @@ import torch
 # how a step treats its momentum row
 NONE, LOCAL, QUASI_GLOBAL = 0, 1, 2
 
-LIST_RULE = (
-    "every neighbor list must start with an agent, name agents in 0..n-1, and end in -1 only"
-)
+LIST_RULE = "every list of neighbors or sources must start with a row, name rows in 0..n-1, and end in -1 only"
 
 
 def column(scalar: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -49,10 +47,15 @@ def local_rows(
 
 def check_lists(neighbors: torch.Tensor) -> None:
     """Raise ValueError unless each list starts with an agent, names agents only, and ends in -1 only."""
-    named = neighbors >= 0
+    check_sources(neighbors, neighbors.shape[0])
+
+
+def check_sources(sources: torch.Tensor, rows: int) -> None:
+    """The same for lists that name any of `rows` rows."""
+    named = sources >= 0
     if (
         not bool(named[:, 0].all())
-        or bool((neighbors >= neighbors.shape[0]).any())
+        or bool((sources >= rows).any())
         or bool((named[:, 1:] & ~named[:, :-1]).any())
     ):
         raise ValueError(LIST_RULE)

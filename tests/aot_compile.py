@@ -117,7 +117,7 @@ def on_meta(
         "values": (1, columns // 8),
     }
     if degree is not None:
-        sizes |= {"neighbors": (1, degree + 1), "weights": (1, degree + 1)}
+        sizes |= {name: (1, degree + 1) for name in ("neighbors", "sources", "weights")}
 
     def replace(name: str, value: Any) -> Any:
         if name == "bucket":

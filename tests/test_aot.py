@@ -110,6 +110,9 @@ def passes(report: Report) -> float:
     if report["kernel"] == "choco_step_kernel":
         # public copies, and before the mixing all that the local step reads
         from_l2 = 1 if report["mix_first"] else 3 + has_momentum(report)
+    if report["kernel"] == "pull_push_kernel":
+        # the center, which one agent reads from memory
+        from_l2 = 1 - 1 / report["agents"]
     numbers = report["agents"] * report["columns"]
     return straight * report["programs"] / numbers + repeated - from_l2
 
@@ -134,7 +137,10 @@ def owed(report: Report) -> float | None:
         # codes and signs are less than a pass together
         return int(report["passes"])
     # a fused step pads its agents to a power of two; one agent alone has no loops; halves split a step's passes
-    whole = report["agents"] in (16, 64, 128, 256) and kernel.startswith(report["room"])
+    whole = report["agents"] in (16, 64, 128, 256) and (
+        # what weighted_sum launches is compiled for mix_neighbors already
+        kernel.startswith(report["room"]) or report["room"] == "mix_neighbors"
+    )
     return report["passes"] if whole else None
 
 

@@ -26,7 +26,7 @@ RUNNABLE = [b for b in CASES if b != "triton" or INTERPRETING or DEVICE == "cuda
 
 # arguments of two dimensions that are no buffers of models
 NO_ROWS = (
-    *("neighbors", "weights", "W", "buckets", "squares"),
+    *("neighbors", "sources", "weights", "W", "buckets", "squares"),
     *("codes", "scales", "signs", "indices", "values"),
 )
 
@@ -146,18 +146,33 @@ def test_wrong_arguments_raise_before_anything_is_written(op: Op, seed: int) -> 
         op(*odd.values())
 
 
+# rooms and examples with lists -> the lists, what is written, how many rows may be named for each agent
+LISTS = {
+    ("gossip_step", "quasi-global"): ("neighbors", "x", 1),
+    ("mix_update", "quasi-global"): ("neighbors", "x", 1),
+    ("mix_neighbors", "degree-2"): ("neighbors", "out", 1),
+    ("weighted_sum", "rows-3"): ("sources", "out", 3),
+}
+
+
 @pytest.mark.parametrize("backend", ["native", "reference"])
-def test_wrong_neighbor_lists_raise_and_write_nothing(backend: str, seed: int) -> None:
-    op = rooms()["gossip_step"]
+@pytest.mark.parametrize("case", LISTS, ids="-".join)
+def test_wrong_lists_raise_and_write_nothing(
+    case: tuple[str, str], backend: str, seed: int
+) -> None:
+    op, (lists, written, times) = rooms()[case[0]], LISTS[case]
     if backend in op.unavailable("cpu"):
         pytest.skip(op.unavailable("cpu")[backend])
-    example = op.examples(4, 96, torch.Generator().manual_seed(seed))["quasi-global"]
-    for place, value in (((1, 0), -1), ((2, 1), 4), ((3, 0), 1_000_000)):
-        arguments = fresh(example, "cpu")
-        arguments["neighbors"][place] = value
-        with use_backend(backend), pytest.raises(ValueError, match="neighbor list"):
-            op(*arguments.values())
-        assert torch.equal(arguments["x"], example["x"])
+    example = op.examples(4, 96, torch.Generator().manual_seed(seed))[case[1]]
+    rule = "every list of neighbors or sources must start with a row, name rows in 0..n-1"
+    # nothing named, a gap, one row too many, far outside
+    for wrong in ([-1, -1, -1], [0, -1, 0], [0, 4 * times, -1], [1_000_000, 0, 1]):
+        for agent in range(4):
+            arguments = fresh(example, "cpu")
+            arguments[lists][agent, :3] = torch.tensor(wrong, dtype=torch.int32)
+            with use_backend(backend), pytest.raises(ValueError, match=rule):
+                op(*arguments.values())
+            assert torch.equal(arguments[written], example[written])
 
 
 @pytest.mark.parametrize("op", rooms().values(), ids=lambda op: op.name)

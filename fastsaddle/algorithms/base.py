@@ -114,8 +114,10 @@ class SharpnessAwareOptimizer(PerturbingOptimizer):
             with use_backend(self.backend):
                 self._prepare()
                 norm = self._check_gradients(gate=self._first_norm)
+                self._looked = []
                 self._look(norm)
                 self._gossip(self._saved if self.perturbed else None, norm)
+                self._keep_looks()
         except BaseException:
             self.restore()
             raise
@@ -141,7 +143,7 @@ class SharpnessAwareOptimizer(PerturbingOptimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_perturbed("copied")
-        return {**super().__getstate__(), "_first_norm": None}
+        return super().__getstate__()
 
 
 def check_closure_passes(passes: int) -> None:

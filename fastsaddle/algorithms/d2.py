@@ -17,12 +17,13 @@ class D2(TrackingOptimizer):
     """D2, free of the bias of heterogeneous data, one row sent to each neighbor a step.
 
         h_i = x_i - lr sgd(g_i)
-        x'_i = sum_j W_ij (h_j + c_j)
-        c_i = x'_i - h_i                                           (c_i = 0 at first)
+        c_i = c_i + sum_j W_ij ((h_j + c_j) - (h_i + c_i))        (c_i = 0 at first)
+        x_i = h_i + c_i                                           which is sum_j W_ij (h_j + c_j)
 
     Tang et al. 2018 (arXiv:1803.07068), in the form of the code of arXiv:2110.04175: at constant lr without momentum it
     is the paper's 2 x_t - x_{t-1} - lr (g_t - g_{t-1}); after a change of lr the old gradient keeps the rate that it
-    was taken with. State: `correction` (c), `momentum_buffer`.
+    was taken with. Differences are mixed, not models: what one agent gives the other takes, so that rounding leaves the
+    sum of c at zero. State: `correction` (c), `momentum_buffer`.
 
     W's smallest eigenvalue must be above -1/3. A ring of an even number of agents has exactly -1/3: it is warned of
     there, and `consensus_step=0.5`, which mixes by (W + I) / 2, is what others use.
@@ -97,5 +98,5 @@ class D2(TrackingOptimizer):
     def box(self, rows: Rows) -> None:
         c = rows.states["correction"]
         h = rows.descended(rows.x, rows.g)
-        rows.x.copy_(rows.mixed(h + c))
-        c.copy_(rows.x - h)
+        c.copy_(c + rows.communicator.differences(h + c))
+        rows.x.copy_(h + c)

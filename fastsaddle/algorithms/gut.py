@@ -98,16 +98,22 @@ class GUT(TrackingOptimizer):
             self._advance(self._check_gradients())
         return loss
 
+    def _rows(self, index: int, norm: torch.Tensor) -> Rows:
+        lr = self.param_groups[index]["lr"]
+        if torch.as_tensor(lr).numel() > 1:
+            raise ValueError(f"GUT needs one lr for all agents, got {tuple(lr.shape)} of them")
+        return super()._rows(index, norm)
+
     @property
     def _evaluated(self) -> torch.Tensor:
         return self._mixed
 
     def box(self, rows: Rows) -> None:
         group, x = rows.group, rows.x
-        if not bool((rows.lr > 0).any()):
+        if not bool(rows.lr > 0):
             return
         before, beta = group["previous_lr"], group["momentum"]
-        rate = x.new_tensor(group["lr"] if before is None else before).reshape(-1, 1).expand_as(x)
+        rate = torch.as_tensor(group["lr"] if before is None else before).to(x).expand_as(x)
         previous, previous_mixed, update = (rows.states[name] for name in self.buffers[:3])
         mixed = rows.mixed(x)
         d = rows.g - (mixed - x) / rate

@@ -8,7 +8,7 @@ from torch.optim.optimizer import ParamsT
 from fastsaddle.ascent import SAM
 from fastsaddle.comm.choco import Choco
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.cross_gradients import CrossGradients
+from fastsaddle.cross_gradients import CrossGradients, Rounds
 from fastsaddle.perturbation import PerturbingOptimizer
 from fastsaddle.stacked_optimizer import Closure
 from fastsaddle.topology import Topology
@@ -101,6 +101,8 @@ class NSADDLe(CrossGradients, PerturbingOptimizer):
         if slot and self.perturb == "self":
             return super()._gradient(closure, slot)
         self._slot, loss = slot, None
+        if slot == 0:
+            self._looked = []
         try:
             if self.passes == 2 or self._is_plain:
                 loss, _ = super()._gradient(closure, slot)
@@ -115,3 +117,7 @@ class NSADDLe(CrossGradients, PerturbingOptimizer):
         finally:
             self._settle()
         return loss, norm
+
+    def _commit(self, own: torch.Tensor, mixed: torch.Tensor, rounds: Rounds) -> None:
+        super()._commit(own, mixed, rounds)
+        self._keep_looks()

@@ -97,6 +97,10 @@ class Communicator(Protocol):
         """One gossip round alone: (1 - gamma) x + gamma W x, new, of `[agents, columns]` float32."""
         ...
 
+    def differences(self, x: torch.Tensor) -> torch.Tensor:
+        """gamma sum_j W_ij (x_j - x_i), new: `mixed(x) - x`, but what an edge moves cancels to the bit."""
+        ...
+
     def publish(self, x: torch.Tensor, exchange: Exchange) -> int:
         """Tell the neighbors about models x `[agents, columns]`; states follow. Returns bytes sent."""
         ...
@@ -137,6 +141,16 @@ class MixingLists:
         if self._neighbors.device != device:
             self._neighbors, self._weights = self._neighbors.to(device), self._weights.to(device)
         return self._neighbors, self._weights
+
+    def differences(self, x: torch.Tensor) -> torch.Tensor:
+        """sum_j M_ij (x_j - x_i) `[agents, columns]`, summed in the lists' order, M being W with gamma folded in."""
+        neighbors, weights = self.on(x.device)
+        moved = torch.zeros_like(x)
+        for k in range(1, self.width):
+            # a list that has ended names the agent itself, with weight zero
+            whose = torch.where(neighbors[:, k] < 0, neighbors[:, 0], neighbors[:, k])
+            moved.add_(weights[:, k, None] * (x.index_select(0, whose) - x))
+        return moved
 
     def itself(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Lists by which every agent reads its own row alone."""

@@ -89,9 +89,10 @@ class CompressedGossip:
         return self._step(x, step, exchange)
 
     def mixed(self, x: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(x)
-        mix_neighbors(x, out, *self.lists.on(x.device))
-        return x + (out - x) * self._gamma_on(x.device)
+        return x + self.differences(x)
+
+    def differences(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lists.differences(x) * self._gamma_on(x.device)
 
     def _fused_step(
         self, x: torch.Tensor, step: LocalStep, exchange: Exchange, q: StochasticQuantizer

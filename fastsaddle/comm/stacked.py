@@ -60,6 +60,9 @@ class Stacked:
             mix_neighbors(x, out, *self.lists.on(x.device))
         return out
 
+    def differences(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lists.differences(x)
+
     def publish(self, x: torch.Tensor, exchange: Exchange) -> int:
         return 4 * self.messages * exchange.layout.dim
 

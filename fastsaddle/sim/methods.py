@@ -49,6 +49,11 @@ def takes(text: str, option: str) -> bool:
     return option not in PARTICULAR or option in find(text).names()
 
 
+def takes_topology(text: str) -> bool:
+    """Whether an algorithm's agents talk along a graph; others are averaged all together."""
+    return "topology" in find(text).names()
+
+
 def build(
     text: str, params: Iterable[Parameter] | list[dict[str, Any]], **options: Any
 ) -> DecentralizedOptimizer:

@@ -5,7 +5,7 @@ import shlex
 from rich.console import Console
 from rich.table import Table
 
-from fastsaddle.sim import checkpoint
+from fastsaddle.sim import checkpoint, methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.job import CLASSES, CURVES, Job
 from fastsaddle.sim.progress import number, percent
@@ -17,8 +17,7 @@ def describe(job: Job) -> list[str]:
     split = simulation.data.partition
     backends = sorted(set(job.directory.config["backend"].values()))
     return [
-        f"{config.algorithm}: {config.agents} agents, {simulation.topology.name} "
-        f"(spectral gap {simulation.topology.spectral_gap:.4f}), {config.model} with "
+        f"{config.algorithm}: {config.agents} agents, {who_talks(job)}, {config.model} with "
         f"{simulation.stack.layout.dim:,} parameters",
         f"{config.dataset}: {len(simulation.dataset.train_labels):,} training samples, "
         f"{split_name(config)} gives {split.mean_classes:.1f} classes an agent, "
@@ -28,6 +27,15 @@ def describe(job: Job) -> list[str]:
         f"backend {' and '.join(backends)}; writing to {job.directory.path}",
         *([f"going on at step {job.step} of {config.steps}"] if job.step else []),
     ]
+
+
+def who_talks(job: Job) -> str:
+    """The graph and how fast gossip mixes on it, or how often all agents are averaged."""
+    if methods.takes_topology(job.config.algorithm):
+        graph = job.simulation.topology
+        return f"{graph.name} (spectral gap {graph.spectral_gap:.4f})"
+    period = job.config.period
+    return "averaged by QSR" if period.startswith("qsr") else f"averaged every {period} steps"
 
 
 def _messages(job: Job) -> list[str]:
@@ -48,7 +56,7 @@ def title(job: Job) -> str:
     what = (
         c.algorithm,
         f"{c.agents} agents",
-        c.topology,
+        *([c.topology] if methods.takes_topology(c.algorithm) else []),
         *([] if c.choco is None else [c.compressor]),
         c.dataset,
         split_name(c),

@@ -9,6 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from fastsaddle import topology
+from fastsaddle.sim import methods
 from fastsaddle.sim.report.drawing import INK, Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.groups import RunGroup
 from fastsaddle.topology import Topology
@@ -29,7 +30,9 @@ Positions = Mapping[int, np.ndarray]
 
 def draw(groups: list[RunGroup]) -> Picture:
     """The topologies of the groups, each once and at most four."""
-    named = dict.fromkeys((g.runs[0].config.topology, g.runs[0].config.agents) for g in groups)
+    configs = [g.runs[0].config for g in groups]
+    talking = [c for c in configs if methods.takes_topology(c.algorithm)]
+    named = dict.fromkeys((c.topology, c.agents) for c in talking)
     panels, sentences = [], []
     for text, agents in list(named)[:MOST_TOPOLOGIES]:
         graph = topology.parse(text, agents)
@@ -37,6 +40,9 @@ def draw(groups: list[RunGroup]) -> Picture:
         title = f"{text}, {agents} agents" if len(named) > 1 else ""
         panels.append(Panel(title, to_svg(_draw(graph), name, f"{text}, {agents} agents")))
         sentences.append(_describe(graph, text))
+    alone = {c.algorithm: None for c in configs if c not in talking}
+    if alone:
+        sentences.append(f"Not along a graph, but all with all: {', '.join(alone)}.")
     caption = " ".join(["Agents and the links along which models are averaged.", *sentences])
     if left_out := [f"{text} of {agents}" for text, agents in list(named)[MOST_TOPOLOGIES:]]:
         caption += f" Not shown: {'; '.join(left_out)}."
