@@ -24,6 +24,13 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Any], int]] = {
     "QSADDLe": (fs.QSADDLe, 11),
     "Comp QGM": (partial(fs.QGM, compressor=EIGHT_BITS), 8),
     "Comp QSADDLe": (partial(fs.QSADDLe, compressor=EIGHT_BITS), 13),
+    # eager between the rooms: what a fused step would have to move
+    "GradientTracking": (fs.GradientTracking, 10),
+    "MomentumTracking": (fs.MomentumTracking, 8),
+    "D2": (partial(fs.D2, consensus_step=0.5), 8),
+    # synchronizing in every step
+    "LocalSGD": (partial(fs.LocalSGD, period=1), 9),
+    "DPPF": (partial(fs.DPPF, period=1), 9),
 }
 
 
@@ -45,7 +52,8 @@ def agents_and_gradients(agents: int, dim: int, device: str) -> tuple[nn.Paramet
 def test_optimizer_step(name: str, agents: int, dim: int, measure: Measure, device: str) -> None:
     method, passes = OPTIMIZERS[name]
     p, gradient = agents_and_gradients(agents, dim, device)
-    optimizer = method([p], topology="ring", **RATES)
+    talk = {"agents": agents} if name in ("LocalSGD", "DPPF") else {"topology": "ring"}
+    optimizer = method([p], **talk, **RATES)
     p.grad.copy_(gradient)
 
     def step() -> None:
@@ -62,15 +70,15 @@ def test_optimizer_step(name: str, agents: int, dim: int, measure: Measure, devi
         info={"method": name, "passes": passes},
     )
     twin = nn.Parameter(p.detach().clone())
-    slow = method([twin], topology="ring", backend="reference", **RATES)
+    slow = method([twin], **talk, backend="reference", **RATES)
     slow.load_state_dict(optimizer.state_dict())
     twin.grad.copy_(p.grad)
     for each in (optimizer, slow):
         if hasattr(each, "perturb"):
             each.perturb()
         each.step()
-    # norms may differ in the last place between implementations, SAM divides by them, and a code may then be the next
-    allowed = 1e-6 if hasattr(optimizer, "perturb") else 0.0
+    # norms may differ in the last place, SAM and DPPF divide by them, and a code may then be the next
+    allowed = 1e-6 if hasattr(optimizer, "perturb") or name == "DPPF" else 0.0
     level = float(optimizer.squares[:, 0].max().sqrt()) / 127
     assert (twin - p).abs().max() <= allowed + (2 * level if allowed else 0.0)
 

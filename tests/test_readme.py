@@ -49,7 +49,7 @@ def test_examples_run_and_learn() -> None:
         "batches": [(inputs, targets)] * 3,
     }
     before = float(nn.functional.cross_entropy(model(inputs[0]), targets[0]).detach())
-    for block in BLOCKS[:3]:
+    for block in (block for block in BLOCKS if not block.startswith("# my_net.py")):
         exec(block, names)  # the README is ours
     assert float(names["loss"].detach()) != before
     after = nn.functional.cross_entropy(model(inputs[0]), targets[0])

@@ -61,7 +61,7 @@ def read_command_line(arguments: list[str]) -> dict[str, list[Any]]:
 def build(path: Path | None, arguments: list[str]) -> Grid:
     """The grid of a file, where options of the command line replace the file's; checked.
 
-    Without either: all algorithms and three seeds on the default data. Raises ValueError or OSError.
+    Without either: five algorithms and three seeds on the default data. Raises ValueError or OSError.
     """
     content = {} if path is None else read_file(path)
     given = read_command_line(arguments)

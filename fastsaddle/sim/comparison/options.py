@@ -22,7 +22,7 @@ a grid file (TOML or YAML) holds such options, and three tables besides:
   [[override]]  when = { algorithm = "dsgd" }, with options (or tune.OPTION) for that part of the grid
 
 A run is done once: the same command goes on where it was stopped or killed, and a larger grid in
-the same --out runs what is new. Without options: all algorithms, three seeds, digits.
+the same --out runs what is new. Without options: five algorithms, three seeds, digits.
 """
 
 
