@@ -16,7 +16,7 @@ from fastsaddle.sim import choices
 PARTICULAR = (
     *("rho", "adaptive", "sam", "perturb", "cross_gradients", "mixed_self_gradient"),
     *("momentum", "qg_momentum", "nesterov", "quasi_global", "tracking"),
-    *("period", "pull", "push"),
+    *("period", "pull", "push", "topology", "consensus_step"),
 )
 # options that say how another one moves
 SCHEDULED = {"pull_schedule": "pull", "push_schedule": "push"}
@@ -47,11 +47,6 @@ def takes(text: str, option: str) -> bool:
     """Whether an algorithm has use for an option: of those that only some take, what its constructor names."""
     option = SCHEDULED.get(option, option)
     return option not in PARTICULAR or option in find(text).names()
-
-
-def takes_topology(text: str) -> bool:
-    """Whether an algorithm's agents talk along a graph; others are averaged all together."""
-    return "topology" in find(text).names()
 
 
 def build(

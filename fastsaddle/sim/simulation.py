@@ -144,10 +144,10 @@ class Simulation:
 
 def _options(config: TrainConfig, topology: Any, steps: int) -> dict[str, Any]:
     """The options that an optimizer's constructor may name."""
-    names = ("agents", "lr", "weight_decay", "consensus_step", "seed", *methods.PARTICULAR)
+    names = ("agents", "lr", "weight_decay", "seed", *methods.PARTICULAR)
     options = {name: getattr(config, name) for name in names}
     if config.momentum is None:
         del options["momentum"]
     options["sam"] = methods.parse_sam(config.sam)
     options["period"] = methods.parse_period(config.period, steps)
-    return {"topology": topology, "compressor": config.choco, **options}
+    return {**options, "topology": topology, "compressor": config.choco}

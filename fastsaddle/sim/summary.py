@@ -31,7 +31,7 @@ def describe(job: Job) -> list[str]:
 
 def who_talks(job: Job) -> str:
     """The graph and how fast gossip mixes on it, or how often all agents are averaged."""
-    if methods.takes_topology(job.config.algorithm):
+    if methods.takes(job.config.algorithm, "topology"):
         graph = job.simulation.topology
         return f"{graph.name} (spectral gap {graph.spectral_gap:.4f})"
     period = job.config.period
@@ -56,7 +56,7 @@ def title(job: Job) -> str:
     what = (
         c.algorithm,
         f"{c.agents} agents",
-        *([c.topology] if methods.takes_topology(c.algorithm) else []),
+        *([c.topology] if methods.takes(c.algorithm, "topology") else []),
         *([] if c.choco is None else [c.compressor]),
         c.dataset,
         split_name(c),

@@ -66,7 +66,7 @@ def compare(grid: Grid, plan: Plan, console: Console) -> int:
         _record(plan.out, cells, tuning_cells, chosen)
         if not _run(cells, "runs", plan, console, interrupts, deadline):
             return _stopped(plan, interrupts)
-    groups = results.group(_outcomes(cells, plan.out), varied(cells))
+    groups = results.group(_outcomes(cells, plan.out), varied(cells), grid.tuned)
     notes = [f"chosen for {choice.note}" for choice in chosen]
     tables.write(plan.out, groups, notes)
     title = _title(cells)

@@ -1,5 +1,6 @@
 """The one picture of a comparison: accuracy over a swept option, or learning curves with bands."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from fastsaddle.sim.comparison.dots import draw_dots
 from fastsaddle.sim.comparison.results import Group
 from fastsaddle.sim.plots import line_style, save, tidy
 
 MARKERS = "osD^v<>"
 POINTS_OF_A_SWEEP = 3
+# more lines than colors are a tangle
+MOST_CURVES = 14
 # bytes get a panel of their own where they differ by more than this
 FEWER_BYTES = 1.5
 # measures that a sweep draws below the accuracy where runs have them
@@ -24,14 +28,19 @@ BELOW = (
 
 
 def draw(path: Path, groups: list[Group], tuned: tuple[str, ...], title: str) -> None:
-    """Draw a swept option where there is one (three values or more, not tuned), else curves over steps."""
+    """Draw a swept option where there is one (three values or more, not tuned), else curves; dots for many groups."""
     swept = swept_option(groups, tuned)
-    save(_curves(groups, title) if swept is None else _sweep(groups, swept, tuned, title), path)
+    if swept is not None:
+        figure = _sweep(groups, swept, tuned, title)
+    else:
+        figure = (draw_dots if len(groups) > MOST_CURVES else _curves)(groups, title)
+    save(figure, path)
 
 
 def swept_option(groups: list[Group], tuned: tuple[str, ...]) -> str | None:
     """The numeric option with the most values in the comparison; None where none has three."""
-    names = [name for name in (groups[0].options if groups else ()) if name not in tuned]
+    named = groups[0].named or groups[0].options if groups else ()
+    names = [name for name in named if name not in tuned]
     counts = {name: len(_numbers(groups, name)) for name in names}
     best = max(counts, key=lambda name: counts[name], default=None)
     return best if best is not None and counts[best] >= POINTS_OF_A_SWEEP else None
@@ -77,7 +86,7 @@ def _series(groups: list[Group], left_out: tuple[str, ...]) -> dict[str, list[Gr
     """The groups that one line joins, by what tells the lines apart."""
     series: dict[str, list[Group]] = {}
     for g in groups:
-        rest = Group({n: v for n, v in g.options.items() if n not in left_out}, g.outcomes)
+        rest = replace(g, options={n: v for n, v in g.options.items() if n not in left_out})
         series.setdefault(rest.label, []).append(g)
     return series
 

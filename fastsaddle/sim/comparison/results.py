@@ -2,13 +2,15 @@
 
 import json
 import statistics
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
 from fastsaddle.sim.comparison.grid import SEEDS, Cell
 from fastsaddle.sim.comparison.pool import DIVERGED
+from fastsaddle.sim.config import DEFAULTS
 from fastsaddle.sim.messages import NONE
 from fastsaddle.sim.methods import takes
 from fastsaddle.sim.run_dir import read_rows
@@ -42,10 +44,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seeds only. `options` are the varied ones besides."""
+    """Runs that differ in their seeds only. `options` are the varied ones besides; `named` those that labels tell."""
 
     options: dict[str, Any]
     outcomes: list[Outcome]
+    named: tuple[str, ...] | None = None
 
     @property
     def diverged(self) -> int:
@@ -69,19 +72,21 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The varied options in a few words."""
-        return describe(self.own) or "run"
+        """The varied options, as far as they tell groups apart, in a few words."""
+        named = self.options if self.named is None else self.named
+        return describe({n: v for n, v in self.own.items() if n in named}) or "run"
 
     @property
     def own(self) -> dict[str, Any]:
-        """The varied options without those that this algorithm does not take."""
+        """The varied options without those that this algorithm does not take, or has a default of its own for."""
         algorithm = self.outcomes[0].cell.config.algorithm
-        return {n: v for n, v in self.options.items() if takes(algorithm, n)}
+        return {n: v for n, v in self.options.items() if takes(algorithm, n) and v is not None}
 
 
 def describe(options: dict[str, Any]) -> str:
-    """Options in a few words; of a compressor only where there is one."""
-    said = {n: v for n, v in options.items() if (n, v) != ("compressor", NONE)}
+    """Options in a few words; of compressors and of ways to a SAM gradient only those that are out of the ordinary."""
+    ordinary = (("compressor", NONE), ("sam", DEFAULTS["sam"]))
+    said = {n: v for n, v in options.items() if (n, v) not in ordinary}
     return ", ".join(name_value(n, v) for n, v in said.items())
 
 
@@ -136,12 +141,36 @@ def _over(value: float | None, divisor: float) -> float | None:
     return None if value is None else value / divisor
 
 
-def group(outcomes: list[Outcome], names: list[str]) -> list[Group]:
-    """Runs with equal options but seeds together, in the order in which they come."""
+def group(outcomes: list[Outcome], names: list[str], tuned: Iterable[str] = ()) -> list[Group]:
+    """Runs with equal options but seeds together, in the order in which they come.
+
+    `tuned` options are the last to be named where others tell the groups apart.
+    """
     groups: dict[str, Group] = {}
     for outcome in outcomes:
         config = outcome.cell.config
         options = {name: getattr(config, name) for name in names if name not in SEEDS}
         key = json.dumps(options, default=str)
         groups.setdefault(key, Group(options, [])).outcomes.append(outcome)
-    return list(groups.values())
+    found = list(groups.values())
+    compared = [name for name in names if name not in SEEDS]
+    named = tuple(telling([g.options for g in found], compared, tuned))
+    return [replace(g, named=named) for g in found]
+
+
+def telling(values: list[dict[str, Any]], names: list[str], tuned: Iterable[str]) -> list[str]:
+    """A few of the options `names` that tell all `values` apart.
+
+    What is not needed goes: tuned options first, then numbers, which an algorithm often brings with it, then words;
+    later ones before earlier ones.
+    """
+
+    def rank(name: str) -> int:
+        is_word = any(isinstance(v[name], str) for v in values)
+        return 0 if name in tuned else 2 if is_word else 1
+
+    for name in sorted(reversed(names), key=rank):
+        rest = [n for n in names if n != name]
+        if len({repr([v[n] for n in rest]) for v in values}) == len(values):
+            names = rest
+    return names

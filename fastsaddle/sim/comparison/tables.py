@@ -40,20 +40,24 @@ def lines(groups: list[Group]) -> list[list[str]]:
 
 
 def show(groups: list[Group], title: str, console: Console) -> Table:
-    """The table for a terminal, without the measures that do not fit; the files have all, and deviations."""
-    shown = [m for m in header(groups)[1] if m[0] in ON_A_TERMINAL]
-    table = _table(groups, title, shown)
+    """The table for a terminal, without the measures and options that do not fit; the files have all."""
+    names, measures = header(groups)
+    shown = [m for m in measures if m[0] in ON_A_TERMINAL]
+    table = _table(groups, title, names, shown)
     # measured as if there were room: a table never asks for more than it is given
     unbounded = console.options.update(max_width=10_000)
-    for dispensable in DISPENSABLE:
+    needed = groups[0].named or names if groups else names
+    for dispensable in (*DISPENSABLE, *(name for name in names if name not in needed)):
         if console.measure(table, options=unbounded).maximum > console.width:
+            names = [name for name in names if name != dispensable]
             shown = [m for m in shown if m[0] != dispensable]
-            table = _table(groups, title, shown)
+            table = _table(groups, title, names, shown)
     return table
 
 
-def _table(groups: list[Group], title: str, shown: list[tuple[str, str, float, int]]) -> Table:
-    names, _ = header(groups)
+def _table(
+    groups: list[Group], title: str, names: list[str], shown: list[tuple[str, str, float, int]]
+) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in names:
         table.add_column(name.replace("_", " "), no_wrap=True)

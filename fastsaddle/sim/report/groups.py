@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastsaddle.sim.comparison.grid import CARRIED_OUT, SEEDS, Cell
-from fastsaddle.sim.comparison.results import Group, Outcome, name_value
+from fastsaddle.sim.comparison.results import Group, Outcome, name_value, telling
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED
 from fastsaddle.sim.report.runs import Run
 
@@ -56,8 +56,10 @@ def group(runs: list[Run], tuned: set[str]) -> list[RunGroup]:
         if run.rows:
             found.setdefault(json.dumps(options(run), default=str), []).append(run)
     members = list(found.values())
-    names = _telling([options(mine[0]) for mine in members], tuned)
-    curve_names, panel_names = _divide(names, [options(mine[0]) for mine in members])
+    values = [options(mine[0]) for mine in members]
+    differing = [n for n in COMPARED if any(v[n] != values[0][n] for v in values)]
+    names = telling(values, differing, tuned)
+    curve_names, panel_names = _divide(names, values)
     groups = []
     for mine in members:
         values = options(mine[0])
@@ -65,16 +67,6 @@ def group(runs: list[Run], tuned: set[str]) -> list[RunGroup]:
         curve, panel = (_name(values, part) for part in (curve_names, panel_names))
         groups.append(RunGroup(mine, summary, curve or "all runs", panel))
     return groups
-
-
-def _telling(values: list[dict[str, Any]], tuned: set[str]) -> list[str]:
-    """A few options that tell all groups apart: later ones go first where they are not needed."""
-    names = [n for n in COMPARED if any(v[n] != values[0][n] for v in values)]
-    for name in sorted(reversed(names), key=lambda n: n not in tuned):
-        rest = [n for n in names if n != name]
-        if len({_name(v, rest, exact=True) for v in values}) == len(values):
-            names = rest
-    return names
 
 
 def _divide(names: list[str], values: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
@@ -86,9 +78,8 @@ def _divide(names: list[str], values: list[dict[str, Any]]) -> tuple[list[str], 
     return [best], [name for name in names if name != best]
 
 
-def _name(values: dict[str, Any], names: list[str], exact: bool = False) -> str:
-    say = (lambda name, value: repr(value)) if exact else name_value
-    return ", ".join(say(name, values[name]) for name in names)
+def _name(values: dict[str, Any], names: list[str]) -> str:
+    return ", ".join(name_value(name, values[name]) for name in names)
 
 
 def _outcomes(runs: list[Run]) -> list[Outcome]:

@@ -31,7 +31,7 @@ Positions = Mapping[int, np.ndarray]
 def draw(groups: list[RunGroup]) -> Picture:
     """The topologies of the groups, each once and at most four."""
     configs = [g.runs[0].config for g in groups]
-    talking = [c for c in configs if methods.takes_topology(c.algorithm)]
+    talking = [c for c in configs if methods.takes(c.algorithm, "topology")]
     named = dict.fromkeys((c.topology, c.agents) for c in talking)
     panels, sentences = [], []
     for text, agents in list(named)[:MOST_TOPOLOGIES]:
