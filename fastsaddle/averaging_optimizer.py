@@ -126,7 +126,7 @@ class AveragingOptimizer(DecentralizedOptimizer):
 
     @property
     def _first_period(self) -> int:
-        return self.period.base if isinstance(self.period, QSR) else self.period
+        return self.period.first if isinstance(self.period, QSR) else self.period
 
     def _next_period(self, done: int) -> int:
         if isinstance(self.period, QSR):

@@ -33,6 +33,11 @@ class QSR:
         if not (self.growth > 0 and math.isfinite(self.growth)):
             raise ValueError(f"growth must be > 0 and finite, got {self.growth!r}")
 
+    @property
+    def first(self) -> int:
+        """Steps until the first synchronization."""
+        return self.base if self.total is None else min(self.base, self.total)
+
     def period(self, lr: float, done: int) -> int:
         """Steps until the next synchronization, `done` steps being behind."""
         longest = max(int((self.growth / lr) ** 2), self.base) if lr > 0 else self.base

@@ -63,6 +63,21 @@ def check_per_agent(like: torch.Tensor, dtype: torch.dtype, **vectors: torch.Ten
             )
 
 
+def check_columns(like: torch.Tensor, **vectors: torch.Tensor) -> None:
+    """Each of `vectors` is float32 `[columns]`, contiguous, on the rows' device: one value for every column."""
+    for name, tensor in vectors.items():
+        if (
+            tensor.dtype != torch.float32
+            or tensor.device != like.device
+            or tensor.shape != like.shape[1:]
+            or not tensor.is_contiguous()
+        ):
+            raise ValueError(
+                f"{name} must be float32 [columns] = ({like.shape[1]},) on {like.device}, "
+                f"got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+            )
+
+
 def check_neighbors(
     like: torch.Tensor, lists: torch.Tensor, weights: torch.Tensor, called: str = "neighbors"
 ) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from fastsaddle.kernels._examples import Draw
 from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_per_agent, check_rows
+from fastsaddle.kernels._rows import check_columns, check_per_agent, check_rows
 
 from .reference import consensus_reference
 
@@ -28,16 +28,7 @@ from .reference import consensus_reference
 def check(x: torch.Tensor, mean: torch.Tensor, squared_distance: torch.Tensor) -> None:
     check_rows(x, x=x)
     check_per_agent(x, torch.float64, squared_distance=squared_distance)
-    if (
-        mean.dtype != torch.float32
-        or mean.device != x.device
-        or mean.shape != x.shape[1:]
-        or not mean.is_contiguous()
-    ):
-        raise ValueError(
-            f"mean must be float32 [columns] = ({x.shape[1]},) on {x.device}, "
-            f"got {mean.dtype} {tuple(mean.shape)} on {mean.device}"
-        )
+    check_columns(x, mean=mean)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:

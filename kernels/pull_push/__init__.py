@@ -23,7 +23,7 @@ import torch
 
 from fastsaddle.kernels._examples import Draw
 from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels._rows import check_columns, check_per_agent, check_rows, check_scalars
 
 from .reference import pull_push_reference
 
@@ -38,16 +38,7 @@ def check(
     check_rows(x, x=x)
     check_per_agent(x, torch.float64, squared_distance=squared_distance)
     check_scalars(x, pull=pull, push=push)
-    if (
-        center.dtype != torch.float32
-        or center.device != x.device
-        or center.shape != x.shape[1:]
-        or not center.is_contiguous()
-    ):
-        raise ValueError(
-            f"center must be float32 [columns] = ({x.shape[1]},) on {x.device}, "
-            f"got {center.dtype} {tuple(center.shape)} on {center.device}"
-        )
+    check_columns(x, center=center)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
