@@ -13,15 +13,19 @@ from fastsaddle.sim import initial_models
 from fastsaddle.sim.engine import GradientEngine
 
 AGENTS, BATCH = 16, 32
-ROUNDS = 25
+# network -> shape of a sample, rounds
+NETWORKS = {"mlp": ((1, 28, 28), 25), "lenet5": ((1, 28, 28), 25), "resnet20": ((3, 32, 32), 5)}
+CASES = [
+    *((network, engine) for network in NETWORKS for engine in ("auto", "vmap", "loop")),
+    ("mlp", "batched"),
+]
 
 
-@pytest.mark.parametrize("engine", ["auto", "vmap", "loop"])
-@pytest.mark.parametrize("network", ["mlp", "lenet5"])
+@pytest.mark.parametrize(("network", "engine"), CASES)
 def test_stacking_tax(network: str, engine: str, benchmark: Any, device: str) -> None:
     # TF32 would make the comparison at the end one of roundings
     torch.backends.cudnn.allow_tf32 = False
-    shape = (1, 28, 28)
+    shape, rounds = NETWORKS[network]
     images = torch.randn(AGENTS, BATCH, *shape, device=device)
     labels = torch.randint(0, 10, (AGENTS, BATCH), device=device)
     one = initial_models.build(network, shape, 10, seed=0).to(device)
@@ -52,7 +56,7 @@ def test_stacking_tax(network: str, engine: str, benchmark: Any, device: str) ->
         stacked()
     for each in times.values():
         each.clear()
-    benchmark.pedantic(stacked, setup=interleaved, rounds=ROUNDS)
+    benchmark.pedantic(stacked, setup=interleaved, rounds=rounds)
     median = benchmark.stats.stats.median
     benchmark.extra_info.update(
         stacking_tax=round(median / statistics.median(times["single"]), 3),

@@ -48,23 +48,27 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, (purpose, _) in COMMANDS.items():
         commands.add_parser(name, help=purpose, add_help=False)
-    commands.add_parser("info", help="show versions, devices, backends and copy bandwidth")
+    commands.add_parser(
+        "info",
+        help="show versions, devices, backends and copy bandwidth, or a model's memory",
+        add_help=False,
+    )
     known, rest = parser.parse_known_args(arguments)
     if known.command in COMMANDS:
-        return _simulate(known.command, rest)
+        return _simulate(known.command, COMMANDS[known.command][1], rest)
     if rest:
-        parser.error(f"info takes no options, got {' '.join(rest)}")
+        return _simulate("info with options", "fastsaddle.sim.memory_command", rest)
     print(report(_missing()))
     return 0
 
 
-def _simulate(command: str, arguments: list[str]) -> int:
+def _simulate(command: str, module: str, arguments: list[str]) -> int:
     missing = _missing()
     if missing:
         return _fail(f"{command} needs {', '.join(missing)}: pip install 'fastsaddle[sim]'")
     from fastsaddle.sim.train_command import StoppedError
 
-    run: Callable[[list[str]], int] = import_module(COMMANDS[command][1]).main
+    run: Callable[[list[str]], int] = import_module(module).main
     try:
         return run(arguments)
     except (ValueError, OSError, ImportError) as error:

@@ -1,5 +1,7 @@
 """The gradient engines: every agent's gradient is the one its own module would give."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -7,11 +9,13 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from fastsaddle.sim.engine import GradientEngine, choose_engine
+from fastsaddle.sim.features import last_linear
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 AGENTS, BATCH = 5, 7
 
 
-def network(kind: str) -> nn.Module:
+def network(kind: str) -> nn.Sequential:
     if kind == "mlp":
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Tanh(), nn.Linear(9, 3))
     if kind == "batch-norm":
@@ -95,15 +99,17 @@ def test_frozen_parameters_get_no_gradient(seed: int) -> None:
 
 def test_the_rule_and_its_errors() -> None:
     cpu = torch.device("cpu")
-    assert choose_engine(network("mlp"), cpu, 16) == "vmap"
+    mapped = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    assert choose_engine(mapped, cpu, 16) == "vmap"
     assert choose_engine(network("cnn"), cpu, 16) == "loop"
     assert choose_engine(network("cnn"), torch.device("cuda"), 2) == "vmap"
     assert choose_engine(nn.LSTM(4, 4), cpu, 16) == "loop"
     assert choose_engine(nn.Embedding(4, 4), cpu, 16) == "loop"
     assert choose_engine(nn.Embedding(4, 4), torch.device("cuda"), 2) == "vmap"
-    assert choose_engine(network("mlp"), cpu, 7) == "loop"
+    assert choose_engine(mapped, cpu, 7) == "loop"
+    assert choose_engine(network("mlp"), cpu, 7) == "batched"
     stack = fs.AgentStack(network("mlp"), AGENTS)
-    with pytest.raises(ValueError, match="auto, vmap or loop"):
+    with pytest.raises(ValueError, match="auto, vmap, loop or batched"):
         GradientEngine(stack, F.cross_entropy, "fast")
     with pytest.raises(ValueError, match="at least 1"):
         GradientEngine(stack, F.cross_entropy, "vmap", 0)
@@ -122,3 +128,106 @@ def test_many_agents_are_mapped_in_parts() -> None:
     found = stack.g.clone()
     whole.gradients(inputs, targets)
     torch.testing.assert_close(found, stack.g)
+
+
+def with_norms(outputs: torch.Tensor, targets: dict[str, torch.Tensor]) -> Any:
+    """A loss over a tree of targets, with a tree of more."""
+    each = F.cross_entropy(outputs, targets["labels"], reduction="none")
+    loss = targets["weight"] * each.mean() + targets["pair"][0].dot(each)
+    return loss, {"each": each, "some": (outputs[:2], loss)}
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "batch-norm"])
+@pytest.mark.parametrize(
+    ("engine", "chunk"), [("vmap", None), ("vmap", 1), ("vmap", 2), ("loop", None)]
+)
+def test_losses_over_trees_return_more(
+    kind: str, engine: str, chunk: int | None, seed: int
+) -> None:
+    stack = fs.AgentStack(network(kind), AGENTS, init="independent", seed=seed)
+    images, labels = batch(seed)
+    models = [stack.agent(i) for i in range(AGENTS)]
+    weight, pair = torch.rand(AGENTS), torch.rand(AGENTS, BATCH)
+    targets = {"labels": labels, "weight": weight, "pair": (pair,)}
+    gradients = GradientEngine(stack, F.cross_entropy, engine, chunk)
+    losses, more = gradients.gradients(images, targets, with_norms)
+    found = dict(stack.named_gradients())
+    for i, model in enumerate(models):
+        outputs = model(images[i])
+        mine = {"labels": labels[i], "weight": weight[i], "pair": (pair[i],)}
+        loss, expected = with_norms(outputs, mine)
+        loss.backward()
+        assert torch.allclose(losses[i], loss, atol=1e-6)
+        assert torch.allclose(more["each"][i], expected["each"], atol=1e-6)
+        assert torch.allclose(more["some"][0][i], outputs[:2], atol=1e-6)
+        for name, p in model.named_parameters():
+            assert p.grad is not None
+            assert torch.allclose(found[name][i], p.grad, rtol=1e-4, atol=1e-6), name
+    assert torch.equal(more["some"][1], losses)
+    assert not any(t.requires_grad for t in (losses, more["each"], more["some"][0]))
+
+
+@pytest.mark.parametrize(("engine", "chunk"), [("vmap", None), ("vmap", 2), ("loop", None)])
+def test_features_are_the_input_of_the_last_layer(
+    engine: str, chunk: int | None, seed: int
+) -> None:
+    stack = fs.AgentStack(network("batch-norm"), AGENTS, init="independent", seed=seed)
+    images, labels = batch(seed)
+    models = [stack.agent(i) for i in range(AGENTS)]
+    gradients = GradientEngine(stack, F.cross_entropy, engine, chunk)
+
+    def loss(outputs: tuple[torch.Tensor, torch.Tensor], labels: torch.Tensor) -> Any:
+        scores, phi = outputs
+        return F.cross_entropy(scores, labels) + phi.square().mean(), phi
+
+    layer = last_linear(stack.template)
+    losses, features = gradients.gradients(images, labels, loss, layer)
+    found = dict(stack.named_gradients())
+    assert features.shape == (AGENTS, BATCH, 9)
+    for i, model in enumerate(models):
+        assert isinstance(model, nn.Sequential)
+        phi = model[:-1](images[i])
+        expected = F.cross_entropy(model[-1](phi), labels[i]) + phi.square().mean()
+        expected.backward()
+        assert torch.allclose(features[i], phi, atol=1e-6)
+        assert torch.allclose(losses[i], expected, atol=1e-6)
+        for name, p in model.named_parameters():
+            assert p.grad is not None
+            assert torch.allclose(found[name][i], p.grad, rtol=1e-4, atol=1e-6), name
+
+    def fails(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        raise KeyError("interrupted")
+
+    with pytest.raises(KeyError, match="interrupted"):
+        gradients.gradients(images, labels, fails, layer)
+    # networks are as they were: one output
+    assert isinstance(stack(images), torch.Tensor)
+    assert isinstance(gradients.outputs(images), torch.Tensor)
+    with pytest.raises(ValueError, match="need a network with a Linear layer, Conv2d has none"):
+        last_linear(nn.Conv2d(1, 1, 1))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "batch-norm"])
+@pytest.mark.parametrize(
+    ("engine", "chunk"), [("vmap", None), ("vmap", 2), ("vmap", 9), ("loop", None)]
+)
+def test_outputs_of_anybodys_model(kind: str, engine: str, chunk: int | None, seed: int) -> None:
+    stack = fs.AgentStack(network(kind), AGENTS, init="independent", seed=seed)
+    images, labels = batch(seed)
+    gradients = GradientEngine(stack, F.cross_entropy, engine, chunk)
+    gradients.gradients(images, labels)
+    before = [t.clone() for t in (stack.x, stack.g, *stack.buffers.values())]
+    whose = [3, 0, 3, 4, 1]
+    found = gradients.outputs(images, torch.tensor(whose))
+    own, features = gradients.outputs(images, features=last_linear(stack.template))
+    for i, other in enumerate(whose):
+        assert torch.allclose(found[i], stack.agent(other)(images[i]), atol=1e-5)
+        assert torch.allclose(own[i], stack.agent(i)(images[i]), atol=1e-5)
+    assert features.shape == (AGENTS, BATCH, 144 if kind == "cnn" else 9)
+    assert not found.requires_grad
+    after = (stack.x, stack.g, *stack.buffers.values())
+    assert all(map(torch.equal, before, after))
+    with pytest.raises(ValueError, match=r"inputs must be \[5, batch"):
+        gradients.outputs(images[:4])
+    with pytest.raises(ValueError, match=r"targets must be \[5, batch, ...\], got \(4, 7\)"):
+        gradients.gradients(images, (labels, labels[:4]))

@@ -97,7 +97,7 @@ def test_writes_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for row in found:
         assert 0 <= row["worst_accuracy"] <= row["mean_accuracy"] <= 1
     config = json.loads((run / "config.json").read_text())
-    assert config["device"] in ("cpu", "cuda") and config["engine"] in ("vmap", "loop")
+    assert config["device"] in ("cpu", "cuda") and config["engine"] in ("vmap", "loop", "batched")
     assert config["threads"] == 1 and config["steps"] == 50 and config["lr"] > 0
     assert {"torch", "fastsaddle"} <= config["versions"].keys()
     assert set(config["backend"].values()) <= {"reference", "native", "triton"}

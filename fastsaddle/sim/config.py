@@ -141,6 +141,13 @@ class TrainConfig:
     nesterov: bool = False
     """Nesterov's form of the momentum."""
 
+    ccl_model: float = 0.0
+    """Weight of the cross-feature contrastive loss on the features that neighbors' models find in one's samples (0.1 in
+    the authors' code). For algorithms on a graph without cross-gradients, without --compressor."""
+
+    ccl_data: float = 0.0
+    """The same on each class's mean features in one's own and the neighbors' samples."""
+
     consensus_step: float = 1.0
     """How far each gossip round goes towards the neighbors' average, in (0, 1]."""
 
@@ -169,11 +176,12 @@ class TrainConfig:
     device: str = "auto"
     """auto (cuda where there is one, else cpu), cpu, cuda or cuda:1."""
 
-    engine: Literal["auto", "vmap", "loop"] = "auto"
-    """How the agents' gradients are computed: all at once or one by one; auto takes the faster."""
+    engine: Literal["auto", "vmap", "loop", "batched"] = "auto"
+    """How the agents' gradients are computed: mapped all at once, one by one, or by batched products where the network
+    is a chain of linear layers; auto takes the fastest."""
 
     chunk: int | None = None
-    """Agents computed at once under vmap, fewer to save memory. None: 64 on a CPU, else all of them."""
+    """Agents computed at once by vmap or batched, fewer to save memory. None: 64 on a CPU, else all of them."""
 
     threads: int | None = None
     """CPU threads. None: one where a step is too small to be shared, else as many as torch takes."""
@@ -205,7 +213,8 @@ class TrainConfig:
         for name in ("alpha", "lr", "epochs", "minutes"):
             value = getattr(self, name)
             _finite(self, name, value is None or value > 0, "> 0")
-        for name in ("rho", "weight_decay", "tracking", "push", "seed", "split_seed"):
+        at_least_zero = ("rho", "weight_decay", "tracking", "push", "seed", "split_seed")
+        for name in (*at_least_zero, "ccl_model", "ccl_data"):
             value = getattr(self, name)
             _finite(self, name, value is None or value >= 0, ">= 0")
         for name in ("momentum", "qg_momentum", "warmup"):
@@ -238,6 +247,22 @@ class TrainConfig:
         if self.choco is not None and "compressor" not in methods.find(self.algorithm).names():
             raise ValueError(
                 f"--compressor needs an algorithm that takes one, {self.algorithm} does not"
+            )
+        self._check_cross_features()
+
+    def _check_cross_features(self) -> None:
+        """Neighbors must know each other's whole models, and each agent take gradients of its own loss alone."""
+        if not (self.ccl_model or self.ccl_data):
+            return
+        able = [name for name in methods.names() if methods.takes_cross_features(name)]
+        if not methods.takes_cross_features(self.algorithm):
+            raise ValueError(
+                "--ccl-model and --ccl-data need an algorithm on a graph without cross-gradients "
+                f"({', '.join(able)}), got {self.algorithm}"
+            )
+        if self.choco is not None:
+            raise ValueError(
+                f"--ccl-model and --ccl-data need models sent whole, got --compressor {self.compressor}"
             )
 
     @property

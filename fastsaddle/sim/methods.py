@@ -20,6 +20,8 @@ PARTICULAR = (
 )
 # options that say how another one moves
 SCHEDULED = {"pull_schedule": "pull", "push_schedule": "push"}
+# their messages are the models that a step begins with; other methods send them before mixing, or something else
+SENDING_MODELS = (fs.GUT, fs.GradientTracking, fs.MomentumTracking)
 ASCENTS = {"full": SAM, "looksam": LookSAM, "momentum": MomentumSAM, "esam": ESAM}
 
 
@@ -47,6 +49,12 @@ def takes(text: str, option: str) -> bool:
     """Whether an algorithm has use for an option: of those that only some take, what its constructor names."""
     option = SCHEDULED.get(option, option)
     return option not in PARTICULAR or option in find(text).names()
+
+
+def takes_cross_features(text: str) -> bool:
+    """Whether each agent of an algorithm takes gradients of its own loss alone, and has neighbors."""
+    arguments = find(text).names()
+    return "topology" in arguments and "cross_gradients" not in arguments
 
 
 def build(

@@ -10,9 +10,11 @@ from torch.nn import functional as F
 from fastsaddle.sim import initial_models, methods, schedule
 from fastsaddle.sim.agent_data import AgentData
 from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.cross_features import CrossFeatures
 from fastsaddle.sim.devices import find_device
 from fastsaddle.sim.engine import GradientEngine
 from fastsaddle.sim.evaluation import Evaluation, evaluate
+from fastsaddle.sim.sharp_samples import SharpSamples, is_wanted
 from fastsaddle.topology import parse
 
 # multiplications of a forward pass
@@ -38,7 +40,7 @@ class Simulation:
         self.schedule = schedule.parse(config.schedule, self.steps, config.lr_decay, config.warmup)
         self.stack = initial_models.build_stack(config, self.dataset, self.device)
         groups = initial_models.decay_groups(self.stack, config.weight_decay, config.norm_decay)
-        options = _options(config, self.topology, self.steps)
+        options = optimizer_options(config, self.topology, self.steps)
         self.optimizer = methods.build(config.algorithm, groups, **options)
         self._strengths = {
             name: (getattr(config, name), getattr(config, option))
@@ -48,7 +50,10 @@ class Simulation:
         # what the constructor made of it: an algorithm may scale its rate
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.engine = GradientEngine(self.stack, F.cross_entropy, config.engine, config.chunk)
-        self.evaluations = 0
+        self.cross = self._cross_features(config)
+        self.sharp = self._sharp_samples()
+        # samples that gradients were taken of, by all agents
+        self._samples, self._batch = 0, config.batch_size
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.is_compressed = bool(self.optimizer.communicator.state_names)
         # of what was to be sent, and of what compression lost: sums over steps of norms, RMS over agents
@@ -63,15 +68,45 @@ class Simulation:
             for name, (value, kind) in self._strengths.items():
                 group[name] = value * schedule.strength(kind, step, self.steps)
 
-        def closure() -> Tensor:
-            self.evaluations += self.stack.agents
-            return self.engine.gradients(inputs, labels).mean()
-
-        loss = self.optimizer.step(closure)
+        targets = labels if self.cross is None else self.cross.targets(inputs, labels)
+        loss = self.optimizer.step(lambda: self._gradients(inputs, targets).mean())
+        if self.cross is not None:
+            self.optimizer.bytes_sent += self.cross.nbytes
         self.loss_sum += loss
         if self.is_compressed:
             self.norm_sums += self.optimizer.squares.mean(0).sqrt()
         return loss
+
+    def _gradients(self, inputs: Tensor, targets: Any) -> Tensor:
+        """Leave every agent's gradient in the stack, counted; the losses `[agents]`."""
+        if self.sharp is None:
+            of = self.engine if self.cross is None else self.cross
+            losses, samples = of.gradients(inputs, targets), self._batch
+        else:
+            losses, samples = self.sharp.gradients(inputs, targets)
+        self._samples += self.stack.agents * samples
+        return losses
+
+    @property
+    def evaluations(self) -> int | float:
+        """Gradients taken by all agents; one of a part of the batch counts as that part of one."""
+        whole, rest = divmod(self._samples, self._batch)
+        return whole + rest / self._batch if rest else whole
+
+    def _cross_features(self, config: TrainConfig) -> CrossFeatures | None:
+        weights = config.ccl_model, config.ccl_data
+        if not any(weights):
+            return None
+        sent = isinstance(self.optimizer, methods.SENDING_MODELS)
+        classes = len(self.dataset.classes)
+        return CrossFeatures(self.engine, self.topology, classes, *weights, models_are_sent=sent)
+
+    def _sharp_samples(self) -> SharpSamples | None:
+        if not is_wanted(self.optimizer):
+            return None
+        if self.cross is None:
+            return SharpSamples(self.engine, self.optimizer)
+        return SharpSamples(self.engine, self.optimizer, self.cross.losses, self.cross.layer)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -124,7 +159,9 @@ class Simulation:
 
     def counters(self) -> dict[str, int]:
         """Whole numbers that a checkpoint holds beside the tensors."""
-        return {"bytes_sent": self.optimizer.bytes_sent, "evaluations": self.evaluations}
+        whole, rest = divmod(self._samples, self._batch)
+        further = {"samples": rest} if rest else {}
+        return {"bytes_sent": self.optimizer.bytes_sent, "evaluations": whole, **further}
 
     @torch.no_grad()
     def restore(self, saved: dict[str, Tensor], counters: dict[str, int]) -> None:
@@ -139,10 +176,10 @@ class Simulation:
         if self.optimizer.remembered:
             self._remember(saved["optimizer.remembered"])
         self.optimizer.bytes_sent = counters["bytes_sent"]
-        self.evaluations = counters["evaluations"]
+        self._samples = counters["evaluations"] * self._batch + counters.get("samples", 0)
 
 
-def _options(config: TrainConfig, topology: Any, steps: int) -> dict[str, Any]:
+def optimizer_options(config: TrainConfig, topology: Any, steps: int) -> dict[str, Any]:
     """The options that an optimizer's constructor may name."""
     names = ("agents", "lr", "weight_decay", "seed", *methods.PARTICULAR)
     options = {name: getattr(config, name) for name in names}

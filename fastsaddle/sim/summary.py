@@ -93,7 +93,10 @@ def summarize(job: Job, steps_per_second: float, console: Console) -> None:
         ("sent per agent", f"{sent / job.config.agents:.2f} MB"),
         ("sent in total", f"{sent:.2f} MB"),
         ("speed", f"{steps_per_second:.4g} steps/s"),
-        ("gradient evaluations per agent", f"{row['gradient_evaluations'] // job.config.agents:,}"),
+        (
+            "gradient evaluations per agent",
+            f"{row['gradient_evaluations'] / job.config.agents:,.10g}",
+        ),
         ("engine", job.config.engine),
         ("backend", " and ".join(backends)),
     ):
