@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastsaddle.sim import checkpoint
+from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run_dir import RunDirectory, check_new
 
 
@@ -107,6 +109,16 @@ def test_rows_after_a_step_and_torn_lines_are_dropped(tmp_path: Path) -> None:
     run.append({"step": 20, "loss": 0.5})
     lines = metrics.read_text().splitlines()
     assert [json.loads(line) for line in lines] == [*rows[:2], {"step": 20, "loss": 0.5}]
+
+
+def test_options_of_an_older_version_are_read(tmp_path: Path) -> None:
+    written = {**TrainConfig(steps=7, lr=0.3, threads=1, eval_every=2).plain(), "engine": "vmap"}
+    older = {name: value for name, value in written.items() if name not in ("sam", "ccl_model")}
+    run = RunDirectory.create(tmp_path / "older", older)
+    assert run.options == replace(TrainConfig(**written), data_dir=None)
+    broken = {name: value for name, value in written.items() if name not in ("lr", "steps")}
+    with pytest.raises(ValueError, match=r"config\.json lacks steps, lr"):
+        _ = RunDirectory.create(tmp_path / "broken", broken).options
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -15,6 +15,12 @@ import numpy as np
 from fastsaddle.sim.checkpoint import sync, write_synced
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
 
+# what every version has written to config.json
+ALWAYS_STORED = (
+    *("algorithm", "dataset", "data_dir", "model", "agents", "topology", "partition", "alpha"),
+    *("steps", "batch_size", "lr", "seed", "device", "engine", "threads", "eval_every"),
+)
+
 
 class RunInUseError(ValueError):
     """Another process writes in this run's directory."""
@@ -48,13 +54,16 @@ class RunDirectory:
 
     @property
     def options(self) -> TrainConfig:
-        """The run's options. ValueError when config.json does not hold all of them."""
-        names = [field.name for field in fields(TrainConfig) if field.name not in NOT_STORED]
-        missing = [name for name in names if name not in self.config]
+        """The run's options; one that came with a later version has its default, which is what was done before.
+
+        ValueError when config.json lacks what every version wrote.
+        """
+        missing = [name for name in ALWAYS_STORED if name not in self.config]
         if missing:
             raise ValueError(f"{self.path / 'config.json'} lacks {', '.join(missing)}")
-        data_dir = self.config["data_dir"]
-        values = {name: self.config[name] for name in names}
+        names = [field.name for field in fields(TrainConfig) if field.name not in NOT_STORED]
+        values = {name: self.config[name] for name in names if name in self.config}
+        data_dir = values["data_dir"]
         values["data_dir"] = None if data_dir is None else Path(data_dir)
         options = TrainConfig(**values)
         options.check()

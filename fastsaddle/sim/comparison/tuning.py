@@ -26,7 +26,8 @@ class Chosen:
     def note(self) -> str:
         """One line for people."""
         where = ", ".join(f"{n} {v}" for n, v in self.when.items()) or "all runs"
-        what = ", ".join(f"{n} {v}" for n, v in self.values.items()) or "nothing to choose"
+        named = {n: v for n, v in self.values.items() if v is not None}
+        what = ", ".join(f"{n} {v}" for n, v in named.items()) or "nothing to choose"
         seen = (
             "all diverged" if self.accuracy is None else f"{self.accuracy:.2%} on validation data"
         )
