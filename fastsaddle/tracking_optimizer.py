@@ -19,8 +19,8 @@ class Rows:
 
     Attributes:
         x: the models, to be overwritten.
-        g: the gradients, signed for descent, with weight decay; zero for agents whose gradient is not finite. The
-            box may keep it.
+        g: the gradients, signed for descent, with weight decay; zero for agents whose gradient is not finite. To be
+            read only.
         states: the method's buffers by name, to be overwritten.
         lr, beta: float32, 0-d or `[agents]`.
         group: the parameter group, for options of the method's own.
@@ -109,12 +109,16 @@ class TrackingOptimizer(DecentralizedOptimizer):
     def _rows(self, index: int, norm: torch.Tensor) -> Rows:
         group, columns = self.param_groups[index], self._columns(index)
         g = self.rows.g[:, columns]
-        g = (-g if group["maximize"] else g) + column(
-            self._scalar(index, "weight_decay")
-        ) * self._evaluated[:, columns]
+        g = -g if group["maximize"] else g
+        decay = group["weight_decay"]
+        if isinstance(decay, torch.Tensor) or decay != 0:
+            g = g + column(self._scalar(index, "weight_decay")) * self._evaluated[:, columns]
+        # on a CPU a gradient that is not finite has been refused already, unless it is to be skipped
+        if self.nonfinite == "skip" or g.device.type != "cpu":
+            g = torch.where(norm.isfinite()[:, None], g, 0.0)
         return Rows(
             x=self.rows.x[:, columns],
-            g=torch.where(norm.isfinite()[:, None], g, 0.0),
+            g=g,
             states={name: rows[:, columns] for name, rows in self.flat_state.items()},
             lr=self._scalar(index, "lr"),
             beta=self._scalar(index, "momentum"),

@@ -98,5 +98,5 @@ class D2(TrackingOptimizer):
     def box(self, rows: Rows) -> None:
         c = rows.states["correction"]
         h = rows.descended(rows.x, rows.g)
-        c.copy_(c + rows.communicator.differences(h + c))
-        rows.x.copy_(h + c)
+        c.add_(rows.communicator.differences(h + c))
+        torch.add(h, c, out=rows.x)

@@ -60,6 +60,6 @@ class GradientTracking(TrackingOptimizer):
 
     def box(self, rows: Rows) -> None:
         y, before = rows.states["tracked"], rows.states["gradient"]
-        y.copy_(rows.mixed(y) + rows.g - before)
+        y.copy_(rows.mixed(y).add_(rows.g).sub_(before))
         before.copy_(rows.g)
         rows.x.copy_(rows.descended(rows.mixed(rows.x), y))

@@ -58,6 +58,8 @@ class MomentumTracking(TrackingOptimizer):
 
     def box(self, rows: Rows) -> None:
         u, c = rows.states["momentum_buffer"], rows.states["correction"]
-        u.copy_(column(rows.beta) * u + rows.g)
-        rows.x.copy_(rows.mixed(rows.x) - column(rows.lr) * (u - c))
-        c.copy_(rows.mixed(c - u) + u)
+        u.mul_(column(rows.beta)).add_(rows.g)
+        c.sub_(u)
+        # c holds c - u now, which is what the neighbors get
+        rows.x.copy_(rows.mixed(rows.x).add_(column(rows.lr) * c))
+        c.copy_(rows.mixed(c).add_(u))

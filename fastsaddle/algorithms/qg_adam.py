@@ -96,16 +96,15 @@ class QGAdam(TrackingOptimizer):
         (beta1, beta2), g = rows.group["betas"], rows.g
         first, second = (rows.states[name] for name in self.state_names)
         t = (self.rounds + 1).double()
-        v = beta2 * second + (1 - beta2) * (g * g)
+        v = (g * g).mul_(1 - beta2).add_(beta2 * second)
         if self.quasi_global == "second":
-            first.copy_(beta1 * first + (1 - beta1) * g)
-            m = first
+            m = first.copy_((beta1 * first).add_((1 - beta1) * g))
         else:
-            m = beta1 * first + g
+            m = (beta1 * first).add_(g)
         scale = (1 - beta2**t).sqrt().float().expand(v.shape)
-        direction = m / (v.sqrt() / scale + rows.group["eps"])
+        direction = m / v.sqrt_().div_(scale).add_(rows.group["eps"])
         rate = column(rows.lr) / (1 - beta1**t).float().reshape(-1, 1)
-        rows.x.copy_(rows.mixed(rows.x - rate * direction))
+        rows.x.copy_(rows.mixed(rows.x - direction.mul_(rate)))
 
     def _absorb(self, rows: Rows, moved: torch.Tensor) -> None:
         """Take the normalized displacement into the quasi-global moments."""
