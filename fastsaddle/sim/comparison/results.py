@@ -162,14 +162,14 @@ def telling(values: list[dict[str, Any]], names: list[str], tuned: Iterable[str]
     """A few of the options `names` that tell all `values` apart.
 
     What is not needed goes: tuned options first, then numbers, which an algorithm often brings with it, then words;
-    later ones before earlier ones.
+    later ones before earlier ones. The algorithm stays wherever it is offered.
     """
 
     def rank(name: str) -> int:
         is_word = any(isinstance(v[name], str) for v in values)
         return 0 if name in tuned else 2 if is_word else 1
 
-    for name in sorted(reversed(names), key=rank):
+    for name in sorted((n for n in reversed(names) if n != "algorithm"), key=rank):
         rest = [n for n in names if n != name]
         if len({repr([v[n] for n in rest]) for v in values}) == len(values):
             names = rest
