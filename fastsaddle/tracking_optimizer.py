@@ -1,16 +1,19 @@
 """Base of methods that are written as a few lines over whole rows, the way their papers do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 
 from fastsaddle.comm.base import Communicator
+from fastsaddle.kernels._rows import ALIGNMENT
 from fastsaddle.kernels.local_step import local_step
 from fastsaddle.optimizer import DecentralizedOptimizer
 
 MOMENTUM = "momentum_buffer"
+# bytes of one row buffer that a box works on at once on a CPU: its passing buffers then stay in the caches
+PIECE = 2**19
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Rows:
         g: the gradients, signed for descent, with weight decay; zero for agents whose gradient is not finite. To be
             read only.
         states: the method's buffers by name, to be overwritten.
-        lr, beta: float32, 0-d or `[agents]`.
+        lr, beta, weight_decay: float32, 0-d or `[agents]`.
         group: the parameter group, for options of the method's own.
         columns: where it lies in a row.
         communicator: how rows travel.
@@ -33,6 +36,7 @@ class Rows:
     states: Mapping[str, torch.Tensor]
     lr: torch.Tensor
     beta: torch.Tensor
+    weight_decay: torch.Tensor
     group: dict[str, Any]
     columns: slice
     communicator: Communicator
@@ -80,18 +84,24 @@ class TrackingOptimizer(DecentralizedOptimizer):
         return self.buffers
 
     def box(self, rows: Rows) -> None:
-        """The method's step for one parameter group: overwrite `rows.x` and `rows.states`."""
+        """The method's step for some columns of a parameter group: overwrite `rows.x` and `rows.states`."""
         raise NotImplementedError
 
     def _advance(self, norm: torch.Tensor) -> None:
         # all read before the first group moves: a bad value must leave nothing half done
-        self._apply([self._rows(index, norm) for index in self._filled()])
+        self._apply([self._rows(index) for index in self._filled()], norm)
         self.bytes_sent += self._bytes()
         self.rounds.add_(1)
 
-    def _apply(self, groups: list[Rows]) -> None:
+    def _apply(self, groups: list[Rows], norm: torch.Tensor) -> None:
+        """Every group's step, piece by piece: columns have nothing to do with each other."""
         for rows in groups:
-            self.box(rows)
+            agents, columns = rows.x.shape
+            size = columns
+            if rows.x.device.type == "cpu":
+                size = max(ALIGNMENT, PIECE // (4 * agents) // ALIGNMENT * ALIGNMENT)
+            for first in range(0, columns, size):
+                self.box(self._piece(rows, slice(first, min(first + size, columns)), norm))
 
     def _bytes(self) -> int:
         return 4 * self.sent * self.communicator.messages * self.dim
@@ -106,26 +116,32 @@ class TrackingOptimizer(DecentralizedOptimizer):
         ranges = self.rows.layout.ranges[: len(self.param_groups)]
         return [index for index, (first, end) in enumerate(ranges) if end > first]
 
-    def _rows(self, index: int, norm: torch.Tensor) -> Rows:
+    def _rows(self, index: int) -> Rows:
         group, columns = self.param_groups[index], self._columns(index)
-        g = self.rows.g[:, columns]
-        g = -g if group["maximize"] else g
-        decay = group["weight_decay"]
-        if isinstance(decay, torch.Tensor) or decay != 0:
-            g = g + column(self._scalar(index, "weight_decay")) * self._evaluated[:, columns]
-        # on a CPU a gradient that is not finite has been refused already, unless it is to be skipped
-        if self.nonfinite == "skip" or g.device.type != "cpu":
-            g = torch.where(norm.isfinite()[:, None], g, 0.0)
         return Rows(
             x=self.rows.x[:, columns],
-            g=g,
+            g=self.rows.g[:, columns],
             states={name: rows[:, columns] for name, rows in self.flat_state.items()},
             lr=self._scalar(index, "lr"),
             beta=self._scalar(index, "momentum"),
+            weight_decay=self._scalar(index, "weight_decay"),
             group=group,
             columns=columns,
             communicator=self.communicator,
         )
+
+    def _piece(self, rows: Rows, part: slice, norm: torch.Tensor) -> Rows:
+        """Some columns of a group, with the gradient as the box wants it."""
+        columns = slice(rows.columns.start + part.start, rows.columns.start + part.stop)
+        g, decay = rows.g[:, part], rows.group["weight_decay"]
+        g = -g if rows.group["maximize"] else g
+        if isinstance(decay, torch.Tensor) or decay != 0:
+            g = g + column(rows.weight_decay) * self._evaluated[:, columns]
+        # on a CPU a gradient that is not finite has been refused already, unless it is to be skipped
+        if self.nonfinite == "skip" or g.device.type != "cpu":
+            g = torch.where(norm.isfinite()[:, None], g, 0.0)
+        states = {name: state[:, part] for name, state in rows.states.items()}
+        return replace(rows, x=rows.x[:, part], g=g, states=states, columns=columns)
 
 
 def column(scalar: torch.Tensor) -> torch.Tensor:

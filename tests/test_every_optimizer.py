@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import fastsaddle as fs
+from fastsaddle import tracking_optimizer
 from fastsaddle.optimizer import DecentralizedOptimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -120,6 +121,19 @@ def test_backends_agree(name: str, seed: int) -> None:
             else:
                 assert torch.equal(a, b)
     assert not torch.equal(parameters(reference)[0], parameters(make(name, seed))[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in METHODS if issubclass(METHODS[name], tracking_optimizer.TrackingOptimizer)],
+)
+def test_pieces_make_the_same_whole(name: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = make(name, seed), make(name, seed)
+    step(whole, 5)
+    # 32 columns of four agents: several pieces a group
+    monkeypatch.setattr(tracking_optimizer, "PIECE", 4 * 4 * 32)
+    step(cut, 5)
+    assert equal(whole, cut)
 
 
 @each

@@ -98,11 +98,11 @@ class GUT(TrackingOptimizer):
             self._advance(self._check_gradients())
         return loss
 
-    def _rows(self, index: int, norm: torch.Tensor) -> Rows:
+    def _rows(self, index: int) -> Rows:
         lr = self.param_groups[index]["lr"]
         if torch.as_tensor(lr).numel() > 1:
             raise ValueError(f"GUT needs one lr for all agents, got {tuple(lr.shape)} of them")
-        return super()._rows(index, norm)
+        return super()._rows(index)
 
     @property
     def _evaluated(self) -> torch.Tensor:
@@ -126,5 +126,10 @@ class GUT(TrackingOptimizer):
         previous_mixed.copy_(mixed)
         update.copy_(d)
         x.copy_(rows.descended(x, y))
-        lr = group["lr"]
-        group["previous_lr"] = lr.clone() if isinstance(lr, torch.Tensor) else lr
+
+    def _apply(self, groups: list[Rows], norm: torch.Tensor) -> None:
+        super()._apply(groups, norm)
+        for rows in groups:
+            lr = rows.group["lr"]
+            if bool(rows.lr > 0):
+                rows.group["previous_lr"] = lr.clone() if isinstance(lr, torch.Tensor) else lr

@@ -82,9 +82,9 @@ class QGAdam(TrackingOptimizer):
     def state_names(self) -> tuple[str, ...]:
         return ("exp_avg" if self.quasi_global == "second" else "quasi_global", "quasi_global_sq")
 
-    def _apply(self, groups: list[Rows]) -> None:
+    def _apply(self, groups: list[Rows], norm: torch.Tensor) -> None:
         before = self.rows.x.clone()
-        super()._apply(groups)
+        super()._apply(groups, norm)
         columns = self._first_columns(len(self.param_groups))
         moved = before[:, columns] - self.rows.x[:, columns]
         # one norm over all groups, which lie side by side from the first column on
