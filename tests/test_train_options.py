@@ -107,3 +107,17 @@ def test_unreadable_options_are_refused(
         main(["train", *options.split()])
     assert stopped.value.code == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_local_optimizers_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch, fastsaddle as fs\n\n\nclass Mine(fs.LocalSGD):\n"
+        "    def __init__(self, params, lr, agents):\n"
+        "        super().__init__(params, lr, agents=agents, local=torch.optim.AdamW)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--algorithm", "mine.py:Mine"]) == 2
+    assert "makes local optimizers (local=), whose state no checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

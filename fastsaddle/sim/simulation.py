@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastsaddle.averaging_optimizer import AveragingOptimizer
 from fastsaddle.sim import initial_models, methods, schedule
 from fastsaddle.sim.agent_data import AgentData
 from fastsaddle.sim.config import TrainConfig
@@ -42,6 +43,11 @@ class Simulation:
         groups = initial_models.decay_groups(self.stack, config.weight_decay, config.norm_decay)
         options = optimizer_options(config, self.topology, self.steps)
         self.optimizer = methods.build(config.algorithm, groups, **options)
+        if isinstance(self.optimizer, AveragingOptimizer) and self.optimizer.locals is not None:
+            raise ValueError(
+                f"--algorithm {config.algorithm} makes local optimizers (local=), whose state no checkpoint "
+                "of a run holds: use it as a torch optimizer"
+            )
         self._strengths = {
             name: (getattr(config, name), getattr(config, option))
             for option, name in methods.SCHEDULED.items()
