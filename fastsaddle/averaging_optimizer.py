@@ -64,7 +64,11 @@ class AveragingOptimizer(DecentralizedOptimizer):
         self._held: list[dict[str, Any]] | None = None
         super().__init__(
             params,
-            {**defaults, "steps_done": 0, "next_synchronization": None},
+            {
+                **defaults,
+                "steps_done": 0,
+                "next_synchronization": period.first if isinstance(period, QSR) else period,
+            },
             topology=None,
             consensus_step=1.0,
             nonfinite=nonfinite,
@@ -113,20 +117,12 @@ class AveragingOptimizer(DecentralizedOptimizer):
             self.rounds.add_(1)
         first = self.param_groups[0]
         done = first["steps_done"] + 1
-        due = (
-            self._first_period
-            if first["next_synchronization"] is None
-            else first["next_synchronization"]
-        )
+        due = first["next_synchronization"]
         if done >= due:
             self.synchronize()
             due = done + self._next_period(done)
         for group in self.param_groups:
             group.update(steps_done=done, next_synchronization=due)
-
-    @property
-    def _first_period(self) -> int:
-        return self.period.first if isinstance(self.period, QSR) else self.period
 
     def _next_period(self, done: int) -> int:
         if isinstance(self.period, QSR):
@@ -151,6 +147,7 @@ class AveragingOptimizer(DecentralizedOptimizer):
 
     def _meet(self, x: torch.Tensor, mean: torch.Tensor, squared_distance: torch.Tensor) -> None:
         """Move x `[agents, columns]`, given its mean `[columns]` and distances to it `[agents]` float64."""
+        # every method has its own
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:

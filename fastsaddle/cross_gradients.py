@@ -5,12 +5,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from fastsaddle.comm.base import Exchange, MixingLists
+from fastsaddle.comm.base import Exchange, MixingLists, local_models
 from fastsaddle.comm.choco import CompressedGossip
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.gradient_lists import gradient_sources
 from fastsaddle.kernels._op import use_backend
-from fastsaddle.kernels.local_step import local_step
 from fastsaddle.kernels.mix_update import mix_update
 from fastsaddle.kernels.weighted_sum import weighted_sum
 from fastsaddle.optimizer import GROUP_STRIDE, DecentralizedOptimizer
@@ -131,12 +130,11 @@ class CrossGradients(DecentralizedOptimizer):
     ) -> Any:
         """All slots' gradients into their buffer; agents whose gradient is not finite have NaN there."""
         columns = self._first_columns(len(self.param_groups))
-        neighbors = self._lists.on(own.device)[0]
         first = mixed if self.mixed_self_gradient else own
         loss = None
         try:
             for slot in range(self.evaluations):
-                whose = torch.where(neighbors[:, slot] < 0, neighbors[:, 0], neighbors[:, slot])
+                whose = self._lists.whose(slot, own.device)
                 model = first if slot == 0 else known.index_select(0, whose)
                 self.rows.x[:, columns].copy_(model[:, columns])
                 self.rows.second_pass = slot > 0
@@ -158,7 +156,8 @@ class CrossGradients(DecentralizedOptimizer):
         return loss, self._check_gradients()
 
     def _commit(self, own: torch.Tensor, mixed: torch.Tensor, rounds: Rounds) -> None:
-        steps = [self._local_step(index, None, own) for index in range(len(self.param_groups))]
+        # all read before the first group moves; the norms of the sums are not known yet
+        steps = [self._local_step(index, None, None) for index in range(len(self.param_groups))]
         columns = self._first_columns(len(steps))
         g = self.rows.g[:, columns]
         nbytes = sum(count for _, count in rounds) + self._send_gradients()
@@ -166,8 +165,6 @@ class CrossGradients(DecentralizedOptimizer):
         weighted_sum(self._gradients[:, columns], g, self._sources, weights)
         norm = row_norms(g)
         start = mixed if self.mixed_self_gradient else own
-        # the slots are free again: the first holds the models after the local step
-        h = self._gradients[: self.agents]
         for index, step in enumerate(steps):
             part = self._columns(index)
             if part.stop == part.start:
@@ -175,15 +172,12 @@ class CrossGradients(DecentralizedOptimizer):
             G = -step.g if step.maximize else step.g
             G = G + column(step.weight_decay) * start[:, part]
             zero = torch.zeros_like(step.lr)
-            local_step(
-                mixed[:, part], None, G, step.momentum, h[:, part], step.lr, zero, step.beta,
-                norm, step.kind, step.nesterov, False,
-            )  # fmt: skip
+            step = replace(step, g=G, weight_decay=zero, norm=norm, maximize=False)
+            h = local_models(mixed[:, part], step)
             momentum = step.momentum if step.kind == 2 else None
             itself = self._lists.itself(own.device)
-            mix_update(
-                self.rows.x[:, part], own[:, part], h[:, part], momentum, *itself, step.lr, step.mu, norm
-            )  # fmt: skip
+            x = self.rows.x[:, part]
+            mix_update(x, own[:, part], h, momentum, *itself, step.lr, step.mu, norm)
         self._take(rounds)
         self.bytes_sent += nbytes
         self.rounds.add_(1)

@@ -88,7 +88,9 @@ class DecentralizedOptimizer(StackedOptimizer):
                 self.bytes_sent += self.communicator.gossip_step_(x, step, exchange)
         self.rounds.add_(1)
 
-    def _local_step(self, index: int, saved: torch.Tensor | None, norm: torch.Tensor) -> LocalStep:
+    def _local_step(
+        self, index: int, saved: torch.Tensor | None, norm: torch.Tensor | None
+    ) -> LocalStep:
         group, columns = self.param_groups[index], self._columns(index)
         momentum = self.flat_state.get(self.state_name or "")
         mu = "momentum" if group.get("qg_momentum") is None else "qg_momentum"

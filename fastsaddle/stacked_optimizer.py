@@ -24,7 +24,7 @@ class StackedOptimizer(torch.optim.Optimizer):
     """Base of all methods: every agent's parameters, gradients and state are one row of a flat buffer.
 
     Subclasses say how agents are connected (`_connect`), name the buffers that they keep (`state_names`) and the
-    numbers that parameter groups remember from step to step (`remembered`), and write `step`.
+    numbers that parameter groups remember from step to step (`remembered`), and write `_advance`.
 
     Attributes:
         agents: how many; 1 for ordinary parameters.
@@ -75,11 +75,13 @@ class StackedOptimizer(torch.optim.Optimizer):
 
     def _connect(self, **connection: Any) -> tuple[int, bool]:
         """Take the arguments that say who talks to whom. Returns the agents, and whether parameters are stacked."""
+        # a graph and an average of all have nothing in common
         raise NotImplementedError
 
     @property
     def state_names(self) -> tuple[str, ...]:
         """Names of the buffers `[agents, stride]` that are kept between steps."""
+        # every family keeps others
         raise NotImplementedError
 
     @property
@@ -234,6 +236,7 @@ class StackedOptimizer(torch.optim.Optimizer):
 
     def _advance(self, norm: torch.Tensor) -> None:
         """Everything after the gradients, whose norms are `norm` `[agents]`."""
+        # the families' methods begin here
         raise NotImplementedError
 
     def zero_grad(self, set_to_none: bool = True) -> None:

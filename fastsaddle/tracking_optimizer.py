@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from fastsaddle.comm.base import Communicator
+from fastsaddle.comm.base import Communicator, LocalStep, local_models
 from fastsaddle.kernels._rows import ALIGNMENT
-from fastsaddle.kernels.local_step import local_step
 from fastsaddle.optimizer import DecentralizedOptimizer
 
 MOMENTUM = "momentum_buffer"
@@ -47,25 +46,21 @@ class Rows:
 
     def descended(self, start: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
         """start - lr sgd(direction), new; moves the momentum buffer where the method has one."""
-        h, zero = torch.empty_like(start), torch.zeros_like(self.lr)
-        momentum = self.states.get(MOMENTUM)
-        kind = 0 if momentum is None else 1
-        nesterov = kind == 1 and bool(self.group.get("nesterov", False))
-        local_step(
-            start,
-            None,
-            direction,
-            momentum,
-            h,
-            self.lr,
-            zero,
-            self.beta,
-            None,
-            kind,
-            nesterov,
-            False,
+        zero, momentum = torch.zeros_like(self.lr), self.states.get(MOMENTUM)
+        step = LocalStep(
+            saved=None,
+            g=direction,
+            momentum=momentum,
+            lr=self.lr,
+            weight_decay=zero,
+            beta=self.beta,
+            mu=zero,
+            norm=None,
+            kind=0 if momentum is None else 1,
+            nesterov=bool(self.group.get("nesterov", False)),
+            maximize=False,
         )
-        return h
+        return local_models(start, step)
 
 
 class TrackingOptimizer(DecentralizedOptimizer):
@@ -85,12 +80,13 @@ class TrackingOptimizer(DecentralizedOptimizer):
 
     def box(self, rows: Rows) -> None:
         """The method's step for some columns of a parameter group: overwrite `rows.x` and `rows.states`."""
+        # every method has its own
         raise NotImplementedError
 
     def _advance(self, norm: torch.Tensor) -> None:
         # all read before the first group moves: a bad value must leave nothing half done
         self._apply([self._rows(index) for index in self._filled()], norm)
-        self.bytes_sent += self._bytes()
+        self.bytes_sent += 4 * self.sent * self.communicator.messages * self.dim
         self.rounds.add_(1)
 
     def _apply(self, groups: list[Rows], norm: torch.Tensor) -> None:
@@ -102,9 +98,6 @@ class TrackingOptimizer(DecentralizedOptimizer):
                 size = max(ALIGNMENT, PIECE // (4 * agents) // ALIGNMENT * ALIGNMENT)
             for first in range(0, columns, size):
                 self.box(self._piece(rows, slice(first, min(first + size, columns)), norm))
-
-    def _bytes(self) -> int:
-        return 4 * self.sent * self.communicator.messages * self.dim
 
     @property
     def _evaluated(self) -> torch.Tensor:

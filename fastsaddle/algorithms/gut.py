@@ -115,7 +115,7 @@ class GUT(TrackingOptimizer):
         before, beta = group["previous_lr"], group["momentum"]
         rate = torch.as_tensor(group["lr"] if before is None else before).to(x).expand_as(x)
         previous, previous_mixed, update = (rows.states[name] for name in self.buffers[:3])
-        mixed = rows.mixed(x)
+        mixed = self._mixed[:, rows.columns]
         d = rows.g - (mixed - x) / rate
         y = d
         if before is not None:

@@ -142,14 +142,19 @@ class MixingLists:
             self._neighbors, self._weights = self._neighbors.to(device), self._weights.to(device)
         return self._neighbors, self._weights
 
+    def whose(self, slot: int, device: torch.device) -> torch.Tensor:
+        """Int64 `[agents]`: who stands at `slot` of each agent's list; itself where the list has ended."""
+        neighbors = self.on(device)[0].long()
+        return torch.where(neighbors[:, slot] < 0, neighbors[:, 0], neighbors[:, slot])
+
     def differences(self, x: torch.Tensor) -> torch.Tensor:
         """sum_j M_ij (x_j - x_i) `[agents, columns]`, summed in the lists' order, M being W with gamma folded in."""
-        neighbors, weights = self.on(x.device)
+        _, weights = self.on(x.device)
         moved = torch.zeros_like(x)
-        for k in range(1, self.width):
-            # a list that has ended names the agent itself, with weight zero
-            whose = torch.where(neighbors[:, k] < 0, neighbors[:, 0], neighbors[:, k])
-            moved.add_(weights[:, k, None] * (x.index_select(0, whose) - x))
+        for slot in range(1, self.width):
+            # the weight is zero where a list has ended
+            others = x.index_select(0, self.whose(slot, x.device))
+            moved.add_(weights[:, slot, None] * (others - x))
         return moved
 
     def itself(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

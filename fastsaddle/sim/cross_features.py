@@ -63,7 +63,8 @@ class CrossFeatures:
         linear = template.get_submodule(self.layer)
         assert isinstance(linear, nn.Linear)
         self.features = linear.in_features
-        self._neighbors = MixingLists(topology).on(engine.stack.device)[0].long()
+        self._lists = MixingLists(topology)
+        self._neighbors = self._lists.on(engine.stack.device)[0].long()
         self._sources = gradient_sources(self._neighbors, by_neighbors=True).long()
         floats = 0 if models_are_sent else engine.stack.layout.dim
         if data_weight:
@@ -111,8 +112,7 @@ class CrossFeatures:
 
     def _features(self, inputs: Tensor, slot: int) -> Tensor:
         """Of every agent's samples in the model of the agent at `slot` of its list, itself where there is none."""
-        listed = self._neighbors[:, slot]
-        whose = torch.where(listed < 0, self._neighbors[:, 0], listed)
+        whose = self._lists.whose(slot, inputs.device)
         _, phi = self.engine.outputs(inputs, whose, self.layer)
         if phi.shape != (*inputs.shape[:2], self.features):
             raise ValueError(

@@ -176,9 +176,6 @@ class GradientEngine:
         loss: Loss,
         features: str | None,
     ) -> Any:
-        for name, p in self.stack.named_parameters():
-            if not p.requires_grad:
-                dict(self.stack.named_gradients())[name][part].zero_()
         outputs = chain.outputs(part, inputs[part], features)
         mine = tree_map(lambda t: t[part], targets)
         if loss is F.cross_entropy and outputs.dim() == 3:

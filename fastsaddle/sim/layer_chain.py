@@ -65,10 +65,14 @@ class LayerChain:
     def outputs(self, part: slice, inputs: Tensor, features: str | None = None) -> Any:
         """Outputs of the agents of `part`; with `features`, the name of a layer, (outputs, that layer's input).
 
-        Their backward pass overwrites the linear layers' gradients in the stack's buffer.
+        Their backward pass overwrites the linear layers' gradients in the stack's buffer; those of parameters that
+        want none are zeroed now.
         """
         parameters = dict(self.stack.named_parameters())
         gradients = dict(self.stack.named_gradients())
+        for name, view in gradients.items():
+            if not parameters[name].requires_grad:
+                view[part].zero_()
         found, h = None, inputs
         for name, layer in self.layers.items():
             found = h if name == features else found
