@@ -7,7 +7,6 @@ import torch
 
 from fastsaddle.ascent import ESAM, SAM, LookSAM, MomentumSAM
 from fastsaddle.kernels._op import use_backend
-from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.kernels.sam_perturb import sam_perturb
 from fastsaddle.optimizer import DecentralizedOptimizer
 from fastsaddle.wire import row_norms
@@ -115,10 +114,7 @@ class PerturbingOptimizer(DecentralizedOptimizer):
     def _norm_of(self, rows: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
         """Norms `[agents]` of rows of all groups, scaled elementwise as asked."""
         columns = self._first_columns(len(self.param_groups))
-        norm = torch.empty(self.agents, dtype=torch.float32, device=rows.device)
-        scale = None if scale is None else scale[:, columns]
-        agent_norm(rows[:, columns], scale, None, norm, torch.zeros_like(self.skipped))
-        return norm
+        return row_norms(rows[:, columns], None if scale is None else scale[:, columns])
 
     def _masked(self, chance: float) -> torch.Tensor:
         """Gradients with whole tensors left out, drawn by seed and step."""

@@ -101,10 +101,13 @@ def refuse_other_shape(name: str, rows: torch.Tensor, shape: tuple[int, ...]) ->
         )
 
 
-def row_norms(rows: torch.Tensor) -> torch.Tensor:
-    """Euclidean norms `[agents]` of rows as rooms take them; not finite where an element is not, or on overflow."""
+def row_norms(rows: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+    """Euclidean norms `[agents]` of rows as rooms take them; not finite where an element is not, or on overflow.
+
+    With `scale`, rows like them, the norms are those of |scale| rows.
+    """
     norm = torch.empty(rows.shape[0], dtype=torch.float32, device=rows.device)
-    agent_norm(rows, None, None, norm, torch.zeros_like(norm, dtype=torch.int32))
+    agent_norm(rows, scale, None, norm, torch.zeros_like(norm, dtype=torch.int32))
     return norm
 
 
