@@ -110,6 +110,9 @@ def passes(report: Report) -> float:
     if report["kernel"] == "choco_step_kernel":
         # public copies, and before the mixing all that the local step reads
         from_l2 = 1 if report["mix_first"] else 3 + has_momentum(report)
+    if report["kernel"] == "gossip_step_slices_kernel":
+        # h of a slice, written and read; what quasi-global momentum reads once more
+        from_l2 = 2 + 2 * report["variant"].startswith("quasi-global")
     if report["kernel"] == "pull_push_kernel":
         # the center, which one agent reads from memory
         from_l2 = 1 - 1 / report["agents"]
@@ -131,6 +134,8 @@ def owed(report: Report) -> float | None:
         return 3 if report["mix_first"] else 4 + has_momentum(report)
     if kernel == "mix_kernel":
         return 4 + 2 * has_momentum(report)
+    if kernel == "gossip_step_slices_kernel":
+        return report["passes"]
     if kernel == "bucket_tiles_kernel":
         return 2 if report["room"] == "compress_ef" else 1
     if report["room"] in ("quantize", "compress_ef", "dequantize_add", "sign"):

@@ -1,14 +1,13 @@
 """gossip_step in Triton: one program holds a slice of all agents, so each buffer is read and written once.
 
 Neighbors are fetched from the block by a gather and summed in the list's order. Beyond FUSED_AGENTS agents a slice
-no longer fits the registers: the two halves run one after the other, with the same bits.
+no longer fits the registers: slices_triton.py passes h through L2, with the same bits.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._gossip_triton import launch_local_step, launch_mix_update
 from fastsaddle.kernels._step_triton import (
     is_finite,
     local_values,
@@ -16,6 +15,7 @@ from fastsaddle.kernels._step_triton import (
     rows_of,
 )
 from fastsaddle.kernels._triton_launch import EXACT, FUSED_AGENTS, fused_shape
+from fastsaddle.kernels.gossip_step.slices_triton import launch_slices
 
 
 @triton.jit
@@ -112,12 +112,22 @@ def launch(
     agents, columns = x.shape
     start = x if saved is None else saved
     if agents > FUSED_AGENTS:
-        h = torch.empty_like(x, memory_format=torch.contiguous_format)
-        launch_local_step(
-            start, g, momentum, h, lr, weight_decay, beta, norm, kind, nesterov, maximize
+        launch_slices(
+            x,
+            saved,
+            g,
+            momentum,
+            neighbors,
+            weights,
+            lr,
+            weight_decay,
+            beta,
+            mu,
+            norm,
+            kind,
+            nesterov,
+            maximize,
         )
-        quasi_global = momentum if kind == 2 else None
-        launch_mix_update(x, saved, h, quasi_global, neighbors, weights, lr, mu, norm)
         return
     moments = x if momentum is None else momentum
     padded, block, warps = fused_shape(agents)
