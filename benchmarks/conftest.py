@@ -18,7 +18,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def kind(config: pytest.Config) -> str:
     """cpu or cuda: what the option `--device` names, without a number."""
-    return torch.device(config.getoption("--device")).type
+    return torch.device(str(config.getoption("--device"))).type
 
 
 def scale(config: pytest.Config) -> str:
@@ -73,7 +73,7 @@ def threads(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
-    return request.config.getoption("--device")
+    return str(request.config.getoption("--device"))
 
 
 @pytest.fixture(scope="session")

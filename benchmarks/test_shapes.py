@@ -17,7 +17,7 @@ LAUNCHERS = {
 }
 SHAPES = [(columns, warps) for columns in (512, 1024, 2048, 4096) for warps in (4, 8)]
 SIZES = ((16, 2**22), (1024, 2**16))
-TINY_SIZES = ((3, 5000),)
+TINY_SIZES = ((2, 1100),)
 
 
 @pytest.mark.parametrize("size", range(len(SIZES)))
