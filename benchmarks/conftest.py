@@ -4,6 +4,7 @@ Every figure is a ratio within one run: the copy bandwidth is measured beside ea
 buffers of the same size. GPU work is synchronized inside the timed round.
 """
 
+import gc
 import signal
 import statistics
 import time
@@ -90,6 +91,7 @@ def room_on_the_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
     """Give the memory of each case back, so that the next can have it in one piece."""
     yield
     if kind(request.config) == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
@@ -165,8 +167,8 @@ class Measure:
         ratio = statistics.median(c / t for c, t in zip(copies, times, strict=True))
         self.benchmark.extra_info.update(
             bytes=int(moved),
-            gb_per_s=round(moved / median / 1e9, 3),
-            copy_gb_per_s=round(bandwidth / 1e9, 3),
+            gb_per_s=float(f"{moved / median / 1e9:.5g}"),
+            copy_gb_per_s=float(f"{bandwidth / 1e9:.5g}"),
             percent_of_copy=round(100 * ratio * moved / (2 * source.numel() * 4), 1),
             repeats=repeats,
             implementation=implementation,

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 from report_files import read, write
-from report_page import page
 from report_render import render
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
@@ -62,6 +61,9 @@ def rewritten(readme: Path, results: Path) -> str:
     Raises:
         ValueError: not one of each mark, in order.
     """
+    # needs tabulate, which a machine that only measures may lack
+    from report_page import page
+
     text = readme.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

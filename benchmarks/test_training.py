@@ -27,7 +27,7 @@ def images(gpu_or_tiny: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = np.random.default_rng(0)
     arrays = {}
     # enough for a batch of each of 1,024 agents; few to test on, which takes no part in the time
-    for part, count in (("train", 2**10 if gpu_or_tiny else 2**15), ("test", 128)):
+    for part, count in (("train", 2**10 if gpu_or_tiny else 2**15), ("test", 40)):
         arrays[f"x_{part}"] = source.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
         arrays[f"y_{part}"] = np.arange(count) % 10
     path = tmp_path_factory.mktemp("images") / "noise.npz"
