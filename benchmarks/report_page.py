@@ -40,15 +40,17 @@ def peers(results: Path) -> list[str]:
     if not path.exists():
         return ["Not measured beside peers."]
     content = json.loads(path.read_text())
-    ratios = [peers_report.ratios(content, agents, "best") for agents in content["agents"]]
+    sizes = content["agents"]
+    ratios = {agents: peers_report.ratios(content, agents, "best") for agents in sizes}
     said = []
-    for name in dict.fromkeys(name for each in ratios for name in each):
-        factors = [f"{each[name]:.1f}" if name in each else "(not measured)" for each in ratios]
-        said.append(f"{listed(factors)} times as fast as the {name}")
+    for name in dict.fromkeys(name for each in ratios.values() for name in each):
+        found = {agents: f"{each[name]:.1f}" for agents, each in ratios.items() if name in each}
+        where = "" if len(found) == len(sizes) else f" ({listed([*map(str, found)])} agents)"
+        said.append(f"{listed([*found.values()])} times as fast as the {name}{where}")
     words = (
         "Beside peers, `python benchmarks/peers.py`: agent-steps per second (784-50-10, batch 32, one thread; best "
         f"turn of one interleaved run, [details](benchmarks/{results.name}/peers.md)), with "
-        f"{listed([f'{agents:,}' for agents in content['agents']])} agents."
+        f"{listed([f'{agents:,}' for agents in sizes])} agents."
     )
     if said:
         words += f" fastsaddle is {listed(said)}."

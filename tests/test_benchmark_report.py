@@ -164,6 +164,33 @@ def test_every_table_of_a_gpu(report: ModuleType) -> None:
     assert text.count("gossip_step") == 2 and text.count("local_step") == 1
 
 
+def test_peers_are_spoken_of_where_they_were_measured(results: Path) -> None:
+    peers = importlib.import_module("report_page").peers
+    kinds = {"fastsaddle": "own", "a": "peer", "b": "peer without gossip"}
+    speeds = {("fastsaddle", 16): 800.0, ("fastsaddle", 64): 600.0, ("a", 16): 100.0}
+    content = {
+        "agents": [16, 64],
+        "engines": [{"name": name, "kind": kind} for name, kind in kinds.items()],
+        "results": [{"engine": e, "agents": n, "best": s} for (e, n), s in speeds.items()]
+        + [
+            {"engine": "b", "agents": 64, "best": 400.0},
+            {"engine": "b", "agents": 16, "best": 160.0},
+        ]
+        + [{"engine": "a", "agents": 64, "failure": "why"}],
+    }
+    (results / "peers.json").write_text(json.dumps(content))
+    words, table = peers(results)
+    assert words.endswith(
+        "with 16 and 64 agents. fastsaddle is 5.0 and 1.5 times as fast as the fastest peer and "
+        "8.0 times as fast as the fastest peer that gossips (16 agents)."
+    )
+    assert table.splitlines()[2:] == [
+        "| 16 | 800 | 100 | 160 |",
+        "| 64 | 600 | not measured | 400 |",
+    ]
+    assert "| a | b (no gossip) |" in table
+
+
 def test_nothing_measured(results: Path) -> None:
     assert importlib.import_module("report_page").page(results).split("\n\n") == [
         "Not measured on a CPU.",
