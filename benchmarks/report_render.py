@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from report_figures import figures_table
 from report_gpu_tables import launch_table, memory_table, room_tables, shape_table, training_table
 from report_tables import Row, bandwidth_table, comparison, machine, tax_tables
 
@@ -30,6 +31,7 @@ def render(report: dict[str, Any]) -> str:
     for key, table in SPECIAL.items():
         if special[key]:
             parts += table(special[key])
+    parts += figures_table([r["extra_info"] for r in rows], on_gpu(report))
     return "\n".join(parts)
 
 
