@@ -100,7 +100,7 @@ class Tape(TorchDispatchMode):
         return tensor if _memory(tensor) in self._made else Borrowed(tensor)
 
     def _save(self, given: list[Tensor]) -> None:
-        """Keep what memory from before holds: a recording changes nothing, and not every schema tells what it writes."""
+        """Keep what memory from before holds: a recording changes none, and not every schema tells what is written."""
         for t in given:
             if _memory(t) not in self._made and _memory(t) not in self._before:
                 storage = t.untyped_storage()

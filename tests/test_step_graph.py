@@ -13,45 +13,10 @@ from torch import Tensor
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.simulation import Simulation
 from fastsaddle.sim.step_graph import CaptureError, StepGraph, StepInputs
+from tests.step_cases import METHODS, STEPS, assert_same, options_of, take
 from tests.step_recorder import CpuRecorder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-STEPS = 8
-NETWORK = """
-from torch import nn
-
-
-class Net(nn.Sequential):
-    def __init__(self, shape, classes):
-        body = nn.Conv2d(shape[0], 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)
-        super().__init__(*body, nn.Flatten(), nn.LazyLinear(classes))
-        self(__import__("torch").zeros(2, *shape))
-"""
-METHODS: dict[str, dict[str, Any]] = {
-    "dsgd": {},
-    "dsgdm": {"nesterov": True},
-    "qgm": {"consensus_step": 0.9},
-    "qgadam": {"lr": 0.01},
-    "dsaddle": {},
-    "qsaddle": {"adaptive": True, "rho": 0.4},
-    "qsaddle, momentum": {"sam": "momentum", "rho": 0.5},
-    "qsaddle, 8 bits": {"compressor": "stochastic-quantizer:8"},
-    "qgm, 4 bits, running sum": {"compressor": "stochastic-quantizer:4", "running_sum": True},
-    "dsgd, sign": {
-        "compressor": "sign",
-        "gossip_order": "mix-then-compress",
-        "consensus_step": 0.4,
-    },
-    "qgm, top-k": {"compressor": "top-k:0.3", "adaptive_gossip": True, "consensus_step": 0.2},
-    "qsaddle, contrastive": {"ccl_model": 0.1},
-    "ngm": {},
-    "ngm, 8 bits": {"compressor": "stochastic-quantizer:8", "topology": "star"},
-    "nsaddle": {"cross_gradients": "model", "mixed_self_gradient": True},
-    "gradienttracking": {"momentum": 0.5},
-    "momentumtracking": {},
-    "d2": {"consensus_step": 0.8},
-    "relaysgd": {"topology": "chain"},
-}
 REFUSED = {
     "qsaddle, looksam:2": ({"sam": "looksam:2"}, "LookSAM counts on the host"),
     "dsaddle, esam": ({"sam": "esam:0.6:1"}, "ESAM draws on the host"),
@@ -64,17 +29,7 @@ REFUSED = {
 
 @pytest.fixture
 def options(tmp_path: Path, seed: int) -> dict[str, Any]:
-    """Images drawn at random, and a network with BatchNorm."""
-    random = np.random.default_rng(seed)
-    x = random.integers(0, 256, (90, 3, 9, 8), dtype=np.uint8)
-    np.savez(tmp_path / "images.npz", x=x, y=np.arange(90) % 4)
-    (tmp_path / "net.py").write_text(NETWORK)
-    return {
-        **{"dataset": "npz", "data_dir": tmp_path / "images.npz", "augment": "crop-flip"},
-        **{"agents": 5, "batch_size": 6, "steps": STEPS, "seed": seed % 1000, "device": "cpu"},
-        **{"schedule": "cosine", "warmup": 0.3, "weight_decay": 0.01, "alpha": 1.0},
-        "model": f"{tmp_path / 'net.py'}:Net",
-    }
+    return options_of(tmp_path, seed, "cpu")
 
 
 def simulation(name: str, options: dict[str, Any], **more: Any) -> Simulation:
@@ -89,20 +44,6 @@ def graphed(name: str, options: dict[str, Any], **more: Any) -> tuple[Simulation
     made, recorder = simulation(name, options, **more), CpuRecorder()
     made.graph = StepGraph(made, recorder)
     return made, recorder
-
-
-def take(made: Simulation, first: int, end: int) -> list[Tensor]:
-    return [made.step(step) for step in range(first, end)]
-
-
-def assert_same(a: Simulation, b: Simulation) -> None:
-    ours, theirs = a.tensors(), b.tensors()
-    assert ours.keys() == theirs.keys()
-    ours |= {n: getattr(a.optimizer, n) for n in ("rounds", "squares", "skipped")}
-    theirs |= {n: getattr(b.optimizer, n) for n in ("rounds", "squares", "skipped")}
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
-    assert a.counters() == b.counters() and a.evaluations == b.evaluations
 
 
 @pytest.mark.parametrize("engine", ["vmap", "loop", "batched"])
@@ -144,7 +85,8 @@ def test_a_deep_network(options: dict[str, Any]) -> None:
         simulation("qsaddle", options, **more),
         graphed("qsaddle", options, **more),
     )
-    take(eager, 0, 5), take(replayed, 0, 5)
+    for made in (eager, replayed):
+        take(made, 0, 5)
     assert_same(eager, replayed)
 
 
@@ -153,27 +95,29 @@ def test_evaluation_checkpoints_and_restoring_between_replays(
     name: str, options: dict[str, Any]
 ) -> None:
     eager, (replayed, recorder) = simulation(name, options), graphed(name, options)
-    take(eager, 0, 5), take(replayed, 0, 5)
+    for made in (eager, replayed):
+        take(made, 0, 4)
     assert eager.evaluate() == replayed.evaluate()
     for made in (eager, replayed):
         made.loss_sum.zero_()
         made.norm_sums.zero_()
     saved = {name: t.clone() for name, t in replayed.tensors().items()}
     counters = replayed.counters()
-    take(eager, 5, STEPS), take(replayed, 5, STEPS)
+    for made in (eager, replayed):
+        take(made, 4, STEPS)
     assert_same(eager, replayed)
     replayed.restore(saved, counters)
     if not eager.optimizer.counts_rounds:
-        replayed.optimizer.rounds.fill_(5)
-    take(replayed, 5, STEPS)
+        replayed.optimizer.rounds.fill_(4)
+    take(replayed, 4, STEPS)
     assert_same(eager, replayed)
     assert recorder.recordings == 1
-    other, _ = graphed(name, options)
+    other, recorder = graphed(name, options)
     other.restore(saved, counters)
-    other.optimizer.rounds.fill_(5)
-    # three eager steps, and none is replayed before the run is over
-    take(other, 5, STEPS)
+    other.optimizer.rounds.fill_(4)
+    take(other, 4, STEPS)
     assert_same(eager, other)
+    assert recorder.recordings == 1
 
 
 def test_buffers_laid_out_anew_are_captured_anew(options: dict[str, Any]) -> None:
@@ -291,8 +235,7 @@ def test_a_value_read_on_the_host_before_goes_wrong() -> None:
     assert not torch.equal(eager.x, baked.x)
 
 
-def test_each_network_of_ones_own_is_copied_as_it_is(options: dict[str, Any]) -> None:
-    """Draws of one step are those that `batch` gathers."""
+def test_draws_are_those_that_batch_gathers(options: dict[str, Any]) -> None:
     made = simulation("dsgd", options)
     for step in (0, 3, 2):
         found = made.data.gather(made.data.draws(step))
