@@ -84,6 +84,10 @@ class AveragingOptimizer(DecentralizedOptimizer):
         return agents, True
 
     @property
+    def decides_on_host(self) -> str | None:
+        return f"{type(self).__name__} counts on the host when the agents are averaged"
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         return () if self.local is not None else super().state_names
 

@@ -201,6 +201,9 @@ class CrossGradients(DecentralizedOptimizer):
         for slot in range(1, self.evaluations):
             block = self._gradients[slot * self.agents : (slot + 1) * self.agents]
             listening = neighbors[:, slot] >= 0
+            # counted on the host: reading a sum would wait for a GPU
+            near = () if self.topology is None else self.topology.neighbors
+            listeners = sum(len(agents) >= slot for agents in near)
             for index, layout in enumerate(self._layouts):
                 part = block[:, self._columns(index)]
                 if not part.shape[1]:
@@ -213,5 +216,5 @@ class CrossGradients(DecentralizedOptimizer):
                     torch.where(sent, part, 0.0), residual, seed, self.rounds, layout=layout
                 )
                 part.copy_(compressor.decode(payload))
-                total += payload.nbytes // self.agents * int(listening.sum())
+                total += payload.nbytes // self.agents * listeners
         return total

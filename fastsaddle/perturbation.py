@@ -53,6 +53,14 @@ class PerturbingOptimizer(DecentralizedOptimizer):
         return 1 if looks or isinstance(self.sam, MomentumSAM) else 2
 
     @property
+    def decides_on_host(self) -> str | None:
+        if self._looks:
+            return "LookSAM counts on the host which steps take one gradient"
+        if isinstance(self.sam, ESAM):
+            return "ESAM draws on the host which weights are perturbed"
+        return super().decides_on_host
+
+    @property
     def _looks(self) -> bool:
         return isinstance(self.sam, LookSAM)
 

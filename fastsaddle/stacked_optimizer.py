@@ -85,6 +85,11 @@ class StackedOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     @property
+    def decides_on_host(self) -> str | None:
+        """What a step reads or counts on the host, which keeps it out of a CUDA graph; None where nothing does."""
+        return None
+
+    @property
     def center(self) -> torch.Tensor | None:
         """The row `[stride]` of the model to evaluate; None where that is the agents' mean."""
         return None

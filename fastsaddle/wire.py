@@ -85,6 +85,9 @@ def step_tensor(step: int | torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def weight_tensor(weight: float | torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     """A weight for the rows of `out` as the rooms take it, float32, 0-d or `[agents]`; ValueError for others."""
+    if isinstance(weight, (int, float)):
+        # filled in by the device: a copy from the host would wait for it
+        return torch.full((), weight, dtype=torch.float32, device=out.device)
     factor = torch.as_tensor(weight, dtype=torch.float32, device=out.device)
     if factor.shape not in ((), out.shape[:1]):
         raise ValueError(

@@ -1,6 +1,9 @@
 """What only a GPU can show; benchmarks/on_gpu.sh runs it. The `small` cases are for compute-sanitizer."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +11,11 @@ import torch
 from torch import nn
 
 import fastsaddle as fs
+from fastsaddle.cli import main
 from fastsaddle.kernels._op import Op, rooms, use_backend
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.simulation import Simulation
+from tests.step_cases import METHODS, STEPS, assert_same, options_of, take
 
 pytestmark = pytest.mark.gpu
 
@@ -100,6 +107,90 @@ def test_step_is_captured_in_a_cuda_graph(seed: int) -> None:
         both_phases(eager, optimizers[0])
         graph.replay()
     assert torch.equal(eager.detach(), captured.detach())
+
+
+def of_train(name: str, options: dict[str, Any], graph: str, engine: str) -> Simulation:
+    model = {"model": "mlp:7"} if engine == "batched" else {}
+    # whose draws a CPU reads
+    random_k = {"compressor": "random-k:0.4", "consensus_step": 0.3}
+    more = {**METHODS.get(name, random_k), "cuda_graph": graph, "engine": engine, **model}
+    return Simulation(TrainConfig(**{**options, "algorithm": name.split(",")[0], **more}))
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        *((name, "vmap") for name in (*METHODS, "dsgd, random-k")),
+        *((name, engine) for name in ("qsaddle", "nsaddle") for engine in ("loop", "batched")),
+    ],
+)
+def test_train_in_a_graph_has_the_bits_of_eager_steps(
+    name: str, engine: str, tmp_path: Path, seed: int
+) -> None:
+    options = options_of(tmp_path, seed, "cuda")
+    eager, captured = (of_train(name, options, graph, engine) for graph in ("off", "on"))
+    losses = take(eager, 0, STEPS), take(captured, 0, STEPS)
+    assert [loss.item() for loss in losses[0]] == [loss.item() for loss in losses[1]]
+    assert_same(eager, captured)
+    assert eager.evaluate() == captured.evaluate()
+
+
+def test_captured_steps_wait_for_nothing(tmp_path: Path, seed: int) -> None:
+    options = options_of(tmp_path, seed, "cuda")
+    captured = of_train("qsaddle", options, "on", "vmap")
+    take(captured, 0, 5)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        take(captured, 5, STEPS)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_captured_run_goes_on_and_is_laid_out_anew(tmp_path: Path, seed: int) -> None:
+    options = options_of(tmp_path, seed, "cuda")
+    eager, captured, again = (
+        of_train("qsaddle, 8 bits", options, graph, "vmap") for graph in ("off", "on", "on")
+    )
+    for made in (eager, captured):
+        take(made, 0, 4)
+    again.restore({n: t.clone() for n, t in captured.tensors().items()}, captured.counters())
+    for made in (eager, captured, again):
+        take(made, 4, STEPS)
+        parameter = next(iter(made.stack.parameters()))
+        parameter.data = parameter.data.clone()
+        take(made, 1, 6)
+        assert_same(eager, made)
+
+
+def test_resumed_runs_end_with_the_same_bytes(tmp_path: Path) -> None:
+    common = ("--agents", "4", "--batch-size", "8", "--steps", "12", "--checkpoint-every", "4")
+    last = "checkpoint-12.safetensors"
+    for graph in ("on", "off"):
+        run = ("--cuda-graph", graph, "--out", str(tmp_path / graph))
+        assert main(["train", *common, "--device", "cuda", *run]) == 0
+    whole = (tmp_path / "off" / last).read_bytes()
+    assert (tmp_path / "on" / last).read_bytes() == whole
+    (tmp_path / "on" / last).unlink()
+    assert main(["train", "--resume", str(tmp_path / "on")]) == 0
+    assert (tmp_path / "on" / last).read_bytes() == whole
+
+
+def test_a_capture_that_fails_is_told(tmp_path: Path) -> None:
+    """In a process of its own, whose device may be left in disorder."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n"
+        "    def __init__(self, shape, classes):\n        super().__init__()\n"
+        "        self.layer = nn.Linear(64, classes)\n\n    def forward(self, x):\n"
+        "        return self.layer(x.flatten(1)) * (1.0 if x.sum().item() else 2.0)\n"
+    )
+    options = ("--model", f"{tmp_path / 'net.py'}:Net", "--engine", "loop", "--steps", "6")
+    command = ("-m", "fastsaddle", "train", *options, "--cuda-graph", "on", "--device", "cuda")
+    run = (sys.executable, *command, "--out", str(tmp_path / "run"))
+    root = Path(__file__).parents[1]
+    done = subprocess.run(run, cwd=root, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "cannot be captured in a CUDA graph, train with --cuda-graph off: " in done.stderr
 
 
 def test_more_elements_than_32_bits_count() -> None:

@@ -76,6 +76,10 @@ from fastsaddle.cli import main
         ("--topology moebius", "unknown topology 'moebius'"),
         ("--topology torus:3x3", "torus:3x3 has 9 agents, but 16 are needed"),
         ("--model lenet5", "lenet5 needs images of at least 12x12, got 8x8"),
+        (
+            "--device cpu --cuda-graph on",
+            "--cuda-graph on cannot be: it needs a GPU, got cpu",
+        ),
         ("--device tpu", "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         ("--device cuda:99", "--device cuda:99 is not on this machine"),
         ("--dataset cifar10", "--dataset cifar10 needs --data-dir"),

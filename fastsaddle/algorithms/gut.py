@@ -72,6 +72,10 @@ class GUT(TrackingOptimizer):
             backend=backend,
         )
 
+    @property
+    def decides_on_host(self) -> str | None:
+        return "GUT keeps the learning rate of the step before on the host"
+
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
         """Take gradients at the mixed models, then the step. Returns the closure's loss.

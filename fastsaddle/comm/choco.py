@@ -149,7 +149,7 @@ class CompressedGossip:
         if self.choco.running_sum:
             neighbors, weights = self.lists.on(x_hat.device)
             others = weights.clone()
-            others[:, 0] = 0.0
+            others[:, 0].zero_()
             received = torch.empty_like(value)
             mix_neighbors(value, received, neighbors, others)
             exchange.states["weighted_sum"].add_(received)

@@ -42,10 +42,19 @@ class AgentData:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs `[agents, batch, ...]` and labels `[agents, batch]` of one step, counted from 0."""
-        indices = self.batches.at(step)
+        return self.gather(self.draws(step))
+
+    def draws(self, step: int) -> tuple[Tensor, ...]:
+        """All that a step draws at random, on the device: indices `[agents, batch]` int64, then the augmentation's."""
+        more = () if self.augmentation is None else self.augmentation.draws(step)
+        return self.batches.at(step), *more
+
+    def gather(self, draws: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The batch, as `batch` gives it, that `draws` are of."""
+        indices, *more = draws
         inputs = self.dataset.train_inputs[indices]
         if self.augmentation is not None:
-            inputs = self.augmentation.apply(inputs, step)
+            inputs = self.augmentation.moved(inputs, *more)
         return inputs, self.dataset.train_labels[indices]
 
     def _skew(self, text: str, agents: int, seed: int) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastsaddle.sim.devices import sent
+
 # keeps these draws apart from those of the batches, which use the same seed
 AUGMENTATION_STREAM = 0x63726F70
 SAMPLES_A_BLOCK = 2048
@@ -61,6 +63,10 @@ class Augmentation:
 
         Raises ValueError for images that are not `[agents, batch_size, c, h, w]`.
         """
+        return self.moved(images, *self.draws(step))
+
+    def moved(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
+        """The same for what `draws` gave."""
         expected = (self.agents, self.batch_size, len(self._fill))
         if images.dim() != 5 or images.shape[:3] != expected:
             raise ValueError(
@@ -68,7 +74,6 @@ class Augmentation:
                 f"with {list(expected)}, got {list(images.shape)}"
             )
         height, width = images.shape[3:]
-        offsets, flips = self._drawn(step)
         x = torch.arange(width, device=self.device)
         rows = offsets[:, :1] + torch.arange(height, device=self.device)
         columns = offsets[:, 1:] + torch.where(flips[:, None], x.flip(0), x)
@@ -85,14 +90,13 @@ class Augmentation:
         padded[:, :, pad : pad + height, pad : pad + width] = images
         return padded
 
-    def _drawn(self, step: int) -> tuple[Tensor, Tensor]:
+    def draws(self, step: int) -> tuple[Tensor, Tensor]:
         """Rows and columns to skip `[agents * batch, 2]` int16, and flips `[agents * batch]`."""
         number, offset = divmod(step, self._steps_a_block)
         if number != self._number:
             drawn = [self._draw(agent, number) for agent in range(self.agents)]
             offsets, flips = (np.stack(kind, axis=1) for kind in zip(*drawn, strict=True))
-            self._offsets = torch.from_numpy(offsets).to(self.device)
-            self._flips = torch.from_numpy(flips).to(self.device)
+            self._offsets, self._flips = sent(offsets, self.device), sent(flips, self.device)
             self._number = number
         return self._offsets[offset].flatten(0, 1), self._flips[offset].flatten()
 

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastsaddle.sim.devices import sent
+
 SAMPLES_A_DRAW = 4096
 SAMPLES_A_BLOCK = 2048
 
@@ -43,7 +45,7 @@ class AgentBatches:
         """The batches of one step, counted from 0: `[agents, batch]`, int64, on the device."""
         number, offset = divmod(step, self._steps_a_block)
         if number != self._number:
-            self._block = torch.from_numpy(self._draw_block(number)).to(self.device)
+            self._block = sent(self._draw_block(number), self.device)
             self._number = number
         return self._block[offset]
 

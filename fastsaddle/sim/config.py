@@ -183,6 +183,10 @@ class TrainConfig:
     chunk: int | None = None
     """Agents computed at once by vmap or batched, fewer to save memory. None: 64 on a CPU, else all of them."""
 
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """Capture a whole step (batch, gradients, update, sums) in a CUDA graph and replay it, with the same bits. auto: on
+    a GPU, where each step of the method is alike and no code of your own takes part."""
+
     threads: int | None = None
     """CPU threads. None: one where a step is too small to be shared, else as many as torch takes."""
 

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import torch
 
 
@@ -24,6 +25,14 @@ def find_device(name: str) -> torch.device:
         )
     _repeat_bits()
     return device
+
+
+def sent(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Numbers as a tensor on a device; a GPU is sent them without waiting for what it has still to do."""
+    tensor = torch.from_numpy(numbers)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
 
 
 def _repeat_bits() -> None:

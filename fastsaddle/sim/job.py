@@ -52,12 +52,14 @@ def start(config: TrainConfig) -> Job:
         momentum=simulation.optimizer.defaults.get("momentum"),
         engine=simulation.engine.engine,
         chunk=simulation.engine.chunk,
+        cuda_graph=simulation.cuda_graph,
         threads=config.threads or simulation.suitable_threads(config.batch_size),
         eval_every=config.evaluation_interval,
         checkpoint_every=config.checkpoint_interval,
     )
     options = {name: value for name, value in config.plain().items() if name not in NOT_STORED}
-    record = {**options, **_surroundings(simulation.device)}
+    reason = {"cuda_graph_reason": simulation.cuda_graph_reason}
+    record = {**options, **reason, **_surroundings(simulation.device)}
     path = config.out or make_unique(config)
     job = Job(config, simulation, RunDirectory.create(path, record))
     _describe_partition(job)

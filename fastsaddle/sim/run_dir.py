@@ -15,6 +15,8 @@ import numpy as np
 from fastsaddle.sim.checkpoint import sync, write_synced
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
 
+# options that came with a later version, whose default is not what was done before
+BEFORE = {"cuda_graph": "off"}
 # what every version has written to config.json
 ALWAYS_STORED = (
     *("algorithm", "dataset", "data_dir", "model", "agents", "topology", "partition", "alpha"),
@@ -54,7 +56,7 @@ class RunDirectory:
 
     @property
     def options(self) -> TrainConfig:
-        """The run's options; one that came with a later version has its default, which is what was done before.
+        """The run's options; one that came with a later version has the value of what was done before.
 
         ValueError when config.json lacks what every version wrote.
         """
@@ -62,7 +64,8 @@ class RunDirectory:
         if missing:
             raise ValueError(f"{self.path / 'config.json'} lacks {', '.join(missing)}")
         names = [field.name for field in fields(TrainConfig) if field.name not in NOT_STORED]
-        values = {name: self.config[name] for name in names if name in self.config}
+        known = {**BEFORE, **self.config}
+        values = {name: known[name] for name in names if name in known}
         data_dir = values["data_dir"]
         values["data_dir"] = None if data_dir is None else Path(data_dir)
         options = TrainConfig(**values)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle.averaging_optimizer import AveragingOptimizer
-from fastsaddle.sim import initial_models, methods, schedule
+from fastsaddle.sim import graph_choice, initial_models, methods, schedule
 from fastsaddle.sim.agent_data import AgentData
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.cross_features import CrossFeatures
@@ -16,6 +16,7 @@ from fastsaddle.sim.devices import find_device
 from fastsaddle.sim.engine import GradientEngine
 from fastsaddle.sim.evaluation import Evaluation, evaluate
 from fastsaddle.sim.sharp_samples import SharpSamples, is_wanted
+from fastsaddle.sim.step_graph import CudaRecorder, StepGraph, StepInputs
 from fastsaddle.topology import parse
 
 # multiplications of a forward pass
@@ -64,18 +65,35 @@ class Simulation:
         self.is_compressed = bool(self.optimizer.communicator.state_names)
         # of what was to be sent, and of what compression lost: sums over steps of norms, RMS over agents
         self.norm_sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        # "on" or "off", and why
+        self.cuda_graph, self.cuda_graph_reason = graph_choice.resolve(
+            config, self.device, self.optimizer, self.engine.engine
+        )
+        self.graph: StepGraph | None = None
+        if self.cuda_graph == "on":
+            self.graph = StepGraph(self, CudaRecorder(self.device))
 
     def step(self, step: int) -> Tensor:
-        """Local step and gossip number `step` (from 0); the agents' mean training loss, 0-d."""
-        inputs, labels = self.data.batch(step)
-        factor = self.schedule.factor(step)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-            for name, (value, kind) in self._strengths.items():
-                group[name] = value * schedule.strength(kind, step, self.steps)
+        """Local step and gossip number `step` (from 0); the agents' mean training loss, 0-d.
 
-        targets = labels if self.cross is None else self.cross.targets(inputs, labels)
-        loss = self.optimizer.step(lambda: self._gradients(inputs, targets).mean())
+        Raises CaptureError where the step was to be captured in a CUDA graph and cannot be.
+        """
+        factor = self.schedule.factor(step)
+        strengths = {
+            name: value * schedule.strength(kind, step, self.steps)
+            for name, (value, kind) in self._strengths.items()
+        }
+        settings = tuple({"lr": rate * factor, **strengths} for rate in self.rates)
+        inputs = StepInputs(self.data.draws(step), settings)
+        return self.advance(inputs) if self.graph is None else self.graph.step(inputs)
+
+    def advance(self, inputs: StepInputs) -> Tensor:
+        """The step itself, which a graph can hold: nothing that changes is read from the host, but `inputs`."""
+        samples, labels = self.data.gather(inputs.draws)
+        for group, settings in zip(self.optimizer.param_groups, inputs.settings, strict=True):
+            group.update(settings)
+        targets = labels if self.cross is None else self.cross.targets(samples, labels)
+        loss = self.optimizer.step(lambda: self._gradients(samples, targets).mean())
         if self.cross is not None:
             self.optimizer.bytes_sent += self.cross.nbytes
         self.loss_sum += loss
@@ -92,6 +110,21 @@ class Simulation:
             losses, samples = self.sharp.gradients(inputs, targets)
         self._samples += self.stack.agents * samples
         return losses
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """Bytes sent and samples that gradients were taken of, so far, by all agents."""
+        return self.optimizer.bytes_sent, self._samples
+
+    @counted.setter
+    def counted(self, numbers: tuple[int, ...]) -> None:
+        self.optimizer.bytes_sent, self._samples = numbers
+
+    @property
+    def version(self) -> int:
+        """Another number where parameters were moved, and buffers laid out anew, since it was last asked for."""
+        self.stack.rows.verify()
+        return self.stack.rows.version
 
     @property
     def evaluations(self) -> int | float:

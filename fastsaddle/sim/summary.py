@@ -24,7 +24,7 @@ def describe(job: Job) -> list[str]:
         f"{split.mean_top_share:.0%} of its samples in the largest",
         *_messages(job),
         f"{config.device}, CPU threads {config.threads}, engine {config.engine}, "
-        f"backend {' and '.join(backends)}; writing to {job.directory.path}",
+        f"backend {' and '.join(backends)}{_graph(job)}; writing to {job.directory.path}",
         *([f"going on at step {job.step} of {config.steps}"] if job.step else []),
     ]
 
@@ -36,6 +36,17 @@ def who_talks(job: Job) -> str:
         return f"{graph.name} (spectral gap {graph.spectral_gap:.4f})"
     period = job.config.period
     return "averaged by QSR" if period.startswith("qsr") else f"averaged every {period} steps"
+
+
+def _graph(job: Job) -> str:
+    """Whether steps are captured in a CUDA graph, and why not; nothing on a CPU, which has none."""
+    simulation = job.simulation
+    if simulation.graph is not None:
+        return ", steps in a CUDA graph"
+    if simulation.device.type == "cpu":
+        return ""
+    reason = job.directory.config.get("cuda_graph_reason", "it began without one")
+    return f", no CUDA graph ({reason})"
 
 
 def _messages(job: Job) -> list[str]:

@@ -13,6 +13,7 @@ from fastsaddle.sim.interrupts import Interrupts
 from fastsaddle.sim.job import CLASSES, CURVES, Job
 from fastsaddle.sim.progress import Progress
 from fastsaddle.sim.run_dir import RunDirectory
+from fastsaddle.sim.step_graph import CaptureError
 from fastsaddle.sim.summary import describe, resume_command, summarize, title
 from fastsaddle.sim.tensorboard import TensorBoard
 from fastsaddle.sim.trainer import Observer, run
@@ -57,6 +58,8 @@ def main(arguments: list[str]) -> int:
         raise StoppedError(
             f"training diverged at step {job.step}, {remedy} may help: {error}"
         ) from error
+    except CaptureError as error:
+        raise StoppedError(f"step {job.step}: {error}") from error
     except OSError as error:
         way = f"the checkpoint before is whole, go on with: {resume_command(job)}"
         raise StoppedError(f"{error}; {way}") from error

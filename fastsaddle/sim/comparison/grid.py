@@ -19,7 +19,7 @@ from fastsaddle.sim.messages import NONE, OF_COMPRESSION
 
 # how a run is carried out, not what it computes: a finished run stays finished when they change
 CARRIED_OUT = (
-    *("data_dir", "download", "device", "engine", "chunk", "threads"),
+    *("data_dir", "download", "device", "engine", "chunk", "cuda_graph", "threads"),
     *("checkpoint_every", "tensorboard"),
 )
 SEEDS = ("seed", "split_seed")

@@ -1,0 +1,171 @@
+"""A whole training step captured once and replayed, so that its launches cost the host nothing any more."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import add, sub
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# eager steps before the capture: they compile kernels, and fill what is made once and kept
+WARM_UP = 3
+Body = Callable[[], Tensor]
+
+
+class CaptureError(ValueError):
+    """A step does something that no CUDA graph can hold, such as waiting for the GPU."""
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """All that the host finds out anew for each step.
+
+    Attributes:
+        draws: random numbers of the batch, on the device that trains; shapes and dtypes are those of every step.
+        settings: for each parameter group, the hyperparameters that follow a schedule; in a graph 0-d float32 tensors.
+    """
+
+    draws: tuple[Tensor, ...]
+    settings: tuple[Mapping[str, float | Tensor], ...]
+
+
+class Captured(Protocol):
+    """Whose step is captured."""
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """Whole numbers on the host, which every step moves by as much."""
+        ...
+
+    @counted.setter
+    def counted(self, numbers: tuple[int, ...]) -> None: ...
+
+    @property
+    def version(self) -> int:
+        """Another number where the step's buffers have other addresses than before."""
+        ...
+
+    def advance(self, inputs: StepInputs) -> Tensor:
+        """One step, that reads nothing that changes but `inputs` and what lies on the device. Returns its loss, 0-d."""
+        ...
+
+
+class Recorder(Protocol):
+    """Runs a step aside, or records its operations."""
+
+    def run(self, body: Body) -> Tensor:
+        """What the body returns, run where it will be recorded."""
+        ...
+
+    def record(self, body: Body) -> tuple[Callable[[], None], Tensor]:
+        """Note the body's operations without carrying them out: what replays them, and the body's (static) result."""
+        ...
+
+
+class StepGraph:
+    """Takes steps: the first three eagerly, the others by replaying one that was recorded.
+
+    Every step counts once, and has the bits of an eager one. The inputs are copied into buffers whose addresses stay;
+    model, optimizer state and sums are changed where they lie, so that evaluation, checkpoints and restoring work
+    between steps. Where buffers were laid out anew (`version`) the step is recorded anew, after three eager ones. (The
+    three, the side stream and the static inputs are PyTorch's rules: "CUDA semantics", section "CUDA Graphs".)
+
+    Args:
+        owner: whose step it is.
+        recorder: `CudaRecorder`; tests have one for the CPU.
+    """
+
+    def __init__(self, owner: Captured, recorder: Recorder) -> None:
+        self._owner, self._recorder = owner, recorder
+        self._draws: tuple[Tensor, ...] = ()
+        self._settings: tuple[dict[str, Tensor], ...] = ()
+        self._told: tuple[Mapping[str, float | Tensor], ...] = ()
+        self._version: int | None = None
+        self._forget()
+
+    def step(self, inputs: StepInputs) -> Tensor:
+        """One step. Returns its loss, 0-d, which later steps leave alone.
+
+        Raises:
+            CaptureError: it cannot be recorded; counters are as before.
+        """
+        if self._owner.version != self._version:
+            self._forget()
+            self._version = self._owner.version
+        self._take(inputs)
+        if self._eager < WARM_UP:
+            loss = self._recorder.run(self._body)
+            self._eager += 1
+            return loss
+        if self._replay is None:
+            self._replay = self._record()
+        else:
+            self._owner.counted = tuple(map(add, self._owner.counted, self._moved))
+        self._replay()
+        assert self._loss is not None
+        return self._loss.clone()
+
+    def _forget(self) -> None:
+        self._eager = 0
+        self._replay: Callable[[], None] | None = None
+        self._loss: Tensor | None = None
+        self._moved: tuple[int, ...] = ()
+
+    def _take(self, inputs: StepInputs) -> None:
+        """Copy what changes to where the graph reads it; numbers only where they differ from the last step's."""
+        if not self._draws:
+            device = inputs.draws[0].device
+            self._draws = tuple(map(torch.empty_like, inputs.draws))
+            self._settings = tuple(
+                {name: torch.zeros((), dtype=torch.float32, device=device) for name in group}
+                for group in inputs.settings
+            )
+        for held, draw in zip(self._draws, inputs.draws, strict=True):
+            held.copy_(draw)
+        if inputs.settings != self._told:
+            for numbers, group in zip(self._settings, inputs.settings, strict=True):
+                for name, value in group.items():
+                    numbers[name].fill_(value)
+            self._told = inputs.settings
+
+    def _body(self) -> Tensor:
+        return self._owner.advance(StepInputs(self._draws, self._settings))
+
+    def _record(self) -> Callable[[], None]:
+        before = self._owner.counted
+        try:
+            replay, self._loss = self._recorder.record(self._body)
+        except Exception as error:
+            self._owner.counted = before
+            raise CaptureError(
+                "this step cannot be captured in a CUDA graph, train with --cuda-graph off: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        # the recorded step was counted while it was recorded
+        self._moved = tuple(map(sub, self._owner.counted, before))
+        return replay
+
+
+class CudaRecorder:
+    """Records in CUDA graphs, on a stream of its own of `device`; each graph has its own memory pool."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+
+    def run(self, body: Body) -> Tensor:
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            found = body()
+        current.wait_stream(self.stream)
+        return found
+
+    def record(self, body: Body) -> tuple[Callable[[], None], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        # other threads may go on working: this one's capture is no business of theirs
+        recording = torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local")
+        with torch.cuda.device(self.device), recording:
+            found = body()
+        return graph.replay, found
