@@ -134,6 +134,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         self.skipped = torch.zeros(self.agents, dtype=torch.int32, device=device)
         if skipped is not None:
             self.skipped.copy_(skipped)
+        self._tickets = torch.zeros_like(self.skipped)
         self._scalars = Scalars(self.agents, device)
         self.dim = sum(p.numel() for group in groups for p in group) // self.agents
         self._bound = True
@@ -199,7 +200,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         columns = self._first_columns(len(self.param_groups))
         norm = torch.empty(self.agents, dtype=torch.float32, device=self.skipped.device)
         scale = None if scale is None else scale[:, columns]
-        agent_norm(self.rows.g[:, columns], scale, gate, norm, self.skipped)
+        agent_norm(self.rows.g[:, columns], scale, gate, norm, self.skipped, self._tickets)
         if self.nonfinite == "raise" and norm.device.type == "cpu" and not norm.isfinite().all():
             self.raise_if_skipped()
         return norm

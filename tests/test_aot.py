@@ -27,7 +27,6 @@ KERNELS = sorted(
 )
 # they read or write a few numbers for each agent or slice, not rows
 FINISHING = (
-    "agent_norm_finish_kernel",
     "bucket_finish_kernel",
     "consensus_finish_kernel",
     "squares_finish_kernel",
