@@ -85,6 +85,10 @@ class StackedOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     @property
+    def squares(self) -> torch.Tensor:
+        return self._squares.sum(0)
+
+    @property
     def center(self) -> torch.Tensor | None:
         """The row `[stride]` of the model to evaluate; None where that is the agents' mean."""
         return None
@@ -129,7 +133,8 @@ class StackedOptimizer(torch.optim.Optimizer):
             self._bind_state(name, buffer, mine)
         self._bind_rounds(mine, device)
         self._layouts = [self.rows.layout.group(index) for index in range(len(groups))]
-        self.squares = torch.zeros(self.agents, 2, dtype=torch.float64, device=device)
+        # of each group: a step overwrites them, and only who reads `squares` adds them up
+        self._squares = torch.zeros(len(groups), self.agents, 2, dtype=torch.float64, device=device)
         skipped = getattr(self, "skipped", None)
         self.skipped = torch.zeros(self.agents, dtype=torch.int32, device=device)
         if skipped is not None:

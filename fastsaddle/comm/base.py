@@ -66,7 +66,8 @@ class Exchange:
         states: the communicator's own state, by name, `[agents, columns]` float32, updated.
         seed: of a compressor's random numbers.
         number: int64, 0-d: rounds done before.
-        squares: `[agents, 2]` float64: what was to be sent and what compression lost of it, squared norms, added to.
+        squares: `[agents, 2]` float64: squared norms of what was to be sent and what compression lost of it; overwritten,
+            untouched where nothing is compressed.
     """
 
     layout: FlatLayout
