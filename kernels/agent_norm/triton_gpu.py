@@ -1,4 +1,4 @@
-"""agent_norm in Triton, one launch: programs sum slices, and the last one of an agent adds its partial sums in order."""
+"""agent_norm in Triton, one launch: programs sum slices, and an agent's last one adds its partial sums in order."""
 
 import torch
 import triton
