@@ -80,6 +80,7 @@ class Recorder:
         if id(binary) not in self.binaries:
             self.binaries[id(binary)] = binary
             columns = kwargs.get("COLUMNS", 0)
+            report["slice"] = kwargs.get("SLICE", columns)
             self.reports.append({**report, **facts(binary, columns, log.getvalue())})
 
 

@@ -4,6 +4,7 @@ The `triton` cases run on a GPU, or on the CPU where Triton interprets (tests/te
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +20,9 @@ CASES = {
     # backend: device, agents, columns
     "native": ("cpu", (1, 2, 3, 16, 17, 130), (32, 96, 1056, 8256)),
     # 257 agents are one more than a fused program holds
-    "triton": (DEVICE, (1, 3, 17, 130, 257), (32,) if INTERPRETING else (32, 96, 1056, 8256)),
+    "triton": (DEVICE, (1, 3, 17, 130, 257), (32, 96, 1056, 8256)),
 }
+TOGETHER = re.compile("Tensor (neighbors|sources|W)")
 RUNNABLE = [b for b in CASES if b != "triton" or INTERPRETING or DEVICE == "cuda"]
 
 
@@ -42,7 +44,20 @@ def room_cases() -> list[Any]:
         for op in rooms().values()
         for backend in RUNNABLE
         for agents in CASES[backend][1]
+        # interpreted only where a program holds more than one agent
+        if agents < 100 or not INTERPRETING or TOGETHER.search(op.schema)
     ]
+
+
+def interpreted_widths(op: Op, agents: int) -> tuple[int, ...]:
+    """Columns that the interpreter is asked for: a program's, some more, and several of its own where it is quick."""
+    if agents > 17:
+        return (32,)
+    if agents > 3:
+        return (32, 96)
+    # whole tensors of more elements than a program holds take other paths, and norms are sums of 8192 columns
+    more = (2080,) if "Tensor buckets" in op.schema else (1024, 1056)
+    return (32, *more, *((8192, 16416) if op.name == "agent_norm" else ()))
 
 
 def fresh(
@@ -82,9 +97,8 @@ def test_equals_the_reference(op: Op, backend: str, agents: int, seed: int) -> N
     device, _, widths = CASES[backend]
     if backend in op.unavailable(device):
         pytest.skip(op.unavailable(device)[backend])
-    if INTERPRETING and agents <= 3 and "Tensor buckets" in op.schema:
-        # whole tensors of more elements than a program holds take other paths
-        widths = (*widths, 2080)
+    if INTERPRETING:
+        widths = interpreted_widths(op, agents)
     for columns in widths:
         examples = op.examples(agents, columns, torch.Generator().manual_seed(seed + columns))
         for variant, arguments in examples.items():
