@@ -43,12 +43,13 @@ FINISHING = (
 SCATTERING = ("top_k_rows_kernel", "top_k_tensor_kernel")
 # rows go through the matrix units in tiles, and sums carry a tolerance
 DENSE = ("mix_dense_kernel",)
-# one program fills a multiprocessor: it holds a bucket or a slice of up to 256 agents, or searches a whole tensor, and
-# its 512 threads have 48 KB on their way from memory
+# one program fills a multiprocessor: it holds a bucket or a slice of all agents, 32 KB of each buffer that it reads, or
+# searches a whole tensor
 ALONE = ("choco_step_kernel", "gossip_step_kernel", "top_k_tensor_kernel")
-# 128 registers a thread just do in the second order; Triton 3.9's workaround for ptxas 13 (regAllocOptLevel=2) wastes
-# a few, which ptxas without it, and ptxas 12, do not: bytes stored and loaded again, at most
-FEW_SPILLS = {("choco_step_kernel", "sm_100"): 128}
+# 128 registers just do in the second order: ptxas 12.9 spills nothing, ptxas 13.4 up to 12 bytes, and up to 56 as Triton
+# 3.9 calls it (regAllocOptLevel=2, for a bug elsewhere). Triton 3.6's keeps a float64 on the stack while it divides.
+# Bytes of a thread, stored and loaded together, at most
+FEW_SPILLS = {("choco_step_kernel", "sm_100"): 128, ("consensus_slices_kernel", "sm_100"): 16}
 # accesses that find their rows in L2: the other neighbors' slices; the same slice, once more
 FROM_L2 = {"mix_update_kernel": 1, "consensus_slices_kernel": 1, "mix_kernel": 2}
 
