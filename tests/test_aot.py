@@ -46,7 +46,7 @@ DENSE = ("mix_dense_kernel",)
 # one program fills a multiprocessor: it holds a bucket or a slice of all agents, 32 KB of each buffer that it reads, or
 # searches a whole tensor
 ALONE = ("choco_step_kernel", "gossip_step_kernel", "top_k_tensor_kernel")
-# 128 registers just do in the second order: ptxas 12.9 spills nothing, ptxas 13.4 up to 12 bytes, and up to 56 as Triton
+# 128 registers just do in the second order: ptxas 12.9 spills nothing, ptxas 13.4 up to 12 bytes, up to 56 as Triton
 # 3.9 calls it (regAllocOptLevel=2, for a bug elsewhere). Triton 3.6's keeps a float64 on the stack while it divides.
 # Bytes of a thread, stored and loaded together, at most
 FEW_SPILLS = {("choco_step_kernel", "sm_100"): 128, ("consensus_slices_kernel", "sm_100"): 16}
