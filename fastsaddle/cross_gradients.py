@@ -184,11 +184,10 @@ class CrossGradients(DecentralizedOptimizer):
 
     def _take(self, rounds: Rounds) -> None:
         """Make the states of what was told the optimizer's."""
-        self.squares.zero_()
         for index, (told, _) in enumerate(rounds):
             for name, rows in told.states.items():
                 self.flat_state[name][:, self._columns(index)] = rows
-            self.squares.add_(told.squares)
+            self._squares[index] = told.squares
 
     def _send_gradients(self) -> int:
         """Compress what each slot sends, with error feedback. Returns the bytes of all cross-gradients."""

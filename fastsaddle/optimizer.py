@@ -80,7 +80,6 @@ class DecentralizedOptimizer(StackedOptimizer):
         """One step of every group: local step, mixing, momentum."""
         # all read before the first group moves: a bad value must leave nothing half done
         steps = [self._local_step(index, saved, norm) for index in range(len(self.param_groups))]
-        self.squares.zero_()
         for index, step in enumerate(steps):
             columns = self._columns(index)
             if columns.stop > columns.start:
@@ -117,7 +116,7 @@ class DecentralizedOptimizer(StackedOptimizer):
             # groups draw apart: a stride that no small seeds share
             seed=(self.seed + index * GROUP_STRIDE) % 2**63,
             number=self.rounds,
-            squares=self.squares,
+            squares=self._squares[index],
         )
 
     def _advance(self, norm: torch.Tensor) -> None:

@@ -89,6 +89,9 @@ class StackedOptimizer(torch.optim.Optimizer):
         """What a step reads or counts on the host, which keeps it out of a CUDA graph; None where nothing does."""
         return None
 
+    def squares(self) -> torch.Tensor:
+        return self._squares.sum(0)
+
     @property
     def center(self) -> torch.Tensor | None:
         """The row `[stride]` of the model to evaluate; None where that is the agents' mean."""
@@ -134,11 +137,13 @@ class StackedOptimizer(torch.optim.Optimizer):
             self._bind_state(name, buffer, mine)
         self._bind_rounds(mine, device)
         self._layouts = [self.rows.layout.group(index) for index in range(len(groups))]
-        self.squares = torch.zeros(self.agents, 2, dtype=torch.float64, device=device)
+        # of each group: a step overwrites them, and only who reads `squares` adds them up
+        self._squares = torch.zeros(len(groups), self.agents, 2, dtype=torch.float64, device=device)
         skipped = getattr(self, "skipped", None)
         self.skipped = torch.zeros(self.agents, dtype=torch.int32, device=device)
         if skipped is not None:
             self.skipped.copy_(skipped)
+        self._tickets = torch.zeros_like(self.skipped)
         self._scalars = Scalars(self.agents, device)
         self.dim = sum(p.numel() for group in groups for p in group) // self.agents
         self._bound = True
@@ -204,7 +209,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         columns = self._first_columns(len(self.param_groups))
         norm = torch.empty(self.agents, dtype=torch.float32, device=self.skipped.device)
         scale = None if scale is None else scale[:, columns]
-        agent_norm(self.rows.g[:, columns], scale, gate, norm, self.skipped)
+        agent_norm(self.rows.g[:, columns], scale, gate, norm, self.skipped, self._tickets)
         if self.nonfinite == "raise" and norm.device.type == "cpu" and not norm.isfinite().all():
             self.raise_if_skipped()
         return norm

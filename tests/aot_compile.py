@@ -27,6 +27,7 @@ from fastsaddle.kernels._op import rooms
 TARGETS = {
     "sm_80": ("nvidia", GPUTarget("cuda", 80, 32)),
     "sm_90": ("nvidia", GPUTarget("cuda", 90, 32)),
+    "sm_100": ("nvidia", GPUTarget("cuda", 100, 32)),
     "gfx942": ("amd", GPUTarget("hip", "gfx942", 64)),
 }
 # one; each block shape of a fused step, also with a number that 16 does not divide; a stack beyond it
@@ -79,6 +80,7 @@ class Recorder:
         if id(binary) not in self.binaries:
             self.binaries[id(binary)] = binary
             columns = kwargs.get("COLUMNS", 0)
+            report["slice"] = kwargs.get("SLICE", columns)
             self.reports.append({**report, **facts(binary, columns, log.getvalue())})
 
 

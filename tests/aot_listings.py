@@ -24,7 +24,7 @@ AMD_INEXACT = re.compile(
     r"|.*!fpmath.*|call .*@llvm\.amdgcn\.(?:sqrt|rcp|rsq|fdiv)\..*"
 )
 AMD_FLUSHING = re.compile(r"\.amdhsa_float_denorm_mode_(?:32|16_64) [0-2]")
-REDUCED_PRECISION = re.compile(r".*(?:\.tf32|_xf32)")
+REDUCED_PRECISION = re.compile(r".*(?:[.:]tf32|_xf32)")
 
 
 @dataclass

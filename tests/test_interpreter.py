@@ -1,4 +1,4 @@
-"""Runs the Triton cases of the room contract under Triton's interpreter, in a process of its own.
+"""Runs the Triton cases of the rooms' contract, also on rows far apart, under the interpreter, in a process of its own.
 
 TRITON_INTERPRET is read when a kernel is defined, so it cannot be switched on for a part of one process.
 """
@@ -41,7 +41,7 @@ def test_triton_kernels_equal_the_reference_under_the_interpreter(seed: int) -> 
         f"--seed={seed}",
     ]
     run = subprocess.run(
-        [*command, str(HERE / "test_rooms.py"), "-k", "test_equals_the_reference and triton"],
+        [*command, str(HERE / "test_rooms.py"), str(HERE / "test_far_rows.py"), "-k", "triton"],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         cwd=HERE.parent,
         capture_output=True,

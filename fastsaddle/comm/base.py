@@ -66,7 +66,8 @@ class Exchange:
         states: the communicator's own state, by name, `[agents, columns]` float32, updated.
         seed: of a compressor's random numbers.
         number: int64, 0-d: rounds done before.
-        squares: `[agents, 2]` float64: what was to be sent and what compression lost of it, squared norms, added to.
+        squares: `[agents, 2]` float64: squared norms of what was to be sent and what compression lost of it;
+            overwritten, untouched where nothing is compressed.
     """
 
     layout: FlatLayout
@@ -135,6 +136,8 @@ class MixingLists:
         self._neighbors, self._weights = lists
         self.agents, self.width = self._neighbors.shape
         self.messages = 0 if topology is None else topology.messages
+        own = torch.arange(self.agents, dtype=torch.int32)[:, None]
+        self._itself = own, torch.ones(self.agents, 1, dtype=torch.float32)
 
     def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """(neighbors int32, weights float32), both `[agents, width]`, on a device."""
@@ -159,5 +162,6 @@ class MixingLists:
 
     def itself(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Lists by which every agent reads its own row alone."""
-        own = torch.arange(self.agents, dtype=torch.int32, device=device)[:, None]
-        return own, torch.ones(self.agents, 1, dtype=torch.float32, device=device)
+        own, ones = self._itself
+        self._itself = own.to(device), ones.to(device)
+        return self._itself

@@ -97,7 +97,6 @@ class CompressedGossip:
     def _fused_step(
         self, x: torch.Tensor, step: LocalStep, exchange: Exchange, q: StochasticQuantizer
     ) -> None:
-        squares = torch.empty_like(exchange.squares)
         choco_step(
             x,
             step.saved,
@@ -121,9 +120,8 @@ class CompressedGossip:
             exchange.seed,
             exchange.number,
             0,
-            squares,
+            exchange.squares,
         )
-        exchange.squares.add_(squares)
 
     def _step(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
         """The same in parts, bit for bit. Returns the bytes of all messages."""
@@ -153,8 +151,8 @@ class CompressedGossip:
             received = torch.empty_like(value)
             mix_neighbors(value, received, neighbors, others)
             exchange.states["weighted_sum"].add_(received)
-        exchange.squares[:, 0] += t.double().square().sum(1)
-        exchange.squares[:, 1] += (value - t).double().square().sum(1)
+        torch.sum(t.double().square(), 1, out=exchange.squares[:, 0])
+        torch.sum((value - t).double().square(), 1, out=exchange.squares[:, 1])
         return payload.nbytes // self.agents * self.messages
 
     def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:

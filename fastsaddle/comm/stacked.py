@@ -30,6 +30,7 @@ class Stacked:
         self.lists = MixingLists(topology, consensus_step)
         self.agents, self.messages = self.lists.agents, self.lists.messages
         self.dense = self.lists.width > DENSE_WIDTH
+        self._W: torch.Tensor | None = None
 
     def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
         if self.dense:
@@ -81,6 +82,8 @@ class Stacked:
 
     def _matrix(self, device: torch.device) -> torch.Tensor:
         """W as dense float32 `[agents, agents]`, with the lists' rounded weights."""
-        neighbors, weights = self.lists.on(device)
-        W = weights.new_zeros(self.agents, self.agents)
-        return W.scatter_add_(1, neighbors.clamp(min=0).long(), weights)
+        if self._W is None or self._W.device != device:
+            neighbors, weights = self.lists.on(device)
+            W = weights.new_zeros(self.agents, self.agents)
+            self._W = W.scatter_add_(1, neighbors.clamp(min=0).long(), weights)
+        return self._W

@@ -1,4 +1,4 @@
-"""agent_norm in Triton: partial sums of slices, then one program an agent adds them in order."""
+"""agent_norm in Triton, one launch: programs sum slices, and an agent's last one adds its partial sums in order."""
 
 import torch
 import triton
@@ -8,20 +8,28 @@ from fastsaddle.kernels._step_triton import is_finite
 from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
 
 SLICE = 8192
+# partial sums that the last program adds at once
+LANES = 2048
 
 
 @triton.jit
-def agent_norm_slices_kernel(
+def agent_norm_kernel(
     g_ptr,
     scale_ptr,
+    gate_ptr,
     partial_ptr,
+    norm_ptr,
+    skipped_ptr,
+    tickets_ptr,
     g_stride,
     scale_stride,
     columns,
     slices,
     SCALED: tl.constexpr,
+    GATED: tl.constexpr,
     SLICE: tl.constexpr,
     COLUMNS: tl.constexpr,
+    LANES: tl.constexpr,
 ):
     agent = (tl.program_id(0) // slices).to(tl.int64)
     part = tl.program_id(0) % slices
@@ -35,23 +43,24 @@ def agent_norm_slices_kernel(
         wide = value.to(tl.float64)
         lanes += wide * wide
     tl.store(partial_ptr + agent * slices + part, tl.sum(lanes, axis=0))
-
-
-@triton.jit
-def agent_norm_finish_kernel(
-    partial_ptr, gate_ptr, norm_ptr, skipped_ptr, slices, GATED: tl.constexpr
-):
-    agent = tl.program_id(0).to(tl.int64)
-    total = tl.zeros([], dtype=tl.float64)
-    for part in range(slices):
-        total += tl.load(partial_ptr + agent * slices + part)
-    result = tl.sqrt(total).to(tl.float32)
-    if GATED:
-        gate = tl.load(gate_ptr + agent)
-        result = tl.where(is_finite(gate), result, gate)
-    tl.store(norm_ptr + agent, result)
-    count = tl.load(skipped_ptr + agent)
-    tl.store(skipped_ptr + agent, tl.where(is_finite(result), count, count + 1))
+    # whichever thread stored, it has before a ticket is drawn
+    tl.debug_barrier()
+    ticket = tl.atomic_add(tickets_ptr + agent, 1, sem="acq_rel", scope="gpu")
+    if ticket == slices - 1:
+        sums = tl.zeros([LANES], dtype=tl.float64)
+        for first in range(0, slices, LANES):
+            s = first + tl.arange(0, LANES)
+            # past L1, which may hold what was there before
+            place = partial_ptr + agent * slices + s
+            sums += tl.load(place, mask=s < slices, other=0.0, cache_modifier=".cg")
+        result = tl.sqrt(tl.sum(sums, axis=0)).to(tl.float32)
+        if GATED:
+            gate = tl.load(gate_ptr + agent)
+            result = tl.where(is_finite(gate), result, gate)
+        tl.store(norm_ptr + agent, result)
+        count = tl.load(skipped_ptr + agent)
+        tl.store(skipped_ptr + agent, tl.where(is_finite(result), count, count + 1))
+        tl.store(tickets_ptr + agent, 0)
 
 
 def launch(
@@ -60,29 +69,27 @@ def launch(
     gate: torch.Tensor | None,
     norm: torch.Tensor,
     skipped: torch.Tensor,
+    tickets: torch.Tensor,
 ) -> None:
     agents, columns = g.shape
     slices = triton.cdiv(columns, SLICE)
     partial = torch.empty(agents, slices, dtype=torch.float64, device=g.device)
-    agent_norm_slices_kernel[(agents * slices,)](
+    agent_norm_kernel[(agents * slices,)](
         g,
         g if scale is None else scale,
+        norm if gate is None else gate,
         partial,
+        norm,
+        skipped,
+        tickets,
         g.stride(0),
         g.stride(0) if scale is None else scale.stride(0),
         columns,
         slices,
         SCALED=scale is not None,
+        GATED=gate is not None,
         SLICE=SLICE,
         COLUMNS=STREAM_COLUMNS,
-        **EXACT,
-    )
-    agent_norm_finish_kernel[(agents,)](
-        partial,
-        norm if gate is None else gate,
-        norm,
-        skipped,
-        slices,
-        GATED=gate is not None,
+        LANES=LANES,
         **EXACT,
     )
