@@ -170,9 +170,9 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         "plain": arguments(0, False, 2, False, True, 100),
         "plain-saved": arguments(0, True, 7, False, False, 127),
         "quasi-global-bfloat16": arguments(2, False, 2, False, False, 127, *half),
-        "local-saved-mix-first-bfloat16": arguments(1, True, 3, False, True, 7, *half),
-        "plain-bfloat16": arguments(0, True, 4, False, False, 127, *half),
         "quasi-global-mix-first-bfloat16": arguments(2, True, 2, True, True, 127, *half),
+        "local-saved-mix-first-bfloat16": arguments(1, True, 3, False, True, 7, *half),
+        "plain-bfloat16": arguments(0, False, 4, False, False, 127, *half),
         "local-bfloat16-momentum": arguments(1, False, 2, True, False, 100, torch.bfloat16),
     }
 

@@ -127,7 +127,6 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         "plain-saved": arguments(0, True, 7, False, True),
         "quasi-global-bfloat16": arguments(2, False, 2, False, False, torch.bfloat16),
         "quasi-global-saved-bfloat16": arguments(2, True, 3, True, True, torch.bfloat16),
-        "local-bfloat16": arguments(1, False, 2, False, False, torch.bfloat16),
         "local-saved-bfloat16": arguments(1, True, 4, True, False, torch.bfloat16),
     }
 

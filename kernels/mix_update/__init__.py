@@ -81,7 +81,6 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         "quasi-global": arguments(False, True, 2),
         "quasi-global-saved": arguments(True, True, 3),
         "plain": arguments(False, False, 6),
-        "quasi-global-bfloat16": arguments(False, True, 2, torch.bfloat16),
         "quasi-global-saved-bfloat16": arguments(True, True, 3, torch.bfloat16),
     }
 
