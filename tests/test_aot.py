@@ -37,7 +37,9 @@ SCATTERING = ("top_k_rows_kernel", "top_k_tensor_kernel")
 # rows go through the matrix units in tiles, and sums carry a tolerance
 DENSE = ("mix_dense_kernel",)
 # accesses that find their rows in L2: the other neighbors' slices; the same slice, once more
-FROM_L2 = {"mix_update_kernel": 1, "consensus_slices_kernel": 1, "mix_kernel": 2}
+FROM_L2 = {"mix_update_kernel": 1, "consensus_slices_kernel": 1}
+# bits of the instructions that move rows, by those of a number
+WIDE = {32: {"128"}, 16: {"64", "128"}}
 
 Report = dict[str, Any]
 Reports = Callable[[str], list[Report]]
@@ -86,17 +88,17 @@ def label(report: Report) -> str:
 
 
 def moved(report: Report, access: Report) -> int:
-    """float32 numbers that a program moves with an access, counted in its instructions."""
+    """Numbers that a program moves with an access, counted in its instructions."""
     bits = sum(int(width) * count for width, count in access["widths"].items())
-    return bits // 32 * report["threads"]
+    return bits // access["bits"] * report["threads"]
 
 
 def narrow(report: Report) -> list[str]:
-    """Row accesses that are not, or not wholly, instructions of 128 bits."""
+    """Row accesses that are not, or not wholly, instructions of 128 bits; of 64 will do for bfloat16."""
     return [
         f"{place}: {access['widths']}"
         for place, access in report["rows"].items()
-        if (set(access["widths"]) != {"128"} or moved(report, access) < access["elements"])
+        if (not set(access["widths"]) <= WIDE[access["bits"]] or moved(report, access) < access["elements"])
         and not (access["stores"] and report["kernel"] in SCATTERING)
     ]
 
@@ -104,22 +106,20 @@ def narrow(report: Report) -> list[str]:
 def passes(report: Report) -> float:
     """How often a whole buffer is read from memory or written, counted in instructions."""
     rows = report["rows"].values()
-    straight = sum(moved(report, access) for access in rows if not access["loops"])
-    repeated = sum(access["loops"] for access in rows)
+    straight = sum(moved(report, a) * a["bits"] / 32 for a in rows if not a["loops"])
+    repeated = sum(access["loops"] * access["bits"] / 32 for access in rows)
     from_l2 = FROM_L2.get(report["kernel"], 0)
+    if report["kernel"] == "mix_kernel":
+        # public copies of the neighbors, and the own one once more
+        from_l2 = 2 * report["x_hat"]
     if report["kernel"] == "choco_step_kernel":
         # public copies, and before the mixing all that the local step reads
-        from_l2 = 1 if report["mix_first"] else 3 + has_momentum(report)
+        from_l2 = report["x_hat"] + (0 if report["mix_first"] else 2 + report["momentum"])
     if report["kernel"] == "pull_push_kernel":
         # the center, which one agent reads from memory
         from_l2 = 1 - 1 / report["agents"]
     numbers = report["agents"] * report["columns"]
     return straight * report["programs"] / numbers + repeated - from_l2
-
-
-def has_momentum(report: Report) -> bool:
-    """Of choco_step, which has 7 passes with momentum and 5 without."""
-    return report["passes"] == 7
 
 
 def owed(report: Report) -> float | None:
@@ -128,9 +128,10 @@ def owed(report: Report) -> float | None:
     if kernel in SCATTERING:
         return None
     if kernel == "publish_kernel":
-        return 3 if report["mix_first"] else 4 + has_momentum(report)
+        models = 1 if report["mix_first"] else 2 + report["momentum"]
+        return models + 2 * report["x_hat"]
     if kernel == "mix_kernel":
-        return 4 + 2 * has_momentum(report)
+        return 3 + report["x_hat"] + 2 * report["momentum"]
     if kernel == "bucket_tiles_kernel":
         return 2 if report["room"] == "compress_ef" else 1
     if report["room"] in ("quantize", "compress_ef", "dequantize_add", "sign"):
