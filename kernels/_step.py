@@ -36,7 +36,7 @@ def local_rows(
     maximize: bool,
     random: Random,
 ) -> torch.Tensor:
-    """h = start - lr u `[agents, columns]` float32; local momentum is updated in place, rounded where it is bfloat16."""
+    """h = start - lr u `[agents, columns]` float32; local momentum is updated in place."""
     steps = finite(norm, start)
     lr, weight_decay, beta = (column(s, start) for s in (lr, weight_decay, beta))
     gradient = (-g if maximize else g) + weight_decay * start

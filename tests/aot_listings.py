@@ -69,7 +69,7 @@ def memory_bits(name: str) -> int | None:
 
 
 def row_accesses(ttir: str, listing: str, columns: int) -> dict[str, Access]:
-    """Accesses to float32 and bfloat16 blocks of `columns`, of the highest rank in the kernel, by "line:column" of their source."""
+    """Accesses to blocks of `columns` numbers, of the highest rank in the kernel, by "line:column" of their source."""
     names = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", ttir, re.MULTILINE))
 
     def place(name: str) -> str:

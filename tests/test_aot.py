@@ -98,7 +98,10 @@ def narrow(report: Report) -> list[str]:
     return [
         f"{place}: {access['widths']}"
         for place, access in report["rows"].items()
-        if (not set(access["widths"]) <= WIDE[access["bits"]] or moved(report, access) < access["elements"])
+        if (
+            not set(access["widths"]) <= WIDE[access["bits"]]
+            or moved(report, access) < access["elements"]
+        )
         and not (access["stores"] and report["kernel"] in SCATTERING)
     ]
 

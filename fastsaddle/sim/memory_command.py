@@ -90,7 +90,7 @@ def size(count: float) -> str:
 
 
 def kept_rows(question: MemoryQuestion) -> float:
-    """Float32 rows that an optimizer keeps for each agent (of bfloat16 ones two count as one), counted on a network of one parameter."""
+    """Rows that an optimizer keeps for each agent, bfloat16 ones counting half, found on a network of one parameter."""
     config = TrainConfig(
         algorithm=question.algorithm,
         agents=question.agents,

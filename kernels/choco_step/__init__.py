@@ -28,10 +28,10 @@ An agent whose norm is not finite takes no local step, but compresses and mixes.
 its part of the public copy NaN.
 
 Each of momentum and x_hat may be bfloat16: it is widened exactly, all the above is float32, and what is written is
-rounded stochastically (see _bfloat16.py), momentum by draws of the stream MOMENTUM, copies by those of COPIES. The order
-is t, Q(t), x_hat = round(x_hat + Q(t)), and only then mixing, so that all read the rounded copies; what rounding takes
-or adds stays in h - x_hat, and is sent later. The model moves by m and the pull before momentum is rounded. `squares`
-are the quantizer's alone.
+rounded stochastically (see _bfloat16.py), momentum by draws of the stream MOMENTUM, copies by those of COPIES. A copy
+becomes round(x_hat + Q(t)), and every holder rounds it alike, by the owner's draws: mixing that comes later, in this
+step or the next, reads what is kept. What rounding takes or adds stays in the next t, so it is sent later. The step
+takes m before it is rounded. `squares` are the quantizer's alone.
 
 Rounding: exact; every operation rounds once, in the order written. Squares are sums in any order, of float32 within
 parts of 512 columns: a relative 2^-16.
