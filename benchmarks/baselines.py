@@ -48,6 +48,35 @@ def eager_perturb(x: torch.Tensor, g: torch.Tensor, saved: torch.Tensor, rho: fl
     x.add_(g * (rho / (g.norm(dim=1, keepdim=True) + 1e-12)))
 
 
+def eager_qsaddle(
+    x: torch.Tensor,
+    g: torch.Tensor,
+    momentum: torch.Tensor,
+    saved: torch.Tensor,
+    update: Callable[..., None],
+) -> None:
+    """Q-SADDLe outside its closures: ascent of radius 0.05, back, and `update(x, g, momentum)`, one of QGM."""
+    eager_perturb(x, g, saved, 0.05)
+    x.copy_(saved)
+    update(x, g, momentum)
+
+
+def sgd_and_gossip(x: torch.Tensor, g: torch.Tensor, W: torch.Tensor) -> Callable[[], None]:
+    """A fused torch.optim.SGD with momentum for each row of `x`, then a product with the dense W."""
+    rows = [torch.nn.Parameter(row) for row in x.unbind()]
+    for row, gradient in zip(rows, g.unbind(), strict=True):
+        row.grad = gradient
+    rates = {"lr": LR, "momentum": BETA, "weight_decay": WEIGHT_DECAY, "fused": True}
+    optimizers = [torch.optim.SGD([row], **rates) for row in rows]
+
+    def step() -> None:
+        for optimizer in optimizers:
+            optimizer.step()
+        x.copy_(W @ x)
+
+    return step
+
+
 def eager_consensus(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean over agents and squared distances to it."""
     mean = x.mean(0)

@@ -4,9 +4,11 @@ Every figure is a ratio within one run: the copy bandwidth is measured beside ea
 buffers of the same size. GPU work is synchronized inside the timed round.
 """
 
+import gc
+import signal
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -17,7 +19,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def kind(config: pytest.Config) -> str:
     """cpu or cuda: what the option `--device` names, without a number."""
-    return torch.device(config.getoption("--device")).type
+    return torch.device(str(config.getoption("--device"))).type
+
+
+def scale(config: pytest.Config) -> str:
+    """Which sizes are wanted: cpu, cuda, or tiny."""
+    return "tiny" if config.getoption("--tiny") else kind(config)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,6 +32,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--device", default=DEVICE, help="cpu or cuda; default: cuda where there is one"
     )
     parser.addoption("--threads", type=int, help="CPU threads; default: torch's own choice")
+    parser.addoption(
+        "--tiny", action="store_true", help="smallest sizes: shows that all runs, measures nothing"
+    )
+
+
+def pytest_configure() -> None:
+    # a run out of time is ended by SIGTERM: as for Ctrl-C, what was measured is written
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_benchmark_update_machine_info(
@@ -32,7 +47,16 @@ def pytest_benchmark_update_machine_info(
 ) -> None:
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
-    machine_info["device"] = torch.cuda.get_device_name() if kind(config) == "cuda" else "cpu"
+    machine_info["device"] = "cpu"
+    if kind(config) == "cuda":
+        properties = torch.cuda.get_device_properties(config.getoption("--device"))
+        machine_info.update(
+            device=properties.name,
+            memory_bytes=properties.total_memory,
+            multiprocessors=properties.multi_processor_count,
+            cuda=torch.version.cuda,
+            hip=torch.version.hip,
+        )
     try:
         import triton
 
@@ -50,7 +74,31 @@ def threads(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
-    return request.config.getoption("--device")
+    return str(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def gpu_or_tiny(request: pytest.FixtureRequest) -> bool:
+    """For what is measured on a GPU alone: whether the sizes are to be tiny. Skips on a CPU unless they are."""
+    is_tiny = bool(request.config.getoption("--tiny"))
+    if kind(request.config) == "cpu" and not is_tiny:
+        pytest.skip("measured on a GPU; --tiny tries it on a CPU")
+    return is_tiny
+
+
+@pytest.fixture(autouse=True)
+def room_on_the_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give the memory of each case back, so that the next can have it in one piece."""
+    yield
+    if kind(request.config) == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def needs(size: float, device: str) -> None:
+    """Skip a case where the GPU has fewer than `size` bytes free."""
+    if torch.device(device).type == "cuda" and torch.cuda.mem_get_info(device)[0] < size:
+        pytest.skip(f"needs {size / 1e9:.0f} GB of free GPU memory")
 
 
 def synchronized(work: Callable[[], Any], device: str, repeats: int = 1) -> Callable[[], None]:
@@ -74,8 +122,8 @@ def seconds(work: Callable[[], Any]) -> float:
 class Measure:
     """Times one case with pytest-benchmark, a copy of the same size beside it, and fills `extra_info`."""
 
-    def __init__(self, benchmark: Any, device: str) -> None:
-        self.benchmark, self.device = benchmark, device
+    def __init__(self, benchmark: Any, device: str, rounds: tuple[int, int]) -> None:
+        self.benchmark, self.device, self.rounds = benchmark, device, rounds
 
     def __call__(
         self,
@@ -92,12 +140,10 @@ class Measure:
         target = torch.empty_like(source)
         once = synchronized(work, self.device)
         once()
-        # a round lasts 20 ms or more on a GPU, so that starting it does not count
-        repeats = (
-            max(1, int(0.02 / max(1e-6, min(seconds(once) for _ in range(3)))))
-            if torch.device(self.device).type == "cuda"
-            else 1
-        )
+        # a round lasts 10 ms or more on a GPU, so that waiting for its end does not count
+        is_gpu = torch.device(self.device).type == "cuda"
+        least = min(seconds(once) for _ in range(3))
+        repeats = max(1, int(0.01 / max(1e-6, least))) if is_gpu else 1
         round_ = synchronized(work, self.device, repeats)
         copy = synchronized(lambda: target.copy_(source), self.device, repeats)
         copies: list[float] = []
@@ -106,7 +152,9 @@ class Measure:
             copies.append(seconds(copy))
             return (), {}
 
-        rounds = max(9, min(60, int(0.6 / max(1e-4, seconds(round_)))))
+        least_rounds, most_rounds = self.rounds
+        wanted = int((0.3 if is_gpu else 0.6) / max(1e-4, seconds(round_)))
+        rounds = max(least_rounds, min(most_rounds, wanted))
         for _ in range(3):
             copy()
             round_()
@@ -119,8 +167,8 @@ class Measure:
         ratio = statistics.median(c / t for c, t in zip(copies, times, strict=True))
         self.benchmark.extra_info.update(
             bytes=int(moved),
-            gb_per_s=round(moved / median / 1e9, 3),
-            copy_gb_per_s=round(bandwidth / 1e9, 3),
+            gb_per_s=float(f"{moved / median / 1e9:.5g}"),
+            copy_gb_per_s=float(f"{bandwidth / 1e9:.5g}"),
             percent_of_copy=round(100 * ratio * moved / (2 * source.numel() * 4), 1),
             repeats=repeats,
             implementation=implementation,
@@ -133,5 +181,6 @@ class Measure:
 
 
 @pytest.fixture
-def measure(benchmark: Any, device: str) -> Measure:
-    return Measure(benchmark, device)
+def measure(benchmark: Any, device: str, request: pytest.FixtureRequest) -> Measure:
+    rounds = (1, 1) if request.config.getoption("--tiny") else (9, 60)
+    return Measure(benchmark, device, rounds)

@@ -1,22 +1,62 @@
 #!/usr/bin/env bash
-# Runs what only a GPU can show, and leaves JSON and logs in a folder: tests, compute-sanitizer, benchmarks.
+# Runs what only a GPU can show, part by part: tests, compute-sanitizer, and figures for benchmarks/results/.
 #
-#   bash benchmarks/on_gpu.sh DIR
+#   bash benchmarks/on_gpu.sh [--tiny] DIR [PART...]
 #
-# Works from a bare checkout, without network, in under 9 minutes. Exits non-zero where there is no GPU or a part fails.
+# Parts, with their limits in seconds:
+#
+#   tests 150         the rooms and the optimizers on the GPU
+#   sanitizer 130     the same at small sizes under compute-sanitizer
+#   launches 60       kernels and waits of the host in a step
+#   rooms 250         percent of copy bandwidth, 1 to 4,096 agents, buffers of 1 MB to 8 GB
+#   steps 100         whole optimizer steps against eager PyTorch, torch._foreach and torch.compile
+#   compression 50    compressors against eager PyTorch
+#   stacking 180      stacked gradients against one model on the concatenated batch
+#   shapes 60         block shapes of streaming kernels
+#   training 280      `fastsaddle train` with ResNet-20, CUDA graphs on and off
+#   memory 120        4,096 agents with ResNet-20: memory and time of a step against plain PyTorch
+#
+# Without names all run in this order, in 24 minutes at most. Where a machine is lent for ten, three calls with the
+# same DIR do: "tests sanitizer launches shapes compression", "rooms steps stacking" and "training memory". Each part writes
+# DIR/PART.json and DIR/PART.log, also where its time runs out; what was measured so far is merged into DIR/gpu.json after
+# each part, ready to be committed as benchmarks/results/gpu_<device>.json, and printed as tables at the end.
+# Files of several folders are merged by: python benchmarks/report.py A/gpu.json B/gpu.json --keep RESULT
+#
+# Works from a bare checkout, without network. Exits non-zero where there is no GPU or a part fails.
+# --tiny runs the smallest sizes on a CPU: it shows that the parts run, and measures nothing.
 set -uo pipefail
 
-if [ $# -ne 1 ]; then
-    echo "usage: bash benchmarks/on_gpu.sh DIR" >&2
+parts=(tests sanitizer launches rooms steps compression stacking shapes training memory)
+scale=()
+device=cuda
+if [ "${1:-}" = --tiny ]; then
+    scale=(--tiny --threads 1)
+    device=cpu
+    # kernels run in Triton's interpreter
+    export TRITON_INTERPRET=1
+    shift
+fi
+if [ $# -lt 1 ]; then
+    echo "usage: bash benchmarks/on_gpu.sh [--tiny] DIR [PART...], parts: ${parts[*]}" >&2
     exit 2
 fi
-mkdir -p "$1" || exit 2
-out=$(cd "$1" && pwd)
+folder=$1
+shift
+chosen=("$@")
+[ $# -gt 0 ] || chosen=("${parts[@]}")
+for name in "${chosen[@]}"; do
+    if [[ " ${parts[*]} " != *" $name "* ]]; then
+        echo "a part must be one of ${parts[*]}, got $name" >&2
+        exit 2
+    fi
+done
+mkdir -p "$folder" || exit 2
+out=$(cd "$folder" && pwd)
 cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-python=$(command -v python3 || command -v python)
+python=${PYTHON:-$(command -v python3 || command -v python)}
 
-if ! "$python" - <<'PY'
+if [ "$device" = cuda ] && ! "$python" - <<'PY'
 import sys
 
 import torch
@@ -30,17 +70,14 @@ PY
 then
     exit 1
 fi
-"$python" -c 'import torch, triton, platform; p = torch.cuda.get_device_properties(0); print(
-    f"device {p.name}\nmemory {p.total_memory}\nmultiprocessors {p.multi_processor_count}\n"
-    f"torch {torch.__version__}\ntriton {triton.__version__}\npython {platform.python_version()}\n"
-    f"cuda {torch.version.cuda}\nhip {torch.version.hip}")' >"$out/machine.txt"
 
 failed=0
 part() { # name, limit in seconds, command...
     local name=$1 limit=$2 status=0
     shift 2
     echo "== $name"
-    timeout -k 10 "$limit" "$@" >"$out/$name.log" 2>&1 || status=$?
+    # pytest writes what it has when it is asked to end
+    timeout -k 20 "$limit" "$@" >"$out/$name.log" 2>&1 || status=$?
     tail -n 3 "$out/$name.log"
     if [ "$status" -ne 0 ]; then
         echo "== $name failed with status $status: see $out/$name.log"
@@ -48,36 +85,58 @@ part() { # name, limit in seconds, command...
     fi
 }
 
-# the limits below sum to under 9 minutes
-part tests 120 "$python" -m pytest -q -p no:cacheprovider \
-    tests/test_rooms.py tests/test_gpu.py -k "triton or gpu"
+figures() { # part, limit in seconds, suite
+    if ! "$python" -c 'import pytest_benchmark' 2>/dev/null; then
+        echo "== $1: pytest-benchmark is not installed, left out"
+        failed=1
+        return
+    fi
+    part "$1" "$2" "$python" -m pytest "benchmarks/test_$3.py" --benchmark-only -q -p no:cacheprovider \
+        --device "$device" "${scale[@]}" --benchmark-json="$out/$1.json"
+    merge --keep "$out/gpu.json"
+}
 
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
-said=
-if [ -n "$sanitizer" ]; then
-    said=$(timeout -k 5 40 "$sanitizer" "$python" -c 'import torch; torch.zeros(1, device="cuda")' 2>&1 || true)
-fi
-if [ -z "$sanitizer" ]; then
-    echo "== sanitizer: compute-sanitizer is not installed, left out" | tee "$out/sanitizer.log"
-elif [[ $said == *"not supported"* ]]; then
-    echo "== sanitizer: compute-sanitizer refuses this device, left out" | tee "$out/sanitizer.log"
-else
-    # without the caching allocator each tensor is its own allocation, so that an overrun is seen
-    part sanitizer 80 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool memcheck --error-exitcode 9 \
-        "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py -k small
-fi
-
-if "$python" -c 'import pytest_benchmark' 2>/dev/null; then
-    # a file each: what was measured is kept when a later one runs out of time
-    for suite in rooms:130 optimizer_step:80 compression:40 stacking_tax:40; do
-        name=${suite%:*}
-        part "benchmark_$name" "${suite#*:}" "$python" -m pytest "benchmarks/test_$name.py" --benchmark-only -q \
-            -p no:cacheprovider --device cuda --benchmark-json="$out/$name.json"
+merge() { # further words for report.py
+    local files=() name
+    for name in "${parts[@]}"; do
+        [ ! -s "$out/$name.json" ] || files+=("$out/$name.json")
     done
-    part table 20 "$python" benchmarks/report.py "$out/rooms.json" "$out/optimizer_step.json" \
-        "$out/compression.json" "$out/stacking_tax.json"
-else
-    echo "== benchmarks: pytest-benchmark is not installed, left out" | tee "$out/benchmarks.log"
-    failed=1
-fi
+    [ ${#files[@]} -eq 0 ] || "$python" benchmarks/report.py "${files[@]}" "$@" >"$out/table.md" || failed=1
+}
+
+sanitizer() {
+    local found said=
+    found=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+    if [ -n "$found" ]; then
+        said=$(timeout -k 5 40 "$found" "$python" -c 'import torch; torch.zeros(1, device="cuda")' 2>&1 || true)
+    fi
+    if [ -z "$found" ]; then
+        echo "== sanitizer: compute-sanitizer is not installed, left out" | tee "$out/sanitizer.log"
+    elif [[ $said == *"not supported"* ]]; then
+        echo "== sanitizer: compute-sanitizer refuses this device, left out" | tee "$out/sanitizer.log"
+    else
+        # without the caching allocator each tensor is its own allocation, so that an overrun is seen
+        part sanitizer 80 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$found" --tool memcheck --error-exitcode 9 \
+            "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py -k small
+    fi
+}
+
+for name in "${chosen[@]}"; do
+    case $name in
+    tests)
+        part tests 150 "$python" -m pytest -q -p no:cacheprovider \
+            tests/test_rooms.py tests/test_gpu.py -k "triton or gpu"
+        ;;
+    sanitizer) sanitizer ;;
+    launches) figures launches 60 launches ;;
+    rooms) figures rooms 250 rooms ;;
+    steps) figures steps 100 optimizer_step ;;
+    compression) figures compression 50 compression ;;
+    stacking) figures stacking 180 stacking_tax ;;
+    shapes) figures shapes 60 shapes ;;
+    training) figures training 280 training ;;
+    memory) figures memory 120 step_memory ;;
+    esac
+done
+[ ! -s "$out/table.md" ] || cat "$out/table.md"
 exit "$failed"

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from benchmarks import baselines
-from benchmarks.conftest import Measure, kind
+from benchmarks.conftest import Measure, scale
 from fastsaddle.compressors import Compressor, RandomK, Sign, StochasticQuantizer, TopK
 
-SIZES = {"cpu": ((16, 1_000_000),), "cuda": ((16, 2**22),)}
+SIZES = {"cpu": ((16, 1_000_000),), "cuda": ((16, 2**22),), "tiny": ((5, 320),)}
 KEEP = 0.1
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    metafunc.parametrize(("agents", "dim"), SIZES[kind(metafunc.config)])
+    metafunc.parametrize(("agents", "dim"), SIZES[scale(metafunc.config)])
 
 
 def kept(x: torch.Tensor) -> int:

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from benchmarks.conftest import Measure, kind
+from benchmarks.conftest import Measure, scale
 
-SIZES = {"cpu": ((16, 1_000_000),), "cuda": ((16, 2**22),)}
+SIZES = {"cpu": ((16, 1_000_000),), "cuda": ((16, 2**22),), "tiny": ((5, 300),)}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    metafunc.parametrize(("agents", "dim"), SIZES[kind(metafunc.config)])
+    metafunc.parametrize(("agents", "dim"), SIZES[scale(metafunc.config)])
 
 
 def test_copy(agents: int, dim: int, measure: Measure, device: str) -> None:

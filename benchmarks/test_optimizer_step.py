@@ -10,9 +10,13 @@ from torch import nn
 
 import fastsaddle as fs
 from benchmarks import baselines
-from benchmarks.conftest import Measure, kind
+from benchmarks.conftest import Measure, scale
 
-SIZES = {"cpu": ((16, 1_000_000), (16, 100_000)), "cuda": ((16, 2**22), (256, 2**18))}
+SIZES = {
+    "cpu": ((16, 1_000_000), (16, 100_000)),
+    "cuda": ((16, 2**22), (256, 2**18)),
+    "tiny": ((5, 300),),
+}
 RATES = {"lr": baselines.LR, "weight_decay": baselines.WEIGHT_DECAY}
 EIGHT_BITS = fs.compressors.StochasticQuantizer(8)
 # passes over a [agents, dim] buffer, one of them (two for SADDLe: the norm is needed anyway) to refuse NaN
@@ -35,7 +39,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Any], int]] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    sizes = SIZES[kind(metafunc.config)]
+    sizes = SIZES[scale(metafunc.config)]
     # what one would write today is slow: the first size tells
     is_baseline = metafunc.function is test_qgm_baseline
     metafunc.parametrize(("agents", "dim"), sizes[:1] if is_baseline else sizes)
@@ -48,6 +52,17 @@ def agents_and_gradients(agents: int, dim: int, device: str) -> tuple[nn.Paramet
     )
 
 
+def whole_step(optimizer: Any) -> Callable[[], None]:
+    """A step outside the closures: the ascent, where the method has one, and the descent with gossip."""
+
+    def step() -> None:
+        if hasattr(optimizer, "perturb"):
+            optimizer.perturb()
+        optimizer.step()
+
+    return step
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_step(name: str, agents: int, dim: int, measure: Measure, device: str) -> None:
     method, passes = OPTIMIZERS[name]
@@ -55,14 +70,8 @@ def test_optimizer_step(name: str, agents: int, dim: int, measure: Measure, devi
     talk = {"agents": agents} if name in ("LocalSGD", "DPPF") else {"topology": "ring"}
     optimizer = method([p], **talk, **RATES)
     p.grad.copy_(gradient)
-
-    def step() -> None:
-        if hasattr(optimizer, "perturb"):
-            optimizer.perturb()
-        optimizer.step()
-
     measure(
-        step,
+        whole_step(optimizer),
         moved=passes * agents * dim * 4,
         implementation="fastsaddle",
         agents=agents,
@@ -74,9 +83,7 @@ def test_optimizer_step(name: str, agents: int, dim: int, measure: Measure, devi
     slow.load_state_dict(optimizer.state_dict())
     twin.grad.copy_(p.grad)
     for each in (optimizer, slow):
-        if hasattr(each, "perturb"):
-            each.perturb()
-        each.step()
+        whole_step(each)()
     # norms may differ in the last place, SAM and DPPF divide by them, and a code may then be the next
     allowed = 1e-6 if hasattr(optimizer, "perturb") or name == "DPPF" else 0.0
     level = float(optimizer.squares[:, 0].max().sqrt()) / 127

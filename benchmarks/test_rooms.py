@@ -1,21 +1,27 @@
 """Every room and every implementation that runs here, against the copy bandwidth of the same run."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.conftest import Measure, kind
+from benchmarks.conftest import Measure, kind, needs, scale
 from fastsaddle import topology
 from fastsaddle.flat import FlatLayout
 from fastsaddle.kernels._op import Op, rooms, use_backend
 from fastsaddle.wire import largest_of, table_of
 
-# agents, parameters of one agent
-SIZES = {
-    "cpu": ((16, 1_000_000), (256, 62_500)),
-    "cuda": ((1, 2**26), (16, 2**22), (128, 2**19), (1024, 2**16)),
-}
+# agents, parameters of one agent; the first alone for the reference
+SMALL = {"cpu": ((16, 1_000_000), (256, 62_500)), "tiny": ((5, 300), (3, 130))}
+# on a GPU: 256 MB a buffer for all rooms, those of a step on more stacks and from 1 MB to 8 GB
+ELEMENTS = 2**26
+GPU_AGENTS = (16, 256, 1024, 4096)
+STEP_ROOMS = ("agent_norm", "sam_perturb", "gossip_step", "quantize", "choco_step")
+STEP_AGENTS = (16, 1, 64, 128, 256, 1024, 4096)
+STEP_SIZES = tuple((agents, 2**n) for n in (18, 22, 24, 28, 31) for agents in (16, 1024))
+# up to 1 GB a buffer, results are compared with the reference's
+COMPARED = 2**28
 DRAWN = 32
 # rooms that take whole tensors; the others' buckets have so many elements
 WHOLE_TENSORS, BUCKET = ("sign", "top_k"), 512
@@ -25,13 +31,24 @@ HALF = "quasi-global-bfloat16"
 HALF_ROOMS = ("gossip_step", "choco_step")
 
 
+def sizes(name: str, wanted_scale: str) -> Sequence[tuple[int, int]]:
+    """(agents, parameters of one agent) to measure a room at."""
+    if wanted_scale != "cuda":
+        return SMALL[wanted_scale]
+    agents = STEP_AGENTS if name in STEP_ROOMS else GPU_AGENTS
+    further = STEP_SIZES if name in STEP_ROOMS else ()
+    return [(n, elements // n) for n, elements in (*((n, ELEMENTS) for n in agents), *further)]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    device = kind(metafunc.config)
+    device, wanted_scale = kind(metafunc.config), scale(metafunc.config)
     found = []
-    for op in rooms().values():
+    # what a step needs comes first, should time run out
+    for op in sorted(rooms().values(), key=lambda op: op.name not in STEP_ROOMS):
         for backend in ("native", "triton", "reference"):
             if backend not in op.unavailable(device):
-                for agents, dim in SIZES[device][:1] if backend == "reference" else SIZES[device]:
+                wanted = sizes(op.name, wanted_scale)
+                for agents, dim in wanted[:1] if backend == "reference" else wanted:
                     for variant in (None, *([HALF] if op.name in HALF_ROOMS else [])):
                         room = op.name if variant is None else f"{op.name}-bfloat16"
                         name = f"{room}-{backend}-{agents}x{dim}"
@@ -119,11 +136,15 @@ def test_room(
     measure: Measure,
     device: str,
 ) -> None:
+    # rows of the room, those of the copy beside it, and what drawing them takes
+    needs(10 * agents * dim * 4, device)
     generator = torch.Generator().manual_seed(torch.seed() % 2**32)
     examples = op.examples(agents, DRAWN, generator)
     example = next(iter(examples.values())) if variant is None else examples[variant]
     arguments = widened(op, example, dim, device)
-    expected, got = copied(arguments), copied(arguments)
+    # what is wrong is not timed
+    if agents * dim <= COMPARED:
+        compare(op, backend, arguments)
     with use_backend(backend):
         measure(
             lambda: op(*arguments.values()),
@@ -136,6 +157,11 @@ def test_room(
                 "passes": op.passes(arguments),
             },
         )
+
+
+def compare(op: Op, backend: str, arguments: dict[str, Any]) -> None:
+    """One call on copies of the arguments, beside the reference's."""
+    expected, got = copied(arguments), copied(arguments)
     with use_backend("reference"):
         op(*expected.values())
     with use_backend(backend):

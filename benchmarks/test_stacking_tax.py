@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from benchmarks.conftest import seconds, synchronized
+from benchmarks.conftest import scale, seconds, synchronized
 from fastsaddle.sim import initial_models
 from fastsaddle.sim.engine import GradientEngine
 
-AGENTS, BATCH = 16, 32
+AGENTS, BATCH = {"cpu": (16,), "cuda": (16, 256), "tiny": (2,)}, 32
 # network -> shape of a sample, rounds
 NETWORKS = {"mlp": ((1, 28, 28), 25), "lenet5": ((1, 28, 28), 25), "resnet20": ((3, 32, 32), 5)}
 CASES = [
@@ -21,16 +21,22 @@ CASES = [
 ]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    metafunc.parametrize("agents", AGENTS[scale(metafunc.config)])
+
+
 @pytest.mark.parametrize(("network", "engine"), CASES)
-def test_stacking_tax(network: str, engine: str, benchmark: Any, device: str) -> None:
+def test_stacking_tax(network: str, engine: str, agents: int, benchmark: Any, device: str) -> None:
     # TF32 would make the comparison at the end one of roundings
     torch.backends.cudnn.allow_tf32 = False
     shape, rounds = NETWORKS[network]
-    images = torch.randn(AGENTS, BATCH, *shape, device=device)
-    labels = torch.randint(0, 10, (AGENTS, BATCH), device=device)
+    # a plain loop over many modules takes seconds
+    rounds, warm_ups = (rounds, 3) if agents <= 16 else (max(2, rounds // 8), 1)
+    images = torch.randn(agents, BATCH, *shape, device=device)
+    labels = torch.randint(0, 10, (agents, BATCH), device=device)
     one = initial_models.build(network, shape, 10, seed=0).to(device)
-    others = [initial_models.build(network, shape, 10, seed=0).to(device) for _ in range(AGENTS)]
-    stack = fs.AgentStack(one, AGENTS)
+    others = [initial_models.build(network, shape, 10, seed=0).to(device) for _ in range(agents)]
+    stack = fs.AgentStack(one, agents)
     gradients = GradientEngine(stack, F.cross_entropy, engine)
 
     def single() -> None:
@@ -51,7 +57,7 @@ def test_stacking_tax(network: str, engine: str, benchmark: Any, device: str) ->
             times[name].append(seconds(work))
         return (), {}
 
-    for _ in range(3):
+    for _ in range(warm_ups):
         interleaved()
         stacked()
     for each in times.values():
@@ -61,7 +67,7 @@ def test_stacking_tax(network: str, engine: str, benchmark: Any, device: str) ->
     benchmark.extra_info.update(
         stacking_tax=round(median / statistics.median(times["single"]), 3),
         of_plain_loop=round(median / statistics.median(times["loop"]), 3),
-        agents=AGENTS,
+        agents=agents,
         batch=BATCH,
         network=network,
         dim=stack.layout.dim,

@@ -1,4 +1,4 @@
-"""The two halves of a gossip step as Triton kernels: local_step, mix_update, and gossip_step for large stacks."""
+"""The two halves of a gossip step as Triton kernels: local_step and mix_update."""
 
 import torch
 import triton

@@ -118,6 +118,9 @@ def passes(report: Report) -> float:
     if report["kernel"] == "choco_step_kernel":
         # public copies, and before the mixing all that the local step reads
         from_l2 = report["x_hat"] + (0 if report["mix_first"] else 2 + report["momentum"])
+    if report["kernel"] == "gossip_step_slices_kernel":
+        # h of a slice, written and read; what quasi-global momentum reads once more
+        from_l2 = 2 + report["variant"].startswith("quasi-global") * (1 + report["momentum"])
     if report["kernel"] == "pull_push_kernel":
         # the center, which one agent reads from memory
         from_l2 = 1 - 1 / report["agents"]
@@ -135,6 +138,8 @@ def owed(report: Report) -> float | None:
         return models + 2 * report["x_hat"]
     if kernel == "mix_kernel":
         return 3 + report["x_hat"] + 2 * report["momentum"]
+    if kernel == "gossip_step_slices_kernel":
+        return report["passes"]
     if kernel == "bucket_tiles_kernel":
         return 2 if report["room"] == "compress_ef" else 1
     if report["room"] in ("quantize", "compress_ef", "dequantize_add", "sign"):

@@ -1,7 +1,7 @@
 """gossip_step in Triton: one program holds a slice of all agents, so each buffer is read and written once.
 
 Neighbors are fetched from the block by a gather and summed in the list's order. Beyond FUSED_AGENTS agents a slice
-no longer fits the registers: the two halves run one after the other, with the same bits.
+no longer fits the registers: slices_triton.py passes h through L2, with the same bits.
 """
 
 import torch
@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 
 from fastsaddle.kernels._bfloat16_triton import MOMENTUM, as_bits, kept, widened
-from fastsaddle.kernels._gossip_triton import launch_local_step, launch_mix_update
 from fastsaddle.kernels._step_triton import (
     is_finite,
     local_values,
@@ -17,6 +16,7 @@ from fastsaddle.kernels._step_triton import (
     rows_of,
 )
 from fastsaddle.kernels._triton_launch import EXACT, FUSED_AGENTS, fused_shape
+from fastsaddle.kernels.gossip_step.slices_triton import launch_slices
 
 
 @triton.jit(do_not_specialize=["seed", "first_agent"])
@@ -127,12 +127,23 @@ def launch(
     start = x if saved is None else saved
     random = (seed, step, first_agent)
     if agents > FUSED_AGENTS:
-        h = torch.empty_like(x, memory_format=torch.contiguous_format)
-        launch_local_step(
-            start, g, momentum, h, lr, weight_decay, beta, norm, kind, nesterov, maximize, *random
+        launch_slices(
+            x,
+            saved,
+            g,
+            momentum,
+            neighbors,
+            weights,
+            lr,
+            weight_decay,
+            beta,
+            mu,
+            norm,
+            kind,
+            nesterov,
+            maximize,
+            *random,
         )
-        quasi_global = momentum if kind == 2 else None
-        launch_mix_update(x, saved, h, quasi_global, neighbors, weights, lr, mu, norm, *random)
         return
     moments = x if momentum is None else as_bits(momentum)
     padded, block, warps = fused_shape(agents)

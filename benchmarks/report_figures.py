@@ -1,0 +1,102 @@
+"""The figures that this package holds itself to, each beside what one machine's report says of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+Info = dict[str, Any]
+STREAMING = ("agent_norm", "sam_perturb", "gossip_step")
+# bytes of a buffer from which on a GPU's rooms are judged
+LARGE = 256 * 10**6
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line: what it is, the limit, and the worst value found; None where it was not measured."""
+
+    what: str
+    limit: float
+    worst: float | None
+    is_ceiling: bool = False
+
+    def line(self) -> str:
+        bound = f"{'at most' if self.is_ceiling else 'at least'} {self.limit:g}"
+        if self.worst is None:
+            return f"| {self.what} | {bound} | not measured | |"
+        reached = self.worst <= self.limit if self.is_ceiling else self.worst >= self.limit
+        return f"| {self.what} | {bound} | {self.worst:.3g} | {'yes' if reached else 'no'} |"
+
+
+def figures_table(infos: list[Info], is_gpu: bool) -> list[str]:
+    """Markdown of all figures of this kind of machine; nothing where none of them was measured."""
+    figures = of_gpu(infos) if is_gpu else of_cpu(infos)
+    if all(figure.worst is None for figure in figures):
+        return []
+    return [
+        "",
+        "Figures to reach, and the worst value of this run:",
+        "",
+        "| what | figure | measured | reached |",
+        "| --- | --- | ---: | --- |",
+        *(figure.line() for figure in figures),
+    ]
+
+
+def of_cpu(infos: list[Info]) -> list[Figure]:
+    def percents(*names: str) -> float | None:
+        return least(i["percent_of_copy"] for i in rooms(infos, names) if i["agents"] == 16)
+
+    share = "% of copy bandwidth, 16 agents"
+    return [
+        Figure(f"`gossip_step`: {share}", 77, percents("gossip_step")),
+        Figure(f"`agent_norm`, `sam_perturb`: {share}", 77, percents("agent_norm", "sam_perturb")),
+        Figure(f"`quantize`, 8 bits: {share}", 29, percents("quantize")),
+        Figure(f"`choco_step`: {share}", 50, percents("choco_step")),
+        *(
+            Figure(f"stacking tax, {network}, 16 agents", limit, tax(infos, 16, network), True)
+            for network, limit in (("mlp", 2.0), ("lenet5", 1.6), ("resnet20", 1.6))
+        ),
+    ]
+
+
+def of_gpu(infos: list[Info]) -> list[Figure]:
+    large = [i for i in infos if 4 * i.get("dim", 0) * i.get("agents", 0) >= LARGE]
+
+    def percents(names: tuple[str, ...], agents: range) -> float | None:
+        return least(i["percent_of_copy"] for i in rooms(large, names) if i["agents"] in agents)
+
+    few, many = range(1, 129), range(1024, 1025)
+    spoken = ", ".join(f"`{name}`" for name in STREAMING)
+    steps = [i for i in infos if i.get("method") == "QSADDLe" and "launches" in i]
+    held = [i for i in steps if i["agents"] <= 256]
+    return [
+        Figure(f"{spoken}: % of copy bandwidth, 1 to 128 agents", 85, percents(STREAMING, few)),
+        Figure(f"{spoken}: % of copy bandwidth, 1,024 agents", 70, percents(STREAMING, many)),
+        Figure("`quantize`: % of copy bandwidth", 70, percents(("quantize",), range(1, 4097))),
+        Figure("`choco_step`: % of copy bandwidth", 65, percents(("choco_step",), range(1, 4097))),
+        Figure("launches of a QSADDLe step", 5, most(i["launches"] for i in held), True),
+        Figure("waits of the host in a QSADDLe step", 0, most(i["waits"] for i in steps), True),
+        Figure("stacking tax, 16 agents", 1.3, tax(infos, 16), True),
+        Figure("stacking tax, 256 agents", 1.5, tax(infos, 256), True),
+    ]
+
+
+def rooms(infos: list[Info], names: tuple[str, ...]) -> list[Info]:
+    """Rooms of these names by the implementation that runs there, block shapes left out."""
+    kinds = ("native", "triton")
+    mine = [i for i in infos if i.get("implementation") in kinds and "shape_of" not in i]
+    return [i for i in mine if i.get("room") in names and "percent_of_copy" in i]
+
+
+def tax(infos: list[Info], agents: int, network: str | None = None) -> float | None:
+    """The worst stacking tax of the engine that is chosen."""
+    chosen = [i for i in infos if i.get("asked") == "auto" and i["agents"] == agents]
+    return most(i["stacking_tax"] for i in chosen if network in (None, i["network"]))
+
+
+def least(values: Iterable[float]) -> float | None:
+    return min(values, default=None)
+
+
+def most(values: Iterable[float]) -> float | None:
+    return max(values, default=None)

@@ -1,0 +1,132 @@
+"""Markdown of what is measured on GPUs alone: rooms by agents and size, launches, training, memory, block shapes."""
+
+from collections.abc import Callable
+from typing import Any
+
+Info = dict[str, Any]
+
+
+def pivot(
+    infos: list[Info],
+    row_of: Callable[[Info], str],
+    column_of: Callable[[Info], Any],
+    text: Callable[[Any], str] = str,
+) -> list[str]:
+    """Percents of the copy bandwidth as a Markdown table; a cell that was not measured stays empty."""
+    columns = sorted({column_of(info) for info in infos})
+    cells = {(row_of(info), column_of(info)): f"{info['percent_of_copy']:.0f}" for info in infos}
+    lines = [
+        f"| | {' | '.join(map(text, columns))} |",
+        f"| --- |{' ---: |' * len(columns)}",
+    ]
+    for name in dict.fromkeys(map(row_of, infos)):
+        lines.append(f"| {name} | {' | '.join(cells.get((name, c), '') for c in columns)} |")
+    return lines
+
+
+def room_tables(infos: list[Info]) -> list[str]:
+    """Rooms by agents at the size that most were measured at, then those of a step by size of a buffer."""
+    by_size: dict[int, list[Info]] = {}
+    for info in infos:
+        by_size.setdefault(size_of(info), []).append(info)
+    common = max(by_size, key=lambda size: len(by_size[size]))
+    by_room = sorted(by_size[common], key=lambda i: i["room"])
+    lines = [
+        "",
+        f"Percent of the copy bandwidth with {size_text(common)} a buffer, by agents:",
+        "",
+        *pivot(by_room, lambda i: f"{i['room']}, {i['implementation']}", lambda i: i["agents"]),
+    ]
+    repeated = {
+        (i["room"], i["implementation"], i["agents"]) for i in infos if size_of(i) != common
+    }
+    varied = [i for i in infos if (i["room"], i["implementation"], i["agents"]) in repeated]
+    if varied:
+        varied.sort(key=lambda i: (i["room"], i["agents"]))
+        lines += [
+            "",
+            "The same by size of a buffer:",
+            "",
+            *pivot(varied, lambda i: f"{i['room']}, {i['agents']} agents", size_of, size_text),
+        ]
+    return lines
+
+
+def size_of(info: Info) -> int:
+    """Bytes of one float32 buffer of all agents."""
+    return 4 * info["agents"] * info["dim"]
+
+
+def size_text(size: int) -> str:
+    """Bytes in binary units."""
+    units = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "B": 1}
+    unit = next(name for name, least in units.items() if size >= least)
+    return f"{size // units[unit]} {unit}"
+
+
+def launch_table(infos: list[Info]) -> list[str]:
+    lines = [
+        "",
+        "Sent to the GPU in one step outside the closures:",
+        "",
+        "| step | agents | kernels | copies and fills | waits of the host |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for i in sorted(infos, key=lambda i: (i["method"], i["agents"])):
+        counts = f"{i['launches']:g} | {i['copies']:g} | {i['waits']}"
+        lines.append(f"| {i['method']}.step | {i['agents']:,} | {counts} |")
+    return lines
+
+
+def training_table(infos: list[Info]) -> list[str]:
+    lines = [
+        "",
+        "`fastsaddle train`, batches of 32, pictures of 3x32x32:",
+        "",
+        "| network | algorithm | agents | CUDA graph | steps/s | agent-steps/s | GB at the peak |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for i in sorted(infos, key=lambda i: (i["training"], i["agents"], i["graph"])):
+        speed = i["steps_per_second"]
+        lines.append(
+            f"| {i['training']} | {i['algorithm']} | {i['agents']:,} | {i['graph']} | {speed:.2f} | "
+            f"{speed * i['agents']:,.0f} | {gigabytes(i['peak_bytes'])} |"
+        )
+    return lines
+
+
+def memory_table(infos: list[Info]) -> list[str]:
+    first = infos[0]
+    lines = [
+        "",
+        f"One step of {first['agents']:,} agents with {first['network']} outside the closures "
+        f"({first['row_bytes'] / 1e9:.2f} GB a buffer):",
+        "",
+        "| step | implementation | ms | GB kept | GB at the peak |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for i in sorted(infos, key=lambda i: (i["method"], i["step_milliseconds"])):
+        memory = f"{gigabytes(i['kept_bytes'])} | {gigabytes(i['peak_bytes'])}"
+        lines.append(
+            f"| {i['method']}.step | {i['implementation']} | {i['step_milliseconds']:.1f} | {memory} |"
+        )
+    return lines
+
+
+def gigabytes(count: int | None) -> str:
+    return "not measured" if count is None else f"{count / 1e9:.2f}"
+
+
+def shape_table(infos: list[Info]) -> list[str]:
+    ordered = sorted(infos, key=lambda i: (i["shape_of"], i["agents"]))
+    return [
+        "",
+        "Percent of the copy bandwidth by block shape, columns x warps of a program:",
+        "",
+        *pivot(
+            ordered,
+            lambda i: f"{i['shape_of']}, {i['agents']} x {i['dim']:,}",
+            lambda i: (i["columns"], i["warps"]),
+            lambda shape: f"{shape[0]} x {shape[1]}",
+        ),
+    ]

@@ -1,0 +1,50 @@
+"""All tables of one machine's report, those that it has figures for."""
+
+from typing import Any
+
+from report_figures import figures_table
+from report_gpu_tables import launch_table, memory_table, room_tables, shape_table, training_table
+from report_tables import Row, bandwidth_table, comparison, machine, tax_tables
+
+# tables of figures that a row carries under this name
+SPECIAL = {
+    "launches": launch_table,
+    "training": training_table,
+    "kept_bytes": memory_table,
+    "shape_of": shape_table,
+}
+
+
+def render(report: dict[str, Any]) -> str:
+    """The whole text for one machine; on a GPU the rooms are laid out by agents and by size."""
+    rows = report["benchmarks"]
+    special = {key: [r["extra_info"] for r in rows if key in r["extra_info"]] for key in SPECIAL}
+    moved = [r for r in timed(report) if not (is_room(r) and on_gpu(report))]
+    rooms = [r["extra_info"] for r in timed(report) if is_room(r) and on_gpu(report)]
+    tax = [r for r in rows if "stacking_tax" in r["extra_info"]]
+    parts = [machine(report)]
+    if moved:
+        parts += ["", *bandwidth_table(moved), *comparison(moved)]
+    if rooms:
+        parts += room_tables(rooms)
+    parts += tax_tables(tax)
+    for key, table in SPECIAL.items():
+        if special[key]:
+            parts += table(special[key])
+    parts += figures_table([r["extra_info"] for r in rows], on_gpu(report))
+    return "\n".join(parts)
+
+
+def timed(report: dict[str, Any]) -> list[Row]:
+    """Rows with a percentage of the copy bandwidth, block shapes left out."""
+    infos = ((row, row["extra_info"]) for row in report["benchmarks"])
+    return [row for row, info in infos if "percent_of_copy" in info and "shape_of" not in info]
+
+
+def is_room(row: Row) -> bool:
+    """Whether a row timed a room by itself."""
+    return row["name"].startswith("test_room[")
+
+
+def on_gpu(report: dict[str, Any]) -> bool:
+    return report["machine_info"]["device"] != "cpu"

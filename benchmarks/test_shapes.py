@@ -1,0 +1,59 @@
+"""Block shapes of streaming kernels: columns of one program and its warps, each against the copy bandwidth."""
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.conftest import Measure, kind
+from benchmarks.test_rooms import DRAWN, compare, widened
+from fastsaddle.kernels._op import rooms, use_backend
+
+# room -> the module that launches its kernel
+LAUNCHERS = {
+    "sam_perturb": "fastsaddle.kernels.sam_perturb.triton_gpu",
+    "local_step": "fastsaddle.kernels._gossip_triton",
+}
+SHAPES = [(columns, warps) for columns in (512, 1024, 2048, 4096) for warps in (4, 8)]
+SIZES = ((16, 2**22), (1024, 2**16))
+TINY_SIZES = ((2, 1100),)
+
+
+@pytest.mark.parametrize("size", range(len(SIZES)))
+@pytest.mark.parametrize(("columns", "warps"), SHAPES)
+@pytest.mark.parametrize("room", LAUNCHERS)
+def test_shape(
+    room: str,
+    columns: int,
+    warps: int,
+    size: int,
+    measure: Measure,
+    device: str,
+    gpu_or_tiny: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    op = rooms()[room]
+    reason = op.unavailable(kind(request.config)).get("triton")
+    if reason is not None:
+        pytest.skip(reason)
+    if gpu_or_tiny and size >= len(TINY_SIZES):
+        pytest.skip("one size shows that it runs")
+    agents, dim = (TINY_SIZES if gpu_or_tiny else SIZES)[size]
+    example = next(iter(op.examples(agents, DRAWN, torch.Generator().manual_seed(0)).values()))
+    arguments: dict[str, Any] = widened(op, example, dim, device)
+    launcher = importlib.import_module(LAUNCHERS[room])
+    monkeypatch.setattr(launcher, "STREAM_COLUMNS", columns)
+    # every launch passes these on to Triton
+    monkeypatch.setattr(launcher, "EXACT", {**launcher.EXACT, "num_warps": warps})
+    compare(op, "triton", arguments)
+    with use_backend("triton"):
+        measure(
+            lambda: op(*arguments.values()),
+            moved=op.passes(arguments) * agents * dim * 4,
+            implementation="triton",
+            agents=agents,
+            dim=dim,
+            info={"shape_of": room, "columns": columns, "warps": warps},
+        )

@@ -1,0 +1,209 @@
+"""gossip_step for stacks that no program holds whole: programs walk over slices, with h of one slice in L2.
+
+A program owns a slice of columns of all agents. It writes their h into a scratch of its own, waits for its threads,
+and mixes from there, so that h never has to reach memory and models may be overwritten in place: no other program reads
+these columns. Programs stay and take the next slice, so the scratch is as large as they are many.
+"""
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+
+from fastsaddle.kernels._bfloat16_triton import MOMENTUM, as_bits, kept, widened
+from fastsaddle.kernels._step_triton import is_finite, local_values, quasi_global_values
+from fastsaddle.kernels._triton_launch import EXACT
+
+# agents and columns of one block: 64 bytes of a row are the least that memory hands out without waste
+ROWS, COLUMNS = 128, 16
+# programs of a multiprocessor: one reads while the other waits for its threads
+RESIDENT = 2
+# where there is no device to ask: under the interpreter, and ahead of time
+FEW_PROGRAMS = 4
+
+
+@triton.jit(do_not_specialize=["seed", "first_agent"])
+def gossip_step_slices_kernel(
+    x_ptr,
+    start_ptr,
+    g_ptr,
+    momentum_ptr,
+    h_ptr,
+    neighbors_ptr,
+    weights_ptr,
+    lr_ptr,
+    weight_decay_ptr,
+    beta_ptr,
+    mu_ptr,
+    norm_ptr,
+    step_ptr,
+    x_stride,
+    start_stride,
+    g_stride,
+    momentum_stride,
+    lr_step,
+    weight_decay_step,
+    beta_step,
+    mu_step,
+    step_step,
+    agents,
+    columns,
+    width,
+    slices,
+    seed,
+    first_agent,
+    KIND: tl.constexpr,
+    NESTEROV: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
+    GATED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    column = tl.arange(0, COLUMNS)[None, :]
+    h_ptr += tl.program_id(0).to(tl.int64) * agents * COLUMNS
+    for part in range(tl.program_id(0), slices, tl.num_programs(0)):
+        c = part * COLUMNS + column
+        for begin in range(0, agents, ROWS):
+            each = begin + tl.arange(0, ROWS)
+            i = each[:, None]
+            agent = i < agents
+            inside = agent & (c < columns)
+            row = i.to(tl.int64)
+            start = tl.load(start_ptr + row * start_stride + c, mask=inside, other=0.0)
+            g = tl.load(g_ptr + row * g_stride + c, mask=inside, other=0.0)
+            momentum = start
+            if KIND != 0:
+                momentum = tl.load(momentum_ptr + row * momentum_stride + c, mask=inside, other=0.0)
+                momentum = widened(momentum)
+            h, moved = local_values(
+                start,
+                g,
+                momentum,
+                tl.load(lr_ptr + i * lr_step, mask=agent, other=0.0),
+                tl.load(weight_decay_ptr + i * weight_decay_step, mask=agent, other=0.0),
+                tl.load(beta_ptr + i * beta_step, mask=agent, other=0.0),
+                KIND,
+                NESTEROV,
+                MAXIMIZE,
+            )
+            if GATED:
+                steps = is_finite(tl.load(norm_ptr + i, mask=agent, other=0.0))
+                h = tl.where(steps, h, start)
+                moved = tl.where(steps, moved, momentum)
+            tl.store(h_ptr + row * COLUMNS + column, h, mask=agent)
+            if KIND == 1:
+                step = tl.load(step_ptr + each * step_step, mask=each < agents, other=0)
+                at, place = first_agent + each, part * COLUMNS + each * 0
+                moved = kept(moved, momentum_ptr, seed, at, step, place, MOMENTUM)
+                tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
+        tl.debug_barrier()
+        for begin in range(0, agents, ROWS):
+            each = begin + tl.arange(0, ROWS)
+            i = each[:, None]
+            agent = i < agents
+            inside = agent & (c < columns)
+            row = i.to(tl.int64)
+            mixed = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
+            for k in range(width):
+                neighbor = tl.load(neighbors_ptr + row * width + k, mask=agent, other=-1)
+                named = neighbor >= 0
+                # a wrong list must not read outside: nothing can be raised from here
+                neighbor = tl.minimum(tl.maximum(neighbor, 0), agents - 1)
+                weight = tl.load(weights_ptr + row * width + k, mask=agent, other=0.0)
+                term = weight * tl.load(h_ptr + neighbor * COLUMNS + column, mask=named, other=0.0)
+                # not zero plus the first term, which would lose the sign of zero
+                mixed = tl.where(named, tl.where(k == 0, term, mixed + term), mixed)
+            if KIND == 2:
+                start = tl.load(start_ptr + row * start_stride + c, mask=inside, other=0.0)
+                momentum = tl.load(momentum_ptr + row * momentum_stride + c, mask=inside, other=0.0)
+                momentum = widened(momentum)
+                lr = tl.load(lr_ptr + i * lr_step, mask=agent, other=0.0)
+                mu = tl.load(mu_ptr + i * mu_step, mask=agent, other=0.0)
+                moved = quasi_global_values(start, mixed, momentum, lr, mu)
+                if GATED:
+                    steps = is_finite(tl.load(norm_ptr + i, mask=agent, other=0.0))
+                    moved = tl.where(steps, moved, momentum)
+                step = tl.load(step_ptr + each * step_step, mask=each < agents, other=0)
+                at, place = first_agent + each, part * COLUMNS + each * 0
+                moved = kept(moved, momentum_ptr, seed, at, step, place, MOMENTUM)
+                tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
+            tl.store(x_ptr + row * x_stride + c, mixed, mask=inside)
+        # the next slice overwrites h
+        tl.debug_barrier()
+
+
+@functools.cache
+def programs_at_once(device: torch.device, agents: int) -> int:
+    """How many programs walk: as many as the device holds, but no more than leave their scratch in half of L2."""
+    if device.type != "cuda":
+        return FEW_PROGRAMS
+    has = torch.cuda.get_device_properties(device)
+    fitting = has.L2_cache_size // (2 * agents * COLUMNS * 4)
+    return min(RESIDENT * has.multi_processor_count, max(has.multi_processor_count, fitting))
+
+
+def launch_slices(
+    x: torch.Tensor,
+    saved: torch.Tensor | None,
+    g: torch.Tensor,
+    momentum: torch.Tensor | None,
+    neighbors: torch.Tensor,
+    weights: torch.Tensor,
+    lr: torch.Tensor,
+    weight_decay: torch.Tensor,
+    beta: torch.Tensor,
+    mu: torch.Tensor,
+    norm: torch.Tensor | None,
+    kind: int,
+    nesterov: bool,
+    maximize: bool,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
+) -> None:
+    """A whole step in one launch, for any number of agents."""
+    agents, columns = x.shape
+    start = x if saved is None else saved
+    moments = x if momentum is None else as_bits(momentum)
+    slices = triton.cdiv(columns, COLUMNS)
+    programs = min(slices, programs_at_once(x.device, agents))
+    h = torch.empty(programs, agents, COLUMNS, device=x.device)
+    gossip_step_slices_kernel[(programs,)](
+        x,
+        start,
+        g,
+        moments,
+        h,
+        neighbors,
+        weights,
+        lr,
+        weight_decay,
+        beta,
+        mu,
+        lr if norm is None else norm,
+        step,
+        x.stride(0),
+        start.stride(0),
+        g.stride(0),
+        moments.stride(0),
+        lr.dim(),
+        weight_decay.dim(),
+        beta.dim(),
+        mu.dim(),
+        step.dim(),
+        agents,
+        columns,
+        neighbors.shape[1],
+        slices,
+        seed,
+        first_agent,
+        KIND=kind,
+        NESTEROV=nesterov,
+        MAXIMIZE=maximize,
+        GATED=norm is not None,
+        ROWS=ROWS,
+        COLUMNS=COLUMNS,
+        num_warps=8,
+        **EXACT,
+    )
