@@ -66,6 +66,8 @@ def gossip_step_slices_kernel(
         c = part * COLUMNS + column
         for begin in range(0, agents, ROWS):
             each = begin + tl.arange(0, ROWS)
+            # other for rows that do not exist, so that it takes no scalar registers: AMD's would spill
+            key = seed + (each >= agents)[:, None].to(tl.int64)
             i = each[:, None]
             agent = i < agents
             inside = agent & (c < columns)
@@ -95,11 +97,13 @@ def gossip_step_slices_kernel(
             if KIND == 1:
                 step = tl.load(step_ptr + each * step_step, mask=each < agents, other=0)
                 at, place = first_agent + each, part * COLUMNS + each * 0
-                moved = kept(moved, momentum_ptr, seed, at, step, place, MOMENTUM)
+                moved = kept(moved, momentum_ptr, key, at, step, place, MOMENTUM)
                 tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
         tl.debug_barrier()
         for begin in range(0, agents, ROWS):
             each = begin + tl.arange(0, ROWS)
+            # other for rows that do not exist, so that it takes no scalar registers: AMD's would spill
+            key = seed + (each >= agents)[:, None].to(tl.int64)
             i = each[:, None]
             agent = i < agents
             inside = agent & (c < columns)
@@ -126,7 +130,7 @@ def gossip_step_slices_kernel(
                     moved = tl.where(steps, moved, momentum)
                 step = tl.load(step_ptr + each * step_step, mask=each < agents, other=0)
                 at, place = first_agent + each, part * COLUMNS + each * 0
-                moved = kept(moved, momentum_ptr, seed, at, step, place, MOMENTUM)
+                moved = kept(moved, momentum_ptr, key, at, step, place, MOMENTUM)
                 tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
             tl.store(x_ptr + row * x_stride + c, mixed, mask=inside)
         # the next slice overwrites h
