@@ -26,6 +26,9 @@ DRAWN = 32
 # rooms that take whole tensors; the others' buckets have so many elements
 WHOLE_TENSORS, BUCKET = ("sign", "top_k"), 512
 KEPT = 0.1
+# state kept as bfloat16
+HALF = "quasi-global-bfloat16"
+HALF_ROOMS = ("gossip_step", "choco_step")
 
 
 def sizes(name: str, wanted_scale: str) -> Sequence[tuple[int, int]]:
@@ -46,9 +49,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             if backend not in op.unavailable(device):
                 wanted = sizes(op.name, wanted_scale)
                 for agents, dim in wanted[:1] if backend == "reference" else wanted:
-                    name = f"{op.name}-{backend}-{agents}x{dim}"
-                    found.append(pytest.param(op, backend, agents, dim, id=name))
-    metafunc.parametrize(("op", "backend", "agents", "dim"), found)
+                    for variant in (None, *([HALF] if op.name in HALF_ROOMS else [])):
+                        room = op.name if variant is None else f"{op.name}-bfloat16"
+                        name = f"{room}-{backend}-{agents}x{dim}"
+                        found.append(pytest.param(op, variant, backend, agents, dim, id=name))
+    metafunc.parametrize(("op", "variant", "backend", "agents", "dim"), found)
 
 
 def widened(op: Op, arguments: dict[str, Any], dim: int, device: str) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def widened(op: Op, arguments: dict[str, Any], dim: int, device: str) -> dict[st
     result = {}
     for name, value in arguments.items():
         if isinstance(value, torch.Tensor) and value.shape == (agents, DRAWN):
-            value = layout.allocate(agents, device)[:, :columns]
+            value = layout.allocate(agents, device, value.dtype)[:, :columns]
             value[:, :dim].normal_()
         elif isinstance(value, torch.Tensor) and value.shape == (DRAWN,):
             value = torch.randn(columns, device=device)
@@ -122,11 +127,20 @@ def copied(arguments: dict[str, Any]) -> dict[str, Any]:
     return {n: copy(v) if isinstance(v, torch.Tensor) else v for n, v in arguments.items()}
 
 
-def test_room(op: Op, backend: str, agents: int, dim: int, measure: Measure, device: str) -> None:
+def test_room(
+    op: Op,
+    variant: str | None,
+    backend: str,
+    agents: int,
+    dim: int,
+    measure: Measure,
+    device: str,
+) -> None:
     # rows of the room, those of the copy beside it, and what drawing them takes
     needs(10 * agents * dim * 4, device)
     generator = torch.Generator().manual_seed(torch.seed() % 2**32)
-    example = next(iter(op.examples(agents, DRAWN, generator).values()))
+    examples = op.examples(agents, DRAWN, generator)
+    example = next(iter(examples.values())) if variant is None else examples[variant]
     arguments = widened(op, example, dim, device)
     # what is wrong is not timed
     if agents * dim <= COMPARED:
@@ -138,7 +152,10 @@ def test_room(op: Op, backend: str, agents: int, dim: int, measure: Measure, dev
             implementation=backend,
             agents=agents,
             dim=dim,
-            info={"room": op.name, "passes": op.passes(arguments)},
+            info={
+                "room": op.name if variant is None else f"{op.name}, bfloat16 state",
+                "passes": op.passes(arguments),
+            },
         )
 
 

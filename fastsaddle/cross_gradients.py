@@ -177,7 +177,7 @@ class CrossGradients(DecentralizedOptimizer):
             momentum = step.momentum if step.kind == 2 else None
             itself = self._lists.itself(own.device)
             x = self.rows.x[:, part]
-            mix_update(x, own[:, part], h, momentum, *itself, step.lr, step.mu, norm)
+            mix_update(x, own[:, part], h, momentum, *itself, step.lr, step.mu, norm, *step.random)
         self._take(rounds)
         self.bytes_sent += nbytes
         self.rounds.add_(1)

@@ -62,9 +62,11 @@ class FlatLayout:
         shapes, offsets = zip(*mine, strict=True) if mine else ((), ())
         return FlatLayout(shapes, offsets, ((0, end - first),), end - first)
 
-    def allocate(self, agents: int, device: torch.device | str) -> torch.Tensor:
-        """A zeroed `[agents, stride]` float32 buffer: padding stays zero for ever."""
-        return torch.zeros(agents, self.stride, dtype=torch.float32, device=device)
+    def allocate(
+        self, agents: int, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """A zeroed `[agents, stride]` buffer: padding stays zero for ever."""
+        return torch.zeros(agents, self.stride, dtype=dtype, device=device)
 
     def views(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Each parameter's part of `rows` `[agents, stride]`, as `[agents, *shape]`."""

@@ -7,10 +7,11 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.base import Communicator, Exchange, LocalStep
-from fastsaddle.comm.choco import Choco, CompressedGossip
+from fastsaddle.comm.choco import Choco, CompressedGossip, check_copies
 from fastsaddle.comm.stacked import Stacked
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.compressors.identity import Identity
+from fastsaddle.kernels._bfloat16 import STATE_DTYPES
 from fastsaddle.stacked_optimizer import StackedOptimizer
 from fastsaddle.topology import Topology, resolve
 
@@ -26,6 +27,7 @@ class DecentralizedOptimizer(StackedOptimizer):
     Attributes:
         topology: the graph; None where one agent trains ordinary parameters.
         communicator: how models travel.
+        state_dtype: of momentum and public copies, float32 or bfloat16; `flat_state` has them so.
 
     Others: as in `StackedOptimizer`.
     """
@@ -33,7 +35,11 @@ class DecentralizedOptimizer(StackedOptimizer):
     # 0 no momentum, 1 local, 2 quasi-global; and the name its buffer has in `state`
     kind: int = 0
     state_name: str | None = None
-    kept: ClassVar[tuple[str, ...]] = (*StackedOptimizer.kept, "topology", "communicator")
+    state_dtype = torch.float32
+    kept: ClassVar[tuple[str, ...]] = (
+        *StackedOptimizer.kept,
+        *("topology", "communicator", "state_dtype"),
+    )
 
     def __init__(
         self,
@@ -46,7 +52,13 @@ class DecentralizedOptimizer(StackedOptimizer):
         backend: str | None,
         compressor: Compressor | Choco | None = None,
         seed: int = 0,
+        state_dtype: torch.dtype = torch.float32,
     ) -> None:
+        if state_dtype not in STATE_DTYPES:
+            raise ValueError(
+                f"state_dtype must be torch.float32 or torch.bfloat16, got {state_dtype}"
+            )
+        self.state_dtype = state_dtype
         super().__init__(
             params,
             defaults,
@@ -68,13 +80,22 @@ class DecentralizedOptimizer(StackedOptimizer):
             )
         self.topology = graph
         self.communicator = communicator_of(graph, consensus_step, choco)
-        self.counts_rounds = self.counts_rounds or bool(self.communicator.state_names)
+        rounds_state = self.state_dtype != torch.float32 and self.state_name is not None
+        self.counts_rounds |= rounds_state or bool(self.communicator.state_names)
+        if self.communicator.state_names:
+            check_copies(choco, self.state_dtype)
         return self.communicator.agents, graph is not None
 
     @property
     def state_names(self) -> tuple[str, ...]:
         momentum = () if self.state_name is None else (self.state_name,)
         return (*momentum, *self.communicator.state_names)
+
+    def _allocate(self, device: torch.device) -> dict[str, torch.Tensor]:
+        small = (self.state_name, *self.communicator.state_names)
+        dtypes = {n: self.state_dtype if n in small else torch.float32 for n in self.state_names}
+        allocate = self.rows.layout.allocate
+        return {name: allocate(self.agents, device, dtype) for name, dtype in dtypes.items()}
 
     def _gossip(self, saved: torch.Tensor | None, norm: torch.Tensor) -> None:
         """One step of every group: local step, mixing, momentum."""
@@ -105,7 +126,13 @@ class DecentralizedOptimizer(StackedOptimizer):
             kind=self.kind,
             nesterov=bool(group.get("nesterov", False)),
             maximize=bool(group["maximize"]),
+            seed=self._seed(index),
+            number=self.rounds,
         )
+
+    def _seed(self, index: int) -> int:
+        # groups draw apart: a stride that no small seeds share
+        return (self.seed + index * GROUP_STRIDE) % 2**63
 
     def _exchange(self, index: int) -> Exchange:
         columns = self._columns(index)
@@ -113,8 +140,7 @@ class DecentralizedOptimizer(StackedOptimizer):
         return Exchange(
             layout=self._layouts[index],
             states={name: self.flat_state[name][:, columns] for name in names},
-            # groups draw apart: a stride that no small seeds share
-            seed=(self.seed + index * GROUP_STRIDE) % 2**63,
+            seed=self._seed(index),
             number=self.rounds,
             squares=self._squares[index],
         )

@@ -29,7 +29,8 @@ class StackedOptimizer(torch.optim.Optimizer):
     Attributes:
         agents: how many; 1 for ordinary parameters.
         rows: the flat buffers that the parameters and gradients are views of.
-        flat_state: state buffers by name, each `[agents, stride]` float32; `state[p][name]` are views of them.
+        flat_state: state buffers by name, each `[agents, stride]`, float32 unless the method says otherwise;
+            `state[p][name]` are views of them.
         bytes_sent: bytes that all agents together sent, scales and indices included; settable, for resuming.
         rounds: int64, 0-d: steps done; where a method draws or counts by it, it is in `state` as `step`.
         squares: `[agents, 2]` float64: of the last step, the squared norms of what was to be sent (with a compressor:
@@ -89,6 +90,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         """What a step reads or counts on the host, which keeps it out of a CUDA graph; None where nothing does."""
         return None
 
+    @property
     def squares(self) -> torch.Tensor:
         return self._squares.sum(0)
 

@@ -59,6 +59,9 @@ class Rows:
             kind=0 if momentum is None else 1,
             nesterov=bool(self.group.get("nesterov", False)),
             maximize=False,
+            # of nothing: this momentum is float32
+            seed=0,
+            number=torch.zeros((), dtype=torch.int64, device=start.device),
         )
         return local_models(start, step)
 

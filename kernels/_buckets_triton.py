@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsaddle.kernels._bfloat16_triton import half_draws
 from fastsaddle.kernels._buckets import PIECE, TINY
 from fastsaddle.kernels._step_triton import is_finite
 from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
@@ -80,11 +81,7 @@ def tile_rows(
 def rounding_draws(seed, agent, step, begin, COLUMNS: tl.constexpr):
     """16 random bits for each element of `[ROWS, COLUMNS]`: one Philox block serves eight."""
     block = (begin // 8)[:, None] + tl.arange(0, COLUMNS // 8)[None, :]
-    w0, w1, w2, w3 = tl.philox(
-        seed, block, agent.to(tl.int32)[:, None], step.to(tl.int32)[:, None], 0
-    )
-    words = tl.join(tl.join(w0, w2), tl.join(w1, w3))
-    halves = tl.join(words & 0xFFFF, words >> 16)
+    halves = half_draws(seed, block, agent[:, None], step[:, None], 0)
     return tl.reshape(halves, (block.shape[0], COLUMNS))
 
 

@@ -19,6 +19,11 @@ class Draw:
         buffer = torch.empty(self.agents, stride).normal_(generator=self.generator)
         return buffer[:, : self.columns]
 
+    def state(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`rows` with the same strides, as state of `dtype` keeps them."""
+        buffer = torch.zeros(self.agents, rows.stride(0), dtype=dtype)
+        return buffer[:, : self.columns].copy_(rows)
+
     def scalar(self, low: float, high: float) -> torch.Tensor:
         """One value for all agents, 0-d float32."""
         return torch.empty(()).uniform_(low, high, generator=self.generator)

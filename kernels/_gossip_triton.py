@@ -4,11 +4,12 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsaddle.kernels._bfloat16_triton import MOMENTUM, as_bits, kept, widened
 from fastsaddle.kernels._step_triton import is_finite, local_values, quasi_global_values
 from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "first_agent"])
 def local_step_kernel(
     start_ptr,
     g_ptr,
@@ -18,6 +19,7 @@ def local_step_kernel(
     weight_decay_ptr,
     beta_ptr,
     norm_ptr,
+    step_ptr,
     start_stride,
     g_stride,
     momentum_stride,
@@ -25,8 +27,11 @@ def local_step_kernel(
     lr_step,
     weight_decay_step,
     beta_step,
+    step_step,
     columns,
     blocks,
+    seed,
+    first_agent,
     KIND: tl.constexpr,
     NESTEROV: tl.constexpr,
     MAXIMIZE: tl.constexpr,
@@ -34,13 +39,14 @@ def local_step_kernel(
     COLUMNS: tl.constexpr,
 ):
     agent = (tl.program_id(0) // blocks).to(tl.int64)
-    c = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
+    begin = tl.program_id(0) % blocks * COLUMNS
+    c = begin + tl.arange(0, COLUMNS)
     inside = c < columns
     start = tl.load(start_ptr + agent * start_stride + c, mask=inside)
     g = tl.load(g_ptr + agent * g_stride + c, mask=inside)
     momentum = start
     if KIND != 0:
-        momentum = tl.load(momentum_ptr + agent * momentum_stride + c, mask=inside)
+        momentum = widened(tl.load(momentum_ptr + agent * momentum_stride + c, mask=inside))
     h, moved = local_values(
         start,
         g,
@@ -58,10 +64,12 @@ def local_step_kernel(
         moved = tl.where(steps, moved, momentum)
     tl.store(h_ptr + agent * h_stride + c, h, mask=inside)
     if KIND == 1:
+        step = tl.load(step_ptr + agent * step_step)
+        moved = kept(moved, momentum_ptr, seed, first_agent + agent, step, begin, MOMENTUM)
         tl.store(momentum_ptr + agent * momentum_stride + c, moved, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "first_agent"])
 def mix_update_kernel(
     start_ptr,
     h_ptr,
@@ -72,23 +80,28 @@ def mix_update_kernel(
     lr_ptr,
     mu_ptr,
     norm_ptr,
+    step_ptr,
     start_stride,
     h_stride,
     momentum_stride,
     x_stride,
     lr_step,
     mu_step,
+    step_step,
     agents,
     rows,
     columns,
     width,
+    seed,
+    first_agent,
     QUASI_GLOBAL: tl.constexpr,
     GATED: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     # agents run fastest, so that a slice's neighbors are in L2 together
     agent = (tl.program_id(0) % agents).to(tl.int64)
-    c = tl.program_id(0) // agents * COLUMNS + tl.arange(0, COLUMNS)
+    begin = tl.program_id(0) // agents * COLUMNS
+    c = begin + tl.arange(0, COLUMNS)
     inside = c < columns
     # a wrong list must not read outside: nothing can be raised from here
     first = tl.load(neighbors_ptr + agent * width)
@@ -103,11 +116,13 @@ def mix_update_kernel(
             mixed = mixed + weight * tl.load(h_ptr + neighbor * h_stride + c, mask=inside)
     if QUASI_GLOBAL:
         start = tl.load(start_ptr + agent * start_stride + c, mask=inside)
-        momentum = tl.load(momentum_ptr + agent * momentum_stride + c, mask=inside)
+        momentum = widened(tl.load(momentum_ptr + agent * momentum_stride + c, mask=inside))
         lr = tl.load(lr_ptr + agent * lr_step)
         moved = quasi_global_values(start, mixed, momentum, lr, tl.load(mu_ptr + agent * mu_step))
         if GATED:
             moved = tl.where(is_finite(tl.load(norm_ptr + agent)), moved, momentum)
+        step = tl.load(step_ptr + agent * step_step)
+        moved = kept(moved, momentum_ptr, seed, first_agent + agent, step, begin, MOMENTUM)
         tl.store(momentum_ptr + agent * momentum_stride + c, moved, mask=inside)
     tl.store(x_ptr + agent * x_stride + c, mixed, mask=inside)
 
@@ -124,10 +139,13 @@ def launch_local_step(
     kind: int,
     nesterov: bool,
     maximize: bool,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     """h = start - lr u for every agent."""
     agents, columns = start.shape
-    moments = start if momentum is None else momentum
+    moments = start if momentum is None else as_bits(momentum)
     blocks = triton.cdiv(columns, STREAM_COLUMNS)
     local_step_kernel[(agents * blocks,)](
         start,
@@ -138,6 +156,7 @@ def launch_local_step(
         weight_decay,
         beta,
         lr if norm is None else norm,
+        step,
         start.stride(0),
         g.stride(0),
         moments.stride(0),
@@ -145,8 +164,11 @@ def launch_local_step(
         lr.dim(),
         weight_decay.dim(),
         beta.dim(),
+        step.dim(),
         columns,
         blocks,
+        seed,
+        first_agent,
         KIND=kind,
         NESTEROV=nesterov,
         MAXIMIZE=maximize,
@@ -166,11 +188,14 @@ def launch_mix_update(
     lr: torch.Tensor,
     mu: torch.Tensor,
     norm: torch.Tensor | None,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     """x = W h, and quasi-global momentum where it is given; without, h may have rows of its own number."""
     agents, columns = x.shape
     start = x if saved is None else saved
-    moments = x if momentum is None else momentum
+    moments = x if momentum is None else as_bits(momentum)
     mix_update_kernel[(agents * triton.cdiv(columns, STREAM_COLUMNS),)](
         start,
         h,
@@ -181,16 +206,20 @@ def launch_mix_update(
         lr,
         mu,
         lr if norm is None else norm,
+        step,
         start.stride(0),
         h.stride(0),
         moments.stride(0),
         x.stride(0),
         lr.dim(),
         mu.dim(),
+        step.dim(),
         agents,
         h.shape[0],
         columns,
         neighbors.shape[1],
+        seed,
+        first_agent,
         QUASI_GLOBAL=momentum is not None,
         GATED=norm is not None,
         COLUMNS=STREAM_COLUMNS,

@@ -111,6 +111,11 @@ def rows(tensor: torch.Tensor | None) -> tuple[int | None, int]:
     return (None, 0) if tensor is None else (tensor.data_ptr(), tensor.stride(0))
 
 
+def state(tensor: torch.Tensor | None) -> tuple[int | None, int, int]:
+    """A buffer that may be float32 or bfloat16: address, row stride, and whether it is bfloat16."""
+    return *rows(tensor), tensor is not None and tensor.dtype == torch.bfloat16
+
+
 def scalar(tensor: torch.Tensor) -> tuple[int, int]:
     """A per-agent argument as address and step: step 0 is one value for all agents."""
     return tensor.data_ptr(), min(tensor.dim(), 1)

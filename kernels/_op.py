@@ -150,7 +150,7 @@ class Op:
         """
         got = got.to(expected.device)
         # bits, so that the sign of zero counts
-        bits = {1: torch.uint8, 4: torch.int32, 8: torch.int64}[got.dtype.itemsize]
+        bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[got.dtype.itemsize]
         same = (got.view(bits) == expected.view(bits)) | (got.isnan() & expected.isnan())
         if self.tolerance is not None and output in self.overwrites:
             allowed = self.tolerance(output, arguments, expected)

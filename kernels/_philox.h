@@ -17,10 +17,10 @@ constexpr i64 BLOCK_BYTES = 16;
 // what may be written behind the blocks that were asked for
 constexpr i64 DRAW_SLACK = 8 * BLOCK_BYTES;
 
-enum Purpose : std::uint32_t { ROUNDING = 0, CHOICE = 1 };
+enum Purpose : std::uint32_t { ROUNDING = 0, CHOICE = 1, MOMENTUM = 2, COPIES = 3 };
 
 // the elements that one block serves
-constexpr i64 SERVED[] = {8, 4};
+constexpr i64 SERVED[] = {8, 4, 8, 8};
 
 struct Stream {
   std::uint32_t key[2], agent, step, purpose;

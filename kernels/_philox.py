@@ -1,4 +1,4 @@
-"""The random bits of stochastic compression in plain PyTorch: Philox4x32-10, indexed by what they are for.
+"""The random bits of stochastic compression and rounding in plain PyTorch: Philox4x32-10, indexed by what they are for.
 
 Salmon et al. 2011 (Parallel random numbers: as easy as 1, 2, 3). Nothing is drawn in order, so bits depend on neither
 block size, number of agents, backend nor process. The 64-bit seed is the key, low word first. The counter's words are
@@ -6,13 +6,14 @@ block size, number of agents, backend nor process. The 64-bit seed is the key, l
     0  column of the row, divided by the elements that one block serves
     1  agent: the row's number, counted from `first_agent`
     2  step, its low 32 bits
-    3  stream: ROUNDING (8 elements a block, 16 bits each: word j // 2 of element j, low half first) or
-       CHOICE (4 elements a block, 32 bits each: word j of element j)
+    3  stream: what the bits are for. CHOICE has 4 elements a block, 32 bits each: word j of element j. ROUNDING (of a
+       quantizer), MOMENTUM and COPIES (of buffers kept as bfloat16) have 8 elements a block, 16 bits each:
+       word j // 2 of element j, low half first
 """
 
 import torch
 
-ROUNDING, CHOICE = 0, 1
+ROUNDING, CHOICE, MOMENTUM, COPIES = 0, 1, 2, 3
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -48,9 +49,11 @@ def words(
     return torch.stack(philox(counter, seed), dim=-1)
 
 
-def halves(rows: torch.Tensor, seed: int, step: torch.Tensor, first_agent: int) -> torch.Tensor:
-    """16 random bits for each element of `rows`, int64 `[agents, columns]`, of the stream ROUNDING."""
-    drawn = words(rows, 8, seed, step, first_agent, ROUNDING)
+def halves(
+    rows: torch.Tensor, seed: int, step: torch.Tensor, first_agent: int, stream: int = ROUNDING
+) -> torch.Tensor:
+    """16 random bits for each element of `rows`, int64 `[agents, columns]`, of a stream that has so many."""
+    drawn = words(rows, 8, seed, step, first_agent, stream)
     return torch.stack((drawn & 0xFFFF, drawn >> 16), dim=-1).reshape(rows.shape)
 
 

@@ -1,6 +1,10 @@
 """Argument checks that rooms share: agent-stacked rows, per-agent scalars, neighbor lists."""
 
+from collections.abc import Mapping
+
 import torch
+
+from fastsaddle.kernels._bfloat16 import STATE_DTYPES
 
 # every tensor of a row starts at a multiple of this many elements, and so does every column range
 ALIGNMENT = 32
@@ -11,12 +15,24 @@ MOST_COLUMNS = 2**31 - 2**14
 
 def check_rows(like: torch.Tensor, **rows: torch.Tensor | None) -> None:
     """Each of `rows` is float32 `[agents, columns]`, laid out row by row, and shaped like `like`."""
+    _check_rows(like, (torch.float32,), rows)
+
+
+def check_state(like: torch.Tensor, **rows: torch.Tensor | None) -> None:
+    """The same for rows of state, which may be bfloat16 instead."""
+    _check_rows(like, STATE_DTYPES, rows)
+
+
+def _check_rows(
+    like: torch.Tensor, dtypes: tuple[torch.dtype, ...], rows: Mapping[str, torch.Tensor | None]
+) -> None:
     for name, tensor in rows.items():
         if tensor is None:
             continue
-        if tensor.dtype != torch.float32 or tensor.device != like.device:
+        if tensor.dtype not in dtypes or tensor.device != like.device:
+            allowed = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
             raise ValueError(
-                f"{name} must be float32 on {like.device}, got {tensor.dtype} on {tensor.device}"
+                f"{name} must be {allowed} on {like.device}, got {tensor.dtype} on {tensor.device}"
             )
         if tensor.dim() != 2 or tensor.shape != like.shape:
             raise ValueError(

@@ -2,6 +2,9 @@
 
 import torch
 
+from fastsaddle.kernels._bfloat16 import Random, keep
+from fastsaddle.kernels._philox import MOMENTUM
+
 # how a step treats its momentum row
 NONE, LOCAL, QUASI_GLOBAL = 0, 1, 2
 
@@ -31,17 +34,19 @@ def local_rows(
     kind: int,
     nesterov: bool,
     maximize: bool,
+    random: Random,
 ) -> torch.Tensor:
-    """h = start - lr u; local momentum is updated in place. All `[agents, columns]` float32."""
+    """h = start - lr u `[agents, columns]` float32; local momentum is updated in place."""
     steps = finite(norm, start)
     lr, weight_decay, beta = (column(s, start) for s in (lr, weight_decay, beta))
     gradient = (-g if maximize else g) + weight_decay * start
     update = gradient
     if momentum is not None:
-        moved = beta * momentum + gradient
+        wide = momentum.float()
+        moved = beta * wide + gradient
         update = gradient + beta * moved if nesterov else moved
         if kind == LOCAL:
-            momentum.copy_(torch.where(steps, moved, momentum))
+            keep(momentum, torch.where(steps, moved, wide), random, MOMENTUM)
     return torch.where(steps, start - lr * update, start)
 
 
@@ -78,11 +83,14 @@ def quasi_global_rows(
     lr: torch.Tensor,
     mu: torch.Tensor,
     norm: torch.Tensor | None,
+    random: Random,
 ) -> None:
     """momentum = mu momentum + (1 - mu) (before - after) / lr, in place; unchanged where lr = 0."""
+    wide = momentum.float()
     lr, mu = column(lr, before), column(mu, before)
-    moved = mu * momentum + (1.0 - mu) * ((before - after) / lr.expand_as(before))
-    momentum.copy_(torch.where(finite(norm, before) & (lr != 0), moved, momentum))
+    moved = mu * wide + (1.0 - mu) * ((before - after) / lr.expand_as(before))
+    moved = torch.where(finite(norm, before) & (lr != 0), moved, wide)
+    keep(momentum, moved, random, MOMENTUM)
 
 
 def check_kind(kind: int, momentum: torch.Tensor | None) -> None:

@@ -22,6 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from fastsaddle.kernels._bfloat16 import passes_of
 from fastsaddle.kernels._op import rooms
 
 TARGETS = {
@@ -171,6 +172,7 @@ def compile_rooms(recorder: Recorder) -> None:
                     "bucket": bucket,
                     "passes": op.passes(arguments),
                     "mix_first": arguments.get("mix_first", False),
+                    **{name: passes_of(arguments.get(name)) for name in ("momentum", "x_hat")},
                 }
                 launch(*on_meta(arguments, columns, degree=degree, bucket=bucket).values())
 

@@ -35,12 +35,14 @@ class Access:
         elements: numbers that one program moves with it, each time it passes.
         loops: how often it stands in a loop or a branch, as a function may be called twice.
         stores: whether it is a store.
+        bits: of a number: 32, or 16 in state kept as bfloat16.
         widths: bits of an instruction that it became -> how many of them the listing holds.
     """
 
     elements: int
     loops: int
     stores: bool
+    bits: int
     widths: Counter[int]
 
 
@@ -67,7 +69,7 @@ def memory_bits(name: str) -> int | None:
 
 
 def row_accesses(ttir: str, listing: str, columns: int) -> dict[str, Access]:
-    """Accesses to float32 blocks of `columns`, of the highest rank in the kernel, by "line:column" of their source."""
+    """Accesses to blocks of `columns` numbers, of the highest rank in the kernel, by "line:column" of their source."""
     names = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", ttir, re.MULTILINE))
 
     def place(name: str) -> str:
@@ -79,16 +81,17 @@ def row_accesses(ttir: str, listing: str, columns: int) -> dict[str, Access]:
     blocks = []
     for line in ttir.splitlines():
         access = re.match(r"( +)(?:%\S+ = )?tt\.(load|store) .*loc\((#loc\d*)\)$", line)
-        block = re.search(r"tensor<((?:\d+x)+)!tt\.ptr<f32>", line)
+        block = re.search(r"tensor<((?:\d+x)+)!tt\.ptr<(f32|i16)>", line)
         if access and block:
             shape = [int(n) for n in block[1].split("x")[:-1]]
             # statements of the function itself are indented by four
-            blocks.append((shape, place(access[3]), len(access[1]) > 4, access[2] == "store"))
+            bits = 32 if block[2] == "f32" else 16
+            blocks.append((shape, place(access[3]), len(access[1]) > 4, access[2] == "store", bits))
     rank = max((len(shape) for shape, *_ in blocks), default=0)
     found: dict[str, Access] = {}
-    for shape, at, looped, stores in blocks:
+    for shape, at, looped, stores, bits in blocks:
         if len(shape) == rank and shape[-1] == columns:
-            access = found.setdefault(at, Access(0, 0, stores, Counter()))
+            access = found.setdefault(at, Access(0, 0, stores, bits, Counter()))
             access.elements += prod(shape)
             access.loops += looped
     for name, at in instructions(listing):

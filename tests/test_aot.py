@@ -51,7 +51,9 @@ ALONE = ("choco_step_kernel", "gossip_step_kernel", "top_k_tensor_kernel")
 # Bytes of a thread, stored and loaded together, at most
 FEW_SPILLS = {("choco_step_kernel", "sm_100"): 128, ("consensus_slices_kernel", "sm_100"): 16}
 # accesses that find their rows in L2: the other neighbors' slices; the same slice, once more
-FROM_L2 = {"mix_update_kernel": 1, "consensus_slices_kernel": 1, "mix_kernel": 2}
+FROM_L2 = {"mix_update_kernel": 1, "consensus_slices_kernel": 1}
+# bits that an instruction moves at the least, by those of a number
+LEAST = {32: 128, 16: 64}
 
 Report = dict[str, Any]
 Reports = Callable[[str], list[Report]]
@@ -100,18 +102,18 @@ def label(report: Report) -> str:
 
 
 def moved(report: Report, access: Report) -> int:
-    """float32 numbers that a program moves with an access, counted in its instructions."""
+    """Numbers that a program moves with an access, counted in its instructions."""
     bits = sum(int(width) * count for width, count in access["widths"].items())
-    return bits // 32 * report["threads"]
+    return bits // access["bits"] * report["threads"]
 
 
 def narrow(report: Report) -> list[str]:
-    """Row accesses that are not, or not wholly, instructions of at least 128 bits."""
+    """Row accesses that are not, or not wholly, instructions of at least 128 bits; of 64 will do for bfloat16."""
     return [
         f"{place}: {access['widths']}"
         for place, access in report["rows"].items()
         if (
-            min(map(int, access["widths"]), default=0) < 128
+            min(map(int, access["widths"]), default=0) < LEAST[access["bits"]]
             or moved(report, access) < access["elements"]
         )
         and not (access["stores"] and report["kernel"] in SCATTERING)
@@ -129,25 +131,23 @@ def resident(report: Report, target: str) -> int:
 def passes(report: Report) -> float:
     """How often a whole buffer is read from memory or written, counted in instructions."""
     rows = report["rows"].values()
-    straight = sum(moved(report, access) for access in rows if not access["loops"])
-    repeated = sum(access["loops"] for access in rows)
+    straight = sum(moved(report, a) * a["bits"] / 32 for a in rows if not a["loops"])
+    repeated = sum(access["loops"] * access["bits"] / 32 for access in rows)
     from_l2 = FROM_L2.get(report["kernel"], 0)
+    if report["kernel"] == "mix_kernel":
+        # public copies of the neighbors, and the own one once more
+        from_l2 = 2 * report["x_hat"]
     if report["kernel"] == "choco_step_kernel":
         # public copies, and before the mixing all that the local step reads
-        from_l2 = 1 if report["mix_first"] else 3 + has_momentum(report)
+        from_l2 = report["x_hat"] + (0 if report["mix_first"] else 2 + report["momentum"])
     if report["kernel"] == "gossip_step_slices_kernel":
         # h of a slice, written and read; what quasi-global momentum reads once more
-        from_l2 = 2 + 2 * report["variant"].startswith("quasi-global")
+        from_l2 = 2 + report["variant"].startswith("quasi-global") * (1 + report["momentum"])
     if report["kernel"] == "pull_push_kernel":
         # the center, which one agent reads from memory
         from_l2 = 1 - 1 / report["agents"]
     numbers = report["agents"] * report["columns"]
     return straight * report["programs"] / numbers + repeated - from_l2
-
-
-def has_momentum(report: Report) -> bool:
-    """Of choco_step, which has 7 passes with momentum and 5 without."""
-    return report["passes"] == 7
 
 
 def owed(report: Report) -> float | None:
@@ -156,9 +156,10 @@ def owed(report: Report) -> float | None:
     if kernel in SCATTERING:
         return None
     if kernel == "publish_kernel":
-        return 3 if report["mix_first"] else 4 + has_momentum(report)
+        models = 1 if report["mix_first"] else 2 + report["momentum"]
+        return models + 2 * report["x_hat"]
     if kernel == "mix_kernel":
-        return 4 + 2 * has_momentum(report)
+        return 3 + report["x_hat"] + 2 * report["momentum"]
     if kernel == "gossip_step_slices_kernel":
         return report["passes"]
     if kernel == "bucket_tiles_kernel":

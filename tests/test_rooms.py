@@ -34,7 +34,7 @@ NO_ROWS = (
 
 
 def is_rows(name: str, value: Any) -> bool:
-    """Whether an argument is `[agents, columns]` float32, with a row stride of its own."""
+    """Whether an argument is `[agents, columns]` with a row stride of its own."""
     return isinstance(value, torch.Tensor) and value.dim() == 2 and name not in NO_ROWS
 
 
@@ -69,9 +69,8 @@ def fresh(
         if not isinstance(value, torch.Tensor):
             return value
         if is_rows(name, value):
-            guarded = torch.full(
-                (value.shape[0], value.shape[1] + 128), float("nan"), device=device
-            )
+            shape = (value.shape[0], value.shape[1] + 128)
+            guarded = torch.full(shape, float("nan"), dtype=value.dtype, device=device)
             guarded = torch.nn.functional.pad(
                 guarded, (0, -guarded.shape[1] % 32), value=float("nan")
             )
@@ -228,6 +227,7 @@ def test_the_halves_compose_to_the_whole(backend: str, threads: int, seed: int) 
     torch.set_num_threads(threads)
     try:
         examples = every["gossip_step"].examples(17, 1056, torch.Generator().manual_seed(seed))
+        draws = ("seed", "step", "first_agent")
         for variant, arguments in examples.items():
             whole, a = fresh(arguments, "cpu"), fresh(arguments, "cpu")
             with use_backend(backend):
@@ -236,22 +236,12 @@ def test_the_halves_compose_to_the_whole(backend: str, threads: int, seed: int) 
                 every["local_step"](
                     *(a[k] for k in ("x", "saved", "g", "momentum")),
                     h,
-                    *(
-                        a[k]
-                        for k in (
-                            "lr",
-                            "weight_decay",
-                            "beta",
-                            "norm",
-                            "kind",
-                            "nesterov",
-                            "maximize",
-                        )
-                    ),
+                    *(a[k] for k in ("lr", "weight_decay", "beta", "norm")),
+                    *(a[k] for k in ("kind", "nesterov", "maximize", *draws)),
                 )
                 every["mix_update"](
                     *(a["x"], a["saved"], h, a["momentum"] if a["kind"] == 2 else None),
-                    *(a[k] for k in ("neighbors", "weights", "lr", "mu", "norm")),
+                    *(a[k] for k in ("neighbors", "weights", "lr", "mu", "norm", *draws)),
                 )
             assert torch.equal(whole["x"], a["x"]), variant
             if a["momentum"] is not None:

@@ -26,7 +26,12 @@ class DSGD(DecentralizedOptimizer):
             local step out, while their models still take part in the mixing.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers a compressor draws, in [0, 2^63); sending models whole draws none.
+        seed: of the random numbers that a compressor and bfloat16 state draw, in [0, 2^63).
+        state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies: 2 bytes less for each number of
+            theirs. Steps compute in float32 all the same, and round what they keep stochastically, so without bias
+            (see kernels/_bfloat16.py); a reconstruction. Such state counts `step`, the rounds done, as the draws go by
+            it; float32 values that are loaded are rounded to the nearest. Public copies need a
+            `StochasticQuantizer` whose step is one kernel; DSGD and DSADDLe keep nothing else.
 
     A parameter that got no gradient counts as one with a zero gradient: it decays and is mixed. Parameters and
     gradients become views of flat buffers, and are followed where they are moved (`.to()`, an assigned `.data`);
@@ -34,7 +39,7 @@ class DSGD(DecentralizedOptimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for
-            the topology, a mixing matrix that is not symmetric.
+            the topology, a mixing matrix that is not symmetric, a compressor whose public copies cannot be bfloat16.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class DSGD(DecentralizedOptimizer):
         maximize: bool = False,
         backend: str | None = None,
         seed: int = 0,
+        state_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(
             params,
@@ -60,6 +66,7 @@ class DSGD(DecentralizedOptimizer):
             nonfinite=nonfinite,
             backend=backend,
             seed=seed,
+            state_dtype=state_dtype,
         )
 
 
@@ -94,6 +101,7 @@ class DSGDm(DecentralizedOptimizer):
         maximize: bool = False,
         backend: str | None = None,
         seed: int = 0,
+        state_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(
             params,
@@ -110,4 +118,5 @@ class DSGDm(DecentralizedOptimizer):
             nonfinite=nonfinite,
             backend=backend,
             seed=seed,
+            state_dtype=state_dtype,
         )

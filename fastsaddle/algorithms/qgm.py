@@ -48,6 +48,7 @@ class QGM(DecentralizedOptimizer):
         maximize: bool = False,
         backend: str | None = None,
         seed: int = 0,
+        state_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(
             params,
@@ -65,4 +66,5 @@ class QGM(DecentralizedOptimizer):
             nonfinite=nonfinite,
             backend=backend,
             seed=seed,
+            state_dtype=state_dtype,
         )

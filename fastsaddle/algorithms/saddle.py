@@ -11,7 +11,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from fastsaddle.algorithms.base import SharpnessAwareOptimizer
-from fastsaddle.ascent import SAM
+from fastsaddle.ascent import SAM, MomentumSAM
 from fastsaddle.comm.choco import Choco
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.topology import Topology
@@ -51,6 +51,7 @@ class DSADDLe(SharpnessAwareOptimizer):
         maximize: bool = False,
         backend: str | None = None,
         seed: int = 0,
+        state_dtype: torch.dtype = torch.float32,
         closure_passes: Literal[1, 2] = 2,
     ) -> None:
         super().__init__(
@@ -64,6 +65,7 @@ class DSADDLe(SharpnessAwareOptimizer):
             nonfinite=nonfinite,
             backend=backend,
             seed=seed,
+            state_dtype=state_dtype,
             closure_passes=closure_passes,
         )
 
@@ -88,7 +90,7 @@ class QSADDLe(SharpnessAwareOptimizer):
         sam: a cheaper way to the SAM gradient, `fs.LookSAM(...)`, `fs.MomentumSAM()` or `fs.ESAM(...)`.
         closure_passes: what a closure given to `step` does; see `SharpnessAwareOptimizer`.
 
-    Other arguments and errors: as in `DSGD`.
+    Other arguments and errors: as in `DSGD`; MomentumSAM ascends along the buffer and needs it as float32.
     """
 
     kind = 2
@@ -113,8 +115,13 @@ class QSADDLe(SharpnessAwareOptimizer):
         maximize: bool = False,
         backend: str | None = None,
         seed: int = 0,
+        state_dtype: torch.dtype = torch.float32,
         closure_passes: Literal[1, 2] = 2,
     ) -> None:
+        if isinstance(sam, MomentumSAM) and state_dtype != torch.float32:
+            raise ValueError(
+                f"MomentumSAM needs state_dtype torch.float32 to ascend along the momentum, got {state_dtype}"
+            )
         super().__init__(
             params,
             {
@@ -134,5 +141,6 @@ class QSADDLe(SharpnessAwareOptimizer):
             nonfinite=nonfinite,
             backend=backend,
             seed=seed,
+            state_dtype=state_dtype,
             closure_passes=closure_passes,
         )

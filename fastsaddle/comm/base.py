@@ -18,10 +18,11 @@ class LocalStep:
     Attributes:
         saved: `[agents, columns]` float32, the models to return to after a perturbation; None where there was none.
         g: `[agents, columns]` float32 gradients.
-        momentum: `[agents, columns]` float32, updated; None for kind 0.
+        momentum: `[agents, columns]` float32 or bfloat16, updated; None for kind 0.
         lr, weight_decay, beta, mu: float32, 0-d or `[agents]`.
         norm: `[agents]` float32, or None: agents whose norm is not finite take no local step.
         kind: 0 no momentum, 1 local, 2 quasi-global.
+        seed, number: of the draws that round bfloat16 momentum; the number is int64, 0-d: rounds done before.
     """
 
     saved: torch.Tensor | None
@@ -35,6 +36,13 @@ class LocalStep:
     kind: int
     nesterov: bool
     maximize: bool
+    seed: int
+    number: torch.Tensor
+
+    @property
+    def random(self) -> tuple[int, torch.Tensor, int]:
+        """Seed, step and first agent as rooms take them."""
+        return self.seed, self.number, 0
 
 
 def local_models(x: torch.Tensor, step: LocalStep) -> torch.Tensor:
@@ -53,6 +61,7 @@ def local_models(x: torch.Tensor, step: LocalStep) -> torch.Tensor:
         step.kind,
         step.nesterov,
         step.maximize,
+        *step.random,
     )
     return h
 
@@ -63,7 +72,8 @@ class Exchange:
 
     Attributes:
         layout: where tensors lie in the columns.
-        states: the communicator's own state, by name, `[agents, columns]` float32, updated.
+        states: the communicator's own state, by name, `[agents, columns]` float32, updated. Public copies may be
+            bfloat16 where a step is one kernel.
         seed: of a compressor's random numbers.
         number: int64, 0-d: rounds done before.
         squares: `[agents, 2]` float64: squared norms of what was to be sent and what compression lost of it;

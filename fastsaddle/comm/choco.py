@@ -134,7 +134,8 @@ class CompressedGossip:
             nbytes = self.publish(moved, exchange)
         momentum = step.momentum if step.kind == 2 else None
         itself = self.lists.itself(x.device)
-        mix_update(x, step.saved, moved, momentum, *itself, step.lr, step.mu, step.norm)
+        rates = (step.lr, step.mu, step.norm)
+        mix_update(x, step.saved, moved, momentum, *itself, *rates, *step.random)
         return nbytes
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> int:
@@ -183,6 +184,15 @@ class CompressedGossip:
         # the running mean began at zero
         unbiased = square / (1.0 - DECAY ** (exchange.number.double() + 1.0)).float()
         return pull.mul_((gamma / (unbiased.sqrt() + SMALL)).clamp(max=1.0))
+
+
+def check_copies(choco: Choco, dtype: torch.dtype) -> None:
+    """Raise ValueError unless public copies may be kept as `dtype`: bfloat16 needs a step that is one kernel."""
+    if dtype != torch.float32 and fused(choco) is None:
+        raise ValueError(
+            f"public copies as {dtype} need an unbiased StochasticQuantizer of at most {MOST_LEVELS} levels with "
+            f'norm="max" and buckets of at most {MOST_ELEMENTS}, without running_sum and adaptive, got {choco}'
+        )
 
 
 def fused(choco: Choco) -> StochasticQuantizer | None:

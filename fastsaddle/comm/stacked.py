@@ -50,6 +50,7 @@ class Stacked:
                 step.kind,
                 step.nesterov,
                 step.maximize,
+                *step.random,
             )
         return self.publish(x, exchange)
 
@@ -78,7 +79,8 @@ class Stacked:
         # everybody now reads its own row of what was mixed
         momentum = step.momentum if step.kind == 2 else None
         itself = self.lists.itself(x.device)
-        mix_update(x, step.saved, mixed, momentum, *itself, step.lr, step.mu, step.norm)
+        rates = (step.lr, step.mu, step.norm)
+        mix_update(x, step.saved, mixed, momentum, *itself, *rates, *step.random)
 
     def _matrix(self, device: torch.device) -> torch.Tensor:
         """W as dense float32 `[agents, agents]`, with the lists' rounded weights."""

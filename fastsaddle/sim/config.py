@@ -164,6 +164,10 @@ class TrainConfig:
     adaptive_gossip: bool = False
     """AdaGossip: adapt --consensus-step to each element (with a --compressor)."""
 
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 halves the memory of momentum and public copies, rounded without bias (dsgd, dsgdm, qgm, dsaddle,
+    qsaddle; of compressors with stochastic-quantizer)."""
+
     init: Literal["same", "independent"] = "same"
     """Whether all agents start from one model or each from its own."""
 

@@ -1,6 +1,7 @@
 """`fastsaddle info --model ...`: how much memory the buffers of a run take, for each agent and for all."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import tyro
@@ -48,6 +49,9 @@ class MemoryQuestion:
     sam: str = "full"
     """As for train."""
 
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
+    """As for train; a row of bfloat16 counts half."""
+
 
 def main(arguments: list[str]) -> int:
     """Print the answer. Raises ValueError for options that cannot be."""
@@ -86,13 +90,14 @@ def size(count: float) -> str:
 
 
 def kept_rows(question: MemoryQuestion) -> float:
-    """Rows that an optimizer keeps for each agent, counted on a network of one parameter."""
+    """Rows that an optimizer keeps for each agent, bfloat16 ones counting half, found on a network of one parameter."""
     config = TrainConfig(
         algorithm=question.algorithm,
         agents=question.agents,
         topology=question.topology,
         compressor=question.compressor,
         sam=question.sam,
+        state_dtype=question.state_dtype,
         # what D2 may ask for; of no consequence here
         consensus_step=0.5,
     )

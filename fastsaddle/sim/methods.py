@@ -16,7 +16,7 @@ from fastsaddle.sim import choices
 PARTICULAR = (
     *("rho", "adaptive", "sam", "perturb", "cross_gradients", "mixed_self_gradient"),
     *("momentum", "qg_momentum", "nesterov", "quasi_global", "tracking"),
-    *("period", "pull", "push", "topology", "consensus_step"),
+    *("period", "pull", "push", "topology", "consensus_step", "state_dtype"),
 )
 # options that say how another one moves
 SCHEDULED = {"pull_schedule": "pull", "push_schedule": "push"}

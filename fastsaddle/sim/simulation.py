@@ -224,6 +224,7 @@ def optimizer_options(config: TrainConfig, topology: Any, steps: int) -> dict[st
     options = {name: getattr(config, name) for name in names}
     if config.momentum is None:
         del options["momentum"]
+    options["state_dtype"] = getattr(torch, config.state_dtype)
     options["sam"] = methods.parse_sam(config.sam)
     options["period"] = methods.parse_period(config.period, steps)
     return {**options, "topology": topology, "compressor": config.choco}

@@ -15,7 +15,7 @@ arXiv:1907.09356) and in that of AdaGossip's and CoDeC's. With quasi-global mome
 reconstruction of Comp QGM and Comp Q-SADDLe (Choudhary et al. 2024, arXiv:2405.13961).
 
 Arguments: those of `gossip_step`, and
-    x_hat         `[agents, columns]` float32, updated
+    x_hat         `[agents, columns]` float32 or bfloat16, updated
     buckets       `[buckets, 2]` int32, as in `quantize`
     bucket        no bucket has more elements; at most 1024
     gamma         float32, 0-d or `[agents]`: consensus step size
@@ -27,6 +27,12 @@ Arguments: those of `gossip_step`, and
 An agent whose norm is not finite takes no local step, but compresses and mixes. A bucket of t that is not finite makes
 its part of the public copy NaN.
 
+Each of momentum and x_hat may be bfloat16: it is widened exactly, all the above is float32, and what is written is
+rounded stochastically (see _bfloat16.py), momentum by draws of the stream MOMENTUM, copies by those of COPIES. A copy
+becomes round(x_hat + Q(t)), and every holder rounds it alike, by the owner's draws: mixing that comes later, in this
+step or the next, reads what is kept. What rounding takes or adds stays in the next t, so it is sent later. The step
+takes m before it is rounded. `squares` are the quantizer's alone.
+
 Rounding: exact; every operation rounds once, in the order written. Squares are sums in any order, of float32 within
 parts of 512 columns: a relative 2^-16.
 """
@@ -36,10 +42,17 @@ from typing import Any
 
 import torch
 
+from fastsaddle.kernels._bfloat16 import passes_of
 from fastsaddle.kernels._buckets import check_buckets, check_draw
 from fastsaddle.kernels._examples import Draw
 from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_neighbors, check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels._rows import (
+    check_neighbors,
+    check_per_agent,
+    check_rows,
+    check_scalars,
+    check_state,
+)
 from fastsaddle.kernels._step import check_kind
 
 from .reference import choco_step_reference
@@ -76,7 +89,8 @@ def check(
     squares: torch.Tensor,
 ) -> None:
     check_kind(kind, momentum)
-    check_rows(x, x=x, saved=saved, g=g, momentum=momentum, x_hat=x_hat)
+    check_rows(x, x=x, saved=saved, g=g)
+    check_state(x, momentum=momentum, x_hat=x_hat)
     check_neighbors(x, neighbors, weights)
     check_buckets(x, buckets, bucket)
     check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta, mu=mu, gamma=gamma)
@@ -102,7 +116,14 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
     draw = Draw(agents, columns, generator)
 
     def arguments(
-        kind: int, perturbed: bool, degree: int, nesterov: bool, mix_first: bool, levels: int
+        kind: int,
+        perturbed: bool,
+        degree: int,
+        nesterov: bool,
+        mix_first: bool,
+        levels: int,
+        momentum: torch.dtype = torch.float32,
+        copies: torch.dtype = torch.float32,
     ) -> dict[str, Any]:
         neighbors, weights = draw.lists(degree)
         table = draw.buckets(512)
@@ -116,8 +137,10 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
             "x": draw.without_holes(draw.rows(), table),
             "saved": draw.without_holes(draw.rows(), table) if perturbed else None,
             "g": g,
-            "momentum": draw.without_holes(draw.rows(), table) if kind else None,
-            "x_hat": draw.without_holes(draw.uneven_rows(), table),
+            "momentum": (
+                draw.state(draw.without_holes(draw.rows(), table), momentum) if kind else None
+            ),
+            "x_hat": draw.state(draw.without_holes(draw.uneven_rows(), table), copies),
             "neighbors": neighbors,
             "weights": weights,
             "buckets": table,
@@ -137,6 +160,7 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
             "squares": torch.zeros(agents, 2, dtype=torch.float64),
         }
 
+    half = (torch.bfloat16, torch.bfloat16)
     return {
         "quasi-global": arguments(2, False, 2, False, False, 127),
         "quasi-global-saved": arguments(2, True, 3, True, False, 7),
@@ -145,11 +169,16 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         "local-saved-mix-first": arguments(1, True, 1, False, True, 7),
         "plain": arguments(0, False, 2, False, True, 100),
         "plain-saved": arguments(0, True, 7, False, False, 127),
+        "quasi-global-bfloat16": arguments(2, False, 2, False, False, 127, *half),
+        "quasi-global-mix-first-bfloat16": arguments(2, True, 2, True, True, 127, *half),
+        "local-saved-mix-first-bfloat16": arguments(1, True, 3, False, True, 7, *half),
+        "plain-bfloat16": arguments(0, False, 4, False, False, 127, *half),
+        "local-bfloat16-momentum": arguments(1, False, 2, True, False, 100, torch.bfloat16),
     }
 
 
 def passes(arguments: Mapping[str, Any]) -> float:
-    return 5 if arguments["momentum"] is None else 7
+    return 3 + 2 * (passes_of(arguments["momentum"]) + passes_of(arguments["x_hat"]))
 
 
 def tolerance(output: str, arguments: Mapping[str, Any], expected: torch.Tensor) -> torch.Tensor:

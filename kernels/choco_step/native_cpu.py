@@ -2,14 +2,16 @@
 
 import torch
 
-from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar
+from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar, state
 
 _symbol = function(
     "fs_choco_step",
     [
-        *[POINTER, INT] * 5,
-        POINTER,
-        POINTER,
+        *[POINTER, INT] * 4,
+        INT,
+        *[POINTER, INT],
+        INT,
+        *[POINTER] * 2,
         *[INT] * 3,
         POINTER,
         *[INT] * 2,
@@ -55,8 +57,8 @@ def launch(
         *rows(x),
         *rows(saved),
         *rows(g),
-        *rows(momentum),
-        *rows(x_hat),
+        *state(momentum),
+        *state(x_hat),
         address(neighbors),
         address(weights),
         *x.shape,

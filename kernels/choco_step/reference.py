@@ -2,7 +2,9 @@
 
 import torch
 
+from fastsaddle.kernels._bfloat16 import keep
 from fastsaddle.kernels._buckets import MAX, check_table, quantized, values_of
+from fastsaddle.kernels._philox import COPIES
 from fastsaddle.kernels._rows import per_agent
 from fastsaddle.kernels._step import (
     QUASI_GLOBAL,
@@ -42,21 +44,27 @@ def choco_step_reference(
     check_lists(neighbors)
     check_table(buckets, x.shape[1], bucket)
 
+    random = (seed, step, first_agent)
+
     def publish(model: torch.Tensor) -> None:
-        t = model - x_hat
+        copies = x_hat.float()
+        t = model - copies
         magnitudes, scale = quantized(t, buckets, levels, MAX, seed, step, first_agent)
         value = values_of(t, magnitudes, scale, buckets)
         squares[:, 0] = t.double().square().sum(1)
         squares[:, 1] = (value - t).double().square().sum(1)
-        x_hat.add_(value)
+        keep(x_hat, copies + value, random, COPIES)
 
     start = x if saved is None else saved
-    h = local_rows(start, g, momentum, lr, weight_decay, beta, norm, kind, nesterov, maximize)
+    h = local_rows(
+        start, g, momentum, lr, weight_decay, beta, norm, kind, nesterov, maximize, random
+    )
     if not mix_first:
         publish(h)
-    mixed = h + per_agent(gamma) * (mix_rows(x_hat, neighbors, weights) - x_hat)
+    copies = x_hat.float()
+    mixed = h + per_agent(gamma) * (mix_rows(copies, neighbors, weights) - copies)
     if mix_first:
         publish(mixed)
     if momentum is not None and kind == QUASI_GLOBAL:
-        quasi_global_rows(start, mixed, momentum, lr, mu, norm)
+        quasi_global_rows(start, mixed, momentum, lr, mu, norm, random)
     x.copy_(mixed)

@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsaddle.kernels._bfloat16_triton import COPIES, MOMENTUM, as_bits, kept, widened
 from fastsaddle.kernels._buckets import PIECE
 from fastsaddle.kernels._buckets_triton import (
     bucket_span,
@@ -68,6 +69,7 @@ def local_rows(
     momentum = start
     if KIND != 0:
         momentum = tl.load(momentum_ptr + row * momentum_stride + c, mask=inside, other=0.0)
+        momentum = widened(momentum)
     lr = tl.load(lr_ptr + row * lr_step)
     weight_decay = tl.load(weight_decay_ptr + row * weight_decay_step)
     beta = tl.load(beta_ptr + row * beta_step)
@@ -131,17 +133,23 @@ def mixed_rows(
     row,
     c,
     inside,
+    seed,
+    agent,
+    step,
+    begin,
     KIND: tl.constexpr,
     GATED: tl.constexpr,
 ):
     """The new models of a block of rows; they and their momentum are written."""
     if KIND == 1:
+        moved = kept(moved, momentum_ptr, seed, agent, step, begin, MOMENTUM)
         tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
     mixed = h + tl.load(gamma_ptr + row * gamma_step) * pull
     if KIND == 2:
         moved = quasi_global_values(start, mixed, momentum, lr, tl.load(mu_ptr + row * mu_step))
         if GATED:
             moved = tl.where(steps, moved, momentum)
+        moved = kept(moved, momentum_ptr, seed, agent, step, begin, MOMENTUM)
         tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
     tl.store(x_ptr + row * x_stride + c, mixed, mask=inside)
     return mixed
@@ -201,7 +209,7 @@ def choco_step_kernel(
     step = tl.load(step_ptr + tl.minimum(i, agents - 1) * step_step)
     place = partial_ptr + i.to(tl.int64) * (2 * buckets) + bucket
     x_hat_place = x_hat_ptr + row * x_hat_stride + c
-    x_hat = tl.load(x_hat_place, mask=inside, other=0.0)
+    x_hat = widened(tl.load(x_hat_place, mask=inside, other=0.0))
     # what is read again comes from L2: held meanwhile, it would spill
     if not MIX_FIRST:
         _, _, h, _, _, _ = local_rows(
@@ -233,8 +241,10 @@ def choco_step_kernel(
         )
         tl.store(place, square, mask=i < agents)
         tl.store(place + buckets, lost, mask=i < agents)
-        x_hat = tl.load(x_hat_place, mask=inside, other=0.0) + value
+        x_hat = widened(tl.load(x_hat_place, mask=inside, other=0.0)) + value
+        x_hat = kept(x_hat, x_hat_ptr, seed, first_agent + i, step, begin + i * 0, COPIES)
         tl.store(x_hat_place, x_hat, mask=inside)
+        x_hat = widened(x_hat)
     pull = neighbors_pull(x_hat, neighbors_ptr, weights_ptr, agents, width, AGENTS, COLUMNS)
     start, momentum, h, moved, lr, steps = local_rows(
         start_ptr,
@@ -277,11 +287,15 @@ def choco_step_kernel(
         row,
         c,
         inside,
+        seed,
+        first_agent + i,
+        step,
+        begin + i * 0,
         KIND,
         GATED,
     )
     if MIX_FIRST:
-        x_hat = tl.load(x_hat_place, mask=inside, other=0.0)
+        x_hat = widened(tl.load(x_hat_place, mask=inside, other=0.0))
         t = mixed - x_hat
         inverse, scale = steps_of(row_tops(t, 0), levels)
         value, square, lost = quantized(
@@ -289,7 +303,9 @@ def choco_step_kernel(
         )
         tl.store(place, square, mask=i < agents)
         tl.store(place + buckets, lost, mask=i < agents)
-        tl.store(x_hat_place, x_hat + value, mask=inside)
+        x_hat = x_hat + value
+        x_hat = kept(x_hat, x_hat_ptr, seed, first_agent + i, step, begin + i * 0, COPIES)
+        tl.store(x_hat_place, x_hat, mask=inside)
 
 
 @triton.jit(do_not_specialize=["levels", "seed", "first_agent"])
@@ -335,7 +351,7 @@ def publish_kernel(
     c = begin[:, None] + tl.arange(0, COLUMNS)[None, :]
     inside = c < end[:, None]
     row = agent[:, None]
-    x_hat = tl.load(x_hat_ptr + row * x_hat_stride + c, mask=inside, other=0.0)
+    x_hat = widened(tl.load(x_hat_ptr + row * x_hat_stride + c, mask=inside, other=0.0))
     if STEPS:
         _, _, model, _, _, _ = local_rows(
             start_ptr,
@@ -367,13 +383,14 @@ def publish_kernel(
     value, square, lost = quantized(
         t, inverse, scale, seed, first_agent + agent, step, begin, levels, COLUMNS
     )
-    tl.store(x_hat_ptr + row * x_hat_stride + c, x_hat + value, mask=inside)
+    x_hat = kept(x_hat + value, x_hat_ptr, seed, first_agent + agent, step, begin, COPIES)
+    tl.store(x_hat_ptr + row * x_hat_stride + c, x_hat, mask=inside)
     place = partial_ptr + agent * (2 * buckets) + bucket
     tl.store(place, square, mask=begin < end)
     tl.store(place + buckets, lost, mask=begin < end)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "first_agent"])
 def mix_kernel(
     x_ptr,
     start_ptr,
@@ -388,6 +405,7 @@ def mix_kernel(
     mu_ptr,
     gamma_ptr,
     norm_ptr,
+    step_ptr,
     x_stride,
     start_stride,
     g_stride,
@@ -398,9 +416,12 @@ def mix_kernel(
     beta_step,
     mu_step,
     gamma_step,
+    step_step,
     agents,
     columns,
     width,
+    seed,
+    first_agent,
     KIND: tl.constexpr,
     NESTEROV: tl.constexpr,
     MAXIMIZE: tl.constexpr,
@@ -408,25 +429,28 @@ def mix_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    number = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    number = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     # agents run fastest, so that a slice's neighbors are in L2 together
-    row = (number % agents).to(tl.int64)
-    c = number // agents * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    agent = (number % agents).to(tl.int64)
+    row = agent[:, None]
+    begin = number // agents * COLUMNS
+    c = begin[:, None] + tl.arange(0, COLUMNS)[None, :]
     inside = c < columns
     # a wrong list must not read outside: nothing can be raised from here
     first = tl.load(neighbors_ptr + row * width)
     first = tl.minimum(tl.maximum(first, 0), agents - 1).to(tl.int64)
     mixed = tl.load(x_hat_ptr + first * x_hat_stride + c, mask=inside, other=0.0)
-    mixed = tl.load(weights_ptr + row * width) * mixed
+    mixed = tl.load(weights_ptr + row * width) * widened(mixed)
     for k in range(1, width):
         neighbor = tl.load(neighbors_ptr + row * width + k)
         named = neighbor >= 0
         neighbor = tl.minimum(tl.maximum(neighbor, 0), agents - 1).to(tl.int64)
         x_hat = tl.load(x_hat_ptr + neighbor * x_hat_stride + c, mask=inside & named, other=0.0)
+        x_hat = widened(x_hat)
         weight = tl.load(weights_ptr + row * width + k)
         mixed = tl.where(named, mixed + weight * x_hat, mixed)
     # most often the same row as the list's first
-    x_hat = tl.load(x_hat_ptr + row * x_hat_stride + c, mask=inside, other=0.0)
+    x_hat = widened(tl.load(x_hat_ptr + row * x_hat_stride + c, mask=inside, other=0.0))
     start, momentum, h, moved, lr, steps = local_rows(
         start_ptr,
         g_ptr,
@@ -468,6 +492,10 @@ def mix_kernel(
         row,
         c,
         inside,
+        seed,
+        first_agent + agent,
+        tl.load(step_ptr + agent * step_step),
+        begin,
         KIND,
         GATED,
     )
@@ -514,10 +542,10 @@ def launch(
     agents, columns = x.shape
     count = buckets.shape[0]
     start = x if saved is None else saved
-    moments = x if momentum is None else momentum
+    moments = x if momentum is None else as_bits(momentum)
     norms = lr if norm is None else norm
     partial = torch.empty(agents, 2, count, device=x.device)
-    rows = (start, g, moments, x_hat)
+    rows = (start, g, moments, as_bits(x_hat))
     strides = tuple(tensor.stride(0) for tensor in rows)
     lists = (neighbors, weights)
     local, local_steps = (lr, weight_decay, beta), (lr.dim(), weight_decay.dim(), beta.dim())
@@ -600,14 +628,18 @@ def launch(
             mu,
             gamma,
             norms,
+            step,
             x.stride(0),
             *strides,
             *local_steps,
             mu.dim(),
             gamma.dim(),
+            step.dim(),
             agents,
             columns,
             neighbors.shape[1],
+            seed,
+            first_agent,
             ROWS=together,
             COLUMNS=slice_,
             **kinds,

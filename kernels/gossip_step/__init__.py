@@ -17,7 +17,7 @@ Arguments
     x             `[agents, columns]` float32, overwritten by the mixed model
     saved         `[agents, columns]` float32 or None
     g             `[agents, columns]` float32
-    momentum      `[agents, columns]` float32, updated; None for kind 0
+    momentum      `[agents, columns]` float32 or bfloat16, updated; None for kind 0
     neighbors     `[agents, width]` int32: each agent itself, then its neighbors, padded with -1
     weights       `[agents, width]` float32
     lr, weight_decay, beta, mu   float32, 0-d or `[agents]`
@@ -25,6 +25,10 @@ Arguments
                   momentum; its model still takes part in the mixing
     kind          0, 1 or 2 as above
     nesterov, maximize
+    seed, step, first_agent   of the draws: step is int64, 0-d or `[agents]`; without bfloat16 nothing is drawn
+
+`momentum` may be bfloat16 instead: it is widened exactly, all the above is float32, and what is written is rounded
+stochastically (see _bfloat16.py) by draws of the stream MOMENTUM. The step itself takes m before it is rounded.
 
 Rounding: exact; every operation rounds once, in the order written.
 """
@@ -34,9 +38,17 @@ from typing import Any
 
 import torch
 
+from fastsaddle.kernels._bfloat16 import passes_of
+from fastsaddle.kernels._buckets import check_draw
 from fastsaddle.kernels._examples import Draw
 from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_neighbors, check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels._rows import (
+    check_neighbors,
+    check_per_agent,
+    check_rows,
+    check_scalars,
+    check_state,
+)
 from fastsaddle.kernels._step import check_kind
 
 from .reference import gossip_step_reference
@@ -57,19 +69,29 @@ def check(
     kind: int,
     nesterov: bool,
     maximize: bool,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     check_kind(kind, momentum)
-    check_rows(x, x=x, saved=saved, g=g, momentum=momentum)
+    check_rows(x, x=x, saved=saved, g=g)
+    check_state(x, momentum=momentum)
     check_neighbors(x, neighbors, weights)
     check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta, mu=mu)
     check_per_agent(x, torch.float32, norm=norm)
+    check_draw(x, seed, step, first_agent)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
     draw = Draw(agents, columns, generator)
 
     def arguments(
-        kind: int, perturbed: bool, degree: int, nesterov: bool, maximize: bool
+        kind: int,
+        perturbed: bool,
+        degree: int,
+        nesterov: bool,
+        maximize: bool,
+        dtype: torch.dtype = torch.float32,
     ) -> dict[str, Any]:
         neighbors, weights = draw.lists(degree)
         rates = draw.scalars(0.01, 0.5)
@@ -82,7 +104,7 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
             "x": draw.rows(),
             "saved": draw.rows() if perturbed else None,
             "g": g,
-            "momentum": draw.rows() if kind else None,
+            "momentum": draw.state(draw.rows(), dtype) if kind else None,
             "neighbors": neighbors,
             "weights": weights,
             "lr": rates if perturbed else draw.scalar(0.01, 0.5),
@@ -93,6 +115,7 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
             "kind": kind,
             "nesterov": nesterov,
             "maximize": maximize,
+            **draw.random(),
         }
 
     return {
@@ -102,11 +125,14 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         "local-saved": arguments(1, True, 1, False, False),
         "plain": arguments(0, False, 2, False, False),
         "plain-saved": arguments(0, True, 7, False, True),
+        "quasi-global-bfloat16": arguments(2, False, 2, False, False, torch.bfloat16),
+        "quasi-global-saved-bfloat16": arguments(2, True, 3, True, True, torch.bfloat16),
+        "local-saved-bfloat16": arguments(1, True, 4, True, False, torch.bfloat16),
     }
 
 
 def passes(arguments: Mapping[str, Any]) -> float:
-    return 3 if arguments["momentum"] is None else 5
+    return 3 + 2 * passes_of(arguments["momentum"])
 
 
 gossip_step = Op(
@@ -114,7 +140,7 @@ gossip_step = Op(
     schema=(
         "(Tensor(a!) x, Tensor? saved, Tensor g, Tensor(b!)? momentum, Tensor neighbors, Tensor weights, "
         "Tensor lr, Tensor weight_decay, Tensor beta, Tensor mu, Tensor? norm, int kind, bool nesterov, "
-        "bool maximize)"
+        "bool maximize, int seed, Tensor step, int first_agent)"
     ),
     reference=gossip_step_reference,
     check=check,

@@ -2,22 +2,20 @@
 
 import torch
 
-from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar
+from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar, state
 
 _symbol = function(
     "fs_gossip_step",
     [
         *[POINTER, INT] * 4,
-        POINTER,
-        POINTER,
         INT,
-        INT,
-        INT,
+        *[POINTER] * 2,
+        *[INT] * 3,
         *[POINTER, INT] * 4,
         POINTER,
-        INT,
-        INT,
-        INT,
+        *[INT] * 4,
+        POINTER,
+        *[INT] * 2,
     ],
 )
 
@@ -37,13 +35,16 @@ def launch(
     kind: int,
     nesterov: bool,
     maximize: bool,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     call(
         _symbol,
         *rows(x),
         *rows(saved),
         *rows(g),
-        *rows(momentum),
+        *state(momentum),
         address(neighbors),
         address(weights),
         *x.shape,
@@ -56,4 +57,7 @@ def launch(
         kind,
         nesterov,
         maximize,
+        seed,
+        *scalar(step),
+        first_agent,
     )

@@ -26,11 +26,17 @@ def gossip_step_reference(
     kind: int,
     nesterov: bool,
     maximize: bool,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     check_lists(neighbors)
     start = x if saved is None else saved
-    h = local_rows(start, g, momentum, lr, weight_decay, beta, norm, kind, nesterov, maximize)
+    random = (seed, step, first_agent)
+    h = local_rows(
+        start, g, momentum, lr, weight_decay, beta, norm, kind, nesterov, maximize, random
+    )
     mixed = mix_rows(h, neighbors, weights)
     if momentum is not None and kind == QUASI_GLOBAL:
-        quasi_global_rows(start, mixed, momentum, lr, mu, norm)
+        quasi_global_rows(start, mixed, momentum, lr, mu, norm, random)
     x.copy_(mixed)

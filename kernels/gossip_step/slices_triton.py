@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsaddle.kernels._bfloat16_triton import MOMENTUM, as_bits, kept, widened
 from fastsaddle.kernels._step_triton import is_finite, local_values, quasi_global_values
 from fastsaddle.kernels._triton_launch import EXACT
 
@@ -22,7 +23,7 @@ RESIDENT = 2
 FEW_PROGRAMS = 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "first_agent"])
 def gossip_step_slices_kernel(
     x_ptr,
     start_ptr,
@@ -36,6 +37,7 @@ def gossip_step_slices_kernel(
     beta_ptr,
     mu_ptr,
     norm_ptr,
+    step_ptr,
     x_stride,
     start_stride,
     g_stride,
@@ -44,10 +46,13 @@ def gossip_step_slices_kernel(
     weight_decay_step,
     beta_step,
     mu_step,
+    step_step,
     agents,
     columns,
     width,
     slices,
+    seed,
+    first_agent,
     KIND: tl.constexpr,
     NESTEROV: tl.constexpr,
     MAXIMIZE: tl.constexpr,
@@ -60,7 +65,10 @@ def gossip_step_slices_kernel(
     for part in range(tl.program_id(0), slices, tl.num_programs(0)):
         c = part * COLUMNS + column
         for begin in range(0, agents, ROWS):
-            i = begin + tl.arange(0, ROWS)[:, None]
+            each = begin + tl.arange(0, ROWS)
+            # other for rows that do not exist, so that it takes no scalar registers: AMD's would spill
+            key = seed + (each >= agents)[:, None].to(tl.int64)
+            i = each[:, None]
             agent = i < agents
             inside = agent & (c < columns)
             row = i.to(tl.int64)
@@ -69,6 +77,7 @@ def gossip_step_slices_kernel(
             momentum = start
             if KIND != 0:
                 momentum = tl.load(momentum_ptr + row * momentum_stride + c, mask=inside, other=0.0)
+                momentum = widened(momentum)
             h, moved = local_values(
                 start,
                 g,
@@ -86,10 +95,16 @@ def gossip_step_slices_kernel(
                 moved = tl.where(steps, moved, momentum)
             tl.store(h_ptr + row * COLUMNS + column, h, mask=agent)
             if KIND == 1:
+                step = tl.load(step_ptr + each * step_step, mask=each < agents, other=0)
+                at, place = first_agent + each, part * COLUMNS + each * 0
+                moved = kept(moved, momentum_ptr, key, at, step, place, MOMENTUM)
                 tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
         tl.debug_barrier()
         for begin in range(0, agents, ROWS):
-            i = begin + tl.arange(0, ROWS)[:, None]
+            each = begin + tl.arange(0, ROWS)
+            # other for rows that do not exist, so that it takes no scalar registers: AMD's would spill
+            key = seed + (each >= agents)[:, None].to(tl.int64)
+            i = each[:, None]
             agent = i < agents
             inside = agent & (c < columns)
             row = i.to(tl.int64)
@@ -106,12 +121,16 @@ def gossip_step_slices_kernel(
             if KIND == 2:
                 start = tl.load(start_ptr + row * start_stride + c, mask=inside, other=0.0)
                 momentum = tl.load(momentum_ptr + row * momentum_stride + c, mask=inside, other=0.0)
+                momentum = widened(momentum)
                 lr = tl.load(lr_ptr + i * lr_step, mask=agent, other=0.0)
                 mu = tl.load(mu_ptr + i * mu_step, mask=agent, other=0.0)
                 moved = quasi_global_values(start, mixed, momentum, lr, mu)
                 if GATED:
                     steps = is_finite(tl.load(norm_ptr + i, mask=agent, other=0.0))
                     moved = tl.where(steps, moved, momentum)
+                step = tl.load(step_ptr + each * step_step, mask=each < agents, other=0)
+                at, place = first_agent + each, part * COLUMNS + each * 0
+                moved = kept(moved, momentum_ptr, key, at, step, place, MOMENTUM)
                 tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
             tl.store(x_ptr + row * x_stride + c, mixed, mask=inside)
         # the next slice overwrites h
@@ -143,11 +162,14 @@ def launch_slices(
     kind: int,
     nesterov: bool,
     maximize: bool,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     """A whole step in one launch, for any number of agents."""
     agents, columns = x.shape
     start = x if saved is None else saved
-    moments = x if momentum is None else momentum
+    moments = x if momentum is None else as_bits(momentum)
     slices = triton.cdiv(columns, COLUMNS)
     programs = min(slices, programs_at_once(x.device, agents))
     h = torch.empty(programs, agents, COLUMNS, device=x.device)
@@ -164,6 +186,7 @@ def launch_slices(
         beta,
         mu,
         lr if norm is None else norm,
+        step,
         x.stride(0),
         start.stride(0),
         g.stride(0),
@@ -172,10 +195,13 @@ def launch_slices(
         weight_decay.dim(),
         beta.dim(),
         mu.dim(),
+        step.dim(),
         agents,
         columns,
         neighbors.shape[1],
         slices,
+        seed,
+        first_agent,
         KIND=kind,
         NESTEROV=nesterov,
         MAXIMIZE=maximize,

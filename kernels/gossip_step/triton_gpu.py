@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsaddle.kernels._bfloat16_triton import MOMENTUM, as_bits, kept, widened
 from fastsaddle.kernels._step_triton import (
     is_finite,
     local_values,
@@ -18,7 +19,7 @@ from fastsaddle.kernels._triton_launch import EXACT, FUSED_AGENTS, fused_shape
 from fastsaddle.kernels.gossip_step.slices_triton import launch_slices
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "first_agent"])
 def gossip_step_kernel(
     x_ptr,
     start_ptr,
@@ -31,6 +32,7 @@ def gossip_step_kernel(
     beta_ptr,
     mu_ptr,
     norm_ptr,
+    step_ptr,
     x_stride,
     start_stride,
     g_stride,
@@ -39,9 +41,12 @@ def gossip_step_kernel(
     weight_decay_step,
     beta_step,
     mu_step,
+    step_step,
     agents,
     columns,
     width,
+    seed,
+    first_agent,
     KIND: tl.constexpr,
     NESTEROV: tl.constexpr,
     MAXIMIZE: tl.constexpr,
@@ -50,7 +55,8 @@ def gossip_step_kernel(
     COLUMNS: tl.constexpr,
 ):
     i = tl.arange(0, AGENTS)
-    c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    begin = tl.program_id(0) * COLUMNS
+    c = begin + tl.arange(0, COLUMNS)
     agent = i < agents
     inside = agent[:, None] & (c < columns)[None, :]
     row = i.to(tl.int64)[:, None]
@@ -61,6 +67,7 @@ def gossip_step_kernel(
         momentum = tl.load(
             momentum_ptr + row * momentum_stride + c[None, :], mask=inside, other=0.0
         )
+        momentum = widened(momentum)
     lr = tl.load(lr_ptr + i * lr_step, mask=agent, other=0.0)[:, None]
     weight_decay = tl.load(weight_decay_ptr + i * weight_decay_step, mask=agent, other=0.0)[:, None]
     beta = tl.load(beta_ptr + i * beta_step, mask=agent, other=0.0)[:, None]
@@ -83,13 +90,17 @@ def gossip_step_kernel(
         )
         mixed = tl.where(neighbor[:, None] >= 0, mixed + term, mixed)
     tl.store(x_ptr + row * x_stride + c[None, :], mixed, mask=inside)
+    if KIND != 0:
+        step = tl.load(step_ptr + i * step_step, mask=agent, other=0)
     if KIND == 1:
+        moved = kept(moved, momentum_ptr, seed, first_agent + i, step, begin + i * 0, MOMENTUM)
         tl.store(momentum_ptr + row * momentum_stride + c[None, :], moved, mask=inside)
     if KIND == 2:
         mu = tl.load(mu_ptr + i * mu_step, mask=agent, other=0.0)[:, None]
         moved = quasi_global_values(start, mixed, momentum, lr, mu)
         if GATED:
             moved = tl.where(steps, moved, momentum)
+        moved = kept(moved, momentum_ptr, seed, first_agent + i, step, begin + i * 0, MOMENTUM)
         tl.store(momentum_ptr + row * momentum_stride + c[None, :], moved, mask=inside)
 
 
@@ -108,9 +119,13 @@ def launch(
     kind: int,
     nesterov: bool,
     maximize: bool,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     agents, columns = x.shape
     start = x if saved is None else saved
+    random = (seed, step, first_agent)
     if agents > FUSED_AGENTS:
         launch_slices(
             x,
@@ -127,9 +142,10 @@ def launch(
             kind,
             nesterov,
             maximize,
+            *random,
         )
         return
-    moments = x if momentum is None else momentum
+    moments = x if momentum is None else as_bits(momentum)
     padded, block, warps = fused_shape(agents)
     gossip_step_kernel[(triton.cdiv(columns, block),)](
         x,
@@ -143,6 +159,7 @@ def launch(
         beta,
         mu,
         lr if norm is None else norm,
+        step,
         x.stride(0),
         start.stride(0),
         g.stride(0),
@@ -151,9 +168,12 @@ def launch(
         weight_decay.dim(),
         beta.dim(),
         mu.dim(),
+        step.dim(),
         agents,
         columns,
         neighbors.shape[1],
+        seed,
+        first_agent,
         KIND=kind,
         NESTEROV=nesterov,
         MAXIMIZE=maximize,

@@ -3,7 +3,8 @@
     start = saved, or x;   g' = (+-)g + weight_decay start;   h = start - lr u(g', momentum)
 
 with u as in gossip_step. Local momentum (kind 1) is updated here; quasi-global momentum (kind 2) is read here and
-updated by mix_update, once the neighbors' models have arrived.
+updated by mix_update, once the neighbors' models have arrived. Of bfloat16 momentum only what is written is rounded: h
+takes m before.
 
 Arguments: as in gossip_step, but x is only read, and
     h         `[agents, columns]` float32, overwritten
@@ -16,9 +17,11 @@ from typing import Any
 
 import torch
 
+from fastsaddle.kernels._bfloat16 import passes_of
+from fastsaddle.kernels._buckets import check_draw
 from fastsaddle.kernels._examples import Draw
 from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels._rows import check_per_agent, check_rows, check_scalars, check_state
 from fastsaddle.kernels._step import check_kind
 
 from .reference import local_step_reference
@@ -37,22 +40,33 @@ def check(
     kind: int,
     nesterov: bool,
     maximize: bool,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     check_kind(kind, momentum)
-    check_rows(x, x=x, saved=saved, g=g, momentum=momentum, h=h)
+    check_rows(x, x=x, saved=saved, g=g, h=h)
+    check_state(x, momentum=momentum)
     check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta)
     check_per_agent(x, torch.float32, norm=norm)
+    check_draw(x, seed, step, first_agent)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
     draw = Draw(agents, columns, generator)
 
-    def arguments(kind: int, perturbed: bool, nesterov: bool, maximize: bool) -> dict[str, Any]:
+    def arguments(
+        kind: int,
+        perturbed: bool,
+        nesterov: bool,
+        maximize: bool,
+        dtype: torch.dtype = torch.float32,
+    ) -> dict[str, Any]:
         return {
             "x": draw.rows(),
             "saved": draw.rows() if perturbed else None,
             "g": draw.rows(),
-            "momentum": draw.rows() if kind else None,
+            "momentum": draw.state(draw.rows(), dtype) if kind else None,
             "h": draw.rows(),
             "lr": draw.scalars(0.01, 0.5) if perturbed else draw.scalar(0.01, 0.5),
             "weight_decay": draw.scalar(1e-4, 1e-2),
@@ -61,24 +75,28 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
             "kind": kind,
             "nesterov": nesterov,
             "maximize": maximize,
+            **draw.random(),
         }
 
     return {
         "quasi-global": arguments(2, True, True, False),
         "local": arguments(1, True, False, True),
         "plain": arguments(0, False, False, False),
+        "quasi-global-bfloat16": arguments(2, True, False, True, torch.bfloat16),
+        "local-bfloat16": arguments(1, True, True, False, torch.bfloat16),
     }
 
 
 def passes(arguments: Mapping[str, Any]) -> float:
-    return {0: 3, 1: 5, 2: 4}[arguments["kind"]]
+    return 3 + {0: 0, 1: 2, 2: 1}[arguments["kind"]] * passes_of(arguments["momentum"])
 
 
 local_step = Op(
     name="local_step",
     schema=(
         "(Tensor x, Tensor? saved, Tensor g, Tensor(a!)? momentum, Tensor(b!) h, Tensor lr, "
-        "Tensor weight_decay, Tensor beta, Tensor? norm, int kind, bool nesterov, bool maximize)"
+        "Tensor weight_decay, Tensor beta, Tensor? norm, int kind, bool nesterov, bool maximize, "
+        "int seed, Tensor step, int first_agent)"
     ),
     reference=local_step_reference,
     check=check,

@@ -2,11 +2,21 @@
 
 import torch
 
-from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar
+from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar, state
 
 _symbol = function(
     "fs_local_step",
-    [*[POINTER, INT] * 5, INT, INT, *[POINTER, INT] * 3, POINTER, INT, INT, INT],
+    [
+        *[POINTER, INT] * 4,
+        INT,
+        *[POINTER, INT],
+        *[INT] * 2,
+        *[POINTER, INT] * 3,
+        POINTER,
+        *[INT] * 4,
+        POINTER,
+        *[INT] * 2,
+    ],
 )
 
 
@@ -23,13 +33,16 @@ def launch(
     kind: int,
     nesterov: bool,
     maximize: bool,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     call(
         _symbol,
         *rows(x),
         *rows(saved),
         *rows(g),
-        *rows(momentum),
+        *state(momentum),
         *rows(h),
         *x.shape,
         *scalar(lr),
@@ -39,4 +52,7 @@ def launch(
         kind,
         nesterov,
         maximize,
+        seed,
+        *scalar(step),
+        first_agent,
     )

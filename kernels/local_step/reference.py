@@ -18,6 +18,14 @@ def local_step_reference(
     kind: int,
     nesterov: bool,
     maximize: bool,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     start = x if saved is None else saved
-    h.copy_(local_rows(start, g, momentum, lr, weight_decay, beta, norm, kind, nesterov, maximize))
+    random = (seed, step, first_agent)
+    h.copy_(
+        local_rows(
+            start, g, momentum, lr, weight_decay, beta, norm, kind, nesterov, maximize, random
+        )
+    )

@@ -18,6 +18,12 @@ def launch(
     kind: int,
     nesterov: bool,
     maximize: bool,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     start = x if saved is None else saved
-    launch_local_step(start, g, momentum, h, lr, weight_decay, beta, norm, kind, nesterov, maximize)
+    launch_local_step(
+        *(start, g, momentum, h, lr, weight_decay, beta, norm, kind, nesterov, maximize),
+        *(seed, step, first_agent),
+    )

@@ -8,7 +8,7 @@ Lin et al. 2021 (arXiv:2102.04761), algorithm 1, with the displacement divided b
 
 Arguments: as in gossip_step, and
     h         `[agents, columns]` float32 from local_step; shares no memory with x
-    momentum  for kind 2 only; kinds 0 and 1 leave it alone, and take None
+    momentum  for kind 2 only, float32 or bfloat16; kinds 0 and 1 leave it alone, and take None
 
 Rounding: exact, the same operations in the same order as gossip_step.
 """
@@ -18,9 +18,17 @@ from typing import Any
 
 import torch
 
+from fastsaddle.kernels._bfloat16 import passes_of
+from fastsaddle.kernels._buckets import check_draw
 from fastsaddle.kernels._examples import Draw
 from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_neighbors, check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels._rows import (
+    check_neighbors,
+    check_per_agent,
+    check_rows,
+    check_scalars,
+    check_state,
+)
 
 from .reference import mix_update_reference
 
@@ -35,17 +43,24 @@ def check(
     lr: torch.Tensor,
     mu: torch.Tensor,
     norm: torch.Tensor | None,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
-    check_rows(x, x=x, saved=saved, h=h, momentum=momentum)
+    check_rows(x, x=x, saved=saved, h=h)
+    check_state(x, momentum=momentum)
     check_neighbors(x, neighbors, weights)
     check_scalars(x, lr=lr, mu=mu)
     check_per_agent(x, torch.float32, norm=norm)
+    check_draw(x, seed, step, first_agent)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
     draw = Draw(agents, columns, generator)
 
-    def arguments(perturbed: bool, quasi_global: bool, degree: int) -> dict[str, Any]:
+    def arguments(
+        perturbed: bool, quasi_global: bool, degree: int, dtype: torch.dtype = torch.float32
+    ) -> dict[str, Any]:
         neighbors, weights = draw.lists(degree)
         rates = draw.scalars(0.01, 0.5)
         rates[-1] = 0.0
@@ -53,30 +68,33 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
             "x": draw.rows(),
             "saved": draw.rows() if perturbed else None,
             "h": draw.rows(),
-            "momentum": draw.rows() if quasi_global else None,
+            "momentum": draw.state(draw.rows(), dtype) if quasi_global else None,
             "neighbors": neighbors,
             "weights": weights,
             "lr": rates if perturbed else draw.scalar(0.01, 0.5),
             "mu": draw.scalar(0.5, 0.95),
             "norm": draw.norms() if perturbed else None,
+            **draw.random(),
         }
 
     return {
         "quasi-global": arguments(False, True, 2),
         "quasi-global-saved": arguments(True, True, 3),
         "plain": arguments(False, False, 6),
+        "quasi-global-saved-bfloat16": arguments(True, True, 3, torch.bfloat16),
     }
 
 
 def passes(arguments: Mapping[str, Any]) -> float:
-    return 2 if arguments["momentum"] is None else 5
+    momentum = arguments["momentum"]
+    return 2 if momentum is None else 3 + 2 * passes_of(momentum)
 
 
 mix_update = Op(
     name="mix_update",
     schema=(
         "(Tensor(a!) x, Tensor? saved, Tensor h, Tensor(b!)? momentum, Tensor neighbors, Tensor weights, "
-        "Tensor lr, Tensor mu, Tensor? norm)"
+        "Tensor lr, Tensor mu, Tensor? norm, int seed, Tensor step, int first_agent)"
     ),
     reference=mix_update_reference,
     check=check,

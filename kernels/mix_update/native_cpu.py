@@ -2,11 +2,21 @@
 
 import torch
 
-from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar
+from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar, state
 
 _symbol = function(
     "fs_mix_update",
-    [*[POINTER, INT] * 4, POINTER, POINTER, INT, INT, INT, *[POINTER, INT] * 2, POINTER],
+    [
+        *[POINTER, INT] * 4,
+        INT,
+        *[POINTER] * 2,
+        *[INT] * 3,
+        *[POINTER, INT] * 2,
+        POINTER,
+        INT,
+        POINTER,
+        *[INT] * 2,
+    ],
 )
 
 
@@ -20,13 +30,16 @@ def launch(
     lr: torch.Tensor,
     mu: torch.Tensor,
     norm: torch.Tensor | None,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     call(
         _symbol,
         *rows(x),
         *rows(saved),
         *rows(h),
-        *rows(momentum),
+        *state(momentum),
         address(neighbors),
         address(weights),
         *x.shape,
@@ -34,4 +47,7 @@ def launch(
         *scalar(lr),
         *scalar(mu),
         address(norm),
+        seed,
+        *scalar(step),
+        first_agent,
     )

@@ -15,9 +15,13 @@ def mix_update_reference(
     lr: torch.Tensor,
     mu: torch.Tensor,
     norm: torch.Tensor | None,
+    seed: int,
+    step: torch.Tensor,
+    first_agent: int,
 ) -> None:
     check_lists(neighbors)
     mixed = mix_rows(h, neighbors, weights)
     if momentum is not None:
-        quasi_global_rows(x if saved is None else saved, mixed, momentum, lr, mu, norm)
+        start = x if saved is None else saved
+        quasi_global_rows(start, mixed, momentum, lr, mu, norm, (seed, step, first_agent))
     x.copy_(mixed)

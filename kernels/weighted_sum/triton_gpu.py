@@ -9,4 +9,6 @@ def launch(
     rows: torch.Tensor, out: torch.Tensor, sources: torch.Tensor, weights: torch.Tensor
 ) -> None:
     # without momentum the kernel reads neither rate nor coefficient: any float tensor stands for them
-    launch_mix_update(out, None, rows, None, sources, weights, weights, weights, None)
+    launch_mix_update(
+        out, None, rows, None, sources, weights, weights, weights, None, 0, weights, 0
+    )
