@@ -57,6 +57,7 @@ def gossip_step_slices_kernel(
     NESTEROV: tl.constexpr,
     MAXIMIZE: tl.constexpr,
     GATED: tl.constexpr,
+    SPREAD_KEY: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -67,7 +68,7 @@ def gossip_step_slices_kernel(
         for begin in range(0, agents, ROWS):
             each = begin + tl.arange(0, ROWS)
             # other for rows that do not exist, so that it takes no scalar registers: AMD's would spill
-            key = seed + (each >= agents)[:, None].to(tl.int64)
+            key = seed + (each >= agents)[:, None].to(tl.int64) if SPREAD_KEY else seed
             i = each[:, None]
             agent = i < agents
             inside = agent & (c < columns)
@@ -103,7 +104,7 @@ def gossip_step_slices_kernel(
         for begin in range(0, agents, ROWS):
             each = begin + tl.arange(0, ROWS)
             # other for rows that do not exist, so that it takes no scalar registers: AMD's would spill
-            key = seed + (each >= agents)[:, None].to(tl.int64)
+            key = seed + (each >= agents)[:, None].to(tl.int64) if SPREAD_KEY else seed
             i = each[:, None]
             agent = i < agents
             inside = agent & (c < columns)
@@ -206,6 +207,7 @@ def launch_slices(
         NESTEROV=nesterov,
         MAXIMIZE=maximize,
         GATED=norm is not None,
+        SPREAD_KEY=bool(torch.version.hip),
         ROWS=ROWS,
         COLUMNS=COLUMNS,
         num_warps=8,

@@ -76,6 +76,10 @@ def gossip_step_kernel(
         steps = is_finite(tl.load(norm_ptr + i, mask=agent, other=0.0))[:, None]
         h = tl.where(steps, h, start)
         moved = tl.where(steps, moved, momentum)
+    if KIND == 1:
+        step = tl.load(step_ptr + i * step_step, mask=agent, other=0)
+        moved = kept(moved, momentum_ptr, seed, first_agent + i, step, begin + i * 0, MOMENTUM)
+        tl.store(momentum_ptr + row * momentum_stride + c[None, :], moved, mask=inside)
     first = tl.load(neighbors_ptr + i * width, mask=agent, other=0)
     weight = tl.load(weights_ptr + i * width, mask=agent, other=0.0)
     mixed = weight[:, None] * rows_of(
@@ -90,16 +94,12 @@ def gossip_step_kernel(
         )
         mixed = tl.where(neighbor[:, None] >= 0, mixed + term, mixed)
     tl.store(x_ptr + row * x_stride + c[None, :], mixed, mask=inside)
-    if KIND != 0:
-        step = tl.load(step_ptr + i * step_step, mask=agent, other=0)
-    if KIND == 1:
-        moved = kept(moved, momentum_ptr, seed, first_agent + i, step, begin + i * 0, MOMENTUM)
-        tl.store(momentum_ptr + row * momentum_stride + c[None, :], moved, mask=inside)
     if KIND == 2:
         mu = tl.load(mu_ptr + i * mu_step, mask=agent, other=0.0)[:, None]
         moved = quasi_global_values(start, mixed, momentum, lr, mu)
         if GATED:
             moved = tl.where(steps, moved, momentum)
+        step = tl.load(step_ptr + i * step_step, mask=agent, other=0)
         moved = kept(moved, momentum_ptr, seed, first_agent + i, step, begin + i * 0, MOMENTUM)
         tl.store(momentum_ptr + row * momentum_stride + c[None, :], moved, mask=inside)
 
