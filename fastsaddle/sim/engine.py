@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fastsaddle.agents import AgentStack
 from fastsaddle.sim.features import returning_features
-from fastsaddle.sim.layer_chain import LayerChain, layers_of
+from fastsaddle.sim.layer_chain import LayerChain, layers_of, mean_cross_entropy
 
 # of one agent: outputs and targets to a scalar, or to (scalar, more that is to be returned)
 Loss = Callable[[Any, Any], Any]
@@ -176,16 +176,26 @@ class GradientEngine:
         loss: Loss,
         features: str | None,
     ) -> Any:
-        outputs = chain.outputs(part, inputs[part], features)
         mine = tree_map(lambda t: t[part], targets)
-        if loss is F.cross_entropy and outputs.dim() == 3:
-            # one call for all agents instead of one under vmap
-            each = F.cross_entropy(outputs.flatten(0, 1), mine.flatten(), reduction="none")
-            found = each.view(mine.shape).mean(1)
-        else:
-            found = torch.vmap(loss)(outputs, mine)
-        (found[0] if isinstance(found, tuple) else found).sum().backward()
-        return tree_map(Tensor.detach, found)
+
+        def backwards(got: Any) -> tuple[Any, list[Tensor | None]]:
+            is_one = isinstance(got, Tensor) and isinstance(mine, Tensor)
+            if (
+                loss is F.cross_entropy
+                and is_one
+                and mine.shape == got.shape[:-1]
+                and got.dim() == 3
+            ):
+                # one call for all agents instead of one under vmap
+                return mean_cross_entropy(got, mine)
+            leaves = tree_map(lambda t: t.detach().requires_grad_(), got)
+            with torch.enable_grad():
+                found = torch.vmap(loss)(leaves, mine)
+                total = (found[0] if isinstance(found, tuple) else found).sum()
+            wanted = torch.autograd.grad(total, tree_leaves(leaves), allow_unused=True)
+            return tree_map(Tensor.detach, found), list(wanted)
+
+        return chain.gradients(part, inputs[part], backwards, features)
 
     def _map_part(
         self, part: slice, inputs: Tensor, targets: Any, loss: Loss, buffers: dict[str, Tensor]
@@ -249,6 +259,8 @@ class GradientEngine:
 
 def _joined(join: Callable[[list[Tensor]], Tensor], found: list[Any]) -> Any:
     """Equal trees of tensors as one, leaf by leaf."""
+    if join is torch.cat and len(found) == 1:
+        return found[0]
     return tree_map(lambda *leaves: join(list(leaves)), *found)
 
 
