@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.sim.engine import GradientEngine, choose_engine
+from fastsaddle.sim.engine import GradientEngine
+from fastsaddle.sim.engine_choice import choose_engine
 from fastsaddle.sim.layer_chain import LayerChain, layers_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
