@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from fastsaddle.agents import AgentStack
 from fastsaddle.sim.agent_threads import AgentThreads
 from fastsaddle.sim.features import returning_features
+from fastsaddle.sim.precision import in_float32
 
 
 class AgentLoop:
@@ -23,7 +24,7 @@ class AgentLoop:
 
     Args:
         stack: the agents.
-        casting: makes the context of a forward pass and its loss.
+        casting: makes the context of a forward pass.
         side_by_side: take as many agents at once as torch has threads.
     """
 
@@ -45,7 +46,7 @@ class AgentLoop:
 
         def forward(model: nn.Module, agent: int) -> Any:
             with self.casting(), returning_features(model, features):
-                outputs = model(inputs[agent])
+                outputs = in_float32(model(inputs[agent]))
                 return loss(outputs, tree_map(lambda t: t[agent], targets))
 
         def backward(agent: int) -> Any:

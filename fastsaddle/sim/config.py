@@ -177,9 +177,9 @@ class TrainConfig:
     """auto (cuda where there is one, else cpu), cpu, cuda or cuda:1."""
 
     engine: Literal["auto", "vmap", "unfold", "loop", "threads", "batched"] = "auto"
-    """How the agents' gradients are computed: mapped all at once (unfold: convolutions as products over patches), one by
-    one, one on each CPU thread, or by batched products where the network is a chain of linear layers; auto takes the
-    fastest."""
+    """How the agents' gradients are computed: mapped all at once (unfold: convolutions as products over patches), one
+    by one (threads: one on each CPU thread), or by batched products where the network is a chain of linear layers; auto
+    takes the fastest."""
 
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the gradients: tf32 on GPUs that have it, bfloat16 by autocast; parameters stay float32."""

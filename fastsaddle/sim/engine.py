@@ -15,8 +15,8 @@ from fastsaddle.sim.agent_loop import AgentLoop
 from fastsaddle.sim.engine_choice import ENGINES, choose_engine
 from fastsaddle.sim.features import returning_features
 from fastsaddle.sim.layer_chain import LayerChain, mean_cross_entropy
-from fastsaddle.sim.patch_convolution import PatchConvolutions
-from fastsaddle.sim.precision import casting, check_precision, products
+from fastsaddle.sim.patch_convolution import MappedLayers
+from fastsaddle.sim.precision import casting, check_precision, in_float32, products
 
 # of one agent: outputs and targets to a scalar, or to (scalar, more that is to be returned)
 Loss = Callable[[Any, Any], Any]
@@ -38,8 +38,8 @@ class GradientEngine:
             products; or "auto" for the rule of `choose_engine`.
         chunk: agents mapped at once, bounding the memory of activations; None is 64 on a CPU, all elsewhere. "loop" and
             "threads" ignore it.
-        precision: "float32"; "tf32": products and convolutions of a GPU in TF32; "bfloat16": forward pass and loss
-            under `torch.autocast`, parameters and gradients float32.
+        precision: "float32"; "tf32": products and convolutions of a GPU in TF32; "bfloat16": forward passes
+            under `torch.autocast`; losses, parameters and gradients are float32.
 
     Attributes:
         engine, chunk, precision: what was resolved.
@@ -124,7 +124,7 @@ class GradientEngine:
         self.stack.rows.verify()
         with products(self.precision, self.stack.device):
             found = self._outputs(inputs, whose, features)
-        return tree_map(Tensor.float, found)
+        return in_float32(found)
 
     def _outputs(self, inputs: Tensor, whose: Tensor | None, features: str | None) -> Any:
         if self._loop is not None:
@@ -140,7 +140,9 @@ class GradientEngine:
         return _joined(torch.cat, found)
 
     def _mapping(self) -> Any:
-        return PatchConvolutions() if self.engine == "unfold" else nullcontext()
+        by_patches = self.engine == "unfold"
+        is_needed = by_patches or self.precision == "bfloat16"
+        return MappedLayers(by_patches) if is_needed else nullcontext()
 
     def _check_agents(self, name: str, value: Tensor) -> None:
         if value.shape[:1] != (self.stack.agents,):
@@ -184,7 +186,7 @@ class GradientEngine:
             ):
                 # one call for all agents instead of one under vmap
                 return mean_cross_entropy(got, mine)
-            leaves = tree_map(lambda t: t.detach().requires_grad_(), got)
+            leaves = tree_map(lambda t: t.detach().requires_grad_(), in_float32(got))
             with torch.enable_grad():
                 found = torch.vmap(loss)(leaves, mine)
                 total = (found[0] if isinstance(found, tuple) else found).sum()
@@ -206,7 +208,7 @@ class GradientEngine:
                 outputs = self.stack.forward(
                     named, {n: b[part] for n, b in buffers.items()}, inputs[part]
                 )
-            found = torch.vmap(loss)(outputs, tree_map(lambda t: t[part], targets))
+            found = torch.vmap(loss)(in_float32(outputs), tree_map(lambda t: t[part], targets))
         losses = found[0] if isinstance(found, tuple) else found
         wanted = [p for p in named.values() if p.requires_grad]
         taken = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)

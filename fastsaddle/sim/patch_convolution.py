@@ -23,8 +23,20 @@ class Geometry(NamedTuple):
     dilation: Pair
 
 
-class PatchConvolutions(TorchFunctionMode):
-    """Inside the block conv2d goes by patches where it can: one group, zero padding given by numbers, batched input."""
+# layers that autocast knows: under torch.vmap it is not asked about convolutions, nor about the bias of linear ones
+AUTOCAST = (torch.conv1d, torch.conv2d, torch.conv3d, F.linear)
+
+
+class MappedLayers(TorchFunctionMode):
+    """Inside the block convolutions and linear layers under torch.vmap honor autocast.
+
+    Args:
+        by_patches: take conv2d by patches where it can be: one group, zero padding given by numbers, batched input.
+    """
+
+    def __init__(self, by_patches: bool) -> None:
+        super().__init__()
+        self.by_patches = by_patches
 
     def __torch_function__(
         self,
@@ -34,12 +46,23 @@ class PatchConvolutions(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if function is torch.conv2d and (call := _bind(*args, **kwargs)) is not None:
-            return call
-        return function(*args, **kwargs)
+        if function not in AUTOCAST:
+            return function(*args, **kwargs)
+        args = tuple(map(_as_autocast, args))
+        kwargs = {name: _as_autocast(value) for name, value in kwargs.items()}
+        found = None
+        if self.by_patches and function is torch.conv2d:
+            found = _by_patches(*args, **kwargs)
+        return function(*args, **kwargs) if found is None else found
 
 
-def _bind(
+def _as_autocast(value: Any) -> Any:
+    if not isinstance(value, Tensor) or not torch.is_autocast_enabled(value.device.type):
+        return value
+    return value.to(torch.get_autocast_dtype(value.device.type))
+
+
+def _by_patches(
     input: Tensor,  # torch's name
     weight: Tensor,
     bias: Tensor | None = None,
@@ -51,11 +74,6 @@ def _bind(
     if groups != 1 or isinstance(padding, str) or input.dim() != 4:
         return None
     geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation))
-    kind = input.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        input, weight = input.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
     return _Convolution.apply(input, weight, bias, geometry)
 
 

@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -21,26 +23,33 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def casting(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """The context of a forward pass and its loss: autocast for bfloat16, nothing for the others.
+    """The context of a forward pass: autocast for bfloat16, nothing for the others.
 
-    Parameters and gradients stay float32; a weight is used once a pass, so that its cast is not kept.
+    Parameters, gradients and losses stay float32; a weight is used once a pass, so that its cast is not kept.
     """
     if precision != "bfloat16":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
+def in_float32(found: Any) -> Any:
+    """A tensor or a tree of them, those in bfloat16 cast: what a loss gets."""
+    return tree_map_only(Tensor, lambda t: t.float() if t.dtype == torch.bfloat16 else t, found)
+
+
 @contextmanager
 def _products(tf32: bool) -> Iterator[None]:
-    flags = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [flag.allow_tf32 for flag in flags]
+    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
-        for flag in flags:
-            flag.allow_tf32 = tf32
+        _allow(tf32, tf32)
         yield
     finally:
-        for flag, value in zip(flags, before, strict=True):
-            flag.allow_tf32 = value
+        _allow(*map(bool, flags))
+
+
+def _allow(matrices: bool, convolutions: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = matrices
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def products(precision: str, device: torch.device) -> AbstractContextManager[Any]:
