@@ -21,9 +21,10 @@ def choose_engine(module: nn.Module, device: torch.device, agents: int) -> Engin
     Chains of linear and elementwise layers are batched: under vmap the perceptron 784-50-10 took 1.7 times as long,
     in a loop 2.7 times. A single agent is run by itself on a CPU.
     On a CPU networks with convolutions run side by side, one agent a thread. Beside the loop, whose threads meet in
-    every operation, that took 0.71 to 0.77 of the time for ResNet-20 and 0.82 to 0.9 for LeNet-5, once 1.14 (2 threads
-    of a machine that others used too); vmap turns per-agent weights into grouped convolutions, which took 1.3 to 2
-    times as long as the loop for LeNet-5, and products over patches ("unfold") 1.6 times, 3.8 times for ResNet-20.
+    every operation, that took 0.68 to 0.77 of the time for ResNet-20, and 0.82 to 1.14 for LeNet-5, 0.92 in the median
+    of twelve runs (2 threads of a machine that others used too). vmap turns per-agent weights into grouped
+    convolutions, which took 1.3 to 2 times as long as the loop for LeNet-5; products over patches ("unfold") took 1.6
+    times, 3.8 times for ResNet-20.
     Networks with embeddings (0.81 of the loop's time for the transformer; 1.04 to 2.4 under vmap), recurrent ones,
     which cannot be mapped, and fewer than 8 agents run side by side there too; where torch was built without OpenMP, in
     a loop. Everything else is mapped. On a GPU all but recurrent networks are batched or mapped, as a loop would be
