@@ -16,8 +16,8 @@ AGENTS, BATCH = {"cpu": (16,), "cuda": (16, 256), "tiny": (2,)}, 32
 # network -> shape of a sample, rounds
 NETWORKS = {"mlp": ((1, 28, 28), 25), "lenet5": ((1, 28, 28), 25), "resnet20": ((3, 32, 32), 5)}
 CASES = [
-    *((network, engine) for network in NETWORKS for engine in ("auto", "vmap", "loop")),
-    ("mlp", "batched"),
+    *((n, engine) for n in NETWORKS for engine in ("auto", "vmap", "loop", "threads")),
+    *(("mlp", "batched"), ("lenet5", "unfold"), ("resnet20", "unfold")),
 ]
 
 
@@ -27,6 +27,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.parametrize(("network", "engine"), CASES)
 def test_stacking_tax(network: str, engine: str, agents: int, benchmark: Any, device: str) -> None:
+    if engine == "threads" and torch.device(device).type != "cpu":
+        pytest.skip("threads are for CPUs")
     # TF32 would make the comparison at the end one of roundings
     torch.backends.cudnn.allow_tf32 = False
     shape, rounds = NETWORKS[network]

@@ -1,5 +1,6 @@
 """The gradient engines: every agent's gradient is the one its own module would give."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,11 +9,20 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.sim.engine import GradientEngine, choose_engine
+from fastsaddle.sim.engine import GradientEngine
+from fastsaddle.sim.engine_choice import choose_engine
 from fastsaddle.sim.features import last_linear
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 AGENTS, BATCH = 5, 7
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """So that "threads" has some, and the others few that wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def network(kind: str) -> nn.Sequential:
@@ -31,7 +41,11 @@ def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "batch-norm"])
 @pytest.mark.parametrize(
-    ("engine", "chunk"), [("vmap", None), ("vmap", 1), ("vmap", 2), ("vmap", 9), ("loop", None)]
+    ("engine", "chunk"),
+    [
+        *(("vmap", None), ("vmap", 1), ("vmap", 2), ("vmap", 9)),
+        *(("unfold", None), ("unfold", 2), ("loop", None), ("threads", None)),
+    ],
 )
 def test_gradients_are_those_of_plain_modules(
     kind: str, engine: str, chunk: int | None, seed: int
@@ -56,7 +70,7 @@ def test_gradients_are_those_of_plain_modules(
     assert not losses.requires_grad
 
 
-@pytest.mark.parametrize("engine", ["vmap", "loop"])
+@pytest.mark.parametrize("engine", ["vmap", "loop", "threads"])
 def test_statistics_move_once_a_saddle_step(engine: str, seed: int) -> None:
     stack = fs.AgentStack(network("batch-norm"), AGENTS)
     optimizer = fs.QSADDLe(stack.parameters(), topology="ring")
@@ -67,7 +81,7 @@ def test_statistics_move_once_a_saddle_step(engine: str, seed: int) -> None:
         assert stack.buffers["2.num_batches_tracked"].tolist() == [step] * AGENTS
 
 
-@pytest.mark.parametrize("engine", ["vmap", "loop"])
+@pytest.mark.parametrize("engine", ["vmap", "loop", "threads"])
 def test_engine_follows_parameters_that_were_laid_out_anew(engine: str, seed: int) -> None:
     stack = fs.AgentStack(network("mlp"), AGENTS)
     gradients = GradientEngine(stack, F.cross_entropy, engine)
@@ -90,27 +104,34 @@ def test_frozen_parameters_get_no_gradient(seed: int) -> None:
     module = network("mlp")
     module[1].weight.requires_grad_(False)
     images, labels = batch(seed)
-    for engine in ("vmap", "loop"):
+    for engine in ("vmap", "loop", "threads"):
         stack = fs.AgentStack(module, AGENTS)
         GradientEngine(stack, F.cross_entropy, engine).gradients(images, labels)
         found = dict(stack.named_gradients())
         assert not found["1.weight"].any() and found["1.bias"].any()
 
 
-def test_the_rule_and_its_errors() -> None:
+def test_the_rule_and_its_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     mapped = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     assert choose_engine(mapped, cpu, 16) == "vmap"
+    cuda = torch.device("cuda")
+    assert choose_engine(network("cnn"), cpu, 16) == "threads"
+    assert choose_engine(network("cnn"), cpu, 1) == "loop"
+    assert choose_engine(network("cnn"), cuda, 2) == "vmap"
+    assert choose_engine(nn.LSTM(4, 4), cpu, 16) == "threads"
+    assert choose_engine(nn.LSTM(4, 4), cuda, 16) == "loop"
+    assert choose_engine(nn.Embedding(4, 4), cpu, 16) == "threads"
+    assert choose_engine(nn.Embedding(4, 4), cuda, 2) == "vmap"
+    assert choose_engine(mapped, cpu, 7) == "threads"
+    monkeypatch.setattr(torch.backends.openmp, "is_available", lambda: False)
     assert choose_engine(network("cnn"), cpu, 16) == "loop"
-    assert choose_engine(network("cnn"), torch.device("cuda"), 2) == "vmap"
-    assert choose_engine(nn.LSTM(4, 4), cpu, 16) == "loop"
-    assert choose_engine(nn.Embedding(4, 4), cpu, 16) == "loop"
-    assert choose_engine(nn.Embedding(4, 4), torch.device("cuda"), 2) == "vmap"
-    assert choose_engine(mapped, cpu, 7) == "loop"
     assert choose_engine(network("mlp"), cpu, 7) == "batched"
     stack = fs.AgentStack(network("mlp"), AGENTS)
-    with pytest.raises(ValueError, match="auto, vmap, loop or batched"):
+    with pytest.raises(ValueError, match="auto, vmap, unfold, loop, threads, batched, got 'fast'"):
         GradientEngine(stack, F.cross_entropy, "fast")
+    with pytest.raises(ValueError, match="engine threads needs a CPU and a torch built with OpenM"):
+        GradientEngine(stack, F.cross_entropy, "threads")
     with pytest.raises(ValueError, match="at least 1"):
         GradientEngine(stack, F.cross_entropy, "vmap", 0)
     engine = GradientEngine(stack, F.cross_entropy, "vmap")
@@ -139,7 +160,11 @@ def with_norms(outputs: torch.Tensor, targets: dict[str, torch.Tensor]) -> Any:
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "batch-norm"])
 @pytest.mark.parametrize(
-    ("engine", "chunk"), [("vmap", None), ("vmap", 1), ("vmap", 2), ("loop", None)]
+    ("engine", "chunk"),
+    [
+        *(("vmap", None), ("vmap", 1), ("vmap", 2)),
+        *(("unfold", 2), ("loop", None), ("threads", None)),
+    ],
 )
 def test_losses_over_trees_return_more(
     kind: str, engine: str, chunk: int | None, seed: int
@@ -167,7 +192,9 @@ def test_losses_over_trees_return_more(
     assert not any(t.requires_grad for t in (losses, more["each"], more["some"][0]))
 
 
-@pytest.mark.parametrize(("engine", "chunk"), [("vmap", None), ("vmap", 2), ("loop", None)])
+@pytest.mark.parametrize(
+    ("engine", "chunk"), [("vmap", None), ("vmap", 2), ("loop", None), ("threads", None)]
+)
 def test_features_are_the_input_of_the_last_layer(
     engine: str, chunk: int | None, seed: int
 ) -> None:
@@ -209,7 +236,11 @@ def test_features_are_the_input_of_the_last_layer(
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "batch-norm"])
 @pytest.mark.parametrize(
-    ("engine", "chunk"), [("vmap", None), ("vmap", 2), ("vmap", 9), ("loop", None)]
+    ("engine", "chunk"),
+    [
+        *(("vmap", None), ("vmap", 2), ("vmap", 9)),
+        *(("unfold", None), ("loop", None), ("threads", None)),
+    ],
 )
 def test_outputs_of_anybodys_model(kind: str, engine: str, chunk: int | None, seed: int) -> None:
     stack = fs.AgentStack(network(kind), AGENTS, init="independent", seed=seed)

@@ -36,7 +36,7 @@ LAUNCHES: Mapping[str, tuple[int, Mapping[str, int]]] = {
     "QSADDLe, 8 bits": (6, {**SAM, **FUSED}),
     "one model": (5, {**SAM, **GOSSIP}),
     "256 agents": (5, {**SAM, **GOSSIP}),
-    "257 agents": (6, {**SAM, "local_step_kernel": 1, "mix_update_kernel": 1}),
+    "257 agents": (5, {**SAM, "gossip_step_slices_kernel": 1}),
     "fully connected, 65 agents": (
         7,
         {**SAM, "local_step_kernel": 1, "mix_dense_kernel": 1, "mix_update_kernel": 1},

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.sim.engine import GradientEngine, choose_engine
+from fastsaddle.sim.engine import GradientEngine
+from fastsaddle.sim.engine_choice import choose_engine
 from fastsaddle.sim.layer_chain import LayerChain, layers_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -21,6 +22,10 @@ CHAINS: dict[str, nn.Module] = {
     ),
     "no-flatten": nn.Sequential(nn.Linear(7, 4), nn.SiLU(), nn.Flatten(), nn.Linear(12, 5)),
     "one": nn.Sequential(nn.Flatten(), nn.Linear(21, 5)),
+    # it may not write over what the features are, nor what its own backward pass needs
+    "in-place": nn.Sequential(
+        nn.Tanh(), nn.Flatten(), nn.Linear(21, 6), nn.ELU(inplace=True), nn.Linear(6, 5)
+    ),
 }
 UNKNOWN: dict[str, nn.Module] = {
     "convolution": nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2)),
@@ -53,10 +58,14 @@ def smooth(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("loss", [F.cross_entropy, smooth])
-@pytest.mark.parametrize("chunk", [None, 2])
-def test_gradients_equal_the_loop(name: str, loss: Any, chunk: int | None, seed: int) -> None:
+@pytest.mark.parametrize(("chunk", "threads"), [(None, 1), (2, 1), (None, 2)])
+def test_gradients_equal_the_loop(
+    name: str, loss: Any, chunk: int | None, threads: int, seed: int
+) -> None:
     stack, inputs, targets = problem(name, seed)
+    torch.set_num_threads(threads)
     losses = GradientEngine(stack, loss, "batched", chunk).gradients(inputs, targets)
+    torch.set_num_threads(1)
     got = gradients(stack)
     expected = GradientEngine(stack, loss, "loop").gradients(inputs, targets)
     assert losses.shape == (5,) and not losses.requires_grad
@@ -130,6 +139,44 @@ def test_a_training_step_agrees_with_vmap(seed: int) -> None:
     assert torch.allclose(*found, rtol=1e-4, atol=1e-5)
 
 
+def test_features_before_a_layer_that_writes_in_place(seed: int) -> None:
+    def loss(outputs: Any, targets: Any) -> Any:
+        return F.cross_entropy(outputs[0], targets) + outputs[1].pow(3).mean(), outputs[1]
+
+    stack, inputs, targets = problem("in-place", seed)
+    (losses, found), got = (
+        GradientEngine(stack, loss, "batched").gradients(inputs, targets, features="3"),
+        gradients(stack),
+    )
+    for agent in range(5):
+        model = stack.agent(agent)
+        assert isinstance(model, nn.Sequential)
+        before = model[:3](inputs[agent])
+        value = F.cross_entropy(model[4](F.elu(before)), targets[agent]) + before.pow(3).mean()
+        parameters = list(model.parameters())
+        expected = torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)])
+        assert torch.allclose(losses[agent], value, rtol=1e-5)
+        assert torch.allclose(found[agent], before, rtol=1e-5, atol=1e-6)
+        assert torch.allclose(got[agent], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_labels_that_are_no_class_are_refused(seed: int) -> None:
+    stack, inputs, targets = problem("one", seed)
+    targets[3, 2] = 5
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        GradientEngine(stack, F.cross_entropy, "batched").gradients(inputs, targets)
+
+
+def test_targets_may_be_probabilities(seed: int) -> None:
+    stack, inputs, _ = problem("one", seed)
+    targets = torch.rand(5, 6, 5).softmax(2)
+    losses = GradientEngine(stack, F.cross_entropy, "batched").gradients(inputs, targets)
+    got = gradients(stack)
+    expected = GradientEngine(stack, F.cross_entropy, "loop").gradients(inputs, targets)
+    assert torch.allclose(losses, expected, rtol=1e-5)
+    assert torch.allclose(got, gradients(stack), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_other_networks_are_refused(name: str) -> None:
     assert layers_of(UNKNOWN[name]) is None
@@ -150,5 +197,5 @@ def test_hooks_are_not_skipped() -> None:
 def test_chains_are_chosen(agents: int) -> None:
     cpu = torch.device("cpu")
     assert choose_engine(CHAINS["perceptron"], cpu, agents) == "batched"
-    assert choose_engine(UNKNOWN["convolution"], cpu, agents) == "loop"
+    assert choose_engine(UNKNOWN["convolution"], cpu, agents) == "threads"
     assert choose_engine(CHAINS["perceptron"], cpu, 1) == "loop"

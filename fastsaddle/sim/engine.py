@@ -1,92 +1,85 @@
-"""Gradients of all agents into the flat gradient buffer: mapped over agents at once, or agent after agent."""
+"""Gradients of all agents into the flat gradient buffer: mapped over agents at once, or agent by agent."""
 
-import copy
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastsaddle.agents import AgentStack
+from fastsaddle.sim.agent_loop import AgentLoop
+from fastsaddle.sim.engine_choice import ENGINES, choose_engine
 from fastsaddle.sim.features import returning_features
-from fastsaddle.sim.layer_chain import LayerChain, layers_of
+from fastsaddle.sim.layer_chain import LayerChain, mean_cross_entropy
+from fastsaddle.sim.patch_convolution import MappedLayers
+from fastsaddle.sim.precision import casting, check_precision, in_float32, products
 
 # of one agent: outputs and targets to a scalar, or to (scalar, more that is to be returned)
 Loss = Callable[[Any, Any], Any]
 
-
-# mapping has a fixed cost that fewer agents do not earn back on a CPU: 4 took 1.2 times as long as the loop
-FEW_AGENTS = 8
 # larger parts leave the caches and the allocator's memory: 1,024 agents took 1.2 times as long all at once
 CPU_CHUNK = 64
-
-
-def choose_engine(
-    module: nn.Module, device: torch.device, agents: int
-) -> Literal["vmap", "loop", "batched"]:
-    """The engine for a network, by a fixed rule from measurements (benchmarks/test_stacking_tax.py, peers.py).
-
-    Chains of linear and elementwise layers are batched, whose products write into the gradient buffer: under vmap the
-    perceptron 784-50-10 took 1.7 times as long. A single agent is run by itself on a CPU.
-    On a CPU networks with convolutions run agent after agent: vmap turns their per-agent weights into grouped
-    convolutions, which took 1.3 to 2 times as long as the loop for LeNet-5. So do networks with embeddings, whose
-    attention took 1.1 to 2.4 times as long for the transformer. Recurrent layers cannot be mapped.
-    Fewer than 8 agents run one after the other there too. Everything else is mapped. On a GPU all but recurrent
-    networks are batched or mapped, as a loop would be bound by launches; that half of the rule has not been measured.
-    """
-    if device.type == "cpu" and agents == 1:
-        return "loop"
-    if layers_of(module) is not None:
-        return "batched"
-    layers = list(module.modules())
-    if any(isinstance(layer, nn.RNNBase) for layer in layers):
-        return "loop"
-    if device.type == "cpu" and agents < FEW_AGENTS:
-        return "loop"
-    if device.type == "cpu" and any(isinstance(layer, (_ConvNd, nn.Embedding)) for layer in layers):
-        return "loop"
-    return "vmap"
 
 
 class GradientEngine:
     """Evaluates every agent's loss and gradient on its own batch.
 
-    Engines agree up to rounding, not in the last bits: a run that is to be repeated keeps engine and chunk.
+    Engines agree up to rounding, not in the last bits: a run that is to be repeated keeps engine, chunk and threads.
 
     Args:
         stack: the agents.
         loss: `(outputs [batch, ...], targets [batch, ...]) -> scalar`, for one agent.
-        engine: "vmap", "loop", "batched", or "auto" for the rule of `choose_engine`.
-        chunk: agents mapped at once, bounding the memory of activations; None is 64 on a CPU, all elsewhere. The
-            loop ignores it.
+        engine: "vmap"; "unfold": vmap with convolutions as products over patches; "loop"; "threads": a loop that takes
+            as many agents at once as torch has threads, on a CPU; "batched": chains of linear layers by batched
+            products; or "auto" for the rule of `choose_engine`.
+        chunk: agents mapped at once, bounding the memory of activations; None is 64 on a CPU, all elsewhere. "loop" and
+            "threads" ignore it.
+        precision: "float32"; "tf32": products and convolutions of a GPU in TF32; "bfloat16": forward passes
+            under `torch.autocast`; losses, parameters and gradients are float32.
 
     Attributes:
-        engine, chunk: what was resolved.
+        engine, chunk, precision: what was resolved.
 
     Raises:
-        ValueError: unknown engine, a chunk below 1, or "batched" for a network that is no chain of linear layers.
+        ValueError: unknown engine or precision, a chunk below 1, "batched" for a network that is no chain of linear
+            layers, "threads" off the CPU or without OpenMP, "tf32" on a CPU.
     """
 
     def __init__(
-        self, stack: AgentStack, loss: Loss, engine: str = "auto", chunk: int | None = None
+        self,
+        stack: AgentStack,
+        loss: Loss,
+        engine: str = "auto",
+        chunk: int | None = None,
+        precision: str = "float32",
     ) -> None:
-        if engine not in ("auto", "vmap", "loop", "batched"):
-            raise ValueError(f"engine must be auto, vmap, loop or batched, got {engine!r}")
+        if engine not in ("auto", *ENGINES):
+            raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}, got {engine!r}")
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1 agent, got {chunk}")
-        self.stack, self.loss = stack, loss
+        check_precision(precision, stack.device)
+        self.stack, self.loss, self.precision = stack, loss, precision
         if engine == "auto":
             engine = choose_engine(stack.template, stack.device, stack.agents)
+        is_cpu = stack.device.type == "cpu"
+        if engine == "threads" and not (is_cpu and torch.backends.openmp.is_available()):
+            raise ValueError(
+                f"engine threads needs a CPU and a torch built with OpenMP, the device is {stack.device}"
+            )
         self.engine = engine
-        if chunk is None and stack.device.type == "cpu" and stack.agents > CPU_CHUNK:
+        if chunk is None and is_cpu and stack.agents > CPU_CHUNK:
             chunk = CPU_CHUNK
-        self.chunk = None if self.engine == "loop" else chunk
+        one_by_one = engine in ("loop", "threads")
+        self.chunk = None if one_by_one else chunk
+        self._cast = partial(casting, precision, stack.device)
+        self._loop = AgentLoop(stack, self._cast, engine == "threads") if one_by_one else None
         self._chain = LayerChain(stack) if engine == "batched" else None
-        self._replicas: list[nn.Module] = []
-        self._version = -1
+        if is_cpu:
+            _keep_freed_memory()
 
     def gradients(
         self, inputs: Tensor, targets: Any, loss: Loss | None = None, features: str | None = None
@@ -108,15 +101,16 @@ class GradientEngine:
                 self._check_agents(name, part)
         self.stack.rows.verify()
         loss = self.loss if loss is None else loss
-        with torch.enable_grad():
-            run = self._loop if self.engine == "loop" else self._map
-            return run(inputs, targets, loss, features)
+        with torch.enable_grad(), products(self.precision, self.stack.device):
+            if self._loop is not None:
+                return _joined(torch.stack, self._loop.gradients(inputs, targets, loss, features))
+            return self._map(inputs, targets, loss, features)
 
     @torch.no_grad()
     def outputs(
         self, inputs: Tensor, whose: Tensor | None = None, features: str | None = None
     ) -> Any:
-        """Outputs `[agents, batch, ...]` without gradients, in the stack's mode; running statistics rest.
+        """Outputs `[agents, batch, ...]` float32 without gradients, in the stack's mode; running statistics rest.
 
         Args:
             inputs: `[agents, batch, ...]`.
@@ -128,17 +122,27 @@ class GradientEngine:
         """
         self._check_agents("inputs", inputs)
         self.stack.rows.verify()
-        if self.engine == "loop":
+        with products(self.precision, self.stack.device):
+            found = self._outputs(inputs, whose, features)
+        return in_float32(found)
+
+    def _outputs(self, inputs: Tensor, whose: Tensor | None, features: str | None) -> Any:
+        if self._loop is not None:
             models = range(self.stack.agents) if whose is None else whose.tolist()
-            return self._loop_outputs(inputs, models, features)
+            return _joined(torch.stack, self._loop.outputs(inputs, models, features))
         found = []
         for part in self._parts():
             rows = part if whose is None else whose[part]
             named = {name: p.detach()[rows] for name, p in self.stack.named_parameters()}
             buffers = {name: b[rows].clone() for name, b in self.stack.buffers.items()}
-            with returning_features(self.stack.template, features):
+            with self._mapping(), returning_features(self.stack.template, features), self._cast():
                 found.append(self.stack.forward(named, buffers, inputs[part]))
         return _joined(torch.cat, found)
+
+    def _mapping(self) -> Any:
+        by_patches = self.engine == "unfold"
+        is_needed = by_patches or self.precision == "bfloat16"
+        return MappedLayers(by_patches) if is_needed else nullcontext()
 
     def _check_agents(self, name: str, value: Tensor) -> None:
         if value.shape[:1] != (self.stack.agents,):
@@ -154,14 +158,8 @@ class GradientEngine:
 
     def _map(self, inputs: Tensor, targets: Any, loss: Loss, features: str | None) -> Any:
         if self._chain is not None:
-            parts = self._parts()
-            return _joined(
-                torch.cat,
-                [
-                    self._chain_part(part, self._chain, inputs, targets, loss, features)
-                    for part in parts
-                ],
-            )
+            chained = partial(self._chain_part, self._chain, inputs, targets, loss, features)
+            return _joined(torch.cat, [chained(part) for part in self._parts()])
         buffers = self.stack.pass_buffers()
         with returning_features(self.stack.template, features):
             found = [self._map_part(part, inputs, targets, loss, buffers) for part in self._parts()]
@@ -169,23 +167,34 @@ class GradientEngine:
 
     def _chain_part(
         self,
-        part: slice,
         chain: LayerChain,
         inputs: Tensor,
         targets: Any,
         loss: Loss,
         features: str | None,
+        part: slice,
     ) -> Any:
-        outputs = chain.outputs(part, inputs[part], features)
         mine = tree_map(lambda t: t[part], targets)
-        if loss is F.cross_entropy and outputs.dim() == 3:
-            # one call for all agents instead of one under vmap
-            each = F.cross_entropy(outputs.flatten(0, 1), mine.flatten(), reduction="none")
-            found = each.view(mine.shape).mean(1)
-        else:
-            found = torch.vmap(loss)(outputs, mine)
-        (found[0] if isinstance(found, tuple) else found).sum().backward()
-        return tree_map(Tensor.detach, found)
+
+        def backwards(got: Any) -> tuple[Any, list[Tensor | None]]:
+            is_one = isinstance(got, Tensor) and isinstance(mine, Tensor)
+            if (
+                loss is F.cross_entropy
+                and is_one
+                and mine.shape == got.shape[:-1]
+                and got.dim() == 3
+            ):
+                # one call for all agents instead of one under vmap
+                return mean_cross_entropy(got, mine)
+            leaves = tree_map(lambda t: t.detach().requires_grad_(), in_float32(got))
+            with torch.enable_grad():
+                found = torch.vmap(loss)(leaves, mine)
+                total = (found[0] if isinstance(found, tuple) else found).sum()
+            wanted = torch.autograd.grad(total, tree_leaves(leaves), allow_unused=True)
+            return tree_map(Tensor.detach, found), list(wanted)
+
+        with self._cast():
+            return chain.gradients(part, inputs[part], backwards, features)
 
     def _map_part(
         self, part: slice, inputs: Tensor, targets: Any, loss: Loss, buffers: dict[str, Tensor]
@@ -194,8 +203,12 @@ class GradientEngine:
             name: p.detach()[part].requires_grad_(p.requires_grad)
             for name, p in self.stack.named_parameters()
         }
-        outputs = self.stack.forward(named, {n: b[part] for n, b in buffers.items()}, inputs[part])
-        found = torch.vmap(loss)(outputs, tree_map(lambda t: t[part], targets))
+        with self._cast():
+            with self._mapping():
+                outputs = self.stack.forward(
+                    named, {n: b[part] for n, b in buffers.items()}, inputs[part]
+                )
+            found = torch.vmap(loss)(in_float32(outputs), tree_map(lambda t: t[part], targets))
         losses = found[0] if isinstance(found, tuple) else found
         wanted = [p for p in named.values() if p.requires_grad]
         taken = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
@@ -208,60 +221,20 @@ class GradientEngine:
                 view[part].copy_(gradient)
         return tree_map(Tensor.detach, found)
 
-    def _loop(self, inputs: Tensor, targets: Any, loss: Loss, features: str | None) -> Any:
-        models = self._models()
-        still = self.stack.rows.second_pass
-        kept = {n: b.clone() for n, b in self.stack.buffers.items()} if still else {}
-        self.stack.g.zero_()
-        all_found = []
-        try:
-            for agent, (model, batch) in enumerate(zip(models, inputs, strict=True)):
-                with returning_features(model, features):
-                    outputs = model(batch)
-                found = loss(outputs, tree_map(lambda t, agent=agent: t[agent], targets))
-                (found[0] if isinstance(found, tuple) else found).backward()
-                all_found.append(tree_map(Tensor.detach, found))
-        finally:
-            for name, value in kept.items():
-                self.stack.buffers[name].copy_(value)
-        return _joined(torch.stack, all_found)
-
-    def _loop_outputs(self, inputs: Tensor, whose: Iterable[int], features: str | None) -> Any:
-        models = self._models()
-        kept = {n: b.clone() for n, b in self.stack.buffers.items()}
-        found = []
-        try:
-            for agent, batch in zip(whose, inputs, strict=True):
-                with returning_features(models[agent], features):
-                    found.append(models[agent](batch))
-        finally:
-            for name, value in kept.items():
-                self.stack.buffers[name].copy_(value)
-        return _joined(torch.stack, found)
-
-    def _models(self) -> list[nn.Module]:
-        """Every agent's plain module, in the stack's mode."""
-        if self._version != self.stack.rows.version:
-            self._replicas = replicas(self.stack)
-            self._version = self.stack.rows.version
-        return [model.train(self.stack.training) for model in self._replicas]
-
 
 def _joined(join: Callable[[list[Tensor]], Tensor], found: list[Any]) -> Any:
     """Equal trees of tensors as one, leaf by leaf."""
+    if join is torch.cat and len(found) == 1:
+        return found[0]
     return tree_map(lambda *leaves: join(list(leaves)), *found)
 
 
-def replicas(stack: AgentStack) -> list[nn.Module]:
-    """Plain modules, one an agent, whose parameters, gradients and buffers are that agent's rows of the stack."""
-    parameters, gradients = dict(stack.named_parameters()), dict(stack.named_gradients())
-    models = []
-    for agent in range(stack.agents):
-        model = copy.deepcopy(stack.template)
-        for name, p in model.named_parameters():
-            p.data = parameters[name].detach()[agent]
-            p.grad = gradients[name][agent] if p.requires_grad else None
-        for name, b in model.named_buffers():
-            b.data = stack.buffers[name][agent]
-        models.append(model)
-    return models
+def _keep_freed_memory() -> None:
+    """Let malloc keep what is freed: else small models spend up to a third of a step on page faults.
+
+    glibc hands the free end of its heap back to the system when that exceeds twice the largest block that was mapped
+    and freed so far (mallopt(3), M_TRIM_THRESHOLD), which activations of one agent never raise: by the accidents of the
+    heap's layout a pass of 16 LeNet-5 took none or 12,800 page faults, 35 or 56 ms on one thread. One block of just
+    below 32 MB, the largest that counts, raises it to 64 MB; nothing is written into it. Other allocators ignore it.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)

@@ -56,7 +56,9 @@ class Simulation:
         }
         # what the constructor made of it: an algorithm may scale its rate
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.engine = GradientEngine(self.stack, F.cross_entropy, config.engine, config.chunk)
+        self.engine = GradientEngine(
+            self.stack, F.cross_entropy, config.engine, config.chunk, config.precision
+        )
         self.cross = self._cross_features(config)
         self.sharp = self._sharp_samples()
         # samples that gradients were taken of, by all agents
@@ -166,7 +168,7 @@ class Simulation:
         Raises NonFiniteGradientError when a gradient was NaN or infinite since the last call.
         """
         self.optimizer.raise_if_skipped()
-        one_by_one = self.engine.engine == "loop"
+        one_by_one = self.engine.engine in ("loop", "threads")
         return evaluate(self.stack, self.consensus(), self.dataset, one_by_one)
 
     def consensus(self) -> nn.Module:

@@ -24,7 +24,7 @@ def describe(job: Job) -> list[str]:
         f"{split.mean_top_share:.0%} of its samples in the largest",
         *_messages(job),
         f"{config.device}, CPU threads {config.threads}, engine {config.engine}, "
-        f"backend {' and '.join(backends)}{_graph(job)}; writing to {job.directory.path}",
+        f"{config.precision}, backend {' and '.join(backends)}{_graph(job)}; writing to {job.directory.path}",
         *([f"going on at step {job.step} of {config.steps}"] if job.step else []),
     ]
 
