@@ -27,7 +27,7 @@ def far(value: torch.Tensor) -> torch.Tensor:
     """A copy whose last row begins at element 2^31 or behind it."""
     rows, columns = value.shape
     stride = -(-(2**31) // (32 * (rows - 1))) * 32
-    memory = torch.empty(stride * (rows - 1) + columns)
+    memory = torch.empty(stride * (rows - 1) + columns, dtype=value.dtype)
     return memory.as_strided((rows, columns), (stride, 1)).copy_(value)
 
 
