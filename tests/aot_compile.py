@@ -32,7 +32,7 @@ TARGETS = {
     "gfx942": ("amd", GPUTarget("hip", "gfx942", 64)),
 }
 # one; each block shape of a fused step, also with a number that 16 does not divide; a stack beyond it
-AGENTS = (1, 16, 17, 64, 128, 130, 256, 257)
+AGENTS = (1, 16, 17, 48, 64, 128, 130, 256, 257)
 # drawn narrow, as no value is read, and compiled as wide as one slice of agent_norm
 DRAWN, COLUMNS = 96, 8192
 # a buffer of 4 GB: AMD's kernels address it with 64 bits instead of 32

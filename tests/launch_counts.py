@@ -38,6 +38,7 @@ OTHERS: Mapping[str, tuple[Callable[..., Any], int, int]] = {
     "257 agents": (ON_RING, 257, 1),
     "fully connected, 65 agents": (partial(ON_RING, topology="fully_connected"), 65, 1),
     "17 agents, 8 bits": (partial(ON_RING, compressor=EIGHT_BITS), 17, 1),
+    "49 agents, 8 bits": (partial(ON_RING, compressor=EIGHT_BITS), 49, 1),
     "2 groups": (ON_RING, 16, 2),
     "2 groups, 8 bits": (partial(ON_RING, compressor=EIGHT_BITS), 16, 2),
     "MomentumSAM": (partial(ON_RING, sam=fs.MomentumSAM()), 16, 1),

@@ -45,11 +45,20 @@ SCATTERING = ("top_k_rows_kernel", "top_k_tensor_kernel")
 DENSE = ("mix_dense_kernel",)
 # one program fills a multiprocessor: it holds a bucket or a slice of all agents, 32 KB of each buffer that it reads, or
 # searches a whole tensor
-ALONE = ("choco_step_kernel", "gossip_step_kernel", "top_k_tensor_kernel")
+ALONE = (
+    "choco_step_kernel",
+    "choco_step_pieces_kernel",
+    "gossip_step_kernel",
+    "top_k_tensor_kernel",
+)
 # 128 registers just do in the second order: ptxas 12.9 spills nothing, ptxas 13.4 up to 12 bytes, up to 56 as Triton
 # 3.9 calls it (regAllocOptLevel=2, for a bug elsewhere). Triton 3.6's keeps a float64 on the stack while it divides.
 # Bytes of a thread, stored and loaded together, at most
-FEW_SPILLS = {("choco_step_kernel", "sm_100"): 128, ("consensus_slices_kernel", "sm_100"): 16}
+FEW_SPILLS = {
+    ("choco_step_kernel", "sm_100"): 128,
+    ("choco_step_pieces_kernel", "sm_100"): 16,
+    ("consensus_slices_kernel", "sm_100"): 16,
+}
 # accesses that find their rows in L2: the other neighbors' slices; the same slice, once more
 FROM_L2 = {"mix_update_kernel": 1, "consensus_slices_kernel": 1}
 # bits that an instruction moves at the least, by those of a number
@@ -140,6 +149,9 @@ def passes(report: Report) -> float:
     if report["kernel"] == "choco_step_kernel":
         # public copies, and before the mixing all that the local step reads
         from_l2 = report["x_hat"] + (0 if report["mix_first"] else 2 + report["momentum"])
+    if report["kernel"] == "choco_step_pieces_kernel":
+        # what the second walk reads again: models and public copies, or all that the local step reads
+        from_l2 = report["x_hat"] + (1 if report["mix_first"] else 2 + report["momentum"])
     if report["kernel"] == "gossip_step_slices_kernel":
         # h of a slice, written and read; what quasi-global momentum reads once more
         from_l2 = 2 + report["variant"].startswith("quasi-global") * (1 + report["momentum"])
@@ -160,7 +172,7 @@ def owed(report: Report) -> float | None:
         return models + 2 * report["x_hat"]
     if kernel == "mix_kernel":
         return 3 + report["x_hat"] + 2 * report["momentum"]
-    if kernel == "gossip_step_slices_kernel":
+    if kernel in ("gossip_step_slices_kernel", "choco_step_pieces_kernel"):
         return report["passes"]
     if kernel == "bucket_tiles_kernel":
         return 2 if report["room"] == "compress_ef" else 1

@@ -42,6 +42,10 @@ LAUNCHES: Mapping[str, tuple[int, Mapping[str, int]]] = {
         {**SAM, "local_step_kernel": 1, "mix_dense_kernel": 1, "mix_update_kernel": 1},
     ),
     "17 agents, 8 bits": (
+        6,
+        {**SAM, "choco_step_pieces_kernel": 1, "squares_finish_kernel": 1},
+    ),
+    "49 agents, 8 bits": (
         7,
         {**SAM, "publish_kernel": 1, "mix_kernel": 1, "squares_finish_kernel": 1},
     ),

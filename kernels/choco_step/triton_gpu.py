@@ -1,8 +1,8 @@
 """choco_step in Triton: one program holds a bucket of all agents, where it fits the registers.
 
 Each buffer then comes from memory once and is written once: 7 passes, 5 without momentum, the least there can be.
-Some rows are read a second time, from L2, rather than held. It takes up to FUSED_AGENTS agents with buckets of up to
-FUSED_BUCKET elements.
+Some rows are read a second time, from L2, rather than held. It takes up to WHOLE_AGENTS agents with buckets of up to
+WHOLE_BUCKET elements. What is larger is taken piece by piece as long as L2 holds it: pieces_triton.py.
 
 Larger stacks take two kernels one after the other, for any number of agents: `publish` (t, codes and public copies,
 bucket by bucket) and `mix` (models and momentum, slice by slice, neighbors' copies from L2). Each computes the local
@@ -15,144 +15,33 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import COPIES, MOMENTUM, as_bits, kept, widened
+from fastsaddle.kernels._bfloat16_triton import COPIES, as_bits, kept, widened
 from fastsaddle.kernels._buckets import PIECE
 from fastsaddle.kernels._buckets_triton import (
     bucket_span,
-    rounding_draws,
     row_tops,
-    signed_codes,
     steps_of,
     tile_rows,
     tile_shape,
 )
-from fastsaddle.kernels._step_triton import (
-    is_finite,
-    local_values,
-    quasi_global_values,
-    rows_of,
-)
 from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
+from fastsaddle.kernels.choco_step.blocks_triton import (
+    local_rows,
+    mixed_rows,
+    neighbors_pull,
+    quantized,
+)
+from fastsaddle.kernels.choco_step.pieces_triton import (
+    PIECES_AGENTS,
+    PIECES_ELEMENTS,
+    choco_step_pieces_kernel,
+    pieces_shape,
+)
 
-# what a fused program holds at most: more spills
-FUSED_AGENTS, FUSED_BUCKET = 16, 512
+# what a program holds at most at once: more spills
+WHOLE_AGENTS, WHOLE_BUCKET = 16, 512
 # buckets that a finishing program adds at once
 LANES = 512
-
-
-@triton.jit
-def local_rows(
-    start_ptr,
-    g_ptr,
-    momentum_ptr,
-    lr_ptr,
-    weight_decay_ptr,
-    beta_ptr,
-    norm_ptr,
-    start_stride,
-    g_stride,
-    momentum_stride,
-    lr_step,
-    weight_decay_step,
-    beta_step,
-    row,
-    c,
-    inside,
-    KIND: tl.constexpr,
-    NESTEROV: tl.constexpr,
-    MAXIMIZE: tl.constexpr,
-    GATED: tl.constexpr,
-):
-    """(start, momentum, h, momentum after a local-momentum step, lr, which agents step) of a block of rows."""
-    start = tl.load(start_ptr + row * start_stride + c, mask=inside, other=0.0)
-    g = tl.load(g_ptr + row * g_stride + c, mask=inside, other=0.0)
-    momentum = start
-    if KIND != 0:
-        momentum = tl.load(momentum_ptr + row * momentum_stride + c, mask=inside, other=0.0)
-        momentum = widened(momentum)
-    lr = tl.load(lr_ptr + row * lr_step)
-    weight_decay = tl.load(weight_decay_ptr + row * weight_decay_step)
-    beta = tl.load(beta_ptr + row * beta_step)
-    h, moved = local_values(start, g, momentum, lr, weight_decay, beta, KIND, NESTEROV, MAXIMIZE)
-    steps = row >= 0
-    if GATED:
-        steps = is_finite(tl.load(norm_ptr + row))
-        h = tl.where(steps, h, start)
-        moved = tl.where(steps, moved, momentum)
-    return start, momentum, h, moved, lr, steps
-
-
-@triton.jit
-def quantized(t, inverse, scale, seed, agent, step, begin, levels, COLUMNS: tl.constexpr):
-    """(Q(t), ||t||^2, ||Q(t) - t||^2) of rows from the columns `begin` on."""
-    draws = rounding_draws(seed, agent, step, begin, COLUMNS)
-    value = signed_codes(t, draws, inverse[:, None], levels).to(tl.float32) * scale[:, None]
-    lost = value - t
-    return value, tl.sum(t * t, axis=1), tl.sum(lost * lost, axis=1)
-
-
-@triton.jit
-def neighbors_pull(
-    x_hat, neighbors_ptr, weights_ptr, agents, width, AGENTS: tl.constexpr, COLUMNS: tl.constexpr
-):
-    """sum_k weights_ik x_hat_{neighbors_ik} - x_hat_i of a block that holds all agents, in the list's order."""
-    i = tl.minimum(tl.arange(0, AGENTS), agents - 1)
-    first = tl.load(neighbors_ptr + i * width)
-    weight = tl.load(weights_ptr + i * width)
-    # a wrong list must not read outside: nothing can be raised from here
-    mixed = weight[:, None] * rows_of(
-        x_hat, tl.minimum(tl.maximum(first, 0), AGENTS - 1), AGENTS, COLUMNS
-    )
-    for k in range(1, width):
-        neighbor = tl.load(neighbors_ptr + i * width + k)
-        weight = tl.load(weights_ptr + i * width + k)
-        term = weight[:, None] * rows_of(
-            x_hat, tl.minimum(tl.maximum(neighbor, 0), AGENTS - 1), AGENTS, COLUMNS
-        )
-        mixed = tl.where(neighbor[:, None] >= 0, mixed + term, mixed)
-    return mixed - x_hat
-
-
-@triton.jit
-def mixed_rows(
-    pull,
-    start,
-    momentum,
-    h,
-    moved,
-    lr,
-    steps,
-    x_ptr,
-    momentum_ptr,
-    mu_ptr,
-    gamma_ptr,
-    x_stride,
-    momentum_stride,
-    mu_step,
-    gamma_step,
-    row,
-    c,
-    inside,
-    seed,
-    agent,
-    step,
-    begin,
-    KIND: tl.constexpr,
-    GATED: tl.constexpr,
-):
-    """The new models of a block of rows; they and their momentum are written."""
-    if KIND == 1:
-        moved = kept(moved, momentum_ptr, seed, agent, step, begin, MOMENTUM)
-        tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
-    mixed = h + tl.load(gamma_ptr + row * gamma_step) * pull
-    if KIND == 2:
-        moved = quasi_global_values(start, mixed, momentum, lr, tl.load(mu_ptr + row * mu_step))
-        if GATED:
-            moved = tl.where(steps, moved, momentum)
-        moved = kept(moved, momentum_ptr, seed, agent, step, begin, MOMENTUM)
-        tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
-    tl.store(x_ptr + row * x_stride + c, mixed, mask=inside)
-    return mixed
 
 
 @triton.jit(do_not_specialize=["levels", "seed", "first_agent"])
@@ -513,6 +402,18 @@ def squares_finish_kernel(partial_ptr, squares_ptr, buckets, LANES: tl.constexpr
     tl.store(squares_ptr + agent * 2 + both, tl.sum(lanes, axis=1))
 
 
+def fused_kernel(agents: int, bucket: int, mix_first: bool) -> tuple[Any, dict[str, int]]:
+    """The kernel that takes all agents of a bucket in one program, and the shape of its blocks."""
+    if agents > WHOLE_AGENTS or bucket > WHOLE_BUCKET:
+        return choco_step_pieces_kernel, pieces_shape(agents, bucket)
+    padded = triton.next_power_of_2(agents)
+    width = max(PIECE, triton.next_power_of_2(bucket))
+    # numbers of a warp: the second order holds more, AMD's warps are wider, and 1024 threads are the most
+    each = 512 if mix_first or torch.version.hip else 256
+    warps = max(1, padded * width // each)
+    return choco_step_kernel, {"AGENTS": padded, "COLUMNS": width, "num_warps": warps}
+
+
 def launch(
     x: torch.Tensor,
     saved: torch.Tensor | None,
@@ -581,12 +482,9 @@ def launch(
             **EXACT,
         )
 
-    if agents <= FUSED_AGENTS and bucket <= FUSED_BUCKET:
-        padded = triton.next_power_of_2(agents)
-        block = max(PIECE, triton.next_power_of_2(bucket))
-        # numbers of a warp: the second order holds more, AMD's warps are wider, and 1024 threads are the most
-        each = 512 if mix_first or torch.version.hip else 256
-        choco_step_kernel[(count,)](
+    if agents <= PIECES_AGENTS and agents * bucket <= PIECES_ELEMENTS:
+        kernel, shape = fused_kernel(agents, bucket, mix_first)
+        kernel[(count,)](
             x,
             *rows,
             *lists,
@@ -609,9 +507,7 @@ def launch(
             neighbors.shape[1],
             *draw,
             MIX_FIRST=mix_first,
-            AGENTS=padded,
-            COLUMNS=block,
-            num_warps=max(1, padded * block // each),
+            **shape,
             **kinds,
             **EXACT,
         )
