@@ -4,9 +4,7 @@ Each buffer then comes from memory once and is written once: 7 passes, 5 without
 Some rows are read a second time, from L2, rather than held. It takes up to WHOLE_AGENTS agents with buckets of up to
 WHOLE_BUCKET elements. What is larger is taken piece by piece as long as L2 holds it: pieces_triton.py.
 
-Larger stacks take two kernels one after the other, for any number of agents: `publish` (t, codes and public copies,
-bucket by bucket) and `mix` (models and momentum, slice by slice, neighbors' copies from L2). Each computes the local
-step for itself, as that needs no scratch: 5 + 6 = 11 passes, 8 without momentum; mix first 6 + 3 = 9, or 7.
+Larger stacks take two kernels one after the other, for any number of agents: halves_triton.py.
 """
 
 from typing import Any
@@ -17,13 +15,7 @@ import triton.language as tl
 
 from fastsaddle.kernels._bfloat16_triton import COPIES, as_bits, kept, widened
 from fastsaddle.kernels._buckets import PIECE
-from fastsaddle.kernels._buckets_triton import (
-    bucket_span,
-    row_tops,
-    steps_of,
-    tile_rows,
-    tile_shape,
-)
+from fastsaddle.kernels._buckets_triton import bucket_span, row_tops, steps_of, tile_shape
 from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
 from fastsaddle.kernels.choco_step.blocks_triton import (
     local_rows,
@@ -31,6 +23,7 @@ from fastsaddle.kernels.choco_step.blocks_triton import (
     neighbors_pull,
     quantized,
 )
+from fastsaddle.kernels.choco_step.halves_triton import mix_kernel, publish_kernel
 from fastsaddle.kernels.choco_step.pieces_triton import (
     PIECES_AGENTS,
     PIECES_ELEMENTS,
@@ -195,199 +188,6 @@ def choco_step_kernel(
         x_hat = x_hat + value
         x_hat = kept(x_hat, x_hat_ptr, seed, first_agent + i, step, begin + i * 0, COPIES)
         tl.store(x_hat_place, x_hat, mask=inside)
-
-
-@triton.jit(do_not_specialize=["levels", "seed", "first_agent"])
-def publish_kernel(
-    start_ptr,
-    g_ptr,
-    momentum_ptr,
-    x_hat_ptr,
-    buckets_ptr,
-    partial_ptr,
-    lr_ptr,
-    weight_decay_ptr,
-    beta_ptr,
-    norm_ptr,
-    step_ptr,
-    start_stride,
-    g_stride,
-    momentum_stride,
-    x_hat_stride,
-    lr_step,
-    weight_decay_step,
-    beta_step,
-    step_step,
-    agents,
-    columns,
-    buckets,
-    levels,
-    seed,
-    first_agent,
-    STEPS: tl.constexpr,
-    KIND: tl.constexpr,
-    NESTEROV: tl.constexpr,
-    MAXIMIZE: tl.constexpr,
-    GATED: tl.constexpr,
-    PIECES: tl.constexpr,
-    HALVINGS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    agent, bucket, begin, end = tile_rows(
-        buckets_ptr, agents, columns, buckets, ROWS, PIECES, HALVINGS
-    )
-    c = begin[:, None] + tl.arange(0, COLUMNS)[None, :]
-    inside = c < end[:, None]
-    row = agent[:, None]
-    x_hat = widened(tl.load(x_hat_ptr + row * x_hat_stride + c, mask=inside, other=0.0))
-    if STEPS:
-        _, _, model, _, _, _ = local_rows(
-            start_ptr,
-            g_ptr,
-            momentum_ptr,
-            lr_ptr,
-            weight_decay_ptr,
-            beta_ptr,
-            norm_ptr,
-            start_stride,
-            g_stride,
-            momentum_stride,
-            lr_step,
-            weight_decay_step,
-            beta_step,
-            row,
-            c,
-            inside,
-            KIND,
-            NESTEROV,
-            MAXIMIZE,
-            GATED,
-        )
-    else:
-        model = tl.load(start_ptr + row * start_stride + c, mask=inside, other=0.0)
-    t = model - x_hat
-    inverse, scale = steps_of(row_tops(t, 0), levels)
-    step = tl.load(step_ptr + agent * step_step)
-    value, square, lost = quantized(
-        t, inverse, scale, seed, first_agent + agent, step, begin, levels, COLUMNS
-    )
-    x_hat = kept(x_hat + value, x_hat_ptr, seed, first_agent + agent, step, begin, COPIES)
-    tl.store(x_hat_ptr + row * x_hat_stride + c, x_hat, mask=inside)
-    place = partial_ptr + agent * (2 * buckets) + bucket
-    tl.store(place, square, mask=begin < end)
-    tl.store(place + buckets, lost, mask=begin < end)
-
-
-@triton.jit(do_not_specialize=["seed", "first_agent"])
-def mix_kernel(
-    x_ptr,
-    start_ptr,
-    g_ptr,
-    momentum_ptr,
-    x_hat_ptr,
-    neighbors_ptr,
-    weights_ptr,
-    lr_ptr,
-    weight_decay_ptr,
-    beta_ptr,
-    mu_ptr,
-    gamma_ptr,
-    norm_ptr,
-    step_ptr,
-    x_stride,
-    start_stride,
-    g_stride,
-    momentum_stride,
-    x_hat_stride,
-    lr_step,
-    weight_decay_step,
-    beta_step,
-    mu_step,
-    gamma_step,
-    step_step,
-    agents,
-    columns,
-    width,
-    seed,
-    first_agent,
-    KIND: tl.constexpr,
-    NESTEROV: tl.constexpr,
-    MAXIMIZE: tl.constexpr,
-    GATED: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    number = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    # agents run fastest, so that a slice's neighbors are in L2 together
-    agent = (number % agents).to(tl.int64)
-    row = agent[:, None]
-    begin = number // agents * COLUMNS
-    c = begin[:, None] + tl.arange(0, COLUMNS)[None, :]
-    inside = c < columns
-    # a wrong list must not read outside: nothing can be raised from here
-    first = tl.load(neighbors_ptr + row * width)
-    first = tl.minimum(tl.maximum(first, 0), agents - 1).to(tl.int64)
-    mixed = tl.load(x_hat_ptr + first * x_hat_stride + c, mask=inside, other=0.0)
-    mixed = tl.load(weights_ptr + row * width) * widened(mixed)
-    for k in range(1, width):
-        neighbor = tl.load(neighbors_ptr + row * width + k)
-        named = neighbor >= 0
-        neighbor = tl.minimum(tl.maximum(neighbor, 0), agents - 1).to(tl.int64)
-        x_hat = tl.load(x_hat_ptr + neighbor * x_hat_stride + c, mask=inside & named, other=0.0)
-        x_hat = widened(x_hat)
-        weight = tl.load(weights_ptr + row * width + k)
-        mixed = tl.where(named, mixed + weight * x_hat, mixed)
-    # most often the same row as the list's first
-    x_hat = widened(tl.load(x_hat_ptr + row * x_hat_stride + c, mask=inside, other=0.0))
-    start, momentum, h, moved, lr, steps = local_rows(
-        start_ptr,
-        g_ptr,
-        momentum_ptr,
-        lr_ptr,
-        weight_decay_ptr,
-        beta_ptr,
-        norm_ptr,
-        start_stride,
-        g_stride,
-        momentum_stride,
-        lr_step,
-        weight_decay_step,
-        beta_step,
-        row,
-        c,
-        inside,
-        KIND,
-        NESTEROV,
-        MAXIMIZE,
-        GATED,
-    )
-    mixed_rows(
-        mixed - x_hat,
-        start,
-        momentum,
-        h,
-        moved,
-        lr,
-        steps,
-        x_ptr,
-        momentum_ptr,
-        mu_ptr,
-        gamma_ptr,
-        x_stride,
-        momentum_stride,
-        mu_step,
-        gamma_step,
-        row,
-        c,
-        inside,
-        seed,
-        first_agent + agent,
-        tl.load(step_ptr + agent * step_step),
-        begin,
-        KIND,
-        GATED,
-    )
 
 
 @triton.jit
