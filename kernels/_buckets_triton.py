@@ -279,7 +279,7 @@ def large_tops(
     """Tops of buckets that many programs share, float32 `[agents, buckets]`, of x or of x + residual."""
     agents, columns = x.shape
     partial, tiles = partials(x, buckets, norm)
-    tops = torch.empty(agents, buckets.shape[0], device=x.device)
+    tops = torch.empty(agents, buckets.shape[0], dtype=torch.float32, device=x.device)
     bucket_tiles_kernel[(agents * tiles,)](
         x,
         x if residual is None else residual,

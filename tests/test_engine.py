@@ -70,6 +70,31 @@ def test_gradients_are_those_of_plain_modules(
     assert not losses.requires_grad
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("engine", "chunk"), [("vmap", None), ("vmap", 2), ("unfold", None)])
+def test_gradients_of_cross_entropy_as_gpus_take_them(
+    engine: str, chunk: int | None, precision: str, seed: int
+) -> None:
+    images, labels = batch(seed)
+    found = []
+    for by_hand in (False, True):
+        stack = fs.AgentStack(network("cnn"), AGENTS, init="independent", seed=seed)
+        next(stack.parameters()).requires_grad_(seed % 2 == 0)
+        gradients = GradientEngine(stack, F.cross_entropy, engine, chunk, precision)
+        assert not gradients._by_hand
+        gradients._by_hand = by_hand
+        found.append((gradients.gradients(images, labels), stack.g.clone()))
+        # a loss that returns more goes the long way
+        more = gradients.gradients(
+            images, labels, lambda outputs, y: (F.cross_entropy(outputs, y), outputs)
+        )
+        assert torch.equal(more[0], found[0][0])
+    (losses, g), (its_losses, its_g) = found
+    assert torch.allclose(losses, its_losses, rtol=1e-6, atol=1e-7)
+    allowed = {"float32": 1e-6, "bfloat16": 2e-2}[precision]
+    assert g.norm() > 0 and (g - its_g).norm() < allowed * g.norm()
+
+
 @pytest.mark.parametrize("engine", ["vmap", "loop", "threads"])
 def test_statistics_move_once_a_saddle_step(engine: str, seed: int) -> None:
     stack = fs.AgentStack(network("batch-norm"), AGENTS)

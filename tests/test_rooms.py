@@ -120,6 +120,32 @@ def test_equals_the_reference(op: Op, backend: str, agents: int, seed: int) -> N
                         )
 
 
+@pytest.mark.parametrize(
+    ("room", "agents", "columns"),
+    [("gossip_step", 257, 32), ("choco_step", 17, 32), ("quantize", 2, 2080)],
+)
+def test_triton_scratch_does_not_follow_the_default_dtype(
+    room: str, agents: int, columns: int, seed: int
+) -> None:
+    op = rooms()[room]
+    if "triton" in op.unavailable(DEVICE):
+        pytest.skip(op.unavailable(DEVICE)["triton"])
+    examples = op.examples(agents, columns, torch.Generator().manual_seed(seed))
+    for variant, arguments in examples.items():
+        expected, got = fresh(arguments, "cpu"), fresh(arguments, DEVICE)
+        with use_backend("reference"):
+            op(*expected.values())
+        torch.set_default_dtype(torch.float64)
+        try:
+            with use_backend("triton"):
+                op(*got.values())
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for name, value in got.items():
+            if isinstance(value, torch.Tensor):
+                assert op.agrees(name, arguments, value, expected[name]), (variant, name)
+
+
 @pytest.mark.parametrize("op", rooms().values(), ids=lambda op: op.name)
 def test_writes_only_what_the_schema_marks(op: Op, seed: int) -> None:
     schema = {a.name: a for a in torch._C.parse_schema(f"{op.name}{op.schema} -> ()").arguments}

@@ -1,6 +1,7 @@
 """Steps in a graph, by a recorder that replays operators on the CPU: their bits, and what cannot be captured."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.simulation import Simulation
-from fastsaddle.sim.step_graph import CaptureError, StepGraph, StepInputs
+from fastsaddle.sim.step_graph import CaptureError, CudaRecorder, StepGraph, StepInputs
 from tests.step_cases import METHODS, STEPS, assert_same, options_of, take
 from tests.step_recorder import CpuRecorder
 
@@ -242,3 +243,38 @@ def test_draws_are_those_that_batch_gathers(options: dict[str, Any]) -> None:
         assert all(map(torch.equal, found, made.data.batch(step)))
     plain = Simulation(replace(TrainConfig(**options), augment="none"))
     assert len(plain.data.draws(1)) == 1 and len(made.data.draws(1)) == 3
+
+
+def test_the_current_stream_comes_back_where_a_capture_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    current = ["default"]
+
+    class Streamed:
+        """As torch's: current while it is entered."""
+
+        def __init__(self, stream: str) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            self.before, current[0] = current[0], self.stream
+
+        def __exit__(self, *error: object) -> None:
+            current[0] = self.before
+
+    class Failing(Streamed):
+        """As torch's capture: `capture_end` raises before the stream is given back."""
+
+        def __init__(self, graph: object, stream: str, capture_error_mode: str) -> None:
+            super().__init__(stream)
+
+        def __exit__(self, *error: object) -> None:
+            raise RuntimeError("capture_end")
+
+    fakes = {"Stream": lambda device: "side", "CUDAGraph": object, "graph": Failing}
+    fakes |= {"stream": Streamed, "current_stream": lambda device: current[0]}
+    for name, fake in {**fakes, "device": lambda device: nullcontext()}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    with pytest.raises(RuntimeError, match="capture_end"):
+        CudaRecorder(torch.device("cpu")).record(lambda: torch.zeros(()))
+    assert current == ["default"]

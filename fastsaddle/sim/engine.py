@@ -78,6 +78,8 @@ class GradientEngine:
         self._cast = partial(casting, precision, stack.device)
         self._loop = AgentLoop(stack, self._cast, engine == "threads") if one_by_one else None
         self._chain = LayerChain(stack) if engine == "batched" else None
+        # under vmap cross entropy is dozens of launches on a GPU, with a sort where algorithms are deterministic
+        self._by_hand = not is_cpu
         if is_cpu:
             _keep_freed_memory()
 
@@ -177,13 +179,7 @@ class GradientEngine:
         mine = tree_map(lambda t: t[part], targets)
 
         def backwards(got: Any) -> tuple[Any, list[Tensor | None]]:
-            is_one = isinstance(got, Tensor) and isinstance(mine, Tensor)
-            if (
-                loss is F.cross_entropy
-                and is_one
-                and mine.shape == got.shape[:-1]
-                and got.dim() == 3
-            ):
+            if _is_mean_cross_entropy(loss, got, mine):
                 # one call for all agents instead of one under vmap
                 return mean_cross_entropy(got, mine)
             leaves = tree_map(lambda t: t.detach().requires_grad_(), in_float32(got))
@@ -208,10 +204,15 @@ class GradientEngine:
                 outputs = self.stack.forward(
                     named, {n: b[part] for n, b in buffers.items()}, inputs[part]
                 )
-            found = torch.vmap(loss)(in_float32(outputs), tree_map(lambda t: t[part], targets))
-        losses = found[0] if isinstance(found, tuple) else found
+            mine = tree_map(lambda t: t[part], targets)
+            if self._by_hand and _is_mean_cross_entropy(loss, outputs, mine):
+                found, starts = mean_cross_entropy(outputs.detach(), mine)
+                ends = outputs
+            else:
+                found = torch.vmap(loss)(in_float32(outputs), mine)
+                ends, starts = (found[0] if isinstance(found, tuple) else found).sum(), None
         wanted = [p for p in named.values() if p.requires_grad]
-        taken = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
+        taken = torch.autograd.grad(ends, wanted, starts, allow_unused=True)
         gradients = dict(zip(map(id, wanted), taken, strict=True))
         for name, view in self.stack.named_gradients():
             gradient = gradients.get(id(named[name]))
@@ -220,6 +221,17 @@ class GradientEngine:
             else:
                 view[part].copy_(gradient)
         return tree_map(Tensor.detach, found)
+
+
+def _is_mean_cross_entropy(loss: Loss, outputs: Any, targets: Any) -> bool:
+    """Whether `mean_cross_entropy` knows the loss: of one tensor `[agents, batch, classes]` and its labels."""
+    are_tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+    return (
+        loss is F.cross_entropy
+        and are_tensors
+        and outputs.dim() == 3
+        and targets.shape == outputs.shape[:-1]
+    )
 
 
 def _joined(join: Callable[[list[Tensor]], Tensor], found: list[Any]) -> Any:

@@ -183,7 +183,8 @@ def mean_cross_entropy(outputs: Tensor, targets: Tensor) -> tuple[Tensor, list[T
     right = targets[..., None]
     losses = -logs.gather(-1, right)[..., 0].mean(1)
     gradient = logs.exp_()
-    gradient.scatter_add_(-1, right, gradient.new_full((), -1.0).expand(right.shape))
+    # a number, not a tensor of them: those a GPU sorts by place where it is asked for deterministic algorithms
+    gradient.scatter_(-1, right, -1.0, reduce="add")
     return losses, [gradient.div_(targets.shape[1]).to(outputs.dtype)]
 
 

@@ -166,6 +166,8 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         # other threads may go on working: this one's capture is no business of theirs
         recording = torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local")
-        with torch.cuda.device(self.device), recording:
+        current = torch.cuda.current_stream(self.device)
+        # torch's context leaves its stream current where the capture failed
+        with torch.cuda.device(self.device), torch.cuda.stream(current), recording:
             found = body()
         return graph.replay, found

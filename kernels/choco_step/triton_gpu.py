@@ -245,7 +245,7 @@ def launch(
     start = x if saved is None else saved
     moments = x if momentum is None else as_bits(momentum)
     norms = lr if norm is None else norm
-    partial = torch.empty(agents, 2, count, device=x.device)
+    partial = torch.empty(agents, 2, count, dtype=torch.float32, device=x.device)
     rows = (start, g, moments, as_bits(x_hat))
     strides = tuple(tensor.stride(0) for tensor in rows)
     lists = (neighbors, weights)

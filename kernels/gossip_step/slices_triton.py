@@ -173,7 +173,7 @@ def launch_slices(
     moments = x if momentum is None else as_bits(momentum)
     slices = triton.cdiv(columns, COLUMNS)
     programs = min(slices, programs_at_once(x.device, agents))
-    h = torch.empty(programs, agents, COLUMNS, device=x.device)
+    h = torch.empty(programs, agents, COLUMNS, dtype=torch.float32, device=x.device)
     gossip_step_slices_kernel[(programs,)](
         x,
         start,
