@@ -1,4 +1,4 @@
-"""Block shapes of streaming kernels: columns of one program and its warps, each against the copy bandwidth."""
+"""Block shapes of streaming kernels, and programs that stay where programs walk, each against the copy bandwidth."""
 
 import importlib
 from typing import Any
@@ -18,6 +18,8 @@ LAUNCHERS = {
 SHAPES = [(columns, warps) for columns in (512, 1024, 2048, 4096) for warps in (4, 8)]
 SIZES = ((16, 2**22), (1024, 2**16))
 TINY_SIZES = ((2, 1100),)
+# programs of a multiprocessor that walk over the slices of a large stack
+RESIDENT = (1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("size", range(len(SIZES)))
@@ -57,3 +59,41 @@ def test_shape(
             dim=dim,
             info={"shape_of": room, "columns": columns, "warps": warps},
         )
+
+
+@pytest.mark.parametrize("resident", RESIDENT)
+def test_walking_programs(
+    resident: int,
+    measure: Measure,
+    device: str,
+    gpu_or_tiny: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    op = rooms()["gossip_step"]
+    reason = op.unavailable(kind(request.config)).get("triton")
+    if reason is not None:
+        pytest.skip(reason)
+    agents, dim = (257, 96) if gpu_or_tiny else (1024, 2**16)
+    example = op.examples(agents, DRAWN, torch.Generator().manual_seed(0))["quasi-global"]
+    arguments: dict[str, Any] = widened(op, example, dim, device)
+    walking = importlib.import_module("fastsaddle.kernels.gossip_step.slices_triton")
+    monkeypatch.setattr(walking, "RESIDENT", resident)
+    walking.programs_at_once.cache_clear()
+    try:
+        compare(op, "triton", arguments)
+        with use_backend("triton"):
+            measure(
+                lambda: op(*arguments.values()),
+                moved=op.passes(arguments) * agents * dim * 4,
+                implementation="triton",
+                agents=agents,
+                dim=dim,
+                info={
+                    "shape_of": f"gossip_step, {resident} programs a multiprocessor",
+                    "columns": walking.COLUMNS,
+                    "warps": walking.WARPS,
+                },
+            )
+    finally:
+        walking.programs_at_once.cache_clear()

@@ -1,6 +1,6 @@
 """Choosing k elements of every tensor, and adding such messages: what sparsifying compressors share."""
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -40,7 +40,8 @@ def chosen(
     return indices, values
 
 
-@lru_cache(maxsize=256)
+# kept for good: a captured graph knows nothing but its address
+@cache
 def _counts_of(place: FlatLayout, keep: float, device: torch.device) -> torch.Tensor:
     counts = [kept(keep, elements) for _, elements in tensors_of(place)]
     return torch.tensor(counts, dtype=torch.int32, device=device)

@@ -1,6 +1,6 @@
 """How rows become messages: tables of buckets for the rooms, and which bytes of what they write are sent."""
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 
 import torch
@@ -51,7 +51,8 @@ def tensors_of(layout: FlatLayout) -> tuple[tuple[int, int], ...]:
     return tuple(place for place in sizes if place[1])
 
 
-@lru_cache(maxsize=256)
+# kept for good: a captured graph knows nothing but its address
+@cache
 def table_of(layout: FlatLayout, bucket: int | None, device: torch.device) -> torch.Tensor:
     """The rooms' table, int32 `[buckets, 2]`: tensors, or pieces of at most `bucket` elements of them."""
     table = [

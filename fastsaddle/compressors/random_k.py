@@ -1,7 +1,7 @@
 """Keep elements chosen at random."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -69,7 +69,8 @@ class RandomK(Compressor):
         return dim / kept(self.keep, dim) - 1 if self.unbiased else None
 
 
-@lru_cache(maxsize=256)
+# kept for good: a captured graph knows nothing but its address
+@cache
 def _growth(place: FlatLayout, keep: float, device: torch.device) -> torch.Tensor:
     """elements / k of the tensor of each value, float32 `[kept]`."""
     factors = [(n / kept(keep, n), kept(keep, n)) for _, n in tensors_of(place)]

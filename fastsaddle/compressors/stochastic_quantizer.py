@@ -1,7 +1,7 @@
 """Stochastic quantization: each number becomes a small whole number times its bucket's scale, right on average."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import sqrt
 from typing import Literal
 
@@ -202,7 +202,8 @@ def _may_overflow(x: torch.Tensor, residual: torch.Tensor, elements: int) -> boo
     return not 2 * sqrt(elements) * largest <= torch.finfo(torch.float32).max
 
 
-@lru_cache(maxsize=256)
+# kept for good: a captured graph knows nothing but its address
+@cache
 def _on_device(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)
 

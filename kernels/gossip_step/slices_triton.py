@@ -15,8 +15,8 @@ from fastsaddle.kernels._bfloat16_triton import MOMENTUM, as_bits, kept, widened
 from fastsaddle.kernels._step_triton import is_finite, local_values, quasi_global_values
 from fastsaddle.kernels._triton_launch import EXACT
 
-# agents and columns of one block: 64 bytes of a row are the least that memory hands out without waste
-ROWS, COLUMNS = 128, 16
+# agents and columns of one block, and its warps: 64 bytes of a row are the least that memory hands out without waste
+ROWS, COLUMNS, WARPS = 128, 16, 8
 # programs of a multiprocessor: one reads while the other waits for its threads
 RESIDENT = 2
 # where there is no device to ask: under the interpreter, and ahead of time
@@ -210,6 +210,6 @@ def launch_slices(
         SPREAD_KEY=bool(torch.version.hip),
         ROWS=ROWS,
         COLUMNS=COLUMNS,
-        num_warps=8,
+        num_warps=WARPS,
         **EXACT,
     )
