@@ -6,8 +6,8 @@ times the channels that are summed over, channels fastest. For the gradient of t
 roles, and positions that a stride left out are masked: with stride 2 three quarters of its products are with zeros.
 
 Tiles of one agent follow each other, those of the same positions next, so that they share L2. Loads of patches are
-scalar, lanes side by side: taps shift them off any alignment. Weights lie with channels fastest (a copy, small beside
-the images), so that their loads are vectors where channels allow, and stores are where the plane does.
+scalar, lanes side by side: taps shift them off any alignment. Weights are copied to `[rows, taps, channels]`, little
+beside the images, so that their loads are vectors where 4 divides the terms; stores are where 4 divides the plane.
 """
 
 from typing import Any
@@ -114,11 +114,9 @@ def convolution_kernel(
             mask=inside & known & (k < TAPS * CHANNELS),
             other=0.0,
         )
-        m = row[None, :]
-        place = (channel * TAPS + tap) * OUT + m if TRANSPOSED else m * (TAPS * CHANNELS) + k
         weight = tl.load(
-            weight_ptr + agent * weight_agent + place,
-            mask=(k < TAPS * CHANNELS) & (m < OUT),
+            weight_ptr + agent * weight_agent + (row[None, :] * (TAPS * CHANNELS) + k),
+            mask=(k < TAPS * CHANNELS) & (row < OUT)[None, :],
             other=0.0,
         )
         total = product(tl.trans(weight), patch, total, PRECISION, WIDEN)
@@ -184,7 +182,8 @@ def launch(
     channels, positions = x.shape[2], batch * height * width
     tall, wide = weight.shape[3:]
     x = by_agents(x)
-    # [agents, out, taps, channels]
+    weight = weight.transpose(1, 2) if transposed else weight
+    # [agents, rows, taps, channels]
     weight = by_agents(weight.flatten(3).mT)
     bias = None if bias is None else by_agents(bias)
     how = arithmetic(x.dtype, tf32)

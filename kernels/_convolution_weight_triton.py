@@ -94,9 +94,10 @@ def weight_gradient_kernel(
 def sum_of_parts_kernel(parts_ptr, out_ptr, elements, parts, COLUMNS: tl.constexpr):
     c = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros([COLUMNS], dtype=tl.float32)
-    for part in range(parts):
-        place = parts_ptr + part.to(tl.int64) * elements + c
+    place = parts_ptr + c
+    for _ in range(parts):
         total += tl.load(place, mask=c < elements, other=0.0)
+        place += elements
     tl.store(out_ptr + c, total.to(out_ptr.dtype.element_ty), mask=c < elements)
 
 
