@@ -41,20 +41,42 @@ PRECISIONS = {
     "tf32": (torch.float32, True),
     "bfloat16": (torch.bfloat16, False),
 }
-# the rest differs in numbers only
+# the other layers differ in numbers only
 ALL_PRECISIONS = ("lenet5 second", "resnet20 16", "resnet20 32-64", "resnet20 64")
 PTX_MATRIX = re.compile(r"(?:mma|wgmma|tcgen05\.mma)[\w.:]*")
 AMD_MATRIX = re.compile(r"v_mfma_\w+")
 
 
-def widths(listing: str) -> dict[str, dict[int, int]]:
-    """Bits of the loads and stores of global memory -> how many instructions, by "line:column" of their source."""
+def widths(kernel: JITFunction, listing: str) -> dict[str, dict[int, int]]:
+    """What is loaded, by the name it gets, and "stored" -> bits of an instruction -> how many of these there are."""
+    source = Path(kernel.fn.__code__.co_filename).read_text().splitlines()
     found: dict[str, Counter[int]] = {}
+    # copies to shared memory tell their size in bytes behind their addresses
+    for size, name in (("4", "b32"), ("8", "b64"), ("10", "v4.b32")):
+        copies = rf"cp\.async\.\w+\.shared\.global(?= .* 0x{size},)"
+        listing = re.sub(copies, f"ld.global.{name}", listing)
     for name, at in listings.instructions(listing):
         bits = listings.memory_bits(name)
         if bits is not None:
-            found.setdefault(at, Counter())[bits] += 1
-    return {at: dict(count) for at, count in found.items()}
+            line = source[int(at.split(":")[0]) - 1].strip()
+            what = line.split(" = ")[0] if " = tl.load(" in line else "stored"
+            found.setdefault(what, Counter())[bits] += 1
+    return {what: dict(count) for what, count in found.items()}
+
+
+def lanes_apart(ttgir: str) -> list[int]:
+    """How many numbers side by side a thread takes in each load of patches: 1 where neighbors go to neighbors."""
+    layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
+    loads = (
+        r"%patch\w* = (?:tt\.load|ttg\.async_copy_global_to_local|amdg\.buffer_load)\b.*?, (#\w+)>"
+    )
+    found = []
+    for name in re.findall(loads, ttgir):
+        per_thread = re.search(
+            r"sizePerThread = \[(\d+), (\d+)\].* order = \[1, 0\]", layouts[name]
+        )
+        found.append(int(per_thread[2]) if per_thread else 0)
+    return found
 
 
 class Recorder:
@@ -84,7 +106,8 @@ class Recorder:
                 "threads": binary.metadata.num_warps * binary.metadata.target.warp_size,
                 "shared": binary.metadata.shared,
                 "matrix": dict(matrix),
-                "widths": widths(listing),
+                "widths": widths(kernel, listing),
+                "lanes_apart": lanes_apart(binary.asm["ttgir"]),
                 "reduced_precision": listings.reduced_precision(listing),
                 **listings.resources(listing, log.getvalue()),
             }

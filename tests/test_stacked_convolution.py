@@ -60,8 +60,7 @@ FULL, TF32, HALF = (
 @pytest.fixture(autouse=True)
 def poisoned() -> Iterator[None]:
     """Memory that is not written holds NaN."""
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.empty(3).isnan().all() and torch.empty(3).new_empty(2).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
@@ -95,7 +94,10 @@ def expected(given: list[Tensor], how: list[Any]) -> list[Tensor]:
 
 
 def assert_close(found: list[Tensor], given: list[Tensor], how: list[Any], kind: Any) -> None:
-    """Within the roundings of factors, of as many float32 sums as there are terms, and of the result."""
+    """Within the roundings of factors, of as many float32 sums as there are terms, and of the result.
+
+    Matrix units cut sums off: 2^-23 of a sum instead of 2^-24.
+    """
     dtype, _, factor, rounding = kind
     sizes = expected([t.abs() for t in given], how)
     terms = [given[1][0, 0].numel() + 1, given[1][0].numel(), given[3][0].numel()]
@@ -103,7 +105,7 @@ def assert_close(found: list[Tensor], given: list[Tensor], how: list[Any], kind:
         found, expected(given, how), sizes, [*terms, terms[-1]], strict=True
     ):
         assert got.dtype == dtype and got.shape == exact.shape
-        allowed = (2 * factor + (many + 2) * 2.0**-24) * size + rounding * exact.abs()
+        allowed = (2 * factor + (many + 2) * 2.0**-23) * size + rounding * exact.abs()
         assert ((got.cpu().double() - exact).abs() <= allowed).all()
 
 
@@ -158,8 +160,9 @@ def far(t: Tensor) -> Tensor:
 @pytest.mark.skipif(sys.platform == "win32", reason="memory is committed when it is asked for")
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU has no memory that is not there")
 @needs_kernels
-def test_triton_reads_agents_beyond_32_bits(seed: int) -> None:
-    torch.utils.deterministic.fill_uninitialized_memory = False
+def test_triton_reads_agents_beyond_32_bits(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # filling the gaps would commit them
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     (x, weight, bias, upstream), how = drawn(CASES["pointwise"], torch.float32, seed)
     given = [far(x), far(weight), far(bias), far(upstream)]
     found = [
@@ -184,21 +187,21 @@ def test_triton_operators_keep_torchs_rules(seed: int) -> None:
         torch.library.opcheck(operator, (*given, *how, False), test_utils=tests)
 
 
-@needs_kernels
-def test_triton_leaves_groups_and_named_padding_to_vmap(seed: int) -> None:
+def test_groups_and_named_padding_are_left_to_vmap(seed: int) -> None:
     torch.manual_seed(seed)
-    x = torch.randn(3, 2, 4, 6, 7, device=DEVICE)
-    for options in ({"groups": 2}, {"padding": "same"}):
-        weight = torch.randn(3, 6, 4 // options.get("groups", 1), 3, 3, device=DEVICE)
+    x = torch.randn(3, 2, 4, 6, 7, dtype=torch.float64)
+    cases: list[tuple[dict[str, Any], int]] = [({"groups": 2}, 2), ({"padding": "same"}, 4)]
 
-        def refused(*given: Any) -> Tensor:
-            raise AssertionError("not a convolution for the kernels")
+    def refused(*given: Any) -> Tensor:
+        raise AssertionError("not a convolution for the kernels")
 
+    for options, channels in cases:
+        weight = torch.randn(3, 6, channels, 3, 3, dtype=torch.float64)
         with MappedLayers(refused):
             found = torch.vmap(lambda x, w, o=options: F.conv2d(x, w, **o))(x, weight)
         one_by_one = zip(x, weight, strict=True)
         exact = torch.stack([F.conv2d(*agent, **options) for agent in one_by_one])
-        assert torch.allclose(found, exact, atol=1e-4)
+        assert torch.allclose(found, exact, rtol=1e-12, atol=1e-12)
 
 
 def lenet() -> tuple[nn.Module, tuple[int, ...]]:
