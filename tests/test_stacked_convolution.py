@@ -4,6 +4,8 @@ The `triton` cases run on a GPU, or interpreted (tests/test_interpreter.py). The
 and cuts float32 off to bfloat16 where hardware rounds; both is allowed for.
 """
 
+import ctypes
+import mmap
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -125,7 +127,13 @@ def test_triton_gives_each_agent_its_convolution(case: str, kind: Any, seed: int
 
 @needs_kernels
 def test_triton_bits_of_an_agent_do_not_depend_on_the_others(seed: int) -> None:
+    from fastsaddle.kernels._convolution_weight_triton import parts_of
+
     (x, weight, _, upstream), how = drawn(CASES["sums in parts"], torch.float32, seed)
+    assert parts_of(2048, weight[0].numel(), 1, x[0].numel() + upstream[0].numel()) == 2
+    # ResNet-20's layers with 16 and with 64 channels, 32 samples
+    assert parts_of(32 * 32**2, 16 * 144, 3, 2 * 16 * 32**3) == 21
+    assert parts_of(32 * 8**2, 64 * 576, 9, 2 * 64 * 32 * 8**2) == 1
     whole = weight_gradient(upstream, x, weight.shape[3:], *how, False)
     one = weight_gradient(upstream[1:], x[1:], weight.shape[3:], *how, False)
     assert torch.equal(whole[1], one[0])
@@ -172,6 +180,38 @@ def test_triton_reads_agents_beyond_32_bits(seed: int, monkeypatch: pytest.Monke
         upstream.sum((1, 3, 4)),
     ]
     assert_close(found, [x, weight, bias, upstream], how, FULL)
+
+
+def fenced(t: Tensor, at_end: bool) -> Tensor:
+    """A copy that begins, or ends, where memory does: beyond it lie pages that nobody may read."""
+    page = mmap.PAGESIZE
+    pages = -(-t.numel() * t.element_size() // page) + 2
+    region = mmap.mmap(-1, pages * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(region))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    for fence in (address, address + (pages - 1) * page):
+        assert protect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0
+    offset = (pages - 1) * page - t.numel() * t.element_size() if at_end else page
+    return (
+        torch.frombuffer(region, dtype=t.dtype, count=t.numel(), offset=offset).view_as(t).copy_(t)
+    )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fences pages by mprotect")
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="compute-sanitizer is for GPUs")
+@needs_kernels
+@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize("case", ["pointwise", "uneven", "sums in parts"])
+def test_triton_reads_nothing_beyond_its_arguments(case: str, at_end: bool, seed: int) -> None:
+    given, how = drawn(CASES[case], torch.float32, seed)
+    x, weight, bias, upstream = (fenced(t.contiguous(), at_end) for t in given)
+    found = [
+        stacked_convolution(x, weight, bias, *how, False),
+        input_gradient(upstream, weight, x.shape[3:], *how, False),
+        weight_gradient(upstream, x, weight.shape[3:], *how, False),
+        upstream.sum((1, 3, 4)),
+    ]
+    assert_close(found, given, how, FULL)
 
 
 @needs_kernels
