@@ -2,9 +2,9 @@
 
 A program owns a tile `[terms, rows]` of one agent's weights and walks over positions, of all samples or of one part of
 them. Parts are there because a convolution of few weights has few tiles: each writes its sum to a scratch, and a second
-kernel adds these in order. How many there are depends on an agent's shapes alone, so that neither the device nor the
-number of agents changes a bit. Loads of the gradient are vectors where the plane allows, those of patches scalar, as in
-`_convolution_triton`.
+kernel adds these in order, where torch.sum's would depend on the device. How many there are depends on an agent's
+shapes alone, not on the number of agents. Loads of the gradient are vectors where 4 divides the plane, those of patches
+scalar, as in `_convolution_triton`; a weight's taps lie side by side, so that weights are stored one by one.
 """
 
 import torch
