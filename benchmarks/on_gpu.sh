@@ -5,18 +5,18 @@
 #
 # Parts, with their limits in seconds:
 #
-#   tests 150         the rooms and the optimizers on the GPU
+#   tests 210         the rooms, the optimizers and stacked convolutions on the GPU
 #   sanitizer 130     the same at small sizes under compute-sanitizer
 #   launches 60       kernels and waits of the host in a step
 #   rooms 250         percent of copy bandwidth, 1 to 4,096 agents, buffers of 1 MB to 8 GB
 #   steps 100         whole optimizer steps against eager PyTorch, torch._foreach and torch.compile
 #   compression 50    compressors against eager PyTorch
-#   stacking 180      stacked gradients against one model on the concatenated batch
+#   stacking 220      stacked gradients against one model on the concatenated batch
 #   shapes 60         block shapes of streaming kernels
 #   training 280      `fastsaddle train` with ResNet-20, CUDA graphs on and off
 #   memory 120        4,096 agents with ResNet-20: memory and time of a step against plain PyTorch
 #
-# Without names all run in this order, in 24 minutes at most. Where a machine is lent for ten, three calls with the
+# Without names all run in this order, in 25 minutes at most. Where a machine is lent for ten, three calls with the
 # same DIR do: "tests sanitizer launches shapes compression", "rooms steps stacking" and "training memory". Each part writes
 # DIR/PART.json and DIR/PART.log, also where its time runs out; what was measured so far is merged into DIR/gpu.json after
 # each part, ready to be committed as benchmarks/results/gpu_<device>.json, and printed as tables at the end.
@@ -130,15 +130,15 @@ for name in "${chosen[@]}"; do
         if "$python" -c 'import xdist' 2>/dev/null; then
             workers=(-n 8)
         fi
-        part tests 150 env OMP_NUM_THREADS=2 "$python" -m pytest -q -p no:cacheprovider "${workers[@]}" \
-            tests/test_gpu.py tests/test_rooms.py -k "triton or gpu"
+        part tests 210 env OMP_NUM_THREADS=2 "$python" -m pytest -q -p no:cacheprovider "${workers[@]}" \
+            tests/test_gpu.py tests/test_rooms.py tests/test_stacked_convolution.py -k "triton or gpu"
         ;;
     sanitizer) sanitizer ;;
     launches) figures launches 60 launches ;;
     rooms) figures rooms 250 rooms ;;
     steps) figures steps 100 optimizer_step ;;
     compression) figures compression 50 compression ;;
-    stacking) figures stacking 180 stacking_tax ;;
+    stacking) figures stacking 220 stacking_tax ;;
     shapes) figures shapes 60 shapes ;;
     training) figures training 280 training ;;
     memory) figures memory 120 step_memory ;;

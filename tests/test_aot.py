@@ -26,9 +26,11 @@ TARGETS = {
     "sm_100": (228 * 1024, 1024, 2**16),
     "gfx942": (64 * 1024, 0, 2**17),
 }
+# those of stacked convolutions are in tests/test_aot_convolutions.py
 KERNELS = sorted(
     name
     for path in (HERE.parent / "kernels").rglob("*.py")
+    if not path.name.startswith("_convolution")
     for name in re.findall(
         r"^@triton\.jit(?:\(.*\))?\ndef (\w+_kernel)\(", path.read_text(), re.MULTILINE
     )
@@ -70,10 +72,13 @@ Reports = Callable[[str], list[Report]]
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
-    """target -> what was compiled for it; all targets compile side by side."""
+    yield from compiled_by("aot_compile.py", tmp_path_factory.mktemp("aot"))
+
+
+def compiled_by(program: str, folder: Path) -> Iterator[Reports]:
+    """target -> what a program beside this file compiled for it; all targets compile side by side."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
-    folder = tmp_path_factory.mktemp("aot")
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -84,7 +89,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
     def start(target: str) -> subprocess.Popen[bytes]:
         with open(folder / f"{target}.log", "wb") as log:
             return subprocess.Popen(
-                [sys.executable, str(HERE / "aot_compile.py"), target, str(folder / target)],
+                [sys.executable, str(HERE / program), target, str(folder / target)],
                 env={**environment, "TRITON_CACHE_DIR": str(folder / f"{target}.cache")},
                 stdout=log,
                 stderr=log,

@@ -153,7 +153,9 @@ def test_the_rule_and_its_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_engine(network("cnn"), cpu, 16) == "loop"
     assert choose_engine(network("mlp"), cpu, 7) == "batched"
     stack = fs.AgentStack(network("mlp"), AGENTS)
-    with pytest.raises(ValueError, match="auto, vmap, unfold, loop, threads, batched, got 'fast'"):
+    with pytest.raises(
+        ValueError, match="auto, vmap, unfold, implicit, loop, threads, batched, got 'fast'"
+    ):
         GradientEngine(stack, F.cross_entropy, "fast")
     with pytest.raises(ValueError, match="engine threads needs a CPU and a torch built with OpenM"):
         GradientEngine(stack, F.cross_entropy, "threads")

@@ -1,4 +1,5 @@
-"""Runs the Triton cases of the rooms' contract, also on rows far apart, under the interpreter, in a process of its own.
+"""Runs the Triton cases of the rooms' contract, also on rows far apart, and those of stacked convolutions, under the
+interpreter, in processes of their own.
 
 TRITON_INTERPRET is read when a kernel is defined, so it cannot be switched on for a part of one process.
 """
@@ -28,7 +29,14 @@ def reason_to_skip() -> str | None:
 
 
 @pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
-def test_triton_kernels_equal_the_reference_under_the_interpreter(seed: int) -> None:
+@pytest.mark.parametrize(
+    "files",
+    [("test_rooms.py", "test_far_rows.py"), ("test_stacked_convolution.py",)],
+    ids=["rooms", "convolutions"],
+)
+def test_triton_kernels_equal_the_reference_under_the_interpreter(
+    files: tuple[str, ...], seed: int
+) -> None:
     command = [
         sys.executable,
         "-W",
@@ -41,7 +49,7 @@ def test_triton_kernels_equal_the_reference_under_the_interpreter(seed: int) -> 
         f"--seed={seed}",
     ]
     run = subprocess.run(
-        [*command, str(HERE / "test_rooms.py"), str(HERE / "test_far_rows.py"), "-k", "triton"],
+        [*command, *(str(HERE / name) for name in files), "-k", "triton"],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         cwd=HERE.parent,
         capture_output=True,

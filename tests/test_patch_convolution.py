@@ -30,7 +30,7 @@ CASES: dict[str, tuple[int, int, tuple[int, int], dict[str, Any]]] = {
 def by_patches(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, options: dict[str, Any]
 ) -> torch.Tensor:
-    with MappedLayers(by_patches=True):
+    with MappedLayers(StackedConvolution.apply):
         if b is None:
             return torch.vmap(lambda x, w: F.conv2d(x, w, **options))(x, w)
         return torch.vmap(lambda x, w, b: F.conv2d(x, w, b, **options))(x, w, b)
@@ -71,7 +71,7 @@ def test_each_agent_gets_its_convolution(
 def test_what_is_not_mapped_is_shared(seed: int) -> None:
     torch.manual_seed(seed)
     x, w = torch.randn(2, 1, 6, 6), torch.randn(4, 3, 1, 2, 2)
-    with MappedLayers(by_patches=True):
+    with MappedLayers(StackedConvolution.apply):
         shared = torch.vmap(lambda w: F.conv2d(x, w))(w)
         turned = torch.vmap(lambda w: F.conv2d(x, w), in_dims=3)(w.movedim(0, 3))
         outside = F.conv2d(x, w[1])

@@ -180,16 +180,18 @@ class TrainConfig:
     device: str = "auto"
     """auto (cuda where there is one, else cpu), cpu, cuda or cuda:1."""
 
-    engine: Literal["auto", "vmap", "unfold", "loop", "threads", "batched"] = "auto"
-    """How the agents' gradients are computed: mapped all at once (unfold: convolutions as products over patches), one
-    by one (threads: one on each CPU thread), or by batched products where the network is a chain of linear layers; auto
-    takes the fastest."""
+    engine: Literal["auto", "vmap", "unfold", "implicit", "loop", "threads", "batched"] = "auto"
+    """How the agents' gradients are computed: mapped all at once (unfold: convolutions as products over patches;
+    implicit: by Triton kernels that lay no patches out, on GPUs, not measured yet), one by one (threads: one on each
+    CPU thread), or by batched products where the network is a chain of linear layers; auto takes the fastest of those
+    that were measured."""
 
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the gradients: tf32 on GPUs that have it, bfloat16 by autocast; parameters stay float32."""
 
     chunk: int | None = None
-    """Agents computed at once by vmap, unfold or batched, fewer to save memory. None: 64 on a CPU, else all of them."""
+    """Agents computed at once by vmap, unfold, implicit or batched, fewer to save memory. None: 64 on a CPU, else all
+    of them."""
 
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Capture a whole step (batch, gradients, update, sums) in a CUDA graph and replay it, with the same bits. auto: on

@@ -11,11 +11,13 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastsaddle.agents import AgentStack
+from fastsaddle.kernels._convolution_ops import unavailable
 from fastsaddle.sim.agent_loop import AgentLoop
 from fastsaddle.sim.engine_choice import ENGINES, choose_engine
 from fastsaddle.sim.features import returning_features
+from fastsaddle.sim.implicit_convolution import implicit_convolution
 from fastsaddle.sim.layer_chain import LayerChain, mean_cross_entropy
-from fastsaddle.sim.patch_convolution import MappedLayers
+from fastsaddle.sim.patch_convolution import MappedLayers, Stacked, StackedConvolution
 from fastsaddle.sim.precision import casting, check_precision, in_float32, products
 
 # of one agent: outputs and targets to a scalar, or to (scalar, more that is to be returned)
@@ -33,9 +35,10 @@ class GradientEngine:
     Args:
         stack: the agents.
         loss: `(outputs [batch, ...], targets [batch, ...]) -> scalar`, for one agent.
-        engine: "vmap"; "unfold": vmap with convolutions as products over patches; "loop"; "threads": a loop that takes
-            as many agents at once as torch has threads, on a CPU; "batched": chains of linear layers by batched
-            products; or "auto" for the rule of `choose_engine`.
+        engine: "vmap"; "unfold": vmap with convolutions as products over patches; "implicit": the same without laying
+            them out, by Triton kernels on a GPU, which have not been measured; "loop"; "threads": a loop that takes as
+            many agents at once as torch has threads, on a CPU; "batched": chains of linear layers by batched products;
+            or "auto" for the rule of `choose_engine`.
         chunk: agents mapped at once, bounding the memory of activations; None is 64 on a CPU, all elsewhere. "loop" and
             "threads" ignore it.
         precision: "float32"; "tf32": products and convolutions of a GPU in TF32; "bfloat16": forward passes
@@ -46,7 +49,7 @@ class GradientEngine:
 
     Raises:
         ValueError: unknown engine or precision, a chunk below 1, "batched" for a network that is no chain of linear
-            layers, "threads" off the CPU or without OpenMP, "tf32" on a CPU.
+            layers, "threads" off the CPU or without OpenMP, "implicit" where its kernels cannot run, "tf32" on a CPU.
     """
 
     def __init__(
@@ -70,6 +73,9 @@ class GradientEngine:
             raise ValueError(
                 f"engine threads needs a CPU and a torch built with OpenMP, the device is {stack.device}"
             )
+        reason = unavailable(stack.device) if engine == "implicit" else None
+        if reason is not None:
+            raise ValueError(f"engine implicit cannot run: {reason}")
         self.engine = engine
         if chunk is None and is_cpu and stack.agents > CPU_CHUNK:
             chunk = CPU_CHUNK
@@ -142,9 +148,13 @@ class GradientEngine:
         return _joined(torch.cat, found)
 
     def _mapping(self) -> Any:
-        by_patches = self.engine == "unfold"
-        is_needed = by_patches or self.precision == "bfloat16"
-        return MappedLayers(by_patches) if is_needed else nullcontext()
+        convolution: Stacked | None = None
+        if self.engine == "unfold":
+            convolution = StackedConvolution.apply
+        elif self.engine == "implicit":
+            convolution = partial(implicit_convolution, tf32=self.precision == "tf32")
+        is_needed = convolution is not None or self.precision == "bfloat16"
+        return MappedLayers(convolution) if is_needed else nullcontext()
 
     def _check_agents(self, name: str, value: Tensor) -> None:
         if value.shape[:1] != (self.stack.agents,):

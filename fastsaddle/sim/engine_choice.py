@@ -8,8 +8,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from fastsaddle.sim.layer_chain import layers_of
 
-Engine = Literal["vmap", "unfold", "loop", "threads", "batched"]
-ENGINES = ("vmap", "unfold", "loop", "threads", "batched")
+Engine = Literal["vmap", "unfold", "implicit", "loop", "threads", "batched"]
+ENGINES = ("vmap", "unfold", "implicit", "loop", "threads", "batched")
 
 # mapping has a fixed cost that fewer agents do not earn back on a CPU: 4 took 1.2 times as long as the loop
 FEW_AGENTS = 8
@@ -28,7 +28,8 @@ def choose_engine(module: nn.Module, device: torch.device, agents: int) -> Engin
     Networks with embeddings (0.81 of the loop's time for the transformer; 1.04 to 2.4 under vmap), recurrent ones,
     which cannot be mapped, and fewer than 8 agents run side by side there too; where torch was built without OpenMP, in
     a loop. Everything else is mapped. On a GPU all but recurrent networks are batched or mapped, as a loop would be
-    bound by launches; that half of the rule, and whether "unfold" beats vmap there, has not been measured.
+    bound by launches; that half of the rule, and whether "unfold" or "implicit" beats vmap there, has not been
+    measured. "implicit" is taken where it is asked for alone.
     """
     is_cpu = device.type == "cpu"
     one_by_one = "threads" if is_cpu and torch.backends.openmp.is_available() else "loop"

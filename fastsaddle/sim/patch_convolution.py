@@ -5,23 +5,17 @@ laid out at once (Chellapilla, Puri, Simard 2006), and one batched product takes
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-Pair = tuple[int, int]
+from fastsaddle.kernels._convolution import Geometry, Pair
 
-
-class Geometry(NamedTuple):
-    """Of a convolution: (vertical, horizontal) each."""
-
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-
+# (x, weight, bias, geometry) of stacked agents to their outputs, all `[agents, ...]`
+Stacked = Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
 
 # layers that autocast knows: under torch.vmap it is not asked about convolutions, nor about the bias of linear ones
 AUTOCAST = (torch.conv1d, torch.conv2d, torch.conv3d, F.linear)
@@ -31,12 +25,13 @@ class MappedLayers(TorchFunctionMode):
     """Inside the block convolutions and linear layers under torch.vmap honor autocast.
 
     Args:
-        by_patches: take conv2d by patches where it can be: one group, zero padding given by numbers, batched input.
+        convolution: takes conv2d of all agents at once where it has one group, zero padding given by numbers, and
+            batched input; None leaves all to torch.vmap.
     """
 
-    def __init__(self, by_patches: bool) -> None:
+    def __init__(self, convolution: Stacked | None) -> None:
         super().__init__()
-        self.by_patches = by_patches
+        self.convolution = convolution
 
     def __torch_function__(
         self,
@@ -51,8 +46,8 @@ class MappedLayers(TorchFunctionMode):
         args = tuple(map(_as_autocast, args))
         kwargs = {name: _as_autocast(value) for name, value in kwargs.items()}
         found = None
-        if self.by_patches and function is torch.conv2d:
-            found = _by_patches(*args, **kwargs)
+        if self.convolution is not None and function is torch.conv2d:
+            found = _mapped(self.convolution, *args, **kwargs)
         return function(*args, **kwargs) if found is None else found
 
 
@@ -62,7 +57,8 @@ def _as_autocast(value: Any) -> Any:
     return value.to(torch.get_autocast_dtype(value.device.type))
 
 
-def _by_patches(
+def _mapped(
+    convolution: Stacked,
     input: Tensor,  # torch's name
     weight: Tensor,
     bias: Tensor | None = None,
@@ -74,7 +70,7 @@ def _by_patches(
     if groups != 1 or isinstance(padding, str) or input.dim() != 4:
         return None
     geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation))
-    return _Convolution.apply(input, weight, bias, geometry)
+    return _Convolution.apply(input, weight, bias, geometry, convolution)
 
 
 def _pair(value: int | Pair) -> Pair:
@@ -82,10 +78,12 @@ def _pair(value: int | Pair) -> Pair:
 
 
 class _Convolution(torch.autograd.Function):
-    """A plain convolution that torch.vmap maps by patches; only mapped ones are differentiated."""
+    """A plain convolution that torch.vmap maps by a stacked one; only mapped ones are differentiated."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, convolution: Stacked
+    ) -> Tensor:
         return F.conv2d(x, weight, bias, *geometry)
 
     @staticmethod
@@ -100,15 +98,15 @@ class _Convolution(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         geometry: Geometry,
+        convolution: Stacked,
     ) -> tuple[Tensor, int]:
-        given = zip((x, weight, bias), in_dims[:3], strict=True)
-        stacked = [_stacked(t, dim, info.batch_size) for t, dim in given]
-        return StackedConvolution.apply(*stacked, geometry), 0
+        agents = info.batch_size
+        x, weight = _stacked(x, in_dims[0], agents), _stacked(weight, in_dims[1], agents)
+        bias = None if bias is None else _stacked(bias, in_dims[2], agents)
+        return convolution(x, weight, bias, geometry), 0
 
 
-def _stacked(t: Tensor | None, dim: int | None, agents: int) -> Tensor | None:
-    if t is None:
-        return None
+def _stacked(t: Tensor, dim: int | None, agents: int) -> Tensor:
     return t.expand(agents, *t.shape) if dim is None else t.movedim(dim, 0)
 
 
