@@ -63,12 +63,14 @@ def widened(op: Op, arguments: dict[str, Any], dim: int, device: str) -> dict[st
     columns = layout.ranges[0][1]
     result = {}
     for name, value in arguments.items():
-        if isinstance(value, torch.Tensor) and value.shape == (agents, DRAWN):
+        is_tensor = isinstance(value, torch.Tensor)
+        # codes of 8 bits have the shape of rows
+        if is_tensor and value.shape == (agents, DRAWN) and value.is_floating_point():
             value = layout.allocate(agents, device, value.dtype)[:, :columns]
             value[:, :dim].normal_()
-        elif isinstance(value, torch.Tensor) and value.shape == (DRAWN,):
+        elif is_tensor and value.shape == (DRAWN,):
             value = torch.randn(columns, device=device)
-        result[name] = value.to(device) if isinstance(value, torch.Tensor) else value
+        result[name] = value.to(device) if is_tensor else value
     if "neighbors" in result:
         lists = topology.ring(agents).mixing_lists()
         result["neighbors"], result["weights"] = (part.to(device) for part in lists)
