@@ -12,7 +12,7 @@ from fastsaddle.gradient_lists import gradient_sources
 from fastsaddle.kernels._op import use_backend
 from fastsaddle.kernels.mix_update import mix_update
 from fastsaddle.kernels.weighted_sum import weighted_sum
-from fastsaddle.optimizer import GROUP_STRIDE, DecentralizedOptimizer
+from fastsaddle.optimizer import DecentralizedOptimizer
 from fastsaddle.stacked_optimizer import Closure
 from fastsaddle.tracking_optimizer import column
 from fastsaddle.wire import row_norms
@@ -85,6 +85,9 @@ class CrossGradients(DecentralizedOptimizer):
         self._lists = MixingLists(self.topology)
         self._gradients = self.rows.layout.allocate(self.evaluations * self.agents, device)
         self._sources = gradient_sources(self._lists.on(device)[0], self.cross_gradients == "data")
+        # how many lists reach each slot; found on the host, as reading a sum would wait for a GPU
+        near = () if self.topology is None else self.topology.neighbors
+        self._listeners = [sum(len(n) >= slot for n in near) for slot in range(self.evaluations)]
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
@@ -200,20 +203,17 @@ class CrossGradients(DecentralizedOptimizer):
         for slot in range(1, self.evaluations):
             block = self._gradients[slot * self.agents : (slot + 1) * self.agents]
             listening = neighbors[:, slot] >= 0
-            # counted on the host: reading a sum would wait for a GPU
-            near = () if self.topology is None else self.topology.neighbors
-            listeners = sum(len(agents) >= slot for agents in near)
             for index, layout in enumerate(self._layouts):
                 part = block[:, self._columns(index)]
                 if not part.shape[1]:
                     continue
                 # a gradient that is not finite is sent as zero; nobody is sent nothing
                 sent = listening[:, None] & part.isfinite().all(1, keepdim=True)
-                seed = (self.seed + index * GROUP_STRIDE + slot * SLOT_STRIDE) % 2**63
+                seed = (self._seed(index) + slot * SLOT_STRIDE) % 2**63
                 residual = self.flat_state[f"residual_{slot}"][:, self._columns(index)]
                 payload = compressor.compress_ef_(
                     torch.where(sent, part, 0.0), residual, seed, self.rounds, layout=layout
                 )
                 part.copy_(compressor.decode(payload))
-                total += payload.nbytes // self.agents * listeners
+                total += payload.nbytes // self.agents * self._listeners[slot]
         return total

@@ -25,6 +25,7 @@ class Rows:
             read only.
         states: the method's buffers by name, to be overwritten.
         lr, beta, weight_decay: float32, 0-d or `[agents]`.
+        number: int64, 0-d: rounds done before.
         group: the parameter group, for options of the method's own.
         columns: where it lies in a row.
         communicator: how rows travel.
@@ -36,6 +37,7 @@ class Rows:
     lr: torch.Tensor
     beta: torch.Tensor
     weight_decay: torch.Tensor
+    number: torch.Tensor
     group: dict[str, Any]
     columns: slice
     communicator: Communicator
@@ -59,9 +61,9 @@ class Rows:
             kind=0 if momentum is None else 1,
             nesterov=bool(self.group.get("nesterov", False)),
             maximize=False,
-            # of nothing: this momentum is float32
+            # this momentum is float32, and nothing is drawn
             seed=0,
-            number=torch.zeros((), dtype=torch.int64, device=start.device),
+            number=self.number,
         )
         return local_models(start, step)
 
@@ -121,6 +123,7 @@ class TrackingOptimizer(DecentralizedOptimizer):
             lr=self._scalar(index, "lr"),
             beta=self._scalar(index, "momentum"),
             weight_decay=self._scalar(index, "weight_decay"),
+            number=self.rounds,
             group=group,
             columns=columns,
             communicator=self.communicator,
