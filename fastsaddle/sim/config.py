@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from fastsaddle.comm.choco import Choco
 from fastsaddle.sim import choices, messages, methods, schedule
+from fastsaddle.sim.engine_choice import Engine
+from fastsaddle.sim.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -180,13 +182,13 @@ class TrainConfig:
     device: str = "auto"
     """auto (cuda where there is one, else cpu), cpu, cuda or cuda:1."""
 
-    engine: Literal["auto", "vmap", "unfold", "implicit", "loop", "threads", "batched"] = "auto"
+    engine: Literal["auto", Engine] = "auto"
     """How the agents' gradients are computed: mapped all at once (unfold: convolutions as products over patches;
     implicit: by Triton kernels that lay no patches out, on GPUs, not measured yet), one by one (threads: one on each
     CPU thread), or by batched products where the network is a chain of linear layers; auto takes the fastest of those
     that were measured."""
 
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Arithmetic of the gradients: tf32 on GPUs that have it, bfloat16 by autocast; parameters stay float32."""
 
     chunk: int | None = None

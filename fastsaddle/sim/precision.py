@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-PRECISIONS = ("float32", "tf32", "bfloat16")
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def check_precision(precision: str, device: torch.device) -> None:
