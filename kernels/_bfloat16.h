@@ -6,7 +6,7 @@
 namespace fs {
 
 // slices that are widened are no longer
-constexpr i64 WIDE_COLUMNS = 1024;
+constexpr i64 WIDE_COLUMNS = TILE_COLUMNS;
 // columns whose draws fill the registers
 constexpr i64 DRAWN_TOGETHER = 256;
 

@@ -1,4 +1,4 @@
-"""State kept as float32 or bfloat16 in Triton, and the random bits of rounding; the twin of _bfloat16.py.
+"""State kept as float32 or bfloat16 in Triton; the twin of _bfloat16.py.
 
 Kernels see bfloat16 rows as int16 and know them by that. Casts are not used: Triton's interpreter truncates.
 """
@@ -7,17 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels import _philox
-
-MOMENTUM, COPIES = tl.constexpr(_philox.MOMENTUM), tl.constexpr(_philox.COPIES)
-
-
-@triton.jit
-def half_draws(seed, block, agent, step, stream):
-    """16 random bits for the eight elements of each Philox block, `[*block.shape, 2, 2, 2]`."""
-    w0, w1, w2, w3 = tl.philox(seed, block, agent.to(tl.int32), step.to(tl.int32), stream)
-    words = tl.join(tl.join(w0, w2), tl.join(w1, w3))
-    return tl.join(words & 0xFFFF, words >> 16)
+from fastsaddle.kernels._philox_triton import halves
 
 
 @triton.jit
@@ -45,14 +35,7 @@ def kept(value, state_ptr, seed, agent, step, begin, STREAM: tl.constexpr):
     value is `[COLUMNS]`, with one agent, step and first column; or `[ROWS, COLUMNS]`, with those of each row, `[ROWS]`.
     """
     if state_ptr.dtype.element_ty == tl.int16:
-        BLOCKS: tl.constexpr = value.shape[-1] // 8
-        if len(value.shape) == 1:
-            block = begin // 8 + tl.arange(0, BLOCKS)
-            draws = half_draws(seed, block, agent, step, STREAM)
-        else:
-            block = (begin // 8)[:, None] + tl.arange(0, BLOCKS)[None, :]
-            draws = half_draws(seed, block, agent[:, None], step[:, None], STREAM)
-        value = rounded(value, tl.reshape(draws, value.shape))
+        value = rounded(value, halves(value, seed, agent, step, begin, STREAM))
     return value
 
 

@@ -11,7 +11,6 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import half_draws
 from fastsaddle.kernels._buckets import PIECE, TINY
 from fastsaddle.kernels._step_triton import is_finite
 from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
@@ -75,14 +74,6 @@ def tile_rows(
         begin, end = bucket_span(buckets_ptr, bucket, columns)
     begin = tl.where(agent < agents, begin // 32, columns // 32) * 32
     return tl.minimum(agent, agents - 1).to(tl.int64), bucket, begin, end
-
-
-@triton.jit
-def rounding_draws(seed, agent, step, begin, COLUMNS: tl.constexpr):
-    """16 random bits for each element of `[ROWS, COLUMNS]`: one Philox block serves eight."""
-    block = (begin // 8)[:, None] + tl.arange(0, COLUMNS // 8)[None, :]
-    halves = half_draws(seed, block, agent[:, None], step[:, None], 0)
-    return tl.reshape(halves, (block.shape[0], COLUMNS))
 
 
 @triton.jit

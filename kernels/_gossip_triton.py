@@ -4,7 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import MOMENTUM, as_bits, kept, widened
+from fastsaddle.kernels._bfloat16_triton import as_bits, kept, widened
+from fastsaddle.kernels._philox_triton import MOMENTUM
 from fastsaddle.kernels._step_triton import is_finite, local_values, quasi_global_values
 from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
 

@@ -9,7 +9,6 @@ import triton.language as tl
 
 from fastsaddle.kernels._buckets_triton import (
     large_tops,
-    rounding_draws,
     row_tops,
     signed_codes,
     steps_of,
@@ -17,6 +16,7 @@ from fastsaddle.kernels._buckets_triton import (
     tile_rows,
     tile_shape,
 )
+from fastsaddle.kernels._philox_triton import ROUNDING, halves
 from fastsaddle.kernels._triton_launch import EXACT
 
 
@@ -61,7 +61,7 @@ def quantize_kernel(
     top = tl.load(tops_ptr + scale_place) if PIECES else row_tops(v, NORM)
     inverse, scale = steps_of(top, levels)
     step = tl.load(step_ptr + agent * step_step)
-    draws = rounding_draws(seed, first_agent + agent, step, begin, COLUMNS)
+    draws = halves(v, seed, first_agent + agent, step, begin, ROUNDING)
     codes = signed_codes(v, draws, inverse[:, None], levels)
     # every piece of a large bucket writes the same scale
     tl.store(scales_ptr + scale_place, scale, mask=begin < end)

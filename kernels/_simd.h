@@ -132,11 +132,14 @@ struct Tile {
   }
 };
 
+// no tile is wider
+constexpr i64 TILE_COLUMNS = 1024;
+
 // columns of a tile whose `rows` slices stay in a core's L2 together
 inline i64 tile_columns(i64 rows, i64 columns) {
   constexpr i64 BUDGET = 512 * 1024 / static_cast<i64>(sizeof(float));
   i64 width = BUDGET / rows / LANES * LANES;
-  if (width > 1024) width = 1024;
+  if (width > TILE_COLUMNS) width = TILE_COLUMNS;
   if (width < LANES) width = LANES;
   return width < columns ? width : columns;
 }

@@ -3,8 +3,9 @@
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import MOMENTUM, kept, widened
-from fastsaddle.kernels._buckets_triton import rounding_draws, signed_codes
+from fastsaddle.kernels._bfloat16_triton import kept, widened
+from fastsaddle.kernels._buckets_triton import signed_codes
+from fastsaddle.kernels._philox_triton import MOMENTUM, ROUNDING, halves
 from fastsaddle.kernels._step_triton import (
     is_finite,
     local_values,
@@ -56,9 +57,9 @@ def local_rows(
 
 
 @triton.jit
-def quantized(t, inverse, scale, seed, agent, step, begin, levels, COLUMNS: tl.constexpr):
+def quantized(t, inverse, scale, seed, agent, step, begin, levels):
     """(Q(t), ||t||^2, ||Q(t) - t||^2) of rows from the columns `begin` on."""
-    draws = rounding_draws(seed, agent, step, begin, COLUMNS)
+    draws = halves(t, seed, agent, step, begin, ROUNDING)
     value = signed_codes(t, draws, inverse[:, None], levels).to(tl.float32) * scale[:, None]
     lost = value - t
     return value, tl.sum(t * t, axis=1), tl.sum(lost * lost, axis=1)

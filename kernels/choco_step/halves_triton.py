@@ -7,8 +7,9 @@ Each computes the local step for itself, as that needs no scratch: 5 + 6 = 11 pa
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import COPIES, kept, widened
+from fastsaddle.kernels._bfloat16_triton import kept, widened
 from fastsaddle.kernels._buckets_triton import row_tops, steps_of, tile_rows
+from fastsaddle.kernels._philox_triton import COPIES
 from fastsaddle.kernels.choco_step.blocks_triton import local_rows, mixed_rows, quantized
 
 
@@ -85,7 +86,7 @@ def publish_kernel(
     inverse, scale = steps_of(row_tops(t, 0), levels)
     step = tl.load(step_ptr + agent * step_step)
     value, square, lost = quantized(
-        t, inverse, scale, seed, first_agent + agent, step, begin, levels, COLUMNS
+        t, inverse, scale, seed, first_agent + agent, step, begin, levels
     )
     x_hat = kept(x_hat + value, x_hat_ptr, seed, first_agent + agent, step, begin, COPIES)
     tl.store(x_hat_ptr + row * x_hat_stride + c, x_hat, mask=inside)

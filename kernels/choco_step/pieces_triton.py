@@ -9,9 +9,10 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import COPIES, kept, widened
+from fastsaddle.kernels._bfloat16_triton import kept, widened
 from fastsaddle.kernels._buckets import PIECE
 from fastsaddle.kernels._buckets_triton import bucket_span, magnitude_bits, steps_of
+from fastsaddle.kernels._philox_triton import COPIES
 from fastsaddle.kernels.choco_step.blocks_triton import (
     local_rows,
     mixed_rows,
@@ -91,131 +92,83 @@ def choco_step_pieces_kernel(
     # other for rows that do not exist, so that it takes no scalar registers: AMD's would spill
     key = seed + (i >= agents)[:, None].to(tl.int64) if SPREAD_KEY else seed
     tops = tl.zeros([AGENTS], dtype=tl.int32)
-    for first in range(begin, end, COLUMNS):
-        c = first + tl.arange(0, COLUMNS)[None, :]
-        inside = exists & (c < end)
-        x_hat = widened(tl.load(x_hat_ptr + row * x_hat_stride + c, mask=inside, other=0.0))
-        start, momentum, model, moved, lr, steps = local_rows(
-            start_ptr,
-            g_ptr,
-            momentum_ptr,
-            lr_ptr,
-            weight_decay_ptr,
-            beta_ptr,
-            norm_ptr,
-            start_stride,
-            g_stride,
-            momentum_stride,
-            lr_step,
-            weight_decay_step,
-            beta_step,
-            row,
-            c,
-            inside,
-            KIND,
-            NESTEROV,
-            MAXIMIZE,
-            GATED,
-        )
-        if MIX_FIRST:
-            model = mixed_rows(
-                neighbors_pull(x_hat, neighbors_ptr, weights_ptr, agents, width, AGENTS, COLUMNS),
-                start,
-                momentum,
-                model,
-                moved,
-                lr,
-                steps,
-                x_ptr,
-                momentum_ptr,
-                mu_ptr,
-                gamma_ptr,
-                x_stride,
-                momentum_stride,
-                mu_step,
-                gamma_step,
-                row,
-                c,
-                inside,
-                key,
-                who,
-                step,
-                first + i * 0,
-                KIND,
-                GATED,
-            )
-        tops = tl.maximum(tops, tl.max(magnitude_bits(model - x_hat), axis=1))
-    inverse, scale = steps_of(tops.to(tl.float32, bitcast=True), levels)
     squares = tl.zeros([AGENTS], dtype=tl.float32)
     losses = tl.zeros([AGENTS], dtype=tl.float32)
-    if MIX_FIRST:
-        # whichever thread wrote the models
-        tl.debug_barrier()
-    for first in range(begin, end, COLUMNS):
-        c = first + tl.arange(0, COLUMNS)[None, :]
-        inside = exists & (c < end)
-        x_hat_place = x_hat_ptr + row * x_hat_stride + c
-        x_hat = widened(tl.load(x_hat_place, mask=inside, other=0.0))
-        if MIX_FIRST:
-            model = tl.load(x_ptr + row * x_stride + c, mask=inside, other=0.0)
-        else:
-            start, momentum, model, moved, lr, steps = local_rows(
-                start_ptr,
-                g_ptr,
-                momentum_ptr,
-                lr_ptr,
-                weight_decay_ptr,
-                beta_ptr,
-                norm_ptr,
-                start_stride,
-                g_stride,
-                momentum_stride,
-                lr_step,
-                weight_decay_step,
-                beta_step,
-                row,
-                c,
-                inside,
-                KIND,
-                NESTEROV,
-                MAXIMIZE,
-                GATED,
-            )
-        value, square, lost = quantized(
-            model - x_hat, inverse, scale, key, who, step, first + i * 0, levels, COLUMNS
-        )
-        squares += square
-        losses += lost
-        x_hat = kept(x_hat + value, x_hat_ptr, key, who, step, first + i * 0, COPIES)
-        tl.store(x_hat_place, x_hat, mask=inside)
-        if not MIX_FIRST:
-            x_hat = widened(x_hat)
-            mixed_rows(
-                neighbors_pull(x_hat, neighbors_ptr, weights_ptr, agents, width, AGENTS, COLUMNS),
-                start,
-                momentum,
-                model,
-                moved,
-                lr,
-                steps,
-                x_ptr,
-                momentum_ptr,
-                mu_ptr,
-                gamma_ptr,
-                x_stride,
-                momentum_stride,
-                mu_step,
-                gamma_step,
-                row,
-                c,
-                inside,
-                key,
-                who,
-                step,
-                first + i * 0,
-                KIND,
-                GATED,
-            )
+    for WALK in tl.static_range(2):
+        inverse, scale = steps_of(tops.to(tl.float32, bitcast=True), levels)
+        if WALK == 1 and MIX_FIRST:
+            # whichever thread wrote the models
+            tl.debug_barrier()
+        for first in range(begin, end, COLUMNS):
+            c = first + tl.arange(0, COLUMNS)[None, :]
+            inside = exists & (c < end)
+            x_hat_place = x_hat_ptr + row * x_hat_stride + c
+            x_hat = widened(tl.load(x_hat_place, mask=inside, other=0.0))
+            if WALK == 1 and MIX_FIRST:
+                model = tl.load(x_ptr + row * x_stride + c, mask=inside, other=0.0)
+            else:
+                start, momentum, model, moved, lr, steps = local_rows(
+                    start_ptr,
+                    g_ptr,
+                    momentum_ptr,
+                    lr_ptr,
+                    weight_decay_ptr,
+                    beta_ptr,
+                    norm_ptr,
+                    start_stride,
+                    g_stride,
+                    momentum_stride,
+                    lr_step,
+                    weight_decay_step,
+                    beta_step,
+                    row,
+                    c,
+                    inside,
+                    KIND,
+                    NESTEROV,
+                    MAXIMIZE,
+                    GATED,
+                )
+            if WALK == 1:
+                value, square, lost = quantized(
+                    model - x_hat, inverse, scale, key, who, step, first + i * 0, levels
+                )
+                squares += square
+                losses += lost
+                x_hat = kept(x_hat + value, x_hat_ptr, key, who, step, first + i * 0, COPIES)
+                tl.store(x_hat_place, x_hat, mask=inside)
+                x_hat = widened(x_hat)
+            if (WALK == 0) == MIX_FIRST:
+                model = mixed_rows(
+                    neighbors_pull(
+                        x_hat, neighbors_ptr, weights_ptr, agents, width, AGENTS, COLUMNS
+                    ),
+                    start,
+                    momentum,
+                    model,
+                    moved,
+                    lr,
+                    steps,
+                    x_ptr,
+                    momentum_ptr,
+                    mu_ptr,
+                    gamma_ptr,
+                    x_stride,
+                    momentum_stride,
+                    mu_step,
+                    gamma_step,
+                    row,
+                    c,
+                    inside,
+                    key,
+                    who,
+                    step,
+                    first + i * 0,
+                    KIND,
+                    GATED,
+                )
+            if WALK == 0:
+                tops = tl.maximum(tops, tl.max(magnitude_bits(model - x_hat), axis=1))
     place = partial_ptr + i.to(tl.int64) * (2 * buckets) + bucket
     tl.store(place, squares, mask=i < agents)
     tl.store(place + buckets, losses, mask=i < agents)

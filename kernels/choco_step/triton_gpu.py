@@ -13,9 +13,10 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import COPIES, as_bits, kept, widened
+from fastsaddle.kernels._bfloat16_triton import as_bits, kept, widened
 from fastsaddle.kernels._buckets import PIECE
 from fastsaddle.kernels._buckets_triton import bucket_span, row_tops, steps_of, tile_shape
+from fastsaddle.kernels._philox_triton import COPIES
 from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
 from fastsaddle.kernels.choco_step.blocks_triton import (
     local_rows,
@@ -119,7 +120,7 @@ def choco_step_kernel(
         t = h - x_hat
         inverse, scale = steps_of(row_tops(t, 0), levels)
         value, square, lost = quantized(
-            t, inverse, scale, seed, first_agent + i, step, begin + i * 0, levels, COLUMNS
+            t, inverse, scale, seed, first_agent + i, step, begin + i * 0, levels
         )
         tl.store(place, square, mask=i < agents)
         tl.store(place + buckets, lost, mask=i < agents)
@@ -181,7 +182,7 @@ def choco_step_kernel(
         t = mixed - x_hat
         inverse, scale = steps_of(row_tops(t, 0), levels)
         value, square, lost = quantized(
-            t, inverse, scale, seed, first_agent + i, step, begin + i * 0, levels, COLUMNS
+            t, inverse, scale, seed, first_agent + i, step, begin + i * 0, levels
         )
         tl.store(place, square, mask=i < agents)
         tl.store(place + buckets, lost, mask=i < agents)

@@ -11,9 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import MOMENTUM, as_bits, kept, widened
+from fastsaddle.kernels._bfloat16_triton import kept, widened
+from fastsaddle.kernels._philox_triton import MOMENTUM
 from fastsaddle.kernels._step_triton import is_finite, local_values, quasi_global_values
-from fastsaddle.kernels._triton_launch import EXACT
 
 # agents and columns of one block, and its warps: 64 bytes of a row are the least that memory hands out without waste
 ROWS, COLUMNS, WARPS = 128, 16, 8
@@ -29,7 +29,6 @@ def gossip_step_slices_kernel(
     start_ptr,
     g_ptr,
     momentum_ptr,
-    h_ptr,
     neighbors_ptr,
     weights_ptr,
     lr_ptr,
@@ -50,9 +49,10 @@ def gossip_step_slices_kernel(
     agents,
     columns,
     width,
-    slices,
     seed,
     first_agent,
+    h_ptr,
+    slices,
     KIND: tl.constexpr,
     NESTEROV: tl.constexpr,
     MAXIMIZE: tl.constexpr,
@@ -148,68 +148,9 @@ def programs_at_once(device: torch.device, agents: int) -> int:
     return min(RESIDENT * has.multi_processor_count, max(has.multi_processor_count, fitting))
 
 
-def launch_slices(
-    x: torch.Tensor,
-    saved: torch.Tensor | None,
-    g: torch.Tensor,
-    momentum: torch.Tensor | None,
-    neighbors: torch.Tensor,
-    weights: torch.Tensor,
-    lr: torch.Tensor,
-    weight_decay: torch.Tensor,
-    beta: torch.Tensor,
-    mu: torch.Tensor,
-    norm: torch.Tensor | None,
-    kind: int,
-    nesterov: bool,
-    maximize: bool,
-    seed: int,
-    step: torch.Tensor,
-    first_agent: int,
-) -> None:
-    """A whole step in one launch, for any number of agents."""
+def walk(x: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Scratch for h, `[programs, agents, COLUMNS]` float32, and how many slices these programs walk over."""
     agents, columns = x.shape
-    start = x if saved is None else saved
-    moments = x if momentum is None else as_bits(momentum)
     slices = triton.cdiv(columns, COLUMNS)
     programs = min(slices, programs_at_once(x.device, agents))
-    h = torch.empty(programs, agents, COLUMNS, dtype=torch.float32, device=x.device)
-    gossip_step_slices_kernel[(programs,)](
-        x,
-        start,
-        g,
-        moments,
-        h,
-        neighbors,
-        weights,
-        lr,
-        weight_decay,
-        beta,
-        mu,
-        lr if norm is None else norm,
-        step,
-        x.stride(0),
-        start.stride(0),
-        g.stride(0),
-        moments.stride(0),
-        lr.dim(),
-        weight_decay.dim(),
-        beta.dim(),
-        mu.dim(),
-        step.dim(),
-        agents,
-        columns,
-        neighbors.shape[1],
-        slices,
-        seed,
-        first_agent,
-        KIND=kind,
-        NESTEROV=nesterov,
-        MAXIMIZE=maximize,
-        GATED=norm is not None,
-        SPREAD_KEY=bool(torch.version.hip),
-        ROWS=ROWS,
-        COLUMNS=COLUMNS,
-        num_warps=WARPS,
-        **EXACT,
-    )
+    return torch.empty(programs, agents, COLUMNS, dtype=torch.float32, device=x.device), slices

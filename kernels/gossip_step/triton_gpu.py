@@ -4,11 +4,14 @@ Neighbors are fetched from the block by a gather and summed in the list's order.
 no longer fits the registers: slices_triton.py passes h through L2, with the same bits.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import MOMENTUM, as_bits, kept, widened
+from fastsaddle.kernels._bfloat16_triton import as_bits, kept, widened
+from fastsaddle.kernels._philox_triton import MOMENTUM
 from fastsaddle.kernels._step_triton import (
     is_finite,
     local_values,
@@ -16,7 +19,13 @@ from fastsaddle.kernels._step_triton import (
     rows_of,
 )
 from fastsaddle.kernels._triton_launch import EXACT, FUSED_AGENTS, fused_shape
-from fastsaddle.kernels.gossip_step.slices_triton import launch_slices
+from fastsaddle.kernels.gossip_step.slices_triton import (
+    COLUMNS,
+    ROWS,
+    WARPS,
+    gossip_step_slices_kernel,
+    walk,
+)
 
 
 @triton.jit(do_not_specialize=["seed", "first_agent"])
@@ -125,59 +134,44 @@ def launch(
 ) -> None:
     agents, columns = x.shape
     start = x if saved is None else saved
-    random = (seed, step, first_agent)
-    if agents > FUSED_AGENTS:
-        launch_slices(
-            x,
-            saved,
-            g,
-            momentum,
-            neighbors,
-            weights,
-            lr,
-            weight_decay,
-            beta,
-            mu,
-            norm,
-            kind,
-            nesterov,
-            maximize,
-            *random,
-        )
-        return
     moments = x if momentum is None else as_bits(momentum)
-    padded, block, warps = fused_shape(agents)
-    gossip_step_kernel[(triton.cdiv(columns, block),)](
-        x,
-        start,
-        g,
-        moments,
-        neighbors,
-        weights,
-        lr,
-        weight_decay,
-        beta,
-        mu,
+    scalars = (lr, weight_decay, beta, mu)
+    arguments = (
+        *(x, start, g, moments),
+        *(neighbors, weights),
+        *scalars,
         lr if norm is None else norm,
         step,
-        x.stride(0),
-        start.stride(0),
-        g.stride(0),
-        moments.stride(0),
-        lr.dim(),
-        weight_decay.dim(),
-        beta.dim(),
-        mu.dim(),
+        *(rows.stride(0) for rows in (x, start, g, moments)),
+        *(scalar.dim() for scalar in scalars),
         step.dim(),
-        agents,
-        columns,
-        neighbors.shape[1],
-        seed,
-        first_agent,
-        KIND=kind,
-        NESTEROV=nesterov,
-        MAXIMIZE=maximize,
-        GATED=norm is not None,
+        *(agents, columns, neighbors.shape[1]),
+        *(seed, first_agent),
+    )
+    kinds: dict[str, Any] = {
+        "KIND": kind,
+        "NESTEROV": nesterov,
+        "MAXIMIZE": maximize,
+        "GATED": norm is not None,
+    }
+    if agents > FUSED_AGENTS:
+        h, slices = walk(x)
+        gossip_step_slices_kernel[(h.shape[0],)](
+            *arguments,
+            h,
+            slices,
+            **kinds,
+            SPREAD_KEY=bool(torch.version.hip),
+            ROWS=ROWS,
+            COLUMNS=COLUMNS,
+            num_warps=WARPS,
+            **EXACT,
+        )
+        return
+    padded, block, warps = fused_shape(agents)
+    gossip_step_kernel[(triton.cdiv(columns, block),)](
+        *arguments,
+        **kinds,
         AGENTS=padded,
         COLUMNS=block,
         num_warps=warps,
