@@ -15,7 +15,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 LINK = Path("fastsaddle/kernels")
-ROOMS = LINK if (LINK / "_op.py").exists() else Path("kernels")
+OPS = LINK if (LINK / "op.py").exists() else Path("kernels")
 SOURCES = (".cpp", ".h")
 # no fast-math (it changes the process's denormal mode) and no -march=native (a wheel travels)
 FLAGS = shlex.split(
@@ -26,9 +26,9 @@ FLAGS = shlex.split(
 def digest_of_sources() -> str:
     """SHA-256 of all C++ sources, compiled in: a library that is older than its sources is noticed."""
     names = sorted(
-        p.relative_to(ROOMS).as_posix() for p in ROOMS.rglob("*.[ch]*") if p.suffix in SOURCES
+        p.relative_to(OPS).as_posix() for p in OPS.rglob("*.[ch]*") if p.suffix in SOURCES
     )
-    return hashlib.sha256(b"".join((ROOMS / name).read_bytes() for name in names)).hexdigest()
+    return hashlib.sha256(b"".join((OPS / name).read_bytes() for name in names)).hexdigest()
 
 
 def run(command: list[str]) -> tuple[bool, str]:
@@ -82,7 +82,7 @@ class LibraryWheel(bdist_wheel):
     """Tags the wheel py3-none-<platform>, or py3-none-any where nothing was compiled."""
 
     def run(self) -> None:
-        # the folder is the list of rooms: one deleted since must not come back from an old build
+        # the folder is the list of ops: one deleted since must not come back from an old build
         shutil.rmtree(self.get_finalized_command("build").build_lib, ignore_errors=True)
         super().run()
 
@@ -101,13 +101,13 @@ def under(folder: str, name: str) -> list[str]:
 packages = under("fastsaddle", "fastsaddle")
 # "" keeps `pip install -e .` a plain path, which type checkers can follow
 package_dir = {"": "."}
-if ROOMS != LINK:
+if OPS != LINK:
     packages += under("kernels", "fastsaddle.kernels")
     package_dir["fastsaddle.kernels"] = "kernels"
 
 setup(
     packages=packages,
     package_dir=package_dir,
-    ext_modules=[Extension("fastsaddle._native", sorted(map(str, ROOMS.rglob("*.cpp"))))],
+    ext_modules=[Extension("fastsaddle._native", sorted(map(str, OPS.rglob("*.cpp"))))],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": LibraryWheel},
 )

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.sim.batches import AgentBatches
-from fastsaddle.sim.datasets.fashion_mnist import fashion_mnist
-from fastsaddle.sim.engine import GradientEngine
-from fastsaddle.sim.partitions.dirichlet import dirichlet
+from fastsaddle.sim.data.batches import AgentBatches
+from fastsaddle.sim.data.datasets.fashion_mnist import fashion_mnist
+from fastsaddle.sim.data.partitions.dirichlet import dirichlet
+from fastsaddle.sim.engines.engine import GradientEngine
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH, HIDDEN, CLASSES, ALPHA = 32, 32, 10, 0.1

@@ -118,7 +118,7 @@ sanitizer() {
         # without the caching allocator each tensor is its own allocation, so that an overrun is seen
         part sanitizer 80 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$found" --tool memcheck --error-exitcode 9 \
             --report-api-errors no \
-            "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py -k small
+            "$python" -m pytest -q -p no:cacheprovider tests/kernels/test_gpu.py -k small
     fi
 }
 
@@ -131,7 +131,7 @@ for name in "${chosen[@]}"; do
             workers=(-n 8)
         fi
         part tests 210 env OMP_NUM_THREADS=2 "$python" -m pytest -q -p no:cacheprovider "${workers[@]}" \
-            tests/test_gpu.py tests/test_rooms.py tests/test_stacked_convolution.py -k "triton or gpu"
+            tests/kernels/test_gpu.py tests/kernels/test_ops.py tests/kernels/test_stacked_convolution.py -k "triton or gpu"
         ;;
     sanitizer) sanitizer ;;
     launches) figures launches 60 launches ;;

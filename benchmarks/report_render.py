@@ -42,7 +42,7 @@ def timed(report: dict[str, Any]) -> list[Row]:
 
 
 def is_room(row: Row) -> bool:
-    """Whether a row timed a room by itself."""
+    """Whether a row timed an op by itself."""
     return row["name"].startswith("test_room[")
 
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from benchmarks.conftest import Measure, kind, needs, scale
-from fastsaddle import topology
-from fastsaddle.flat import FlatLayout
-from fastsaddle.kernels._op import Op, rooms, use_backend
-from fastsaddle.wire import largest_of, table_of
+from fastsaddle.compressors._wire import largest_of, table_of
+from fastsaddle.graphs import topology
+from fastsaddle.kernels.op import Op, ops, use_backend
+from fastsaddle.optimizer.flat_layout import FlatLayout
 
 # agents, parameters of one agent; the first alone for the reference
 SMALL = {"cpu": ((16, 1_000_000), (256, 62_500)), "tiny": ((5, 300), (3, 130))}
 # on a GPU: 256 MB a buffer for all rooms, those of a step on more stacks and from 1 MB to 8 GB
 ELEMENTS = 2**26
 GPU_AGENTS = (16, 256, 1024, 4096)
-STEP_ROOMS = ("agent_norm", "sam_perturb", "gossip_step", "quantize", "choco_step")
+STEP_OPS = ("agent_norm", "sam_perturb", "gossip_step", "quantize", "choco_step")
 STEP_AGENTS = (16, 1, 64, 128, 256, 1024, 4096)
 STEP_SIZES = tuple((agents, 2**n) for n in (18, 22, 24, 28, 31) for agents in (16, 1024))
 # up to 1 GB a buffer, results are compared with the reference's
@@ -28,15 +28,15 @@ WHOLE_TENSORS, BUCKET = ("sign", "top_k"), 512
 KEPT = 0.1
 # state kept as bfloat16
 HALF = "quasi-global-bfloat16"
-HALF_ROOMS = ("gossip_step", "choco_step")
+HALF_OPS = ("gossip_step", "choco_step")
 
 
 def sizes(name: str, wanted_scale: str) -> Sequence[tuple[int, int]]:
-    """(agents, parameters of one agent) to measure a room at."""
+    """(agents, parameters of one agent) to measure an op at."""
     if wanted_scale != "cuda":
         return SMALL[wanted_scale]
-    agents = STEP_AGENTS if name in STEP_ROOMS else GPU_AGENTS
-    further = STEP_SIZES if name in STEP_ROOMS else ()
+    agents = STEP_AGENTS if name in STEP_OPS else GPU_AGENTS
+    further = STEP_SIZES if name in STEP_OPS else ()
     return [(n, elements // n) for n, elements in (*((n, ELEMENTS) for n in agents), *further)]
 
 
@@ -44,12 +44,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     device, wanted_scale = kind(metafunc.config), scale(metafunc.config)
     found = []
     # what a step needs comes first, should time run out
-    for op in sorted(rooms().values(), key=lambda op: op.name not in STEP_ROOMS):
+    for op in sorted(ops().values(), key=lambda op: op.name not in STEP_OPS):
         for backend in ("native", "triton", "reference"):
             if backend not in op.unavailable(device):
                 wanted = sizes(op.name, wanted_scale)
                 for agents, dim in wanted[:1] if backend == "reference" else wanted:
-                    for variant in (None, *([HALF] if op.name in HALF_ROOMS else [])):
+                    for variant in (None, *([HALF] if op.name in HALF_OPS else [])):
                         room = op.name if variant is None else f"{op.name}-bfloat16"
                         name = f"{room}-{backend}-{agents}x{dim}"
                         found.append(pytest.param(op, variant, backend, agents, dim, id=name))

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.test_ops import DRAWN, compare, widened
 
 from benchmarks.conftest import Measure, kind
-from benchmarks.test_rooms import DRAWN, compare, widened
-from fastsaddle.kernels._op import rooms, use_backend
+from fastsaddle.kernels.op import ops, use_backend
 
 # room -> the module that launches its kernel
 LAUNCHERS = {
     "sam_perturb": "fastsaddle.kernels.sam_perturb.triton_gpu",
-    "local_step": "fastsaddle.kernels._gossip_triton",
+    "local_step": "fastsaddle.kernels._shared.step.gossip_triton",
 }
 SHAPES = [(columns, warps) for columns in (512, 1024, 2048, 4096) for warps in (4, 8)]
 SIZES = ((16, 2**22), (1024, 2**16))
@@ -36,7 +36,7 @@ def test_shape(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    op = rooms()[room]
+    op = ops()[room]
     reason = op.unavailable(kind(request.config)).get("triton")
     if reason is not None:
         pytest.skip(reason)
@@ -70,7 +70,7 @@ def test_walking_programs(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    op = rooms()["gossip_step"]
+    op = ops()["gossip_step"]
     reason = op.unavailable(kind(request.config)).get("triton")
     if reason is not None:
         pytest.skip(reason)

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from benchmarks.conftest import scale, seconds, synchronized
-from fastsaddle.sim import initial_models
-from fastsaddle.sim.engine import GradientEngine
+from fastsaddle.sim.engines.engine import GradientEngine
+from fastsaddle.sim.run import initial_models
 
 AGENTS, BATCH = {"cpu": (16,), "cuda": (16, 256), "tiny": (2,)}, 32
 # network -> shape of a sample, rounds

@@ -11,7 +11,7 @@ import fastsaddle as fs
 from benchmarks import baselines
 from benchmarks.conftest import needs, synchronized
 from benchmarks.test_optimizer_step import RATES, whole_step
-from fastsaddle.sim import initial_models
+from fastsaddle.sim.run import initial_models
 
 AGENTS, NETWORK, SHAPE = 4096, "resnet20", (3, 32, 32)
 TINY_AGENTS, TINY_NETWORK = 5, "mlp:3"

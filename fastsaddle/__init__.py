@@ -1,7 +1,8 @@
 """Decentralized, sharpness-aware deep learning: many agents, one graph, fused kernels, a drop-in optimizer."""
 
-from fastsaddle import _checkout  # noqa: F401, I001  (first: finds the rooms where the link is lost)
-from fastsaddle import compressors, topology
+from fastsaddle import _checkout  # noqa: F401, I001  (first: finds the ops where the link is lost)
+from fastsaddle import compressors
+from fastsaddle.graphs import topology
 from fastsaddle.agents import AgentStack
 from fastsaddle.algorithms.d2 import D2
 from fastsaddle.algorithms.dppf import DPPF
@@ -17,13 +18,13 @@ from fastsaddle.algorithms.qg_adam import QGAdam
 from fastsaddle.algorithms.qgm import QGM
 from fastsaddle.algorithms.relay import RelaySGD
 from fastsaddle.algorithms.saddle import DSADDLe, QSADDLe
-from fastsaddle.ascent import ESAM, LookSAM, MomentumSAM, sharpest
-from fastsaddle.batch_norm import second_pass
+from fastsaddle.gradients.ascents import ESAM, LookSAM, MomentumSAM, sharpest
+from fastsaddle.gradients.second_pass import second_pass
 from fastsaddle.comm.choco import Choco
-from fastsaddle.kernels._op import use_backend
-from fastsaddle.period import QSR
-from fastsaddle.stacked_optimizer import NonFiniteGradientError
-from fastsaddle.topology import Topology
+from fastsaddle.kernels.op import use_backend
+from fastsaddle.comm.period import QSR
+from fastsaddle.optimizer.stacked_optimizer import NonFiniteGradientError
+from fastsaddle.graphs.topology import Topology
 
 __version__ = "0.1.0"
 

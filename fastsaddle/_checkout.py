@@ -1,4 +1,4 @@
-"""Finds the rooms where the link `fastsaddle/kernels` was lost.
+"""Finds the ops where the link `fastsaddle/kernels` was lost.
 
 Archives make it a text file or an empty folder. Does nothing in an installed package, nor in a
 checkout whose link is whole.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 
-if not (PACKAGE / "kernels" / "_op.py").exists():
+if not (PACKAGE / "kernels" / "op.py").exists():
     spec = ModuleSpec("fastsaddle.kernels", None, is_package=True)
     spec.submodule_search_locations = [str(PACKAGE.parent / "kernels")]
     sys.modules[spec.name] = module_from_spec(spec)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from fastsaddle.flat import FlatLayout
-from fastsaddle.flat_parameters import FlatParameters
 from fastsaddle.metrics import consensus_mean
+from fastsaddle.optimizer.flat_layout import FlatLayout
+from fastsaddle.optimizer.flat_parameters import FlatParameters
 
 
 class AgentStack:

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import fastsaddle
-from fastsaddle.sim.info import report
+from fastsaddle.sim.commands.info import report
 
 # import name -> name for pip
 SIMULATOR_NEEDS = {
@@ -25,12 +25,12 @@ SIMULATOR_NEEDS = {
 }
 # command -> what it is for, and the module whose `main` takes its options
 COMMANDS = {
-    "train": ("train many agents on real data", "fastsaddle.sim.train_command"),
+    "train": ("train many agents on real data", "fastsaddle.sim.commands.train"),
     "compare": (
         "run a grid of trainings: a table and a picture",
         "fastsaddle.sim.comparison.options",
     ),
-    "report": ("write one HTML page about runs or comparisons", "fastsaddle.sim.report_command"),
+    "report": ("write one HTML page about runs or comparisons", "fastsaddle.sim.commands.report"),
 }
 
 
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     if known.command in COMMANDS:
         return _simulate(known.command, COMMANDS[known.command][1], rest)
     if rest:
-        return _simulate("info with options", "fastsaddle.sim.memory_command", rest)
+        return _simulate("info with options", "fastsaddle.sim.commands.memory", rest)
     print(report(_missing()))
     return 0
 
@@ -66,7 +66,7 @@ def _simulate(command: str, module: str, arguments: list[str]) -> int:
     missing = _missing()
     if missing:
         return _fail(f"{command} needs {', '.join(missing)}: pip install 'fastsaddle[sim]'")
-    from fastsaddle.sim.train_command import StoppedError
+    from fastsaddle.sim.commands.train import StoppedError
 
     run: Callable[[list[str]], int] = import_module(module).main
     try:

@@ -5,8 +5,8 @@ from _turns import TURNS
 from _work import BATCH, CLASSES, LR, MOMENTUM, agents, data
 
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.dataset import Dataset
-from fastsaddle.sim.simulation import Simulation
+from fastsaddle.sim.data.dataset import Dataset
+from fastsaddle.sim.run.simulation import Simulation
 
 
 def synthetic() -> Dataset:

@@ -4,10 +4,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from fastsaddle.ascent import SAM
-from fastsaddle.kernels._op import use_backend
-from fastsaddle.perturbation import PerturbingOptimizer
-from fastsaddle.stacked_optimizer import Closure
+from fastsaddle.gradients.ascents import SAM
+from fastsaddle.gradients.perturbation import PerturbingOptimizer
+from fastsaddle.kernels.op import use_backend
+from fastsaddle.optimizer.stacked_optimizer import Closure
 
 
 class SharpnessAwareOptimizer(PerturbingOptimizer):

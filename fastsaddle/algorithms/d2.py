@@ -6,8 +6,8 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.choco import Choco
-from fastsaddle.topology import Topology
-from fastsaddle.tracking_optimizer import Rows, TrackingOptimizer
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.rules.tracking_optimizer import Rows, TrackingOptimizer
 
 # D2 needs eigenvalues above this
 LEAST = -1 / 3

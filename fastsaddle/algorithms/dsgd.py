@@ -5,8 +5,8 @@ from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.choco import Choco
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.optimizer import DecentralizedOptimizer
-from fastsaddle.topology import Topology
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
 
 
 class DSGD(DecentralizedOptimizer):
@@ -29,8 +29,8 @@ class DSGD(DecentralizedOptimizer):
         seed: of the random numbers that a compressor and bfloat16 state draw, in [0, 2^63).
         state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies: 2 bytes less for each number of
             theirs. Steps compute in float32 all the same, and round what they keep stochastically, so without bias
-            (see kernels/_bfloat16.py); a reconstruction. Such state counts `step`, the rounds done, as the draws go by
-            it; float32 values that are loaded are rounded to the nearest. Public copies need a
+            (see kernels/_shared/bfloat16); a reconstruction. Such state counts `step`, the rounds done, as the draws go
+            by it; float32 values that are loaded are rounded to the nearest. Public copies need a
             `StochasticQuantizer` whose step is one kernel; DSGD and DSADDLe keep nothing else.
 
     A parameter that got no gradient counts as one with a zero gradient: it decays and is mixed. Parameters and

@@ -3,8 +3,8 @@
 import torch
 from torch.optim.optimizer import ParamsT
 
-from fastsaddle.topology import Topology
-from fastsaddle.tracking_optimizer import Rows, TrackingOptimizer
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.rules.tracking_optimizer import Rows, TrackingOptimizer
 
 
 class GradientTracking(TrackingOptimizer):

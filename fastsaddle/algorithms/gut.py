@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
-from fastsaddle.kernels._op import use_backend
-from fastsaddle.stacked_optimizer import Closure
-from fastsaddle.topology import Topology
-from fastsaddle.tracking_optimizer import Rows, TrackingOptimizer
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.kernels.op import use_backend
+from fastsaddle.optimizer.stacked_optimizer import Closure
+from fastsaddle.rules.tracking_optimizer import Rows, TrackingOptimizer
 
 
 class GUT(TrackingOptimizer):

@@ -3,9 +3,9 @@
 import torch
 from torch.optim.optimizer import ParamsT
 
-from fastsaddle.averaging_optimizer import AveragingOptimizer, Local
+from fastsaddle.comm.period import QSR
 from fastsaddle.kernels.pull_push import pull_push
-from fastsaddle.period import QSR
+from fastsaddle.rules.averaging_optimizer import AveragingOptimizer, Local
 
 
 class LocalSGD(AveragingOptimizer):

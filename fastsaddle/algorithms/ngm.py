@@ -7,8 +7,8 @@ from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.choco import Choco
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.cross_gradients import CrossGradients
-from fastsaddle.topology import Topology
+from fastsaddle.gradients.cross import CrossGradients
+from fastsaddle.graphs.topology import Topology
 
 
 class NGM(CrossGradients):

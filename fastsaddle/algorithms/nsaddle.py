@@ -5,13 +5,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.optim.optimizer import ParamsT
 
-from fastsaddle.ascent import SAM
 from fastsaddle.comm.choco import Choco
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.cross_gradients import CrossGradients, Rounds
-from fastsaddle.perturbation import PerturbingOptimizer
-from fastsaddle.stacked_optimizer import Closure
-from fastsaddle.topology import Topology
+from fastsaddle.gradients.ascents import SAM
+from fastsaddle.gradients.cross import CrossGradients, Rounds
+from fastsaddle.gradients.perturbation import PerturbingOptimizer
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.optimizer.stacked_optimizer import Closure
 
 
 class NSADDLe(CrossGradients, PerturbingOptimizer):

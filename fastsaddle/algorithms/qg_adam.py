@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch.optim.optimizer import ParamsT
 
-from fastsaddle.topology import Topology
-from fastsaddle.tracking_optimizer import Rows, TrackingOptimizer, column
-from fastsaddle.wire import row_norms
+from fastsaddle.compressors._wire import row_norms
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.rules.tracking_optimizer import Rows, TrackingOptimizer, column
 
 # keeps an agent that has not moved from being divided by zero
 SMALL = 1e-8

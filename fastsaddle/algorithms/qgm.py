@@ -5,8 +5,8 @@ from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.choco import Choco
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.optimizer import DecentralizedOptimizer
-from fastsaddle.topology import Topology
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
 
 
 class QGM(DecentralizedOptimizer):

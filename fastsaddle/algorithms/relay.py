@@ -4,10 +4,10 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.choco import Choco
+from fastsaddle.graphs.relay_lists import Neighbors, average_lists, message_lists
+from fastsaddle.graphs.topology import Topology
 from fastsaddle.kernels.weighted_sum import weighted_sum
-from fastsaddle.relay_lists import Neighbors, average_lists, message_lists
-from fastsaddle.topology import Topology
-from fastsaddle.tracking_optimizer import Rows, TrackingOptimizer
+from fastsaddle.rules.tracking_optimizer import Rows, TrackingOptimizer
 
 
 class RelaySGD(TrackingOptimizer):

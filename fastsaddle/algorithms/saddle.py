@@ -11,10 +11,10 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from fastsaddle.algorithms.base import SharpnessAwareOptimizer
-from fastsaddle.ascent import SAM, MomentumSAM
 from fastsaddle.comm.choco import Choco
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.topology import Topology
+from fastsaddle.gradients.ascents import SAM, MomentumSAM
+from fastsaddle.graphs.topology import Topology
 
 
 class DSADDLe(SharpnessAwareOptimizer):

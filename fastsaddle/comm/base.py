@@ -6,14 +6,14 @@ from typing import Protocol
 
 import torch
 
-from fastsaddle.flat import FlatLayout
+from fastsaddle.graphs.topology import Topology
 from fastsaddle.kernels.local_step import local_step
-from fastsaddle.topology import Topology
+from fastsaddle.optimizer.flat_layout import FlatLayout
 
 
 @dataclass(frozen=True)
 class LocalStep:
-    """What a gossip step does before and after the exchange: the arguments of the gossip_step room.
+    """What a gossip step does before and after the exchange: the arguments of the gossip_step op.
 
     Attributes:
         saved: `[agents, columns]` float32, the models to return to after a perturbation; None where there was none.
@@ -41,7 +41,7 @@ class LocalStep:
 
     @property
     def random(self) -> tuple[int, torch.Tensor, int]:
-        """Seed, step and first agent as rooms take them."""
+        """Seed, step and first agent as ops take them."""
         return self.seed, self.number, 0
 
 

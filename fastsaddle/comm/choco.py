@@ -6,13 +6,13 @@ from typing import Literal
 import torch
 
 from fastsaddle.comm.base import Exchange, LocalStep, MixingLists, local_models
+from fastsaddle.compressors._wire import largest_of, table_of
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
+from fastsaddle.graphs.topology import Topology
 from fastsaddle.kernels.choco_step import MOST_ELEMENTS, MOST_LEVELS, choco_step
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
 from fastsaddle.kernels.mix_update import mix_update
-from fastsaddle.topology import Topology
-from fastsaddle.wire import largest_of, table_of
 
 ORDERS = ("compress-then-mix", "mix-then-compress")
 # AdaGossip's constants (arXiv:2404.05919 and its code)

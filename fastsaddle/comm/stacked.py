@@ -3,11 +3,11 @@
 import torch
 
 from fastsaddle.comm.base import Exchange, LocalStep, MixingLists, local_models
+from fastsaddle.graphs.topology import Topology
 from fastsaddle.kernels.gossip_step import gossip_step
 from fastsaddle.kernels.mix_dense import mix_dense
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
 from fastsaddle.kernels.mix_update import mix_update
-from fastsaddle.topology import Topology
 
 # from this many terms a row on, a dense product is faster than walking neighbor lists
 DENSE_WIDTH = 64

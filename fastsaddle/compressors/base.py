@@ -11,8 +11,8 @@ from math import prod
 
 import torch
 
-from fastsaddle.flat import FlatLayout
-from fastsaddle.wire import refuse_other_shape
+from fastsaddle.compressors._wire import refuse_other_shape
+from fastsaddle.optimizer.flat_layout import FlatLayout
 
 # bytes of a part's row that travel
 Ranges = Sequence[tuple[int, int]]

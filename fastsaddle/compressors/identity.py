@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 import torch
 
-from fastsaddle.compressors.base import Compressor, Payload
-from fastsaddle.flat import FlatLayout
-from fastsaddle.wire import (
+from fastsaddle.compressors._wire import (
     bit_ranges,
     refuse_nonfinite,
     refuse_other_shape,
     rows_of,
     weight_tensor,
 )
+from fastsaddle.compressors.base import Compressor, Payload
+from fastsaddle.optimizer.flat_layout import FlatLayout
 
 
 @dataclass(frozen=True)

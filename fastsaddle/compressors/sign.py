@@ -4,11 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fastsaddle.compressors.base import Compressor, Payload
-from fastsaddle.flat import FlatLayout
-from fastsaddle.kernels.dequantize_add import dequantize_add
-from fastsaddle.kernels.sign import sign
-from fastsaddle.wire import (
+from fastsaddle.compressors._wire import (
     bit_ranges,
     largest_of,
     refuse_nonfinite,
@@ -18,6 +14,10 @@ from fastsaddle.wire import (
     weight_tensor,
     write_back,
 )
+from fastsaddle.compressors.base import Compressor, Payload
+from fastsaddle.kernels.dequantize_add import dequantize_add
+from fastsaddle.kernels.sign import sign
+from fastsaddle.optimizer.flat_layout import FlatLayout
 
 
 @dataclass(frozen=True)

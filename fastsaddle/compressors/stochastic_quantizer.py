@@ -7,12 +7,7 @@ from typing import Literal
 
 import torch
 
-from fastsaddle.compressors.base import Compressor, Payload
-from fastsaddle.flat import FlatLayout
-from fastsaddle.kernels.compress_ef import compress_ef
-from fastsaddle.kernels.dequantize_add import dequantize_add
-from fastsaddle.kernels.quantize import quantize
-from fastsaddle.wire import (
+from fastsaddle.compressors._wire import (
     bit_ranges,
     largest_of,
     refuse_nonfinite,
@@ -24,6 +19,11 @@ from fastsaddle.wire import (
     weight_tensor,
     write_back,
 )
+from fastsaddle.compressors.base import Compressor, Payload
+from fastsaddle.kernels.compress_ef import compress_ef
+from fastsaddle.kernels.dequantize_add import dequantize_add
+from fastsaddle.kernels.quantize import quantize
+from fastsaddle.optimizer.flat_layout import FlatLayout
 
 NORMS = ("max", "l2")
 

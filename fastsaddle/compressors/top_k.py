@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fastsaddle.compressors._selection import check_keep, chosen, kept, scatter_add_
+from fastsaddle.compressors._wire import refuse_nonfinite, refuse_other_shape, rows_of
 from fastsaddle.compressors.base import Compressor, Payload
-from fastsaddle.flat import FlatLayout
-from fastsaddle.selection import check_keep, chosen, kept, scatter_add_
-from fastsaddle.wire import refuse_nonfinite, refuse_other_shape, rows_of
+from fastsaddle.optimizer.flat_layout import FlatLayout
 
 
 @dataclass(frozen=True)

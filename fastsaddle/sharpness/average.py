@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from fastsaddle.objective import Loss, MeanLoss, Model
 from fastsaddle.sharpness.base import measure
+from fastsaddle.sharpness.objective import Loss, MeanLoss, Model
 
 
 @measure

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.objective import Model
+from fastsaddle.sharpness.objective import Model
 
 P = ParamSpec("P")
 

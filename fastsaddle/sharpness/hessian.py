@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.objective import Loss, MeanLoss, Model
 from fastsaddle.sharpness.base import dot, measure, scaled
+from fastsaddle.sharpness.objective import Loss, MeanLoss, Model
 
 T = TypeVar("T", float, Tensor)
 

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from fastsaddle.objective import Loss, MeanLoss, Model
 from fastsaddle.sharpness.base import dot, measure, moved
+from fastsaddle.sharpness.objective import Loss, MeanLoss, Model
 
 
 @measure

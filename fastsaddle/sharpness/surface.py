@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.normalization import normalization_parameters
-from fastsaddle.objective import Loss, MeanLoss, Model
+from fastsaddle.sharpness.normalization import normalization_parameters
+from fastsaddle.sharpness.objective import Loss, MeanLoss, Model
 
 
 def loss_surface(

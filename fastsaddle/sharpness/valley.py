@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.objective import Loss, MeanLoss
 from fastsaddle.sharpness.base import dot, moved, scaled
+from fastsaddle.sharpness.objective import Loss, MeanLoss
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,15 @@ from typing import Any, get_args
 OWN = re.compile(r"(?P<source>[^:]+\.py|\w+(?:\.\w+)+):(?P<name>\w+)(?::(?P<rest>.*))?")
 
 
+# folders of built-in choices -> where they lie
+PLACES = {
+    "networks": "networks",
+    "datasets": "data.datasets",
+    "partitions": "data.partitions",
+    "feature_skews": "data.feature_skews",
+}
+
+
 def boolean(text: str) -> bool:
     """true or false, as options spell them."""
     if text.lower() not in ("true", "false"):
@@ -80,7 +89,7 @@ class Choice:
 
 
 def find(text: str, folder: str) -> Choice:
-    """The choice that `text` names, built-in ones from `fastsaddle/sim/<folder>/`.
+    """The choice that `text` names, built-in ones from their folder in `fastsaddle/sim/`.
 
     Raises ValueError where there is none such, FileNotFoundError for a file that is not there.
     """
@@ -91,13 +100,13 @@ def find(text: str, folder: str) -> Choice:
     if name not in names(folder):
         raise ValueError(unknown(folder.removesuffix("s").replace("_", " "), text, names(folder)))
     module = name.replace("-", "_")
-    found = importlib.import_module(f"fastsaddle.sim.{folder}.{module}")
+    found = importlib.import_module(f"fastsaddle.sim.{PLACES[folder]}.{module}")
     return Choice(text, getattr(found, module), tuple(arguments))
 
 
 def names(folder: str) -> tuple[str, ...]:
     """The built-in choices of a folder, as options spell them."""
-    path = str(Path(__file__).parent / folder)
+    path = str(Path(__file__).parent / PLACES[folder].replace(".", "/"))
     files = sorted(m.name for m in pkgutil.iter_modules([path]))
     return tuple(name.replace("_", "-") for name in files if not name.startswith("_"))
 

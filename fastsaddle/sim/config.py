@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastsaddle.comm.choco import Choco
-from fastsaddle.sim import choices, messages, methods, schedule
-from fastsaddle.sim.engine_choice import Engine
-from fastsaddle.sim.precision import Precision
+from fastsaddle.sim import choices, methods
+from fastsaddle.sim.engines.engine_choice import Engine
+from fastsaddle.sim.engines.precision import Precision
+from fastsaddle.sim.run import messages, schedule
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 from torch.nn import Parameter
 
 import fastsaddle as fs
-from fastsaddle.ascent import ESAM, SAM, LookSAM, MomentumSAM
-from fastsaddle.optimizer import DecentralizedOptimizer
-from fastsaddle.period import QSR
+from fastsaddle.comm.period import QSR
+from fastsaddle.gradients.ascents import ESAM, SAM, LookSAM, MomentumSAM
+from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
 from fastsaddle.sim import choices
 
 # options that only some algorithms take, by the name that both the option and the constructor have

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_per_agent, check_rows
+from fastsaddle.kernels.arguments import check_per_agent, check_rows
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import agent_norm_reference
 
@@ -78,7 +78,7 @@ agent_norm = Op(
     ),
     reference=agent_norm_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("norm",),

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <vector>
 
-#include "../_simd.h"
+#include "../_shared/rows/simd.h"
 
 namespace {
 

@@ -4,8 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._step_triton import is_finite
-from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
+from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
+from fastsaddle.kernels._shared.step.triton_gpu import is_finite
 
 SLICE = 8192
 # partial sums that the last program adds at once

@@ -8,7 +8,7 @@
         x_i = h_i + gamma (sum_k weights_ik x_hat_{neighbors_ik} - x_hat_i);   t = x - x_hat;   x_hat += Q(t)
     momentum = mu momentum + (1 - mu) (start - x) / lr   kind 2, quasi-global; unchanged where lr = 0
 
-Q is the quantizer of the room `quantize` with norm 0, at most 127 levels and its draws; its codes are not written, as
+Q is the quantizer of the op `quantize` with norm 0, at most 127 levels and its draws; its codes are not written, as
 the agents are all here. x_hat are the public copies, which every neighbor of an agent holds alike. CHOCO-SGD
 (Koloskova et al. 2019, arXiv:1902.00340, algorithm 2) in the order of its authors' deep learning code (mix_first; 2019,
 arXiv:1907.09356) and in that of AdaGossip's and CoDeC's. With quasi-global momentum, and with SAM's gradient, it is a
@@ -28,10 +28,10 @@ An agent whose norm is not finite takes no local step, but compresses and mixes.
 its part of the public copy NaN.
 
 Each of momentum and x_hat may be bfloat16: it is widened exactly, all the above is float32, and what is written is
-rounded stochastically (see _bfloat16.py), momentum by draws of the stream MOMENTUM, copies by those of COPIES. A copy
-becomes round(x_hat + Q(t)), and every holder rounds it alike, by the owner's draws: mixing that comes later, in this
-step or the next, reads what is kept. What rounding takes or adds stays in the next t, so it is sent later. The step
-takes m before it is rounded. `squares` are the quantizer's alone.
+rounded stochastically (see _shared/bfloat16), momentum by draws of the stream MOMENTUM, copies by those of COPIES. A
+copy becomes round(x_hat + Q(t)), and every holder rounds it alike, by the owner's draws: mixing that comes later, in
+this step or the next, reads what is kept. What rounding takes or adds stays in the next t, so it is sent later. The
+step takes m before it is rounded. `squares` are the quantizer's alone.
 
 Rounding: exact; every operation rounds once, in the order written. Squares are sums in any order, of float32 within
 parts of 512 columns: a relative 2^-16.
@@ -42,18 +42,18 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._bfloat16 import passes_of
-from fastsaddle.kernels._buckets import check_buckets, check_draw
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import (
+from fastsaddle.kernels._shared.bfloat16.reference import passes_of
+from fastsaddle.kernels._shared.buckets.reference import check_buckets, check_draw
+from fastsaddle.kernels._shared.step.reference import check_kind
+from fastsaddle.kernels.arguments import (
     check_neighbors,
     check_per_agent,
     check_rows,
     check_scalars,
     check_state,
 )
-from fastsaddle.kernels._step import check_kind
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import choco_step_reference
 
@@ -195,7 +195,7 @@ choco_step = Op(
     ),
     reference=choco_step_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("squares",),

@@ -3,10 +3,10 @@
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import kept, widened
-from fastsaddle.kernels._buckets_triton import signed_codes
-from fastsaddle.kernels._philox_triton import MOMENTUM, ROUNDING, halves
-from fastsaddle.kernels._step_triton import (
+from fastsaddle.kernels._shared.bfloat16.triton_gpu import kept, widened
+from fastsaddle.kernels._shared.buckets.triton_gpu import signed_codes
+from fastsaddle.kernels._shared.philox.triton_gpu import MOMENTUM, ROUNDING, halves
+from fastsaddle.kernels._shared.step.triton_gpu import (
     is_finite,
     local_values,
     quasi_global_values,

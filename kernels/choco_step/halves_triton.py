@@ -7,9 +7,9 @@ Each computes the local step for itself, as that needs no scratch: 5 + 6 = 11 pa
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import kept, widened
-from fastsaddle.kernels._buckets_triton import row_tops, steps_of, tile_rows
-from fastsaddle.kernels._philox_triton import COPIES
+from fastsaddle.kernels._shared.bfloat16.triton_gpu import kept, widened
+from fastsaddle.kernels._shared.buckets.triton_gpu import row_tops, steps_of, tile_rows
+from fastsaddle.kernels._shared.philox.triton_gpu import COPIES
 from fastsaddle.kernels.choco_step.blocks_triton import local_rows, mixed_rows, quantized
 
 

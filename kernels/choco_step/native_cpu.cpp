@@ -1,6 +1,6 @@
 // choco_step on the CPU: tiles of whole buckets hold the slices of all agents in L2, so each buffer is read once.
-#include "../_bfloat16.h"
-#include "../_public_step.h"
+#include "../_shared/bfloat16/bfloat16.h"
+#include "../_shared/buckets/public_step.h"
 
 namespace {
 

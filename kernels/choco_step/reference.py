@@ -2,17 +2,17 @@
 
 import torch
 
-from fastsaddle.kernels._bfloat16 import keep
-from fastsaddle.kernels._buckets import MAX, check_table, quantized, values_of
-from fastsaddle.kernels._philox import COPIES
-from fastsaddle.kernels._rows import per_agent
-from fastsaddle.kernels._step import (
+from fastsaddle.kernels._shared.bfloat16.reference import keep
+from fastsaddle.kernels._shared.buckets.reference import MAX, check_table, quantized, values_of
+from fastsaddle.kernels._shared.philox.reference import COPIES
+from fastsaddle.kernels._shared.step.reference import (
     QUASI_GLOBAL,
     check_lists,
     local_rows,
     mix_rows,
     quasi_global_rows,
 )
+from fastsaddle.kernels.arguments import per_agent
 
 
 def choco_step_reference(

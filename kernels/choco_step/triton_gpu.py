@@ -13,11 +13,16 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import as_bits, kept, widened
-from fastsaddle.kernels._buckets import PIECE
-from fastsaddle.kernels._buckets_triton import bucket_span, row_tops, steps_of, tile_shape
-from fastsaddle.kernels._philox_triton import COPIES
-from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
+from fastsaddle.kernels._shared.bfloat16.triton_gpu import as_bits, kept, widened
+from fastsaddle.kernels._shared.buckets.reference import PIECE
+from fastsaddle.kernels._shared.buckets.triton_gpu import (
+    bucket_span,
+    row_tops,
+    steps_of,
+    tile_shape,
+)
+from fastsaddle.kernels._shared.philox.triton_gpu import COPIES
+from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
 from fastsaddle.kernels.choco_step.blocks_triton import (
     local_rows,
     mixed_rows,

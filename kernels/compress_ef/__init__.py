@@ -5,7 +5,7 @@
     residual = v - decoded
 
 Error feedback (Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847, algorithm 1, without its step size) around
-the room `quantize`, whose conventions hold here. A bucket that is not finite leaves a residual of NaN.
+the op `quantize`, whose conventions hold here. A bucket that is not finite leaves a residual of NaN.
 
 Arguments: those of `quantize`, and
     residual     `[agents, columns]` float32, updated
@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._buckets import check_code, check_draw
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_rows
+from fastsaddle.kernels._shared.buckets.reference import check_code, check_draw
+from fastsaddle.kernels.arguments import check_rows
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import compress_ef_reference
 
@@ -86,7 +86,7 @@ compress_ef = Op(
     ),
     reference=compress_ef_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("codes", "scales", "signs"),

@@ -1,5 +1,5 @@
 // compress_ef on the CPU: the quantizer of a row's parts, with x + residual in L1.
-#include "../_quantizer.h"
+#include "../_shared/buckets/quantizer.h"
 
 FS_EXPORT fs::i64 fs_compress_ef(const float* x, fs::i64 x_stride, float* residual, fs::i64 residual_stride,
                                  const fs::Bucket* buckets, fs::i64 count, fs::i64 bucket, fs::i64 agents,

@@ -2,7 +2,12 @@
 
 import torch
 
-from fastsaddle.kernels._buckets import check_table, quantized, values_of, write_codes
+from fastsaddle.kernels._shared.buckets.reference import (
+    check_table,
+    quantized,
+    values_of,
+    write_codes,
+)
 
 
 def compress_ef_reference(

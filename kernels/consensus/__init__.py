@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_columns, check_per_agent, check_rows
+from fastsaddle.kernels.arguments import check_columns, check_per_agent, check_rows
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import consensus_reference
 
@@ -60,7 +60,7 @@ consensus = Op(
     schema="(Tensor x, Tensor(a!) mean, Tensor(b!) squared_distance)",
     reference=consensus_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("mean", "squared_distance"),

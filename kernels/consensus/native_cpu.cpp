@@ -1,7 +1,7 @@
 // consensus on the CPU: a tile's mean, then the distances of all agents' slices to it while they are in L2.
 #include <vector>
 
-#include "../_simd.h"
+#include "../_shared/rows/simd.h"
 
 namespace {
 

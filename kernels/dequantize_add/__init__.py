@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._buckets import check_buckets, check_part
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_rows, check_scalars
+from fastsaddle.kernels._shared.buckets.reference import check_buckets, check_part
+from fastsaddle.kernels.arguments import check_rows, check_scalars
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import dequantize_add_reference
 
@@ -92,7 +92,7 @@ dequantize_add = Op(
     ),
     reference=dequantize_add_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
 )

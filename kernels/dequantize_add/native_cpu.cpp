@@ -1,6 +1,6 @@
 // dequantize_add on the CPU: parts of rows in parallel, their codes unpacked in L1.
-#include "../_buckets.h"
-#include "../_codes.h"
+#include "../_shared/buckets/buckets.h"
+#include "../_shared/buckets/codes.h"
 
 namespace {
 

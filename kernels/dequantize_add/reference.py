@@ -2,8 +2,8 @@
 
 import torch
 
-from fastsaddle.kernels._buckets import check_table, decoded, is_element
-from fastsaddle.kernels._rows import per_agent
+from fastsaddle.kernels._shared.buckets.reference import check_table, decoded, is_element
+from fastsaddle.kernels.arguments import per_agent
 
 
 def dequantize_add_reference(

@@ -4,8 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._buckets_triton import load_packed, tile_rows, tile_shape
-from fastsaddle.kernels._triton_launch import EXACT
+from fastsaddle.kernels._shared.buckets.triton_gpu import load_packed, tile_rows, tile_shape
+from fastsaddle.kernels._shared.rows.triton_launch import EXACT
 
 
 @triton.jit

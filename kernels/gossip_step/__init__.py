@@ -28,7 +28,7 @@ Arguments
     seed, step, first_agent   of the draws: step is int64, 0-d or `[agents]`; without bfloat16 nothing is drawn
 
 `momentum` may be bfloat16 instead: it is widened exactly, all the above is float32, and what is written is rounded
-stochastically (see _bfloat16.py) by draws of the stream MOMENTUM. The step itself takes m before it is rounded.
+stochastically (see _shared/bfloat16) by draws of the stream MOMENTUM. The step itself takes m before it is rounded.
 
 Rounding: exact; every operation rounds once, in the order written.
 """
@@ -38,18 +38,18 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._bfloat16 import passes_of
-from fastsaddle.kernels._buckets import check_draw
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import (
+from fastsaddle.kernels._shared.bfloat16.reference import passes_of
+from fastsaddle.kernels._shared.buckets.reference import check_draw
+from fastsaddle.kernels._shared.step.reference import check_kind
+from fastsaddle.kernels.arguments import (
     check_neighbors,
     check_per_agent,
     check_rows,
     check_scalars,
     check_state,
 )
-from fastsaddle.kernels._step import check_kind
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import gossip_step_reference
 
@@ -144,7 +144,7 @@ gossip_step = Op(
     ),
     reference=gossip_step_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
 )

@@ -1,6 +1,6 @@
 // gossip_step on the CPU: tiles of columns hold the slices of all agents in L2, so each buffer is read once.
-#include "../_bfloat16.h"
-#include "../_step.h"
+#include "../_shared/bfloat16/bfloat16.h"
+#include "../_shared/step/step.h"
 
 namespace {
 

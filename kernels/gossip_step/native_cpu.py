@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar, state
+from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows, scalar, state
 
 _symbol = function(
     "fs_gossip_step",

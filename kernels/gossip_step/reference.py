@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._step import (
+from fastsaddle.kernels._shared.step.reference import (
     QUASI_GLOBAL,
     check_lists,
     local_rows,

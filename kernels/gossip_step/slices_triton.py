@@ -11,9 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import kept, widened
-from fastsaddle.kernels._philox_triton import MOMENTUM
-from fastsaddle.kernels._step_triton import is_finite, local_values, quasi_global_values
+from fastsaddle.kernels._shared.bfloat16.triton_gpu import kept, widened
+from fastsaddle.kernels._shared.philox.triton_gpu import MOMENTUM
+from fastsaddle.kernels._shared.step.triton_gpu import is_finite, local_values, quasi_global_values
 
 # agents and columns of one block, and its warps: 64 bytes of a row are the least that memory hands out without waste
 ROWS, COLUMNS, WARPS = 128, 16, 8

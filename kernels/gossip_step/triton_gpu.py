@@ -10,15 +10,15 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._bfloat16_triton import as_bits, kept, widened
-from fastsaddle.kernels._philox_triton import MOMENTUM
-from fastsaddle.kernels._step_triton import (
+from fastsaddle.kernels._shared.bfloat16.triton_gpu import as_bits, kept, widened
+from fastsaddle.kernels._shared.philox.triton_gpu import MOMENTUM
+from fastsaddle.kernels._shared.rows.triton_launch import EXACT, FUSED_AGENTS, fused_shape
+from fastsaddle.kernels._shared.step.triton_gpu import (
     is_finite,
     local_values,
     quasi_global_values,
     rows_of,
 )
-from fastsaddle.kernels._triton_launch import EXACT, FUSED_AGENTS, fused_shape
 from fastsaddle.kernels.gossip_step.slices_triton import (
     COLUMNS,
     ROWS,

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._bfloat16 import passes_of
-from fastsaddle.kernels._buckets import check_draw
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_per_agent, check_rows, check_scalars, check_state
-from fastsaddle.kernels._step import check_kind
+from fastsaddle.kernels._shared.bfloat16.reference import passes_of
+from fastsaddle.kernels._shared.buckets.reference import check_draw
+from fastsaddle.kernels._shared.step.reference import check_kind
+from fastsaddle.kernels.arguments import check_per_agent, check_rows, check_scalars, check_state
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import local_step_reference
 
@@ -100,7 +100,7 @@ local_step = Op(
     ),
     reference=local_step_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("h",),

@@ -1,6 +1,6 @@
 // local_step on the CPU: one agent's slice at a time, the result streamed past the cache.
-#include "../_bfloat16.h"
-#include "../_step.h"
+#include "../_shared/bfloat16/bfloat16.h"
+#include "../_shared/step/step.h"
 
 FS_EXPORT fs::i64 fs_local_step(const float* x, fs::i64 x_stride, const float* saved, fs::i64 saved_stride,
                                 const float* g, fs::i64 g_stride, void* momentum, fs::i64 momentum_stride,

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._step import local_rows
+from fastsaddle.kernels._shared.step.reference import local_rows
 
 
 def local_step_reference(

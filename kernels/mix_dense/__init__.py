@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_rows
+from fastsaddle.kernels.arguments import check_rows
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import mix_dense_reference
 
@@ -56,7 +56,7 @@ mix_dense = Op(
     schema="(Tensor x, Tensor W, Tensor(a!) out)",
     reference=mix_dense_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("out",),

@@ -1,5 +1,5 @@
 // mix_dense on the CPU: four agents by 32 columns stay in registers; the sum runs over agents in ascending order.
-#include "../_simd.h"
+#include "../_shared/rows/simd.h"
 
 namespace {
 

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._triton_launch import FUSED
+from fastsaddle.kernels._shared.rows.triton_launch import FUSED
 
 
 @triton.jit

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_neighbors, check_rows
+from fastsaddle.kernels.arguments import check_neighbors, check_rows
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import mix_neighbors_reference
 
@@ -53,7 +53,7 @@ mix_neighbors = Op(
     schema="(Tensor x, Tensor(a!) out, Tensor neighbors, Tensor weights)",
     reference=mix_neighbors_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("out",),

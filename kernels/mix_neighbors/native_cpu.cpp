@@ -1,5 +1,5 @@
 // mix_neighbors on the CPU: tiles of columns keep the slices of all agents in L2, so x is read once.
-#include "../_step.h"
+#include "../_shared/step/step.h"
 
 FS_EXPORT fs::i64 fs_mix_neighbors(const float* x, fs::i64 x_stride, float* out, fs::i64 out_stride,
                                    const std::int32_t* neighbors, const float* weights, fs::i64 agents,

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows
+from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows
 
 _symbol = function("fs_mix_neighbors", [*[POINTER, INT] * 2, POINTER, POINTER, INT, INT, INT])
 

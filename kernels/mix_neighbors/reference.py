@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._step import check_lists, mix_rows
+from fastsaddle.kernels._shared.step.reference import check_lists, mix_rows
 
 
 def mix_neighbors_reference(

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._gossip_triton import launch_mix_update
+from fastsaddle.kernels._shared.step.gossip_triton import launch_mix_update
 
 
 def launch(

@@ -18,17 +18,17 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._bfloat16 import passes_of
-from fastsaddle.kernels._buckets import check_draw
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import (
+from fastsaddle.kernels._shared.bfloat16.reference import passes_of
+from fastsaddle.kernels._shared.buckets.reference import check_draw
+from fastsaddle.kernels.arguments import (
     check_neighbors,
     check_per_agent,
     check_rows,
     check_scalars,
     check_state,
 )
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import mix_update_reference
 
@@ -98,7 +98,7 @@ mix_update = Op(
     ),
     reference=mix_update_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     apart=("x", "h"),

@@ -1,6 +1,6 @@
 // mix_update on the CPU: tiles of columns keep the slices of all agents in L2, so h is read once.
-#include "../_bfloat16.h"
-#include "../_step.h"
+#include "../_shared/bfloat16/bfloat16.h"
+#include "../_shared/step/step.h"
 
 FS_EXPORT fs::i64 fs_mix_update(float* x, fs::i64 x_stride, const float* saved, fs::i64 saved_stride,
                                 const float* h, fs::i64 h_stride, void* momentum, fs::i64 momentum_stride,

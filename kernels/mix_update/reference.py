@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._step import check_lists, mix_rows, quasi_global_rows
+from fastsaddle.kernels._shared.step.reference import check_lists, mix_rows, quasi_global_rows
 
 
 def mix_update_reference(

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_columns, check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels.arguments import check_columns, check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import pull_push_reference
 
@@ -79,7 +79,7 @@ pull_push = Op(
     schema="(Tensor(a!) x, Tensor center, Tensor squared_distance, Tensor pull, Tensor push)",
     reference=pull_push_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
 )

@@ -1,5 +1,5 @@
 // pull_push on the CPU: one pass in tiles of columns, whose slice of the center stays in L1 for all agents.
-#include "../_simd.h"
+#include "../_shared/rows/simd.h"
 
 namespace {
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows, scalar
+from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows, scalar
 
 _symbol = function("fs_pull_push", [POINTER, INT, POINTER, POINTER, *[POINTER, INT] * 2, INT, INT])
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._step import column
+from fastsaddle.kernels._shared.step.reference import column
 
 SMALL = 1e-12
 

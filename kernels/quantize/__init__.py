@@ -36,10 +36,10 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._buckets import check_code, check_draw
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_rows
+from fastsaddle.kernels._shared.buckets.reference import check_code, check_draw
+from fastsaddle.kernels.arguments import check_rows
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import quantize_reference
 
@@ -106,7 +106,7 @@ quantize = Op(
     ),
     reference=quantize_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("codes", "scales", "signs"),

@@ -1,5 +1,5 @@
 // quantize on the CPU: parts of rows in parallel; a part's draws and codes stay in L1.
-#include "../_quantizer.h"
+#include "../_shared/buckets/quantizer.h"
 
 FS_EXPORT fs::i64 fs_quantize(const float* x, fs::i64 x_stride, const fs::Bucket* buckets, fs::i64 count,
                               fs::i64 bucket, fs::i64 agents, fs::i64 columns, fs::i64 bits, fs::i64 levels,

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._buckets import check_table, quantized, write_codes
+from fastsaddle.kernels._shared.buckets.reference import check_table, quantized, write_codes
 
 
 def quantize_reference(

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._quantize_triton import launch_quantize
+from fastsaddle.kernels._shared.buckets.quantize_triton import launch_quantize
 
 
 def launch(

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels.arguments import check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import sam_perturb_reference
 
@@ -70,7 +70,7 @@ sam_perturb = Op(
     ),
     reference=sam_perturb_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("saved",),

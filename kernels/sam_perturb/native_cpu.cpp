@@ -1,5 +1,5 @@
 // sam_perturb on the CPU: one pass; the saved copy is streamed past the cache.
-#include "../_simd.h"
+#include "../_shared/rows/simd.h"
 
 namespace {
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._step import column, finite
+from fastsaddle.kernels._shared.step.reference import column, finite
 
 
 def sam_perturb_reference(

@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._buckets import check_buckets, check_part
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_rows
+from fastsaddle.kernels._shared.buckets.reference import check_buckets, check_part
+from fastsaddle.kernels.arguments import check_rows
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import sign_reference
 
@@ -76,7 +76,7 @@ sign = Op(
     schema="(Tensor x, Tensor buckets, int bucket, Tensor(a!) signs, Tensor(b!) scales)",
     reference=sign_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("signs", "scales"),

@@ -1,6 +1,6 @@
 // sign on the CPU: one pass over the parts of rows, then the sums of each bucket's pieces in their order.
-#include "../_buckets.h"
-#include "../_codes.h"
+#include "../_shared/buckets/buckets.h"
+#include "../_shared/buckets/codes.h"
 
 namespace {
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._native import INT, POINTER, address, call, function, rows
+from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows
 
 _symbol = function(
     "fs_sign",

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._buckets import bucket_of, check_table, packed
+from fastsaddle.kernels._shared.buckets.reference import bucket_of, check_table, packed
 
 
 def sign_reference(

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._buckets_triton import (
+from fastsaddle.kernels._shared.buckets.triton_gpu import (
     MEAN,
     finish,
     halvings,
@@ -14,7 +14,7 @@ from fastsaddle.kernels._buckets_triton import (
     tile_rows,
     tile_shape,
 )
-from fastsaddle.kernels._triton_launch import EXACT, STREAM_COLUMNS
+from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
 
 
 @triton.jit

@@ -26,10 +26,10 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._buckets import check_buckets, check_draw, check_part
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_rows
+from fastsaddle.kernels._shared.buckets.reference import check_buckets, check_draw, check_part
+from fastsaddle.kernels.arguments import check_rows
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import top_k_reference
 
@@ -110,7 +110,7 @@ top_k = Op(
     ),
     reference=top_k_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("indices", "values"),

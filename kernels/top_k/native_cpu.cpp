@@ -1,8 +1,8 @@
 // top_k on the CPU: a sample tells which scores can be among the largest; only those are collected and ranked.
 #include <memory>
 
-#include "../_buckets.h"
-#include "../_ranking.h"
+#include "../_shared/buckets/buckets.h"
+#include "../_shared/buckets/ranking.h"
 
 namespace {
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from fastsaddle.kernels._buckets import COUNT_RULE, MAGNITUDE, check_table
-from fastsaddle.kernels._philox import whole
+from fastsaddle.kernels._shared.buckets.reference import COUNT_RULE, MAGNITUDE, check_table
+from fastsaddle.kernels._shared.philox.reference import whole
 
 
 def top_k_reference(

@@ -8,8 +8,13 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._buckets_triton import TILE, bucket_span, magnitude_bits, tile_rows
-from fastsaddle.kernels._triton_launch import EXACT
+from fastsaddle.kernels._shared.buckets.triton_gpu import (
+    TILE,
+    bucket_span,
+    magnitude_bits,
+    tile_rows,
+)
+from fastsaddle.kernels._shared.rows.triton_launch import EXACT
 
 # numbers of a tensor that a program takes at once; more, or digits of more bits, spill, on AMD sooner
 SLICE, AMD_SLICE = 4096, 2048

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._examples import Draw
-from fastsaddle.kernels._op import Op
-from fastsaddle.kernels._rows import check_neighbors, check_rows
+from fastsaddle.kernels.arguments import check_neighbors, check_rows
+from fastsaddle.kernels.examples import Draw
+from fastsaddle.kernels.op import Op
 
 from .reference import weighted_sum_reference
 
@@ -65,7 +65,7 @@ weighted_sum = Op(
     schema="(Tensor rows, Tensor(a!) out, Tensor sources, Tensor weights)",
     reference=weighted_sum_reference,
     check=check,
-    room=__name__,
+    folder=__name__,
     examples=examples,
     passes=passes,
     overwrites=("out",),

@@ -2,7 +2,7 @@
 // once whether lists share them or a stack of their own number is too large for any cache.
 #include <utility>
 
-#include "../_step.h"
+#include "../_shared/step/step.h"
 
 namespace {
 

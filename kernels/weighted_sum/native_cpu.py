@@ -2,8 +2,8 @@
 
 import torch
 
-from fastsaddle.kernels._native import INT, POINTER, address, call, function
-from fastsaddle.kernels._native import rows as rows_of
+from fastsaddle.kernels.native import INT, POINTER, address, call, function
+from fastsaddle.kernels.native import rows as rows_of
 
 _symbol = function("fs_weighted_sum", [*[POINTER, INT] * 2, POINTER, POINTER, *[INT] * 4])
 

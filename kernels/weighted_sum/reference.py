@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._step import check_sources, mix_rows
+from fastsaddle.kernels._shared.step.reference import check_sources, mix_rows
 
 
 def weighted_sum_reference(

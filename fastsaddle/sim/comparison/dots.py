@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastsaddle.sim.comparison.results import Group, describe, name_value
-from fastsaddle.sim.plots import COLORS, tidy
+from fastsaddle.sim.run.plots import COLORS, tidy
 
 # what panels show where runs have it: measure, title, factor
 PANELS = (

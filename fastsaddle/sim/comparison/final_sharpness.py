@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from fastsaddle import sharpness
 from fastsaddle.agents import AgentStack
 from fastsaddle.metrics import consensus_distance
-from fastsaddle.sim.batch_statistics import reestimate
-from fastsaddle.sim.checkpoint import write_synced
-from fastsaddle.sim.dataset import Dataset
-from fastsaddle.sim.job import Job
+from fastsaddle.sim.data.dataset import Dataset
+from fastsaddle.sim.run.batch_statistics import reestimate
+from fastsaddle.sim.run.checkpoint import write_synced
+from fastsaddle.sim.run.job import Job
 
 SHARPNESS = "sharpness.json"
 # training samples, spread evenly over the file's order; fewer for the valley, which is sought for every agent

@@ -15,7 +15,7 @@ import tyro
 
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
-from fastsaddle.sim.messages import NONE, OF_COMPRESSION
+from fastsaddle.sim.run.messages import NONE, OF_COMPRESSION
 
 # how a run is carried out, not what it computes: a finished run stays finished when they change
 CARRIED_OUT = (

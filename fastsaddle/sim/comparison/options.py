@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fastsaddle.sim.comparison.command import Plan, compare, default_out
+from fastsaddle.sim.commands.compare import Plan, compare, default_out
 from fastsaddle.sim.comparison.grid_source import build
 
 EXAMPLES = """\

@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from fastsaddle.sim.comparison.dots import draw_dots
 from fastsaddle.sim.comparison.results import Group
-from fastsaddle.sim.plots import line_style, save, tidy
+from fastsaddle.sim.run.plots import line_style, save, tidy
 
 MARKERS = "osD^v<>"
 POINTS_OF_A_SWEEP = 3

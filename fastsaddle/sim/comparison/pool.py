@@ -14,14 +14,14 @@ from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from fastsaddle.sim import job as jobs
-from fastsaddle.sim.checkpoint import remove_leftovers, write_synced
+from fastsaddle.compressors._wire import NonFiniteError
+from fastsaddle.sim.commands.train import draw_classes, draw_curves, recorders
 from fastsaddle.sim.comparison.final_sharpness import SHARPNESS, measure_sharpness
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.run_dir import RunDirectory, RunInUseError
-from fastsaddle.sim.train_command import draw_classes, draw_curves, recorders
-from fastsaddle.sim.trainer import run
-from fastsaddle.wire import NonFiniteError
+from fastsaddle.sim.run import job as jobs
+from fastsaddle.sim.run.checkpoint import remove_leftovers, write_synced
+from fastsaddle.sim.run.run_dir import RunDirectory, RunInUseError
+from fastsaddle.sim.run.trainer import run
 
 DIVERGED = "diverged.json"
 # a worker whose parent died still has to write its checkpoint

@@ -13,7 +13,7 @@ from fastsaddle.sim.comparison.grid import Cell, varied
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.comparison.results import describe
 from fastsaddle.sim.methods import takes
-from fastsaddle.sim.progress import percent
+from fastsaddle.sim.run.progress import percent
 
 SECONDS_BETWEEN_UPDATES = 1.0
 # a line of metrics.jsonl is shorter

@@ -11,9 +11,9 @@ from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
 from fastsaddle.sim.comparison.grid import SEEDS, Cell
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.config import DEFAULTS
-from fastsaddle.sim.messages import NONE
 from fastsaddle.sim.methods import takes
-from fastsaddle.sim.run_dir import read_rows
+from fastsaddle.sim.run.messages import NONE
+from fastsaddle.sim.run.run_dir import read_rows
 
 # what a table shows of a run: name, title, factor, digits after the point
 MEASURES = (

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
-from fastsaddle.sim.checkpoint import write_synced
 from fastsaddle.sim.comparison.results import MEASURES, Group
+from fastsaddle.sim.run.checkpoint import write_synced
 
 # measure -> a title of two lines
 ON_A_TERMINAL = {
@@ -44,7 +44,7 @@ def show(groups: list[Group], title: str, console: Console) -> Table:
     names, measures = header(groups)
     shown = [m for m in measures if m[0] in ON_A_TERMINAL]
     table = _table(groups, title, names, shown)
-    # measured as if there were room: a table never asks for more than it is given
+    # measured as if there were space: a table never asks for more than it is given
     unbounded = console.options.update(max_width=10_000)
     needed = groups[0].named or names if groups else names
     for dispensable in (*DISPENSABLE, *(name for name in names if name not in needed)):

@@ -29,7 +29,7 @@ def mobilenet_v2(shape: tuple[int, ...], classes: int, norm: str = "evonorm") ->
 
     * evonorm: EvoNorm-S0 after every convolution, the linear ones too, and no ReLU6, as in that code;
     * groupnorm: 2 groups, and ReLU6;
-    * batchnorm: with running statistics, an own copy for each agent; see `fastsaddle.sim.batch_statistics`.
+    * batchnorm: with running statistics, an own copy for each agent; see `fastsaddle.sim.run.batch_statistics`.
 
     All have the same number of parameters. Raises ValueError for an unknown norm or images below 8x8, ImportError
     without torchvision.

@@ -16,7 +16,7 @@ def resnet18(shape: tuple[int, ...], classes: int, norm: str = "evonorm") -> nn.
     * evonorm: EvoNorm-S0 after every convolution and no ReLU at all, the network of the public code of
       arXiv:2209.14390;
     * groupnorm: 2 groups, and ReLU;
-    * batchnorm: with running statistics, an own copy for each agent; see `fastsaddle.sim.batch_statistics`.
+    * batchnorm: with running statistics, an own copy for each agent; see `fastsaddle.sim.run.batch_statistics`.
 
     All have the same number of parameters. Raises ValueError for an unknown norm or images below 32x32, ImportError
     without torchvision.

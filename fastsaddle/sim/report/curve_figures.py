@@ -1,10 +1,10 @@
 """Figures of curves: learning curves, consensus distance, accuracy over bytes, compression error."""
 
-from fastsaddle.sim.progress import percent
 from fastsaddle.sim.report import curves
 from fastsaddle.sim.report.curve_drawing import Drawn, draw
 from fastsaddle.sim.report.drawing import Picture
 from fastsaddle.sim.report.groups import RunGroup
+from fastsaddle.sim.run.progress import percent
 
 
 def draw_all(groups: list[RunGroup], tested_on: str) -> list[Picture]:

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastsaddle.sim import plots
+from fastsaddle.sim.run import plots
 
 # a color that nothing else has, replaced by the page's own for text
 INK = "#0b0c0d"

@@ -7,8 +7,7 @@ from typing import Any
 import jinja2
 
 import fastsaddle
-from fastsaddle.sim.checkpoint import write_synced
-from fastsaddle.sim.comparison.command import PLOT
+from fastsaddle.sim.commands.compare import PLOT
 from fastsaddle.sim.report import (
     curve_figures,
     split_figures,
@@ -18,6 +17,7 @@ from fastsaddle.sim.report import (
 )
 from fastsaddle.sim.report.groups import RunGroup, group
 from fastsaddle.sim.report.runs import Comparison, Run, read_all
+from fastsaddle.sim.run.checkpoint import write_synced
 
 TEMPLATE = "template.html"
 

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from fastsaddle.sim import checkpoint
 from fastsaddle.sim.report.drawing import Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.groups import RunGroup
 from fastsaddle.sim.report.runs import Run
 from fastsaddle.sim.report.surfaces import EXTENT, Surface, surface
+from fastsaddle.sim.run import checkpoint
 
 # sharpness-aware method -> the same without
 COUNTERPARTS = {"qsaddle": "qgm", "dsaddle": "dsgd", "nsaddle": "ngm"}

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastsaddle import sharpness
-from fastsaddle.sim import checkpoint, initial_models
-from fastsaddle.sim.agent_data import AgentData
-from fastsaddle.sim.batch_statistics import reestimate
-from fastsaddle.sim.checkpoint import writing
-from fastsaddle.sim.dataset import Dataset
-from fastsaddle.sim.devices import find_device
+from fastsaddle.sim.data.agent_data import AgentData
+from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.report.runs import Run
+from fastsaddle.sim.run import checkpoint, initial_models
+from fastsaddle.sim.run.batch_statistics import reestimate
+from fastsaddle.sim.run.checkpoint import writing
+from fastsaddle.sim.run.devices import find_device
 
 EXTENT = 1.0
 # of the directions and of the samples: one for all runs, so that they can be compared

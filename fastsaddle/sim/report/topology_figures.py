@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from fastsaddle import topology
+from fastsaddle.graphs import topology
+from fastsaddle.graphs.topology import Topology
 from fastsaddle.sim import methods
 from fastsaddle.sim.report.drawing import INK, Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.groups import RunGroup
-from fastsaddle.topology import Topology
 
 MOST_TOPOLOGIES = 4
 MOST_LABELED = 200

@@ -1,0 +1,90 @@
+"""Ways to come by a SAM gradient: the full one, and those that save part of the second pass."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from fastsaddle.comm.period import check_steps
+
+
+@dataclass(frozen=True)
+class SAM:
+    """The gradient at x + rho g / ||g||, every step: two passes (Foret et al. 2020, arXiv:2010.01412)."""
+
+
+@dataclass(frozen=True)
+class LookSAM(SAM):
+    """A full SAM gradient every `period` steps; in between its part across the gradient is reused: 1 + 1/period passes.
+
+        full step:  v = gs - (<g, gs> / ||g||^2) g, kept as v / ||v||
+        others:     g + strength ||g|| v
+
+    Liu et al. 2022 (arXiv:2203.02714), equations 6 and 7, in the whole-model form of the code of arXiv:2401.12033.
+
+    Args:
+        period: steps from one full step to the next, >= 1.
+        strength: alpha >= 0; 0.7 and 0.2 are in public code.
+    """
+
+    period: int = 5
+    strength: float = 0.7
+
+    def __post_init__(self) -> None:
+        check_steps("period", self.period)
+        if not (self.strength >= 0 and math.isfinite(self.strength)):
+            raise ValueError(f"strength must be >= 0 and finite, got {self.strength!r}")
+
+
+@dataclass(frozen=True)
+class MomentumSAM(SAM):
+    """The gradient at x - rho v / ||v||, v being the momentum buffer: one pass.
+
+    Becker et al. 2024 (arXiv:2401.12033) and the authors' code, whose perturbation goes along minus momentum. They have
+    one model with its own momentum; the quasi-global buffer in its place is our extension. Suitable rho are larger than
+    SAM's: 3 in their commands. Where the buffer is still zero nothing is perturbed. Weight decay acts at x, in their
+    code at the perturbed model.
+    """
+
+
+@dataclass(frozen=True)
+class ESAM(SAM):
+    """Efficient SAM: perturb a random part of the weights, and take the second gradient on a part of the samples.
+
+    Each tensor of each agent is perturbed with chance `weights`, by a radius of rho / weights. Of the samples, the
+    second pass should keep those whose loss grew most: a closure chooses them by `sharpest`, as `fastsaddle train`
+    does. Du et al. 2021 (arXiv:2110.03141), algorithm 1 and the authors' code.
+
+    Args:
+        weights: beta in (0, 1].
+        samples: gamma in (0, 1], for whoever writes the closure.
+    """
+
+    weights: float = 0.6
+    samples: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "samples"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)!r}")
+
+
+def sharpest(before: torch.Tensor, after: torch.Tensor, fraction: float) -> torch.Tensor:
+    """Indices of the samples whose loss grew most, `[..., k]` of `[..., samples]`, ascending.
+
+    Args:
+        before: losses at the model, `[..., samples]`.
+        after: losses at its perturbation.
+        fraction: of the samples that are kept, in (0, 1]; at least one is.
+
+    Raises:
+        ValueError: shapes that differ, or a fraction out of range.
+    """
+    if before.shape != after.shape or not before.ndim:
+        raise ValueError(
+            f"losses must be shaped alike, got {tuple(before.shape)} and {tuple(after.shape)}"
+        )
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be in (0, 1], got {fraction!r}")
+    k = max(1, int(fraction * before.shape[-1]))
+    return (after - before).topk(k, dim=-1).indices.sort(dim=-1).values

@@ -1,0 +1,208 @@
+"""Re-points parameters and their gradients into flat buffers, and notices when somebody moves them away."""
+
+import re
+import warnings
+import weakref
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch.nn import Parameter
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fastsaddle.optimizer.flat_layout import FlatLayout
+
+# parameter -> weak reference to its buffers; an attribute would be pickled along with the parameter
+_OWNERS = WeakTensorKeyDictionary()
+
+
+class FlatParameters:
+    """Parameters of all agents in one buffer `x`, their gradients in another, `g`; both `[agents, stride]`.
+
+    Parameters become views of `x` and their `.grad` views of `g`, which autograd accumulates into.
+
+    Attributes:
+        agents: rows of the buffers.
+        stacked: whether parameters are `[agents, ...]`; otherwise they are ordinary ones of a single agent.
+        layout: where each parameter lies.
+        version: counts how often the buffers were laid out anew; state laid out like them must follow.
+        second_pass: whether gradients are being taken at a perturbed model (BatchNorm statistics rest).
+        pinned: whether somebody else (an AgentStack) works on the buffers, so that parameters must stay in them.
+        deserted: whether parameters have moved into other buffers, those of a later optimizer.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool) -> None:
+        check_parameters(groups, agents, stacked)
+        self.agents, self.stacked = agents, stacked
+        self.pinned = self.deserted = False
+        self.version = 0
+        self.second_pass = False
+        self._lay_out(groups)
+
+    @classmethod
+    def over(
+        cls, groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool
+    ) -> "FlatParameters":
+        """The buffers that hold `groups` as their first column ranges: those they already lie in, or new ones.
+
+        Raises:
+            ValueError: the parameters do not fit together, or would have to leave an AgentStack's buffers.
+        """
+        owners = {id(owner): owner for group in groups for owner in map(owner_of, group)}
+        alone = next(iter(owners.values())) if len(owners) == 1 else None
+        if alone is not None and alone.fits(agents, stacked):
+            alone.arrange(groups)
+            return alone
+        for owner in owners.values():
+            if owner is not None and owner.pinned:
+                raise ValueError(
+                    "an AgentStack's parameters need an optimizer of their own, got others among them"
+                    if stacked
+                    else f"an AgentStack of {owner.agents} agents needs a topology of as many, got None"
+                )
+        return cls(groups, agents, stacked)
+
+    def fits(self, agents: int, stacked: bool) -> bool:
+        """Whether such an optimizer can work here: a stack of one agent is as good as an ordinary module."""
+        return not self.deserted and self.agents == agents and (self.stacked or not stacked)
+
+    def arrange(self, groups: Sequence[Sequence[Parameter]]) -> None:
+        """Make `groups` the first column ranges, other parameters the last; copies only if the order changes."""
+        wanted = [list(group) for group in groups]
+        named = {id(p) for group in wanted for p in group}
+        rest = [p for p in self.parameters if id(p) not in named]
+        wanted += [rest] if rest else []
+        if [[id(p) for p in g] for g in wanted] != [[id(p) for p in g] for g in self.groups]:
+            check_parameters(wanted, self.agents, self.stacked)
+            self._lay_out(wanted)
+
+    def parts(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Each parameter's part of `rows` `[agents, stride]`, in the parameter's own shape."""
+        views = self.layout.views(rows)
+        return views if self.stacked else [view[0] for view in views]
+
+    def verify(self) -> None:
+        """Lay the buffers out anew where a parameter was moved (`.to()`, an assigned `.data`).
+
+        Raises:
+            ValueError: the moved parameters are no longer float32 on one device, or have another shape.
+        """
+        if any(place(p) != at for p, at in zip(self.parameters, self._places, strict=True)):
+            for p, gradient in zip(self.parameters, self._gradients, strict=True):
+                if p.shape != gradient.shape:
+                    raise ValueError(
+                        f"parameters must keep their shape, got {tuple(p.shape)} "
+                        f"for one that was {tuple(gradient.shape)}"
+                    )
+            check_parameters(self.groups, self.agents, self.stacked)
+            self._lay_out(self.groups)
+
+    def collect_gradients(self) -> None:
+        """Bring every gradient into `g`: one assigned from outside is copied, a missing one counts as zero.
+
+        Raises:
+            ValueError: a gradient is sparse.
+        """
+        for p, view in zip(self.parameters, self._gradients, strict=True):
+            grad = p.grad
+            if grad is view:
+                continue
+            if grad is None:
+                view.zero_()
+            elif grad.layout != torch.strided:
+                raise ValueError(f"gradients must be dense, got {grad.layout}")
+            elif grad.data_ptr() != view.data_ptr() or grad.stride() != view.stride():
+                view.copy_(grad)
+            attach(p, view)
+
+    def zero_gradients(self, groups: int | None = None) -> None:
+        """Zero the gradients of the first `groups` groups (of all by default) and attach their views again."""
+        ranges = self.layout.ranges[:groups]
+        if ranges:
+            self.g[:, ranges[0][0] : ranges[-1][1]].zero_()
+        count = sum(len(group) for group in self.groups[:groups])
+        for p, view in zip(self.parameters[:count], self._gradients, strict=False):
+            attach(p, view)
+
+    def _lay_out(self, groups: Sequence[Sequence[Parameter]]) -> None:
+        parameters = [p for group in groups for p in group]
+        shapes = [[p.shape[1:] if self.stacked else p.shape for p in group] for group in groups]
+        layout = FlatLayout.pack(shapes)
+        device = parameters[0].device
+        x, g = layout.allocate(self.agents, device), layout.allocate(self.agents, device)
+        self.layout = layout
+        values, gradients = self.parts(x), self.parts(g)
+        for p, value, gradient in zip(parameters, values, gradients, strict=True):
+            value.copy_(p.detach())
+            if p.grad is not None:
+                gradient.copy_(p.grad)
+        # from here on nothing can fail: the parameters change owner together
+        for p, value, gradient in zip(parameters, values, gradients, strict=True):
+            p.grad = None
+            p.data = value
+            attach(p, gradient)
+            former = owner_of(p)
+            if former is not None and former is not self:
+                former.deserted = True
+            _OWNERS[p] = weakref.ref(self)
+        self.groups = [list(group) for group in groups]
+        self.parameters, self.x, self.g = parameters, x, g
+        self._gradients = gradients
+        self._places = [place(p) for p in parameters]
+        self.version += 1
+        if self.agents > 1:
+            silence_layout_warning(layout.stride)
+
+
+def owner_of(p: Parameter) -> FlatParameters | None:
+    """The buffers that a parameter lies in, None where it was never laid out."""
+    owner = _OWNERS.get(p)
+    return None if owner is None else owner()
+
+
+def place(p: Parameter) -> tuple[int, tuple[int, ...]]:
+    """Address and strides: what changes where a parameter is moved, or turned over in place."""
+    return p.data_ptr(), p.stride()
+
+
+def attach(p: Parameter, gradient: torch.Tensor) -> None:
+    """Make `gradient` the parameter's `.grad`, unless it wants none."""
+    if p.requires_grad and p.grad is not gradient:
+        p.grad = gradient
+
+
+def silence_layout_warning(stride: int) -> None:
+    """Silence torch's remark on strided gradients for rows of this stride: they are strided on purpose."""
+    remark = re.escape("grad and param do not obey the gradient layout contract")
+    warnings.filterwarnings("ignore", message=rf"(?s){remark}.*strides\(\) = \[{stride}[,\]]")
+
+
+def check_parameters(groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool) -> None:
+    """Raise ValueError unless the parameters are float32, on one device, apart, and stacked as asked."""
+    parameters = [p for group in groups for p in group]
+    if not parameters:
+        raise ValueError("at least one parameter is needed, got none")
+    for number, p in enumerate(parameters):
+        if p.dtype != torch.float32:
+            raise ValueError(f"parameters must be float32, got {p.dtype} for parameter {number}")
+        if p.device != parameters[0].device:
+            raise ValueError(
+                f"parameters must be on one device, got {parameters[0].device} and {p.device}"
+            )
+        if stacked and (p.dim() == 0 or p.shape[0] != agents):
+            raise ValueError(
+                f"with a topology of {agents} agents every parameter must be stacked as "
+                f"[{agents}, ...], got {tuple(p.shape)} for parameter {number}"
+            )
+    # strided ones lie between each other in somebody's rows: of those only the beginning is compared
+    spans = sorted(
+        (p.data_ptr(), p.data_ptr() + (p.nbytes if p.is_contiguous() else 1), number)
+        for number, p in enumerate(parameters)
+        if p.numel()
+    )
+    for (_, end, one), (start, _, other) in pairwise(spans):
+        if start < end:
+            raise ValueError(
+                f"parameters must not share memory, but {one} and {other} do: "
+                "pass one parameter object for tied weights"
+            )

@@ -1,0 +1,1 @@
+"""What is done with a gradient: the rules of all methods, one family a file."""

@@ -1,0 +1,107 @@
+"""`fastsaddle train`: one run, with a progress bar, until its end, a signal or a deadline."""
+
+import time
+from contextlib import ExitStack, closing
+
+import tyro
+from rich.console import Console
+
+from fastsaddle.compressors._wire import NonFiniteError
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.run import job as jobs
+from fastsaddle.sim.run import plots
+from fastsaddle.sim.run.interrupts import Interrupts
+from fastsaddle.sim.run.job import CLASSES, CURVES, Job
+from fastsaddle.sim.run.progress import Progress
+from fastsaddle.sim.run.run_dir import RunDirectory
+from fastsaddle.sim.run.step_graph import CaptureError
+from fastsaddle.sim.run.summary import describe, resume_command, summarize, title
+from fastsaddle.sim.run.tensorboard import TensorBoard
+from fastsaddle.sim.run.trainer import Observer, run
+
+# the exit status of a run that stopped at its deadline: to be tried again
+UNFINISHED = 75
+
+
+class StoppedError(Exception):
+    """A run that could not reach its end; its last checkpoint is whole."""
+
+
+def main(arguments: list[str]) -> int:
+    """Read the command line and run it; the exit status of `train`, 0 for a run that is finished already.
+
+    Raises ValueError or OSError for options that cannot be, before anything is written, and StoppedError for a run that
+    diverged or could not write.
+    """
+    config = tyro.cli(TrainConfig, args=arguments, prog="fastsaddle train")
+    # a deadline belongs to the sitting, not to the run
+    allowed = ("--resume", "--minutes")
+    others = [a for a in arguments if a.startswith("--") and a.split("=")[0] not in allowed]
+    if config.resume is None:
+        job = jobs.start(config)
+    elif others:
+        raise ValueError(f"--resume takes no other option (config.json has them), got {others[0]}")
+    else:
+        directory = RunDirectory(config.resume)
+        if jobs.is_finished(directory):
+            steps = directory.config["steps"]
+            print(f"{config.resume} is finished: all {steps} steps are done")
+            return 0
+        job = jobs.go_on(directory)
+    try:
+        with closing(job.directory):
+            return train(job, Console(), config.minutes)
+    except NonFiniteError as error:
+        remedy = (
+            "a smaller --lr" if job.config.choco is None else "a smaller --lr or --consensus-step"
+        )
+        raise StoppedError(
+            f"training diverged at step {job.step}, {remedy} may help: {error}"
+        ) from error
+    except CaptureError as error:
+        raise StoppedError(f"step {job.step}: {error}") from error
+    except OSError as error:
+        way = f"the checkpoint before is whole, go on with: {resume_command(job)}"
+        raise StoppedError(f"{error}; {way}") from error
+
+
+def train(job: Job, console: Console, minutes: float | None = None) -> int:
+    """Run a job to its end, the first SIGINT or SIGTERM, or for so many minutes; the exit status.
+
+    0: finished. 130 and 143: stopped by a signal, 75: by the deadline, with a checkpoint of the last whole step.
+    Raises OSError when a file cannot be written; the checkpoint before is then whole.
+    """
+    deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    with Interrupts() as interrupts, ExitStack() as stack:
+        for line in (*describe(job), *job.notes):
+            print(line, flush=True)
+        draw_classes(job)
+        progress = stack.enter_context(Progress(console, job.config.steps, job.step))
+        observers = [progress, *recorders(job, stack)]
+        run(job, observers, lambda: bool(interrupts.received) or time.monotonic() > deadline)
+    if job.step < job.config.steps:
+        print(f"stopped at step {job.step}; go on with:\n{resume_command(job)}", flush=True)
+        return 128 + interrupts.received if interrupts.received else UNFINISHED
+    draw_curves(job)
+    summarize(job, progress.steps_per_second, console)
+    return 0
+
+
+def recorders(job: Job, stack: ExitStack) -> list[Observer]:
+    """Those who write more than metrics.jsonl, to be closed by `stack`."""
+    if not job.config.tensorboard:
+        return []
+    return [stack.enter_context(TensorBoard(job.directory.path, job.step))]
+
+
+def draw_classes(job: Job) -> None:
+    """The heat map of the split, at the beginning of a run."""
+    path = job.directory.path / CLASSES
+    if not path.exists():
+        classes = job.simulation.dataset.classes
+        plots.draw_classes(path, job.simulation.data.partition, classes, title(job))
+
+
+def draw_curves(job: Job) -> None:
+    """The learning curves, at the end of a run."""
+    plots.draw_curves(job.directory.path / CURVES, job.directory.rows, title(job))

@@ -1,0 +1,1 @@
+"""Data sets, their split over agents, and batches."""

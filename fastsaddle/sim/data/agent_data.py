@@ -1,0 +1,88 @@
+"""What each agent learns from: its part of the training set, its own features, its batches."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastsaddle.sim import choices
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.data.augmentation import Augmentation
+from fastsaddle.sim.data.batches import AgentBatches
+from fastsaddle.sim.data.dataset import Dataset
+from fastsaddle.sim.data.partitions._base import checked, statistics
+
+
+class AgentData:
+    """Data set, split and batches of one run, on the device that trains.
+
+    Attributes:
+        dataset: the whole data set; with a feature skew every training image is already its agent's.
+        partition: statistics of the split.
+        steps_an_epoch: steps in which all agents together take as many samples as the training set has.
+
+    Raises ValueError or OSError when options do not fit together or data are missing.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.device = device
+        self.dataset = load(config, device)
+        labels = self.dataset.train_labels.cpu().numpy()
+        agents = config.agents
+        seed = config.seed if config.split_seed is None else config.split_seed
+        split = choices.find(config.partition, "partitions")
+        parts = split(labels=labels, agents=agents, seed=seed, alpha=config.alpha)
+        self.parts = checked(parts, len(labels), agents)
+        self.partition = statistics(self.parts, labels, len(self.dataset.classes))
+        self.batches = AgentBatches(self.parts, config.batch_size, config.seed, device)
+        self.steps_an_epoch = math.ceil(len(labels) / (agents * config.batch_size))
+        if config.feature_skew is not None:
+            self._skew(config.feature_skew, agents, seed)
+        self.augmentation = self._augmentation(config)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs `[agents, batch, ...]` and labels `[agents, batch]` of one step, counted from 0."""
+        return self.gather(self.draws(step))
+
+    def draws(self, step: int) -> tuple[Tensor, ...]:
+        """All that a step draws at random, on the device: indices `[agents, batch]` int64, then the augmentation's."""
+        more = () if self.augmentation is None else self.augmentation.draws(step)
+        return self.batches.at(step), *more
+
+    def gather(self, draws: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The batch, as `batch` gives it, that `draws` are of."""
+        indices, *more = draws
+        inputs = self.dataset.train_inputs[indices]
+        if self.augmentation is not None:
+            inputs = self.augmentation.moved(inputs, *more)
+        return inputs, self.dataset.train_labels[indices]
+
+    def _skew(self, text: str, agents: int, seed: int) -> None:
+        skew = choices.find(text, "feature_skews")
+        inputs = self.dataset.train_inputs
+        for agent, part in enumerate(self.parts):
+            mine = torch.from_numpy(part).to(self.device)
+            inputs[mine] = skew(images=inputs[mine], agent=agent, agents=agents, seed=seed)
+
+    def _augmentation(self, config: TrainConfig) -> Augmentation | None:
+        if config.augment == "none":
+            return None
+        if self.dataset.fill is None:
+            raise ValueError(f"--augment {config.augment} needs images, {config.dataset} has none")
+        return Augmentation(
+            config.augment,
+            fill=self.dataset.fill,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            agents=config.agents,
+            device=self.device,
+        )
+
+
+def load(config: TrainConfig, device: torch.device) -> Dataset:
+    """The data set that the options name, with the test set that they ask for."""
+    source = choices.find(config.dataset, "datasets")
+    dataset = source(data_dir=config.data_dir, download=config.download, device=device)
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"--dataset {config.dataset} must return a Dataset, got {type(dataset)}")
+    return dataset.validation() if config.evaluate_on == "validation" else dataset

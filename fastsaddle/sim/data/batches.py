@@ -1,0 +1,68 @@
+"""Mini-batches of all agents without a random state: batch t of agent i needs (seed, i, t) only."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastsaddle.sim.run.devices import sent
+
+SAMPLES_A_DRAW = 4096
+SAMPLES_A_BLOCK = 2048
+
+
+class AgentBatches:
+    """Indices into the training set, `[agents, batch]` for every step.
+
+    Agent i reads an endless stream of permutations of its own samples, `batch_size` at a time, so
+    every sample comes once in each of its epochs, and a batch larger than the agent's part wraps
+    into the next permutation. The stream is drawn 4,096 samples or a little more at a time, draw d
+    from `numpy.random.default_rng([seed, i, d])`: nothing has to be stored to go on at any step,
+    and more agents change no other agent's batches. Steps are prepared in blocks, which keeps the
+    drawing and the copy to a GPU off most steps.
+    """
+
+    def __init__(
+        self,
+        parts: list[np.ndarray],
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        empty = [i for i, part in enumerate(parts) if len(part) == 0]
+        if empty:
+            raise ValueError(f"every agent needs at least one sample, agents {empty} have none")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        self.parts = parts
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = torch.device(device)
+        self._steps_a_block = max(1, SAMPLES_A_BLOCK // batch_size)
+        self._number = -1
+        self._block = torch.empty(0)
+
+    def at(self, step: int) -> Tensor:
+        """The batches of one step, counted from 0: `[agents, batch]`, int64, on the device."""
+        number, offset = divmod(step, self._steps_a_block)
+        if number != self._number:
+            self._block = sent(self._draw_block(number), self.device)
+            self._number = number
+        return self._block[offset]
+
+    def _draw_block(self, number: int) -> np.ndarray:
+        length = self._steps_a_block * self.batch_size
+        streams = [self._stream(i, number * length, length) for i in range(len(self.parts))]
+        shape = (len(self.parts), self._steps_a_block, self.batch_size)
+        return np.ascontiguousarray(np.stack(streams).reshape(shape).swapaxes(0, 1))
+
+    def _stream(self, agent: int, start: int, length: int) -> np.ndarray:
+        part = self.parts[agent].astype(np.int64)
+        epochs = -(-SAMPLES_A_DRAW // len(part))
+        tiled = np.tile(part, (epochs, 1))
+        first, last = start // tiled.size, (start + length - 1) // tiled.size
+        draws = [
+            np.random.default_rng([self.seed, agent, d]).permuted(tiled, axis=1).ravel()
+            for d in range(first, last + 1)
+        ]
+        offset = start - first * tiled.size
+        return np.concatenate(draws)[offset : offset + length]

@@ -1,0 +1,78 @@
+"""Training and test arrays of a .npz file, checked; nothing pickled is ever loaded."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from fastsaddle.sim.data.dataset import every_kth
+from fastsaddle.sim.data.datasets._images import Arrays
+
+TEST_EVERY = 5
+SPLIT = ("x_train", "y_train", "x_test", "y_test")
+
+
+def find_npz(data_dir: Path | None) -> Path:
+    """The file itself, or the only .npz of a folder. Raises ValueError or FileNotFoundError."""
+    if data_dir is None:
+        raise ValueError("npz needs a .npz file or the folder of one: --data-dir PATH")
+    if data_dir.is_file():
+        return data_dir
+    if not data_dir.is_dir():
+        raise FileNotFoundError(f"npz: {data_dir} is neither a file nor a folder")
+    found = sorted(data_dir.glob("*.npz"))
+    if not found:
+        raise FileNotFoundError(f"npz: no .npz file in {data_dir}")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"npz: {data_dir} must hold one .npz file, got {names}: name the file")
+    return found[0]
+
+
+def read_npz(path: Path) -> tuple[Arrays, Arrays]:
+    """Training and test set as (inputs `[samples, ...]`, labels `[samples]` int64).
+
+    Raises ValueError, naming the file and the array.
+    """
+    arrays = _load(path)
+    if set(SPLIT) <= set(arrays):
+        train, test = (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
+        return _checked(path, *train), _checked(path, *test)
+    if not {"x", "y"} <= set(arrays):
+        raise ValueError(
+            f"{path} must hold the arrays {', '.join(SPLIT)}, or x and y, "
+            f"got {', '.join(arrays) or 'none'}"
+        )
+    inputs, labels = _checked(path, arrays["x"], arrays["y"])
+    is_test = every_kth(labels, TEST_EVERY)
+    if not is_test.any():
+        raise ValueError(f"{path}: y must hold some class twice, to take a test set from")
+    return (inputs[~is_test], labels[~is_test]), (inputs[is_test], labels[is_test])
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} must be a .npz file as numpy.savez writes it; it is no zip file")
+    arrays = {}
+    name = "it"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in file.files:
+                arrays[name] = file[name]
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path}: {name} must be an undamaged array of numbers (objects would have to be "
+            f"unpickled, which is never done): {error}"
+        ) from error
+    return arrays
+
+
+def _checked(path: Path, inputs: np.ndarray, labels: np.ndarray) -> Arrays:
+    is_integer = np.issubdtype(labels.dtype, np.integer)
+    if not is_integer or labels.ndim != 1 or labels.shape != inputs.shape[:1] or not labels.size:
+        raise ValueError(
+            f"{path}: labels must be integers, one for each of >= 1 samples, "
+            f"got {labels.dtype} {list(labels.shape)} for inputs {list(inputs.shape)}"
+        )
+    return inputs, labels.astype(np.int64)

@@ -1,0 +1,36 @@
+"""CIFAR-10: small photographs in 10 classes."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastsaddle.sim.data.dataset import Dataset
+from fastsaddle.sim.data.datasets._cifar import fetcher, read_records
+from fastsaddle.sim.data.datasets._files import find_folder
+from fastsaddle.sim.data.datasets._images import image_dataset
+
+FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
+FOLDERS = ("", "cifar-10-batches-bin", "cifar10", "cifar10/cifar-10-batches-bin")
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+FETCH = fetcher("cifar10", "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")
+
+
+def cifar10(
+    data_dir: Path | None = None, download: bool = False, device: torch.device | str = "cpu"
+) -> Dataset:
+    """50,000 and 10,000 images of 3x32x32 in 10 classes (Krizhevsky 2009).
+
+    The six files of the official binary version lie in `data_dir` itself, in
+    `cifar-10-batches-bin/` or in `cifar10/`. Raises FileNotFoundError when files are missing and
+    are not to be downloaded, ValueError for a damaged file, OSError when a download fails.
+    """
+    folder = find_folder("cifar10", data_dir, FOLDERS, FILES, FETCH if download else None)
+    parts = [read_records(folder / name, 10_000, 1, len(CLASSES)) for name in FILES]
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True))
+    # the customary constants; the deviations are means of each image's own
+    mean, deviation = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    return image_dataset("cifar10", CLASSES, (images, labels), parts[-1], mean, deviation, device)

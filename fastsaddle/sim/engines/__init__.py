@@ -1,0 +1,1 @@
+"""Engines that take the gradients of all agents."""

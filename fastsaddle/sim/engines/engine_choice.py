@@ -1,0 +1,46 @@
+"""Which engine takes a network's gradients: a fixed rule from measurements."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from fastsaddle.sim.engines.layer_chain import layers_of
+
+Engine = Literal["vmap", "unfold", "implicit", "loop", "threads", "batched"]
+ENGINES: tuple[str, ...] = get_args(Engine)
+
+# mapping has a fixed cost that fewer agents do not earn back on a CPU: 4 took 1.2 times as long as the loop
+FEW_AGENTS = 8
+
+
+def choose_engine(module: nn.Module, device: torch.device, agents: int) -> Engine:
+    """The engine for a network, by a fixed rule from measurements (benchmarks/test_stacking_tax.py, peers.py).
+
+    Chains of linear and elementwise layers are batched: under vmap the perceptron 784-50-10 took 1.7 times as long,
+    in a loop 2.7 times. A single agent is run by itself on a CPU.
+    On a CPU networks with convolutions run side by side, one agent a thread. Beside the loop, whose threads meet in
+    every operation, that took 0.68 to 0.77 of the time for ResNet-20, and 0.82 to 1.14 for LeNet-5, 0.92 in the median
+    of twelve runs (2 threads of a machine that others used too). vmap turns per-agent weights into grouped
+    convolutions, which took 1.3 to 2 times as long as the loop for LeNet-5; products over patches ("unfold") took 1.6
+    times, 3.8 times for ResNet-20.
+    Networks with embeddings (0.81 of the loop's time for the transformer; 1.04 to 2.4 under vmap), recurrent ones,
+    which cannot be mapped, and fewer than 8 agents run side by side there too; where torch was built without OpenMP, in
+    a loop. Everything else is mapped. On a GPU all but recurrent networks are batched or mapped, as a loop would be
+    bound by launches; that half of the rule, and whether "unfold" or "implicit" beats vmap there, has not been
+    measured. "implicit" is taken where it is asked for alone.
+    """
+    is_cpu = device.type == "cpu"
+    one_by_one = "threads" if is_cpu and torch.backends.openmp.is_available() else "loop"
+    if is_cpu and agents == 1:
+        return "loop"
+    if layers_of(module) is not None:
+        return "batched"
+    layers = list(module.modules())
+    if any(isinstance(layer, nn.RNNBase) for layer in layers):
+        return one_by_one
+    has_slow = any(isinstance(layer, (_ConvNd, nn.Embedding)) for layer in layers)
+    if is_cpu and (agents < FEW_AGENTS or has_slow):
+        return one_by_one
+    return "vmap"

@@ -1,0 +1,1 @@
+"""One run: its options resolved, its steps, its directory and what it tells."""

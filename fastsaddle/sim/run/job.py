@@ -1,0 +1,136 @@
+"""Assemble a run: a new one from options, or one to go on with from its directory alone."""
+
+import platform
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+import fastsaddle
+from fastsaddle.kernels.op import ops
+from fastsaddle.sim import choices
+from fastsaddle.sim.config import NOT_STORED, TrainConfig
+from fastsaddle.sim.run import checkpoint
+from fastsaddle.sim.run.run_dir import RunDirectory, check_new, make_unique
+from fastsaddle.sim.run.simulation import Simulation
+from fastsaddle.sim.run.tensorboard import writer_class
+
+CLASSES = "classes.png"
+CURVES = "curves.png"
+# options that may name a file of the user's
+OWN = ("algorithm", "dataset", "model", "partition", "feature_skew", "compressor")
+
+
+@dataclass
+class Job:
+    """A simulation and the directory that it writes to.
+
+    `step` counts the steps done, `notes` is what the user should hear before it goes on.
+    """
+
+    config: TrainConfig
+    simulation: Simulation
+    directory: RunDirectory
+    step: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def start(config: TrainConfig) -> Job:
+    """A new run. Raises ValueError or OSError before any file is written."""
+    config.check()
+    if config.out is not None:
+        check_new(config.out)
+    if config.tensorboard:
+        writer_class()
+    simulation = Simulation(config)
+    own = {n: choices.absolute(text) for n in OWN if (text := getattr(config, n)) is not None}
+    config = replace(config, **own, steps=simulation.steps)
+    config = replace(
+        config,
+        data_dir=config.data_dir.resolve() if config.data_dir else None,
+        device=str(simulation.device),
+        momentum=simulation.optimizer.defaults.get("momentum"),
+        engine=simulation.engine.engine,
+        chunk=simulation.engine.chunk,
+        cuda_graph=simulation.cuda_graph,
+        threads=config.threads or simulation.suitable_threads(config.batch_size),
+        eval_every=config.evaluation_interval,
+        checkpoint_every=config.checkpoint_interval,
+    )
+    options = {name: value for name, value in config.plain().items() if name not in NOT_STORED}
+    reason = {"cuda_graph_reason": simulation.cuda_graph_reason}
+    record = {**options, **reason, **_surroundings(simulation.device)}
+    path = config.out or make_unique(config)
+    job = Job(config, simulation, RunDirectory.create(path, record))
+    _describe_partition(job)
+    return job
+
+
+def is_finished(directory: RunDirectory) -> bool:
+    """Whether the last step's evaluation and checkpoint are there, and the figures."""
+    steps = directory.config.get("steps")
+    found = checkpoint.find(directory.path)
+    has_figures = all((directory.path / name).exists() for name in (CLASSES, CURVES))
+    evaluated = bool(directory.rows) and directory.rows[-1]["step"] == steps
+    return evaluated and has_figures and bool(found) and found[0][0] == steps
+
+
+def go_on(directory: RunDirectory) -> Job:
+    """The run as its latest whole checkpoint left it, or at step 0 where it has none yet.
+
+    Raises ValueError or OSError when config.json, the data or the checkpoints cannot be used.
+    """
+    config = directory.options
+    job = Job(config, Simulation(config), directory)
+    now = _surroundings(job.simulation.device)
+    for name in now:
+        if now[name] != directory.config.get(name):
+            seen = f"{directory.config.get(name)} then, {now[name]} now"
+            job.notes.append(f"{name} changed, the last bits may differ: {seen}")
+    checkpoint.remove_leftovers(directory.path)
+    _describe_partition(job)
+    _restore(job)
+    directory.drop_rows_after(job.step)
+    return job
+
+
+def _describe_partition(job: Job) -> None:
+    counts = job.simulation.data.partition.counts
+    job.directory.describe_partition(counts, job.simulation.dataset.classes)
+
+
+def _restore(job: Job) -> None:
+    found = checkpoint.find(job.directory.path)
+    for _, path in found:
+        try:
+            tensors, step, counters = checkpoint.load(path, job.simulation.device)
+        except ValueError as error:
+            job.notes.append(f"{error}; trying the one before")
+            continue
+        job.simulation.restore(tensors, counters)
+        job.step = step
+        return
+    if found:
+        raise ValueError(
+            f"no checkpoint in {job.directory.path} is whole: delete them to start from step 0"
+        )
+
+
+def _surroundings(device: torch.device) -> dict[str, Any]:
+    """What the last bits of a run depend on besides its options and threads."""
+    is_cpu = device.type == "cpu"
+    return {
+        "backend": {name: op.choice(device) for name, op in ops().items()},
+        "machine": (
+            f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+            if is_cpu
+            else torch.cuda.get_device_name(device)
+        ),
+        "versions": {
+            "fastsaddle": fastsaddle.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }

@@ -1,0 +1,106 @@
+"""The figures of a run: accuracy and consensus distance over steps, and each agent's classes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from fastsaddle.sim.data.partitions._base import PartitionStatistics
+from fastsaddle.sim.run.checkpoint import writing
+
+# Okabe and Ito's colors, told apart by color-blind readers
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BLUE, ORANGE, GREEN = COLORS[:3]
+STYLES = ("-", "--", ":", "-.")
+MOST_ANNOTATED = 400
+
+
+def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
+    """Accuracies above, consensus distance and, where messages were compressed, their norms below, over the steps."""
+    steps = [row["step"] for row in rows]
+    is_compressed = any(row.get("update_norm") for row in rows)
+    figure = Figure(figsize=(7, 8 if is_compressed else 6), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    heights = (3, 2, 2)[: 3 if is_compressed else 2]
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    accuracy, distance = panels[:2]
+    for name, label, color, style in (
+        ("consensus_accuracy", "consensus model", BLUE, "-"),
+        ("mean_accuracy", "agents' mean", ORANGE, "--"),
+        ("worst_accuracy", "worst agent", GREEN, ":"),
+    ):
+        values = [row[name] for row in rows]
+        accuracy.plot(steps, values, style, color=color, label=label, linewidth=1.8)
+    accuracy.set_ylabel("test accuracy")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    accuracy.set_ylim(0, 1)
+    accuracy.legend(loc="lower right")
+    distances = [row["consensus_distance"] for row in rows]
+    distance.plot(steps, np.array(distances, dtype=float), color=BLUE, linewidth=1.8)
+    distance.set_ylabel("consensus distance\n(RMS over agents)")
+    distance.set_ylim(bottom=0)
+    if is_compressed:
+        _draw_norms(panels[2], steps, rows)
+    panels[-1].set_xlabel("step (one gossip round each)")
+    for axes in panels:
+        tidy(axes)
+    save(figure, path)
+
+
+def _draw_norms(axes: Axes, steps: list[int], rows: list[dict[str, Any]]) -> None:
+    """What was to be sent and what compression lost of it, RMS over agents, means since the point before."""
+    for name, label, color, style in (
+        ("update_norm", "to be sent", BLUE, "-"),
+        ("error_norm", "lost by compression", ORANGE, "--"),
+    ):
+        values = np.array([row[name] for row in rows], dtype=float)
+        axes.plot(steps, values, style, color=color, label=label, linewidth=1.8)
+    axes.set_yscale("log")
+    axes.set_ylabel("norm\n(RMS over agents)")
+    axes.legend(loc="upper right")
+
+
+def draw_classes(
+    path: Path, partition: PartitionStatistics, classes: tuple[str, ...], title: str
+) -> None:
+    """A heat map of training images: a row per agent, a column per class."""
+    counts = partition.counts
+    agents = len(counts)
+    figure = Figure(figsize=(7, min(12, 2.2 + 0.28 * agents)), layout="constrained")
+    axes = figure.subplots()
+    # the square root keeps small counts visible
+    norm = PowerNorm(0.5, 0, counts.max())
+    image = axes.imshow(counts, aspect="auto", cmap="Blues", norm=norm, interpolation="none")
+    if counts.size <= MOST_ANNOTATED:
+        for (agent, label), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if norm(count) > 0.6 else "black"
+                axes.text(label, agent, str(count), ha="center", va="center", color=color, size=8)
+        axes.set_yticks(range(agents))
+    axes.set_xticks(range(len(classes)), classes, rotation=0 if len(classes[0]) == 1 else 30)
+    axes.set_xlabel("class")
+    axes.set_ylabel("agent")
+    axes.set_title(title, fontsize="medium")
+    figure.colorbar(image, label="training images")
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG so that after a crash it is there whole or not at all."""
+    with writing(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
+
+
+def line_style(number: int) -> tuple[str, str]:
+    """Color and style of line `number` of a figure, 28 of them different."""
+    return COLORS[number % len(COLORS)], STYLES[number // len(COLORS) % len(STYLES)]
+
+
+def tidy(axes: Axes, alpha: float = 0.3) -> None:
+    """A light grid and no frame."""
+    axes.grid(alpha=alpha)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,233 @@
+"""All agents' training state on one device, built from the options; `step` is one round."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastsaddle.graphs.topology import parse
+from fastsaddle.rules.averaging_optimizer import AveragingOptimizer
+from fastsaddle.sim import methods
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.data.agent_data import AgentData
+from fastsaddle.sim.engines.engine import GradientEngine
+from fastsaddle.sim.run import graph_choice, initial_models, schedule
+from fastsaddle.sim.run.cross_features import CrossFeatures
+from fastsaddle.sim.run.devices import find_device
+from fastsaddle.sim.run.evaluation import Evaluation, evaluate
+from fastsaddle.sim.run.sharp_samples import SharpSamples, is_wanted
+from fastsaddle.sim.run.step_graph import CudaRecorder, StepGraph, StepInputs
+
+# multiplications of a forward pass
+SMALL_STEP = 8_000_000
+
+
+class Simulation:
+    """Data, agents, optimizer, schedule and engine of one run.
+
+    Equal options, device, engine, chunk and number of threads give equal bits. Raises ValueError or
+    OSError, before any file is written, when options do not fit together or data are missing.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        config.check()
+        self.device = find_device(config.device)
+        self.topology = parse(config.topology, config.agents)
+        self.data = AgentData(config, self.device)
+        self.dataset = self.data.dataset
+        self.steps = config.steps
+        if config.epochs is not None:
+            self.steps = max(1, round(config.epochs * self.data.steps_an_epoch))
+        self.schedule = schedule.parse(config.schedule, self.steps, config.lr_decay, config.warmup)
+        self.stack = initial_models.build_stack(config, self.dataset, self.device)
+        groups = initial_models.decay_groups(self.stack, config.weight_decay, config.norm_decay)
+        options = optimizer_options(config, self.topology, self.steps)
+        self.optimizer = methods.build(config.algorithm, groups, **options)
+        if isinstance(self.optimizer, AveragingOptimizer) and self.optimizer.locals is not None:
+            raise ValueError(
+                f"--algorithm {config.algorithm} makes local optimizers (local=), whose state no checkpoint "
+                "of a run holds: use it as a torch optimizer"
+            )
+        self._strengths = {
+            name: (getattr(config, name), getattr(config, option))
+            for option, name in methods.SCHEDULED.items()
+            if name in self.optimizer.defaults and getattr(config, option) != "constant"
+        }
+        # what the constructor made of it: an algorithm may scale its rate
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.engine = GradientEngine(
+            self.stack, F.cross_entropy, config.engine, config.chunk, config.precision
+        )
+        self.cross = self._cross_features(config)
+        self.sharp = self._sharp_samples()
+        # samples that gradients were taken of, by all agents
+        self._samples, self._batch = 0, config.batch_size
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.is_compressed = bool(self.optimizer.communicator.state_names)
+        # of what was to be sent, and of what compression lost: sums over steps of norms, RMS over agents
+        self.norm_sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        # "on" or "off", and why
+        self.cuda_graph, self.cuda_graph_reason = graph_choice.resolve(
+            config, self.device, self.optimizer, self.engine.engine
+        )
+        self.graph: StepGraph | None = None
+        if self.cuda_graph == "on":
+            self.graph = StepGraph(self, CudaRecorder(self.device))
+
+    def step(self, step: int) -> Tensor:
+        """Local step and gossip number `step` (from 0); the agents' mean training loss, 0-d.
+
+        Raises CaptureError where the step was to be captured in a CUDA graph and cannot be.
+        """
+        factor = self.schedule.factor(step)
+        strengths = {
+            name: value * schedule.strength(kind, step, self.steps)
+            for name, (value, kind) in self._strengths.items()
+        }
+        settings = tuple({"lr": rate * factor, **strengths} for rate in self.rates)
+        inputs = StepInputs(self.data.draws(step), settings)
+        return self.advance(inputs) if self.graph is None else self.graph.step(inputs)
+
+    def advance(self, inputs: StepInputs) -> Tensor:
+        """The step itself, which a graph can hold: nothing that changes is read from the host, but `inputs`."""
+        samples, labels = self.data.gather(inputs.draws)
+        for group, settings in zip(self.optimizer.param_groups, inputs.settings, strict=True):
+            group.update(settings)
+        targets = labels if self.cross is None else self.cross.targets(samples, labels)
+        loss = self.optimizer.step(lambda: self._gradients(samples, targets).mean())
+        if self.cross is not None:
+            self.optimizer.bytes_sent += self.cross.nbytes
+        self.loss_sum += loss
+        if self.is_compressed:
+            self.norm_sums += self.optimizer.squares.mean(0).sqrt()
+        return loss
+
+    def _gradients(self, inputs: Tensor, targets: Any) -> Tensor:
+        """Leave every agent's gradient in the stack, counted; the losses `[agents]`."""
+        if self.sharp is None:
+            of = self.engine if self.cross is None else self.cross
+            losses, samples = of.gradients(inputs, targets), self._batch
+        else:
+            losses, samples = self.sharp.gradients(inputs, targets)
+        self._samples += self.stack.agents * samples
+        return losses
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """Bytes sent and samples that gradients were taken of, so far, by all agents."""
+        return self.optimizer.bytes_sent, self._samples
+
+    @counted.setter
+    def counted(self, numbers: tuple[int, ...]) -> None:
+        self.optimizer.bytes_sent, self._samples = numbers
+
+    @property
+    def version(self) -> int:
+        """Another number where parameters were moved, and buffers laid out anew, since it was last asked for."""
+        self.stack.rows.verify()
+        return self.stack.rows.version
+
+    @property
+    def evaluations(self) -> int | float:
+        """Gradients taken by all agents; one of a part of the batch counts as that part of one."""
+        whole, rest = divmod(self._samples, self._batch)
+        return whole + rest / self._batch if rest else whole
+
+    def _cross_features(self, config: TrainConfig) -> CrossFeatures | None:
+        weights = config.ccl_model, config.ccl_data
+        if not any(weights):
+            return None
+        sent = isinstance(self.optimizer, methods.SENDING_MODELS)
+        classes = len(self.dataset.classes)
+        return CrossFeatures(self.engine, self.topology, classes, *weights, models_are_sent=sent)
+
+    def _sharp_samples(self) -> SharpSamples | None:
+        if not is_wanted(self.optimizer):
+            return None
+        if self.cross is None:
+            return SharpSamples(self.engine, self.optimizer)
+        return SharpSamples(self.engine, self.optimizer, self.cross.losses, self.cross.layer)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        return self.rates[0] * self.schedule.factor(step)
+
+    def suitable_threads(self, batch_size: int) -> int:
+        """One for small steps, where on a busy machine threads mostly wait for each other.
+
+        Measured on 2 cores: with 2 threads the default run is a seventh faster than with 1, but
+        eight times slower when other processes take a core each.
+        """
+        work = self.stack.agents * batch_size * self.stack.layout.dim
+        return 1 if work < SMALL_STEP else torch.get_num_threads()
+
+    def evaluate(self) -> Evaluation:
+        """Test the agents and their average on the whole test set.
+
+        Raises NonFiniteGradientError when a gradient was NaN or infinite since the last call.
+        """
+        self.optimizer.raise_if_skipped()
+        one_by_one = self.engine.engine in ("loop", "threads")
+        return evaluate(self.stack, self.consensus(), self.dataset, one_by_one)
+
+    def consensus(self) -> nn.Module:
+        """The model that stands for all agents: their mean, or the center that the algorithm keeps."""
+        return self.stack.consensus(self.optimizer.center)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that changes from step to step, live: what a checkpoint must hold."""
+        buffers = {f"buffer.{name}": buffer for name, buffer in self.stack.buffers.items()}
+        states = {f"optimizer.{name}": row for name, row in self.optimizer.flat_state.items()}
+        further = {"norm_sums": self.norm_sums} if self.is_compressed else {}
+        if self.optimizer.counts_rounds:
+            further["optimizer.rounds"] = self.optimizer.rounds
+        if self.optimizer.remembered:
+            further["optimizer.remembered"] = self._remembered()
+        return {"x": self.stack.x, "loss_sum": self.loss_sum, **buffers, **states, **further}
+
+    def _remembered(self) -> Tensor:
+        """What parameter groups remember, float64 `[groups, names]` on the CPU; NaN where there is nothing yet."""
+        groups, names = self.optimizer.param_groups, self.optimizer.remembered
+        numbers = [[math.nan if g[name] is None else g[name] for name in names] for g in groups]
+        return torch.tensor(numbers, dtype=torch.float64)
+
+    def _remember(self, numbers: Tensor) -> None:
+        for group, row in zip(self.optimizer.param_groups, numbers.tolist(), strict=True):
+            for name, number in zip(self.optimizer.remembered, row, strict=True):
+                whole = int(number) if number.is_integer() else number
+                group[name] = None if math.isnan(number) else whole
+
+    def counters(self) -> dict[str, int]:
+        """Whole numbers that a checkpoint holds beside the tensors."""
+        whole, rest = divmod(self._samples, self._batch)
+        further = {"samples": rest} if rest else {}
+        return {"bytes_sent": self.optimizer.bytes_sent, "evaluations": whole, **further}
+
+    @torch.no_grad()
+    def restore(self, saved: dict[str, Tensor], counters: dict[str, int]) -> None:
+        """Take over a checkpoint's content. Raises ValueError when it is not this run's."""
+        live = self.tensors()
+        shapes = {name: tuple(tensor.shape) for name, tensor in live.items()}
+        seen = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+        if shapes != seen:
+            raise ValueError(f"the checkpoint must hold {shapes}, got {seen}")
+        for name, tensor in live.items():
+            tensor.copy_(saved[name])
+        if self.optimizer.remembered:
+            self._remember(saved["optimizer.remembered"])
+        self.optimizer.bytes_sent = counters["bytes_sent"]
+        self._samples = counters["evaluations"] * self._batch + counters.get("samples", 0)
+
+
+def optimizer_options(config: TrainConfig, topology: Any, steps: int) -> dict[str, Any]:
+    """The options that an optimizer's constructor may name."""
+    names = ("agents", "lr", "weight_decay", "seed", *methods.PARTICULAR)
+    options = {name: getattr(config, name) for name in names}
+    if config.momentum is None:
+        del options["momentum"]
+    options["state_dtype"] = getattr(torch, config.state_dtype)
+    options["sam"] = methods.parse_sam(config.sam)
+    options["period"] = methods.parse_period(config.period, steps)
+    return {**options, "topology": topology, "compressor": config.choco}

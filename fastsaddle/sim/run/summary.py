@@ -1,0 +1,120 @@
+"""What a run tells about itself: what it is, how to go on with it, how it ended."""
+
+import shlex
+
+from rich.console import Console
+from rich.table import Table
+
+from fastsaddle.sim import methods
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.run import checkpoint
+from fastsaddle.sim.run.job import CLASSES, CURVES, Job
+from fastsaddle.sim.run.progress import number, percent
+
+
+def describe(job: Job) -> list[str]:
+    """What is about to run, in a few lines."""
+    config, simulation = job.config, job.simulation
+    split = simulation.data.partition
+    backends = sorted(set(job.directory.config["backend"].values()))
+    return [
+        f"{config.algorithm}: {config.agents} agents, {who_talks(job)}, {config.model} with "
+        f"{simulation.stack.layout.dim:,} parameters",
+        f"{config.dataset}: {len(simulation.dataset.train_labels):,} training samples, "
+        f"{split_name(config)} gives {split.mean_classes:.1f} classes an agent, "
+        f"{split.mean_top_share:.0%} of its samples in the largest",
+        *_messages(job),
+        f"{config.device}, CPU threads {config.threads}, engine {config.engine}, "
+        f"{config.precision}, backend {' and '.join(backends)}{_graph(job)}; writing to {job.directory.path}",
+        *([f"going on at step {job.step} of {config.steps}"] if job.step else []),
+    ]
+
+
+def who_talks(job: Job) -> str:
+    """The graph and how fast gossip mixes on it, or how often all agents are averaged."""
+    if methods.takes(job.config.algorithm, "topology"):
+        graph = job.simulation.topology
+        return f"{graph.name} (spectral gap {graph.spectral_gap:.4f})"
+    period = job.config.period
+    return "averaged by QSR" if period.startswith("qsr") else f"averaged every {period} steps"
+
+
+def _graph(job: Job) -> str:
+    """Whether steps are captured in a CUDA graph, and why not; nothing on a CPU, which has none."""
+    simulation = job.simulation
+    if simulation.graph is not None:
+        return ", steps in a CUDA graph"
+    if simulation.device.type == "cpu":
+        return ""
+    reason = job.directory.config.get("cuda_graph_reason", "it began without one")
+    return f", no CUDA graph ({reason})"
+
+
+def _messages(job: Job) -> list[str]:
+    """A line on what a message is, where models are not sent whole."""
+    choco, layout = job.config.choco, job.simulation.stack.layout
+    if choco is None:
+        return []
+    sent, whole = choco.compressor.message_bytes(layout), 4 * layout.dim
+    how = f"{job.config.gossip_order}, consensus step {job.config.consensus_step:g}"
+    return [
+        f"{job.config.compressor}: {sent:,} bytes a message, {sent / whole:.3f} of float32's; {how}"
+    ]
+
+
+def title(job: Job) -> str:
+    """The run's name and what it did, for its figures."""
+    c = job.config
+    what = (
+        c.algorithm,
+        f"{c.agents} agents",
+        *([c.topology] if methods.takes(c.algorithm, "topology") else []),
+        *([] if c.choco is None else [c.compressor]),
+        c.dataset,
+        split_name(c),
+        f"seed {c.seed}",
+    )
+    return f"{job.directory.path.resolve().name}\n{', '.join(what)}"
+
+
+def split_name(config: TrainConfig) -> str:
+    """The partition with its concentration, where it has one, and what else makes agents unlike."""
+    split = f"{config.partition}({config.alpha:g})" if config.has_alpha else config.partition
+    return split if config.feature_skew is None else f"{split} with {config.feature_skew}"
+
+
+def resume_command(job: Job) -> str:
+    """The command line that goes on with this run."""
+    return f"fastsaddle train --resume {shlex.quote(str(job.directory.path))}"
+
+
+def summarize(job: Job, steps_per_second: float, console: Console) -> None:
+    """A table of the last evaluation, and where everything was written."""
+    row = job.directory.rows[-1]
+    best = max(job.directory.rows, key=lambda other: other["consensus_accuracy"])
+    sent = row["bytes_sent"] / 1e6
+    backends = sorted(set(job.directory.config["backend"].values()))
+    table = Table(title=f"after step {row['step']}", show_header=False)
+    for name, value in (
+        ("consensus accuracy", percent(row["consensus_accuracy"])),
+        (f"best, at step {best['step']}", percent(best["consensus_accuracy"])),
+        ("mean accuracy of the agents", percent(row["mean_accuracy"])),
+        ("worst accuracy of the agents", percent(row["worst_accuracy"])),
+        ("consensus distance", number(row["consensus_distance"])),
+        ("compressor", job.config.compressor),
+        ("sent per agent", f"{sent / job.config.agents:.2f} MB"),
+        ("sent in total", f"{sent:.2f} MB"),
+        ("speed", f"{steps_per_second:.4g} steps/s"),
+        (
+            "gradient evaluations per agent",
+            f"{row['gradient_evaluations'] / job.config.agents:,.10g}",
+        ),
+        ("engine", job.config.engine),
+        ("backend", " and ".join(backends)),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    checkpoints = [path.name for _, path in checkpoint.find(job.directory.path)]
+    files = ("config.json", "partition.json", "metrics.jsonl", CURVES, CLASSES, *checkpoints)
+    for name in files:
+        print(job.directory.path / name)

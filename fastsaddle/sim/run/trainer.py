@@ -1,0 +1,114 @@
+"""The loop of a run: train, evaluate, checkpoint, and stop between two steps when asked to."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastsaddle.sim.run import checkpoint
+from fastsaddle.sim.run.job import Job
+from fastsaddle.sim.run.simulation import Simulation
+
+
+class Observer(Protocol):
+    """Somebody who is told what happens in a run."""
+
+    def show_step(self, step: int, loss: Tensor) -> None:
+        """After each step: how many are done, and the mean training loss, still on its device."""
+
+    def show_evaluation(self, row: dict[str, Any]) -> None:
+        """After each evaluation: the new line of metrics.jsonl."""
+
+
+def run(job: Job, observers: Sequence[Observer], is_stopped: Callable[[], bool]) -> None:
+    """Take a job to its last step, or to a checkpoint of the step during which `is_stopped` became true.
+
+    Raises NonFiniteError when training diverged, OSError when a file cannot be written; the checkpoint before
+    is then whole.
+    """
+    if job.config.threads is not None:
+        torch.set_num_threads(job.config.threads)
+    config, directory, simulation = job.config, job.directory, job.simulation
+    saved = job.step
+    clock = _Clock(directory.rows, simulation.device)
+    while True:
+        is_last = job.step >= config.steps
+        is_evaluated = bool(directory.rows) and directory.rows[-1]["step"] == job.step
+        if not is_evaluated and (is_last or job.step % config.evaluation_interval == 0):
+            directory.append(_row(job, clock))
+            for observer in observers:
+                observer.show_evaluation(directory.rows[-1])
+        stopped = is_stopped()
+        if (is_last or stopped or job.step % config.checkpoint_interval == 0) and job.step != saved:
+            simulation.optimizer.raise_if_skipped()
+            directory.sync()
+            tensors, counters = simulation.tensors(), simulation.counters()
+            checkpoint.save(directory.path, tensors, job.step, counters)
+            saved = job.step
+        if is_last or stopped:
+            return
+        begin = time.perf_counter()
+        loss = simulation.step(job.step)
+        job.step += 1
+        clock.stepped += time.perf_counter() - begin
+        for observer in observers:
+            observer.show_step(job.step, loss)
+
+
+class _Clock:
+    """Seconds of a run, over all its pieces: `stepped` of steps alone, and of everything."""
+
+    def __init__(self, rows: list[dict[str, Any]], device: torch.device) -> None:
+        self.stepped = rows[-1]["step_seconds"] if rows else 0.0
+        self._before = rows[-1]["seconds"] if rows else 0.0
+        self._begin = time.perf_counter()
+        self._device = device
+
+    def wait(self) -> None:
+        """Let a GPU finish its steps, which then count as such."""
+        if self._device.type == "cuda":
+            begin = time.perf_counter()
+            torch.cuda.synchronize(self._device)
+            self.stepped += time.perf_counter() - begin
+
+    @property
+    def total(self) -> float:
+        return self._before + time.perf_counter() - self._begin
+
+
+def _row(job: Job, clock: _Clock) -> dict[str, Any]:
+    """A line of metrics.jsonl; None stands for what is not finite, which JSON does not know."""
+    simulation, rows = job.simulation, job.directory.rows
+    clock.wait()
+    evaluation = simulation.evaluate()
+    steps = job.step - (rows[-1]["step"] if rows else 0)
+    values = {
+        "step": job.step,
+        **asdict(evaluation),
+        "train_loss": simulation.loss_sum.item() / steps if steps else math.nan,
+        "lr": simulation.rate(min(job.step, simulation.steps - 1)),
+        "bytes_sent": simulation.optimizer.bytes_sent,
+        **_compression(simulation, steps),
+        "gradient_evaluations": simulation.evaluations,
+        "step_seconds": round(clock.stepped, 3),
+        "seconds": round(clock.total, 3),
+    }
+    simulation.loss_sum.zero_()
+    simulation.norm_sums.zero_()
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def _compression(simulation: Simulation, steps: int) -> dict[str, float]:
+    """Mean norms since the line before: of what was to be sent, of what was lost, and their ratio."""
+    if not simulation.is_compressed:
+        return {"update_norm": math.nan, "error_norm": 0.0, "compression_error": 0.0}
+    update, error = simulation.norm_sums.tolist()
+    return {
+        "update_norm": update / steps if steps else math.nan,
+        "error_norm": error / steps if steps else math.nan,
+        "compression_error": error / update if update else math.nan,
+    }

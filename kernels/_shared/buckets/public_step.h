@@ -1,0 +1,123 @@
+// The arithmetic of choco_step beyond the local step: quantized news of a public copy, and mixing public copies.
+// Every operation rounds once, in the order of its reference: the bits are part of the contract.
+#pragma once
+
+#include "quantizer.h"
+#include "../step/step.h"
+
+namespace fs {
+
+// buckets of a step are no larger, so that the slices of all agents fit a core's L2
+constexpr i64 MOST_COLUMNS = 1024;
+// squares are summed in float32 within so many columns
+constexpr i64 SQUARED_COLUMNS = 512;
+
+// t = model - copy; returns its largest magnitude as bits
+FS_CLONES static std::int32_t take_difference(const float* __restrict model, const float* __restrict copy,
+                                              i64 count, float* __restrict t) {
+  std::int32_t most[LANES] = {0};
+  for (i64 c = 0; c < count; c += LANES)
+    for (i64 l = 0; l < LANES; ++l) {
+      t[c + l] = model[c + l] - copy[c + l];
+      const std::int32_t bits = magnitude_bits(t[c + l]);
+      most[l] = bits > most[l] ? bits : most[l];
+    }
+  std::int32_t result = 0;
+  for (i64 l = 0; l < LANES; ++l) result = most[l] > result ? most[l] : result;
+  return result;
+}
+
+// sums of squares of what is to be sent and of what quantization loses
+struct Squares {
+  double sent[LANES] = {0.0}, lost[LANES] = {0.0};
+};
+
+// what the next tile reads first; fetched during arithmetic, as loops that read memory have no requests to spare
+struct Soon {
+  const float *copy, *start;
+};
+
+// copy += Q(t); adds up ||t||^2 and ||Q(t) - t||^2
+FS_BYTE_CLONES static void add_quantized(const float* __restrict t, const std::uint16_t* __restrict draws, Level by,
+                                         float levels, i64 count, float* __restrict copy, Soon soon,
+                                         Squares& squares) {
+  float sent[LANES] = {0.0f}, lost[LANES] = {0.0f};
+  for (i64 c = 0; c < count; c += LANES) {
+    for (i64 l = 0; l < LANES; l += LINE) {
+      prefetch(soon.copy + c + l);
+      prefetch(soon.start + c + l);
+    }
+    for (i64 l = 0; l < LANES; ++l) {
+      const float v = t[c + l];
+      const float value = static_cast<float>(code_of(v, by.inverse, levels, draws[c + l])) * by.scale;
+      const float rest = value - v;
+      copy[c + l] += value;
+      sent[l] += v * v;
+      lost[l] += rest * rest;
+    }
+  }
+  for (i64 l = 0; l < LANES; ++l) {
+    squares.sent[l] += static_cast<double>(sent[l]);
+    squares.lost[l] += static_cast<double>(lost[l]);
+  }
+}
+
+inline void publish_bucket(const float* model, const std::uint16_t* draws, float levels, i64 count, float* copy,
+                           Soon soon, Squares& squares) {
+  alignas(64) float t[MOST_COLUMNS];
+  const Level by = level(top_of(0, take_difference(model, copy, count, t)), levels);
+  for (i64 c = 0; c < count; c += SQUARED_COLUMNS)
+    add_quantized(t + c, draws + c, by, levels, count - c < SQUARED_COLUMNS ? count - c : SQUARED_COLUMNS, copy + c,
+                  {soon.copy + c, soon.start + c}, squares);
+}
+
+struct PublicMix {
+  const float* const* copies;  // `width` slices of public copies, and their weights
+  const float* weights;
+  i64 width;
+  const float* own;  // the agent's public copy
+  float* model;      // h; where kept, overwritten by what is mixed
+  float gamma;
+  const float* before;  // quasi-global: the model before the step; null otherwise
+  float* momentum;
+  float lr, mu;
+  float* out;
+  bool streamed;  // out goes past the cache
+  bool kept;
+  const float* next;  // what will be read soon
+};
+
+// out = h + gamma * (sum_k weights[k] * copies[k] - own), in the list's order;
+// momentum = mu * momentum + (1 - mu) * (before - out) / lr
+FS_CLONES static void mix_public(const PublicMix& by_reference, i64 count) {
+  const PublicMix m = by_reference;
+  const float rest = 1.0f - m.mu;
+  for (i64 c = 0; c < count; c += LANES) {
+    alignas(64) float x[LANES];
+    for (i64 l = 0; l < LANES; ++l) x[l] = m.weights[0] * m.copies[0][c + l];
+    for (i64 k = 1; k < m.width; ++k) {
+      // or GCC 12 interleaves two turns of this loop and gives up vectors for it
+      asm volatile("");
+      const float w = m.weights[k];
+      const float* copy = m.copies[k] + c;
+      for (i64 l = 0; l < LANES; ++l) x[l] = x[l] + w * copy[l];
+    }
+    for (i64 l = 0; l < LANES; ++l) x[l] = m.model[c + l] + m.gamma * (x[l] - m.own[c + l]);
+    prefetch(m.next + c);
+    prefetch(m.next + c + LINE);
+    if (m.before) {
+#pragma GCC ivdep
+      for (i64 l = 0; l < LANES; ++l)
+        m.momentum[c + l] = m.mu * m.momentum[c + l] + rest * ((m.before[c + l] - x[l]) / m.lr);
+    }
+    if (m.kept) std::memcpy(m.model + c, x, sizeof x);
+    if (m.streamed) {
+      stream(m.out + c, load(x));
+      stream(m.out + c + LINE, load(x + LINE));
+    } else {
+      std::memcpy(m.out + c, x, sizeof x);
+    }
+  }
+}
+
+}  // namespace fs

@@ -1,4 +1,0 @@
-// Tells which sources the library was compiled from, so that a stale one is noticed.
-#include "_simd.h"
-
-FS_EXPORT const char* fs_sources() { return FS_SOURCES; }

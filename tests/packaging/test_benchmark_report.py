@@ -1,0 +1,306 @@
+"""The benchmark report: the README quotes what is committed, GPUs' figures appear where there are some."""
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+
+
+@pytest.fixture(autouse=True)
+def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
+@pytest.fixture
+def report() -> ModuleType:
+    return importlib.import_module("report")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    yield folder
+
+
+def machine_info(device: str) -> dict[str, Any]:
+    """What pytest-benchmark writes of a machine, the host's name among it."""
+    return {
+        **{"device": device, "threads": 7, "torch": "2.99", "triton": "3.99", "node": "a-host"},
+        **{"python_version": "3.12.1", "system": "Linux", "machine": "x86_64", "cuda": "13.1"},
+        "cpu": {"brand_raw": "A Processor", "count": 9, "l2_cache_size": 512},
+    }
+
+
+def row(name: str, **info: Any) -> dict[str, Any]:
+    stats = {"min": 1e-3, "median": 2e-3, "max": 3e-3, "rounds": 9, "data": [1e-3, 3e-3]}
+    return {"name": name, "fullname": f"x::{name}", "extra_info": info, "stats": stats}
+
+
+def moved(name: str, percent: float, agents: int, dim: int, **info: Any) -> dict[str, Any]:
+    """A case of 100 MB in `100 / percent` ms, beside a copy of 100 GB/s."""
+    speed = {"bytes": 100_000_000, "gb_per_s": percent, "copy_gb_per_s": 100.0}
+    return row(name, **speed, percent_of_copy=percent, agents=agents, dim=dim, **info)
+
+
+def gpu_report() -> dict[str, Any]:
+    """Made-up figures of every part that a GPU is measured in."""
+    rows = [
+        moved(f"test_room[{room}-{agents}-{dim}]", percent, agents, dim, room=room, **triton)
+        for room, agents, dim, percent in (
+            ("gossip_step", 16, 2**22, 91.4),
+            ("gossip_step", 4096, 2**14, 72.6),
+            ("agent_norm", 16, 2**22, 88.0),
+            ("gossip_step", 16, 2**27, 93.9),
+        )
+        for triton in [{"implementation": "triton", "passes": 5}]
+    ]
+    for name, percent in (("fastsaddle", 80.0), ("torch.compile", 16.0)):
+        info = {"method": "QGM", "implementation": name, "passes": 6}
+        rows.append(moved(f"test_qgm[{name}]", percent, 16, 2**22, **info))
+    counts = {"launches": 5.0, "copies": 0.5, "waits": 0}
+    tax = {"network": "mlp", "asked": "auto", "implementation": "batched", "of_plain_loop": 0.1}
+    run = {"training": "resnet20", "algorithm": "qsaddle", "agents": 1024, "graph": "on"}
+    memory = {"method": "QSADDLe", "network": "resnet20", "agents": 4096, "row_bytes": 4.46e9}
+    return {
+        "datetime": "2030-01-02T03:04:05",
+        "machine_info": machine_info("A GPU"),
+        "benchmarks": [
+            *rows,
+            row("test_launches[QSADDLe]", method="QSADDLe", agents=16, dim=9, **counts),
+            row("test_tax[16]", stacking_tax=1.25, agents=16, **tax),
+            row("test_tax[256]", stacking_tax=1.5, agents=256, **tax),
+            row("test_training", steps_per_second=0.75, peak_bytes=81.2e9, **run),
+            row("test_memory[fs]", implementation="fastsaddle", step_milliseconds=40.0,
+                kept_bytes=17.9e9, peak_bytes=18.0e9, **memory),
+            row("test_memory[dense]", implementation="eager, dense W", step_milliseconds=400.0,
+                kept_bytes=17.8e9, peak_bytes=35.7e9, **memory),
+            moved("test_shape[512]", 70.0, 16, 99, shape_of="local_step", columns=512, warps=4),
+            moved("test_shape[1024]", 85.0, 16, 99, shape_of="local_step", columns=1024, warps=8),
+        ],
+    }  # fmt: skip
+
+
+GPU_LINES = """
+A GPU, 7 CPU threads, torch 2.99, 2030-01-02; `copy_` 100.0 GB/s (read + write, median of the run)
+| QGM.step | fastsaddle | 16 x 4,194,304 | 1.25 | 80.0 | 80 |
+against what one would write today (steps: with their check for non-finite gradients): `QGM.step`: 5.0 x torch.compile.
+Percent of the copy bandwidth with 256 MiB a buffer, by agents:
+| | 16 | 4096 |
+| agent_norm, triton | 88 |  |
+| gossip_step, triton | 91 | 73 |
+| | 256 MiB | 8 GiB |
+| gossip_step, 16 agents | 91 | 94 |
+Gradients of 16 agents, batch 32, against one model on the concatenated batch:
+| mlp | batched (chosen) | 1.25 | 0.10 x |
+Gradients of 256 agents, batch 32, against one model on the concatenated batch:
+| mlp | batched (chosen) | 1.50 | 0.10 x |
+| QSADDLe.step | 16 | 5 | 0.5 | 0 |
+| resnet20 | qsaddle | 1,024 | on | 0.75 | 768 | 81.20 |
+One step of 4,096 agents with resnet20 outside the closures (4.46 GB a buffer):
+| QSADDLe.step | fastsaddle | 40.0 | 17.90 | 18.00 |
+| QSADDLe.step | eager, dense W | 400.0 | 17.80 | 35.70 |
+| | 512 x 4 | 1024 x 8 |
+| local_step, 16 x 99 | 70 | 85 |
+| `agent_norm`, `sam_perturb`, `gossip_step`: % of copy bandwidth, 1 to 128 agents | at least 85 | 88 | yes |
+| `agent_norm`, `sam_perturb`, `gossip_step`: % of copy bandwidth, 1,024 agents | at least 70 | not measured | |
+| launches of a QSADDLe step | at most 5 | 5 | yes |
+| stacking tax, 256 agents | at most 1.5 | 1.5 | yes |
+""".strip().splitlines()
+
+
+def test_readme_is_written_from_committed_results(report: ModuleType) -> None:
+    assert README.read_text() == report.rewritten(README, RESULTS), (
+        "run: python benchmarks/report.py --readme README.md"
+    )
+
+
+def test_pages_of_peers_and_growth_are_written_from_their_json() -> None:
+    for name, module in (("peers", "peers_report"), ("growth", "growth")):
+        content = json.loads((RESULTS / f"{name}.json").read_text())
+        written = importlib.import_module(module).report(content)
+        assert (RESULTS / f"{name}.md").read_text() == written
+
+
+def test_every_cell_of_the_readme_is_in_the_json() -> None:
+    """Counted from the JSON, with no help of the report's code."""
+    rows = [r["extra_info"] for r in json.loads((RESULTS / "cpu.json").read_text())["benchmarks"]]
+    expected = sorted(
+        f"{i['agents']} x {i['dim']:,} | {i['bytes'] / i['gb_per_s'] / 1e6:.2f} | "
+        f"{i['gb_per_s']:.1f} | {i['percent_of_copy']:.0f}"
+        for i in rows
+        if "percent_of_copy" in i
+    )
+    text = README.read_text().partition("![percent of copy bandwidth]")[0]
+    cell = r"^\|.*\| (\d+ x [\d,]+ \| [\d.]+ \| [\d.]+ \| \d+) \|$"
+    cells = re.findall(cell, text, re.MULTILINE)
+    assert sorted(cells) == expected and len(cells) > 50
+
+
+def test_gpu_results_appear_after_the_cpus(results: Path) -> None:
+    page = importlib.import_module("report_page").page
+    (results / "cpu.json").write_text((RESULTS / "cpu.json").read_text())
+    without = page(results)
+    assert "Not measured on a GPU: no figure for one is claimed." in without
+    (results / "gpu_other.json").write_text(json.dumps(gpu_report()))
+    text = page(results)
+    assert "Not measured on a GPU" not in text and "Not measured beside peers." in text
+    assert text.index("AMD") < text.index("On a GPU: A GPU, 7 CPU threads")
+    first = {**gpu_report(), "machine_info": machine_info("Another GPU")}
+    (results / "gpu_another.json").write_text(json.dumps(first))
+    text = page(results)
+    assert text.index("On a GPU: Another GPU") < text.index("On a GPU: A GPU")
+
+
+def test_every_table_of_a_gpu(report: ModuleType) -> None:
+    text = report.render(gpu_report())
+    assert [line for line in GPU_LINES if line not in text] == []
+    # a row that is laid out by agents is not listed twice
+    tables = text.partition("Figures to reach")[0]
+    assert tables.count("gossip_step") == 2 and tables.count("local_step") == 1
+
+
+def test_a_figure_that_is_missed_is_told(report: ModuleType) -> None:
+    content = gpu_report()
+    (tax,) = [r for r in content["benchmarks"] if r["name"] == "test_tax[16]"]
+    tax["extra_info"]["stacking_tax"] = 1.31
+    assert "| stacking tax, 16 agents | at most 1.3 | 1.31 | no |" in report.render(content)
+    native = {"room": "agent_norm", "implementation": "native"}
+    content["machine_info"] = machine_info("cpu")
+    content["benchmarks"] = [
+        moved("a", 90.0, 16, 10, room="sam_perturb", implementation="native"),
+        moved("b", 76.0, 16, 10, **native),
+        moved("c", 3.0, 256, 10, **native),
+        moved("d", 2.0, 16, 10, room="agent_norm", implementation="reference"),
+    ]
+    text = report.render(content)
+    assert "`sam_perturb`: % of copy bandwidth, 16 agents | at least 77 | 76 | no |" in text
+    assert "| stacking tax, mlp, 16 agents | at most 2 | not measured | |" in text
+    del content["benchmarks"][:]
+    assert "Figures" not in report.render(content)
+
+
+def test_peers_are_spoken_of_where_they_were_measured(results: Path) -> None:
+    peers = importlib.import_module("report_page").peers
+    kinds = {"fastsaddle": "own", "a": "peer", "b": "peer without gossip"}
+    speeds = {("fastsaddle", 16): 800.0, ("fastsaddle", 64): 600.0, ("a", 16): 100.0}
+    content = {
+        "agents": [16, 64],
+        "engines": [{"name": name, "kind": kind} for name, kind in kinds.items()],
+        "results": [{"engine": e, "agents": n, "best": s} for (e, n), s in speeds.items()]
+        + [
+            {"engine": "b", "agents": 64, "best": 400.0},
+            {"engine": "b", "agents": 16, "best": 160.0},
+        ]
+        + [{"engine": "a", "agents": 64, "failure": "why"}],
+    }
+    (results / "peers.json").write_text(json.dumps(content))
+    words, table = peers(results)
+    assert words.endswith(
+        "with 16 and 64 agents. fastsaddle is 5.0 and 1.5 times as fast as the fastest peer and "
+        "8.0 times as fast as the fastest peer that gossips (16 agents)."
+    )
+    assert table.splitlines()[2:] == [
+        "| 16 | 800 | 100 | 160 |",
+        "| 64 | 600 | not measured | 400 |",
+    ]
+    assert "| a | b (no gossip) |" in table
+
+
+def test_nothing_measured(results: Path) -> None:
+    assert importlib.import_module("report_page").page(results).split("\n\n") == [
+        "Not measured on a CPU.",
+        "Not measured on a GPU: no figure for one is claimed.",
+        "Not measured beside peers.",
+        "Growth with the number of agents: not measured.",
+    ]
+
+
+def test_files_of_a_machine_are_merged(report: ModuleType, tmp_path: Path) -> None:
+    whole, later = gpu_report(), gpu_report()
+    (again,) = [r for r in later["benchmarks"] if r["name"] == "test_training"]
+    again["extra_info"]["steps_per_second"] = 0.875
+    later["benchmarks"] = [again, row("failed")]
+    paths = [tmp_path / name for name in ("a.json", "b.json", "kept.json")]
+    for path, content in zip(paths, (whole, later), strict=False):
+        path.write_text(json.dumps(content))
+    report.write(report.read(paths[:2]), paths[2])
+    kept = json.loads(paths[2].read_text())
+    assert "0.88 | 896" in report.render(kept) and len(kept["benchmarks"]) == len(whole["benchmarks"])  # fmt: skip
+    assert "a-host" not in paths[2].read_text() and kept["machine_info"]["cuda"] == "13.1"
+    # what is kept can be read again, and stays what it is
+    assert report.read([paths[2], paths[2]]) == kept
+    later["machine_info"]["device"] = "cpu"
+    paths[1].write_text(json.dumps(later))
+    with pytest.raises(ValueError, match="of one device can be merged, got A GPU and cpu"):
+        report.read(paths[:2])
+    paths[1].write_text("{}")
+    with pytest.raises(ValueError, match=r"b\.json must be pytest-benchmark's JSON"):
+        report.read(paths[:2])
+
+
+def test_check_and_rewrite(
+    report: ModuleType, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.BEGIN}\nstale\n{report.END}\nafter\n")
+
+    def run(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["report.py", *words, "--results", str(results)])
+        report.main()
+
+    with pytest.raises(SystemExit, match=r"page\.md differs from"):
+        run("--check", str(page))
+    assert "stale" in page.read_text()
+    run("--readme", str(page))
+    run("--check", str(page))
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith(f"{report.END}\nafter\n")
+    (results / "gpu_a.json").write_text(json.dumps(gpu_report()))
+    with pytest.raises(SystemExit, match="differs"):
+        run("--check", str(page))
+    page.write_text(f"{report.END} and {report.BEGIN}")
+    with pytest.raises(SystemExit, match=r"must hold the marks .* in this order"):
+        run("--readme", str(page))
+
+
+def test_remarks_quote_the_report() -> None:
+    remarks = importlib.import_module("report_remarks").remarks
+    content = gpu_report()
+    assert remarks(content) == ""
+    both = {"implementation": "native", "room": "consensus"}
+    content["benchmarks"] = [
+        moved("a", 99.6, 256, 10, **both),
+        moved("b", 54.4, 16, 10, **both),
+        moved("c", 7.0, 16, 10, room="consensus", implementation="reference"),
+        moved("d", 50.0, 16, 10, room="compress_ef", implementation="native"),
+        moved("e", 20.0, 16, 10, room="error feedback, 8 bits", implementation="fastsaddle"),
+    ]
+    text = remarks(content)
+    assert "`consensus` sums in float64: 54 to 100. " in text and "2.5 times as long" in text
+    assert "top_k" not in text and "tracking" not in text
+
+
+def test_picture(report: ModuleType, tmp_path: Path) -> None:
+    draw = importlib.import_module("report_picture").draw
+    content = json.loads((RESULTS / "cpu.json").read_text())
+    paths = [tmp_path / name for name in ("a.svg", "b.svg", "c.png")]
+    for path in paths:
+        draw(content, path)
+    # equal figures give equal files
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+    draw(gpu_report(), paths[0])
+    assert paths[0].stat().st_size > 5000
+    content["benchmarks"] = []
+    with pytest.raises(ValueError, match="needs percents of the copy bandwidth"):
+        draw(content, paths[0])

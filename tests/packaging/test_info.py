@@ -1,0 +1,74 @@
+"""`fastsaddle info`, the version, and what must not be imported for them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastsaddle
+from fastsaddle.cli import main
+from fastsaddle.kernels.op import ops
+from fastsaddle.sim.commands import info
+
+ROOT = Path(__file__).parents[2]
+EXTRAS = (
+    *("jinja2", "matplotlib", "rich", "safetensors", "sklearn", "tabulate", "torchvision"),
+    *("tyro", "yaml"),
+)
+
+
+def python(code: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_info_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    assert f"fastsaddle {fastsaddle.__version__}" in said
+    assert f"torch {torch.__version__}" in said
+    for name, op in ops().items():
+        assert any(line.split() == [name, op.choice("cpu")] for line in said.splitlines())
+        for backend, reason in op.unavailable("cpu").items():
+            assert f"not {backend}" in said and reason in said
+    assert "GB/s" in said
+    assert "native library" in said
+
+
+def test_bandwidth_is_measured() -> None:
+    assert 0.1 < info.copy_bandwidth("cpu", 2**24) < 10_000
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"fastsaddle {fastsaddle.__version__}\n"
+
+
+def test_import_is_light() -> None:
+    code = f"import fastsaddle, sys; print([m for m in {EXTRAS} if m in sys.modules])"
+    assert python(code).stdout.strip() == "[]"
+
+
+def test_without_the_extras() -> None:
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({EXTRAS}))\n"
+        "from fastsaddle.cli import main\n"
+        "print(main(['info']), main(['train']))"
+    )
+    done = python(code)
+    assert done.stdout.endswith("0 2\n"), done
+    assert "scikit-learn, tabulate, tyro, pyyaml: pip install 'fastsaddle[sim]'" in done.stdout
+    assert "train needs jinja2" in done.stderr
+    assert "pip install 'fastsaddle[sim]'" in done.stderr
+
+
+def test_wrong_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["fly"], ["info", "--fast"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+    assert "--fast" in capsys.readouterr().err

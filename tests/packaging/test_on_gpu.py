@@ -1,0 +1,190 @@
+"""What benchmarks/on_gpu.sh runs, tried on the CPU: the script, its parts, and the baselines that it times."""
+
+import importlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fastsaddle as fs
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "on_gpu.sh"
+
+
+def on_gpu(*words: str) -> subprocess.CompletedProcess[str]:
+    """The script with this Python, where no GPU is to be seen."""
+    environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    command = ["bash", str(SCRIPT), *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(autouse=True)
+def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+
+
+def part(name: str) -> Any:
+    return importlib.import_module(f"benchmarks.{name}")
+
+
+def test_refusals(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    usage = on_gpu()
+    assert usage.returncode == 2 and "usage: bash benchmarks/on_gpu.sh [--tiny] DIR" in usage.stderr
+    unknown = on_gpu(str(folder), "rooms", "room")
+    assert unknown.returncode == 2 and not folder.exists()
+    assert (
+        "a part must be one of tests sanitizer" in unknown.stderr and "got room" in unknown.stderr
+    )
+    none = on_gpu(str(folder), "rooms")
+    assert none.returncode == 1 and list(folder.iterdir()) == []
+    assert "no GPU: torch" in none.stderr and "nothing was measured" in none.stderr
+
+
+def test_parts_are_kept_and_merged(tmp_path: Path) -> None:
+    first = on_gpu("--tiny", str(tmp_path), "shapes")
+    assert first.returncode == 0, first.stdout + first.stderr
+    # a later call with the same folder adds its part
+    second = on_gpu("--tiny", str(tmp_path), "training")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert (
+        "| sam_perturb, 2 x 1,100 |" in second.stdout
+        and "| mlp:3 | qsaddle | 16 |" in second.stdout
+    )
+    rows = json.loads((tmp_path / "gpu.json").read_text())["benchmarks"]
+    kept = [row["extra_info"] for row in rows]
+    shapes = {(info["columns"], info["warps"]) for info in kept if "shape_of" in info}
+    assert shapes == {(16, 8), *((c, w) for c in (512, 1024, 2048, 4096) for w in (4, 8))}
+    (speed,) = [info["steps_per_second"] for info in kept if "training" in info]
+    assert speed > 0
+
+
+def test_a_run_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    (folder / "conftest.py").write_text((ROOT / "benchmarks" / "conftest.py").read_text())
+    (folder / "test_interrupted.py").write_text(
+        "import os, signal, time\n"
+        "def test_first(benchmark):\n    benchmark.pedantic(int, rounds=3)\n"
+        "def test_second(benchmark):\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(30)\n"
+        "def test_third(benchmark):\n    benchmark.pedantic(int, rounds=3)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--benchmark-only",
+        "--benchmark-json=out.json",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout
+    rows = json.loads((tmp_path / "out.json").read_text())["benchmarks"]
+    assert [row["name"] for row in rows] == ["test_first"]
+
+
+def test_grid_of_a_gpu() -> None:
+    rooms = part("test_ops")
+    for room in ("agent_norm", "sam_perturb", "gossip_step"):
+        found = rooms.sizes(room, "cuda")
+        assert len(set(found)) == len(found) == 17
+        assert {agents for agents, _ in found} == {1, 16, 64, 128, 256, 1024, 4096}
+        sizes = {4 * agents * dim for agents, dim in found}
+        assert sizes == {2**20, 2**24, 2**26, 2**28, 2**30, 2**33}
+    assert {4 * a * d for a, d in rooms.sizes("consensus", "cuda")} == {2**28}
+    assert rooms.sizes("consensus", "cpu") == ((16, 1_000_000), (256, 62_500))
+
+
+def test_launches_are_counted_from_a_profile(seed: int) -> None:
+    launches = part("test_launches")
+
+    def event(kind: str, name: str, is_user_annotation: bool = False) -> SimpleNamespace:
+        device = SimpleNamespace(name=kind)
+        return SimpleNamespace(device_type=device, name=name, is_user_annotation=is_user_annotation)
+
+    events = [
+        event("CPU", "aten::add"),
+        event("CPU", "cudaLaunchKernel"),
+        event("CUDA", "gossip_step_kernel"),
+        event("CUDA", "void at::native::vectorized_elementwise_kernel<4>"),
+        event("CUDA", "Memcpy DtoD (Device -> Device)"),
+        event("CUDA", "Memset (Device)"),
+        event("CUDA", "agent_norm_kernel"),
+        event("CUDA", "Optimizer.step", is_user_annotation=True),
+    ]
+    random.Random(seed).shuffle(events)
+    assert launches.counted(events) == (3, 2)
+    # events of a real profile have these fields too
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        torch.ones(3).add_(1)
+    assert len(list(profile.events() or ())) > 0
+    assert launches.counted(profile.events() or ()) == (0, 0)
+
+
+def test_speed_leaves_the_warm_up_out() -> None:
+    rows = [
+        {"step": step, "step_seconds": seconds}
+        for step, seconds in ((0, 0.0), (30, 99.5), (60, 107.0))
+    ]
+    assert part("test_training").speed(rows) == 4.0
+
+
+@pytest.mark.parametrize("implementation", ["eager, shifted rows", "eager, dense W"])
+def test_plain_qsaddle_is_ours(implementation: str, seed: int) -> None:
+    memory, baselines = part("test_step_memory"), part("baselines")
+    source = torch.Generator().manual_seed(seed)
+    x, g = (torch.randn(7, 37, generator=source) for _ in range(2))
+    p = nn.Parameter(x.clone())
+    rates = {"lr": baselines.LR, "weight_decay": baselines.WEIGHT_DECAY}
+    optimizer = fs.QSADDLe([p], topology="ring", rho=0.05, momentum=baselines.BETA, **rates)
+    assert p.grad is not None
+    p.grad.copy_(g)
+    step = memory.plain(implementation, x, g)
+    for _ in range(3):
+        step()
+        optimizer.perturb()
+        optimizer.step()
+    assert torch.allclose(x, p.detach(), rtol=0, atol=1e-5)
+
+
+def test_sgd_for_each_agent_is_ours(seed: int) -> None:
+    memory, baselines = part("test_step_memory"), part("baselines")
+    source = torch.Generator().manual_seed(seed)
+    x, g = (torch.randn(7, 37, generator=source) for _ in range(2))
+    p = nn.Parameter(x.clone())
+    rates = {"lr": baselines.LR, "weight_decay": baselines.WEIGHT_DECAY}
+    optimizer = fs.DSGDm([p], topology="ring", momentum=baselines.BETA, **rates)
+    assert p.grad is not None
+    p.grad.copy_(g)
+    step = memory.plain("torch.optim.SGD, dense W", x, g)
+    for _ in range(3):
+        step()
+        optimizer.step()
+    assert torch.allclose(x, p.detach(), rtol=0, atol=1e-5)
+
+
+def test_memory_of_every_implementation() -> None:
+    """All cases but the compiled one, which takes long to start, in this process."""
+    memory = part("test_step_memory")
+    calls: list[str] = []
+    for method, implementation in memory.CASES:
+        if implementation != "torch.compile":
+            benchmark = SimpleNamespace(
+                pedantic=lambda step, rounds: [step() for _ in range(rounds)],
+                stats=SimpleNamespace(stats=SimpleNamespace(median=0.5)),
+                extra_info={},
+            )
+            memory.test_step_memory(method, implementation, benchmark, "cpu", True)
+            calls.append(f"{method}, {implementation}: {benchmark.extra_info['step_milliseconds']}")
+            assert benchmark.extra_info["row_bytes"] == 20 * benchmark.extra_info["dim"]
+            assert benchmark.extra_info["peak_bytes"] is None
+    assert len(calls) == 5 and calls[0] == "QSADDLe, fastsaddle: 500.0"

@@ -1,0 +1,90 @@
+"""Accuracies that the pages quote are those of the committed tables of `fastsaddle compare`."""
+
+import csv
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+REPRODUCTION = ROOT / "benchmarks" / "reproduction"
+PAGES = (ROOT / "README.md").read_text(), (REPRODUCTION / "README.md").read_text()
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (REPRODUCTION / name / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def percent(row: dict[str, str], name: str = "accuracy") -> str:
+    """Mean and deviation as the pages write them."""
+    return f"{100 * float(row[name]):.2f} ± {100 * float(row[f'{name}_deviation']):.2f}"
+
+
+def table(page: str, first: str) -> list[list[str]]:
+    """Cells of the Markdown table whose head begins with `first`, marks of bold text left out."""
+    lines = page[page.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_fashion_mnist() -> None:
+    found = {(r["algorithm"], r["alpha"]): percent(r) for r in rows("fashion_mnist")}
+    algorithms, alphas = ("dsgd", "dsgdm", "qgm", "dsaddle", "qsaddle"), ("0.1", "0.01", "0.001")
+    expected = [[alpha, *(found[a, alpha] for a in algorithms)] for alpha in alphas]
+    assert table(PAGES[0], "Dirichlet") == expected
+    beside = table(PAGES[1], "algorithm | gradients a step | alpha 0.1")
+    assert [cells[2:] for cells in beside] == [[found[a, n] for n in alphas] for a in algorithms]
+
+
+def test_compression() -> None:
+    found = rows("compression")
+    expected = [
+        [
+            percent(row),
+            percent(row, "mean_accuracy"),
+            f"{float(row['bytes']) / 1e6:.1f}",
+            f"{100 * float(row['compression_error'] or 0):.1f}",
+        ]
+        for row in found
+    ]
+    cells = [line[2:] for line in table(PAGES[1], "algorithm | sent as")]
+    assert [[*c[:3], f"{float(c[3]):.1f}"] for c in cells] == expected
+    by_name = {(r["algorithm"], r["compressor"].rpartition(":")[2]): r for r in found}
+    text = " ".join(PAGES[0].split())
+    for algorithm, words in (("qgm", "for QGM"), ("qsaddle", "for Q-SADDLe")):
+        eight, four, whole = (
+            percent(by_name[algorithm, bits]).split()[0] for bits in ("8", "4", "none")
+        )
+        assert f"{eight} and {four} " in text and f"against {whole} {words}" in text
+        megabytes = [f"{float(by_name[algorithm, bits]['bytes']) / 1e6:.0f}" for bits in ("8", "4")]
+        assert f"in {megabytes[0]} and {megabytes[1]} MB an agent" in text
+
+
+def test_all_systems() -> None:
+    pairs: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows("all_systems"):
+        pairs.setdefault((row["algorithm"], row["sam"]), []).append(row)
+    expected = sorted(
+        [
+            *(percent(row) for row in pair),
+            ", ".join(f"{float(row['sam_sharpness']):.3f}" for row in pair),
+            ", ".join(f"{float(row['hessian_trace']):,.0f}" for row in pair),
+            f"{float(pair[0]['bytes']) / 1e6:,.0f}",
+        ]
+        for pair in pairs.values()
+    )
+    assert sorted(c[2:] for c in table(PAGES[1], "method | gradients a step")) == expected
+    assert len(expected) == 20
+
+
+def test_rho_sweep() -> None:
+    found = {row["rho"]: row for row in rows("rho_sweep")}
+    text = " ".join(PAGES[1].split("## rho sweep")[1].split())
+    best = max(found, key=lambda rho: float(found[rho]["accuracy"]))
+    accuracies = [f"{100 * float(found[rho]['accuracy']):.1f}" for rho in (best, "0.0")]
+    assert f"rho {best} ({accuracies[0]} against {accuracies[1]} percent at rho 0)" in text
+    first, last = found["0.0"], found[best]
+    assert f"falls from {float(first['sam_sharpness']):.4f} to below 0.0001" in text
+    assert float(last["sam_sharpness"]) < 1e-4
+    eigenvalues = float(first["top_eigenvalue"]), float(last["top_eigenvalue"])
+    assert f"from {eigenvalues[0]:.1f} to {eigenvalues[1]:.2f}" in text
+    times = sorted(float(row["step_milliseconds"]) for row in found.values())
+    assert re.search(rf"{times[0]:.1f} to {times[-1]:.1f} ms", text)

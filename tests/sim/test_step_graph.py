@@ -1,0 +1,280 @@
+"""Steps in a graph, by a recorder that replays operators on the CPU: their bits, and what cannot be captured."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.run.simulation import Simulation
+from fastsaddle.sim.run.step_graph import CaptureError, CudaRecorder, StepGraph, StepInputs
+from tests.sim.step_cases import METHODS, STEPS, assert_same, options_of, take
+from tests.sim.step_recorder import CpuRecorder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+REFUSED = {
+    "qsaddle, looksam:2": ({"sam": "looksam:2"}, "LookSAM counts on the host"),
+    "dsaddle, esam": ({"sam": "esam:0.6:1"}, "ESAM draws on the host"),
+    "gut": ({}, "GUT keeps the learning rate"),
+    "localsgd": ({"period": "3"}, "LocalSGD counts on the host when"),
+    "dppf": ({"period": "qsr:2:0.1", "push_schedule": "rising"}, "DPPF counts on the host when"),
+    "easgd": ({"period": "2"}, "EASGD counts on the host when"),
+}
+
+
+@pytest.fixture
+def options(tmp_path: Path, seed: int) -> dict[str, Any]:
+    return options_of(tmp_path, seed, "cpu")
+
+
+def simulation(name: str, options: dict[str, Any], **more: Any) -> Simulation:
+    own = METHODS[name] if name in METHODS else REFUSED[name][0]
+    made = Simulation(TrainConfig(**{**options, "algorithm": name.split(",")[0], **own, **more}))
+    # a CPU would read the norms of every step to raise at once, which a GPU does not
+    made.optimizer.nonfinite = "skip"
+    return made
+
+
+def graphed(name: str, options: dict[str, Any], **more: Any) -> tuple[Simulation, CpuRecorder]:
+    made, recorder = simulation(name, options, **more), CpuRecorder()
+    made.graph = StepGraph(made, recorder)
+    return made, recorder
+
+
+@pytest.mark.parametrize("engine", ["vmap", "loop", "batched"])
+@pytest.mark.parametrize("name", METHODS)
+def test_replayed_steps_have_the_bits_of_eager_ones(
+    name: str, engine: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "contrastive" in name and engine == "loop":
+        pytest.skip("the loop reads on the host whose features are asked for")
+    for module in ("stochastic_quantizer", "top_k", "sign"):
+        # on a CPU they read what they refuse, on a GPU they do not
+        monkeypatch.setattr(
+            f"fastsaddle.compressors.{module}.refuse_nonfinite", lambda numbers: None
+        )
+    may_overflow = "fastsaddle.compressors.stochastic_quantizer._may_overflow"
+    monkeypatch.setattr(may_overflow, lambda x, residual, elements: False)
+    if "contrastive" in name:
+        # of a CPU's labels torch reads the largest; a GPU's it lets be
+        monkeypatch.setattr("fastsaddle.sim.run.cross_features.F.one_hot", one_hot)
+    more = {"engine": engine, **({"model": "mlp:7"} if engine == "batched" else {})}
+    eager = simulation(name, options, **more)
+    replayed, recorder = graphed(name, options, **more)
+    begin = eager.stack.x.clone()
+    losses = take(eager, 0, STEPS), take(replayed, 0, STEPS)
+    assert recorder.recordings == 1 and recorder.operators > 20
+    assert [loss.item() for loss in losses[0]] == [loss.item() for loss in losses[1]]
+    assert len({loss.item() for loss in losses[0]}) == STEPS
+    assert not torch.equal(begin, eager.stack.x)
+    assert_same(eager, replayed)
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    return (labels[..., None] == torch.arange(classes, device=labels.device)).long()
+
+
+def test_a_deep_network(options: dict[str, Any]) -> None:
+    more = {"model": "resnet20:qgm", "agents": 3, "batch_size": 2, "engine": "loop"}
+    eager, (replayed, _) = (
+        simulation("qsaddle", options, **more),
+        graphed("qsaddle", options, **more),
+    )
+    for made in (eager, replayed):
+        take(made, 0, 5)
+    assert_same(eager, replayed)
+
+
+@pytest.mark.parametrize("name", ["qsaddle, 8 bits", "nsaddle", "relaysgd"])
+def test_evaluation_checkpoints_and_restoring_between_replays(
+    name: str, options: dict[str, Any]
+) -> None:
+    eager, (replayed, recorder) = simulation(name, options), graphed(name, options)
+    for made in (eager, replayed):
+        take(made, 0, 4)
+    assert eager.evaluate() == replayed.evaluate()
+    for made in (eager, replayed):
+        made.loss_sum.zero_()
+        made.norm_sums.zero_()
+    saved = {name: t.clone() for name, t in replayed.tensors().items()}
+    counters = replayed.counters()
+    for made in (eager, replayed):
+        take(made, 4, STEPS)
+    assert_same(eager, replayed)
+    replayed.restore(saved, counters)
+    if not eager.optimizer.counts_rounds:
+        replayed.optimizer.rounds.fill_(4)
+    take(replayed, 4, STEPS)
+    assert_same(eager, replayed)
+    assert recorder.recordings == 1
+    other, recorder = graphed(name, options)
+    other.restore(saved, counters)
+    other.optimizer.rounds.fill_(4)
+    take(other, 4, STEPS)
+    assert_same(eager, other)
+    assert recorder.recordings == 1
+
+
+def test_buffers_laid_out_anew_are_captured_anew(options: dict[str, Any]) -> None:
+    eager, (replayed, recorder) = simulation("qgm", options), graphed("qgm", options)
+    for made in (eager, replayed):
+        take(made, 0, 5)
+        parameter = next(iter(made.stack.parameters()))
+        before = made.version
+        parameter.data = parameter.data.clone()
+        assert made.version == before + 1
+        take(made, 5, STEPS + 1)
+    assert recorder.recordings == 2
+    assert_same(eager, replayed)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_methods_that_decide_on_the_host(name: str, options: dict[str, Any]) -> None:
+    """They say so, and in a graph they would fail or go wrong."""
+    eager, (replayed, _) = simulation(name, options), graphed(name, options)
+    assert (eager.optimizer.decides_on_host or "").startswith(REFUSED[name][1])
+    take(eager, 0, STEPS)
+    try:
+        take(replayed, 0, STEPS)
+    except CaptureError as error:
+        assert "waits for the device" in str(error) or "numbers of the host" in str(error)
+    else:
+        assert not torch.equal(eager.stack.x, replayed.stack.x)
+
+
+def test_methods_that_do_not(options: dict[str, Any]) -> None:
+    assert {simulation(name, options).optimizer.decides_on_host for name in METHODS} == {None}
+
+
+class Counter:
+    """The smallest thing with steps: x += rate * (the batch's sum), and whatever `mistake` does."""
+
+    def __init__(self, mistake: Callable[[Tensor, float | Tensor], Any] | None = None) -> None:
+        self.counted, self.version = (0, 0), 1
+        self.x = torch.zeros(3, dtype=torch.float64)
+        self.mistake = mistake
+
+    def advance(self, inputs: StepInputs) -> Tensor:
+        self.counted = self.counted[0] + 5, self.counted[1] + 2
+        rate = inputs.settings[0]["lr"]
+        if self.mistake is not None:
+            self.mistake(inputs.draws[0], rate)
+        self.x += inputs.draws[0].double() * rate
+        return self.x.sum()
+
+
+def inputs(step: int) -> StepInputs:
+    return StepInputs((torch.arange(3) + step,), ({"lr": 0.1 * (step // 2)},))
+
+
+def test_losses_that_were_handed_out_stay_and_every_step_counts_once() -> None:
+    owner = Counter()
+    graph = StepGraph(owner, CpuRecorder())
+    losses, expected, x = [], [], np.zeros(3)
+    for step in range(7):
+        losses.append(graph.step(inputs(step)))
+        x += (np.arange(3) + step) * np.float64(np.float32(0.1 * (step // 2)))
+        expected.append(x.sum())
+        assert owner.counted == (5 * step + 5, 2 * step + 2)
+    assert [loss.item() for loss in losses] == expected
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        (lambda batch, rate: batch.sum().item(), "waits for the device"),
+        (lambda batch, rate: float(rate), "waits for the device"),
+        (lambda batch, rate: bool(batch.any()), "waits for the device"),
+        (lambda batch, rate: batch.tolist(), "tolist waits for the device"),
+        (lambda batch, rate: batch[batch > 1], "shape of its own"),
+        (lambda batch, rate: batch.nonzero(), "shape of its own"),
+        (lambda batch, rate: torch.rand(2), "draws at random"),
+        (lambda batch, rate: torch.tensor([1.0]), "numbers of the host"),
+        (lambda batch, rate: torch.from_numpy(np.ones(2)), "numbers of the host"),
+    ],
+)
+def test_what_no_graph_can_hold(mistake: Callable[[Tensor, Any], Any], told: str) -> None:
+    owner = Counter(mistake)
+    graph = StepGraph(owner, CpuRecorder())
+    for step in range(3):
+        graph.step(inputs(step))
+    before = owner.x.clone()
+    with pytest.raises(CaptureError, match=f"train with --cuda-graph off: RefusedError: .*{told}"):
+        graph.step(inputs(3))
+    assert owner.counted == (15, 6) and torch.equal(owner.x, before)
+
+
+def test_memory_that_nobody_keeps() -> None:
+    """The recorder tells a step that reads a tensor which the host replaces."""
+    held = [torch.ones(3)]
+    owner = Counter(lambda batch, rate: owner.x.add_(held[0]))
+    graph = StepGraph(owner, CpuRecorder())
+    for step in range(5):
+        graph.step(inputs(step))
+    held[0] = torch.ones(3)
+    with pytest.raises(RuntimeError, match="memory that nobody keeps"):
+        graph.step(inputs(5))
+
+
+def test_a_value_read_on_the_host_before_goes_wrong() -> None:
+    """The recorder does not hide a number that was baked in."""
+    eager, baked = Counter(), Counter()
+    now = [0.0]
+    baked.mistake = lambda batch, rate: baked.x.add_(now[0])
+    graph = StepGraph(baked, CpuRecorder())
+    for step in range(6):
+        now[0] = float(step)
+        eager.advance(inputs(step))
+        eager.x += step
+        graph.step(inputs(step))
+    assert not torch.equal(eager.x, baked.x)
+
+
+def test_draws_are_those_that_batch_gathers(options: dict[str, Any]) -> None:
+    made = simulation("dsgd", options)
+    for step in (0, 3, 2):
+        found = made.data.gather(made.data.draws(step))
+        assert all(map(torch.equal, found, made.data.batch(step)))
+    plain = Simulation(replace(TrainConfig(**options), augment="none"))
+    assert len(plain.data.draws(1)) == 1 and len(made.data.draws(1)) == 3
+
+
+def test_the_current_stream_comes_back_where_a_capture_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    current = ["default"]
+
+    class Streamed:
+        """As torch's: current while it is entered."""
+
+        def __init__(self, stream: str) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            self.before, current[0] = current[0], self.stream
+
+        def __exit__(self, *error: object) -> None:
+            current[0] = self.before
+
+    class Failing(Streamed):
+        """As torch's capture: `capture_end` raises before the stream is given back."""
+
+        def __init__(self, graph: object, stream: str, capture_error_mode: str) -> None:
+            super().__init__(stream)
+
+        def __exit__(self, *error: object) -> None:
+            raise RuntimeError("capture_end")
+
+    fakes = {"Stream": lambda device: "side", "CUDAGraph": object, "graph": Failing}
+    fakes |= {"stream": Streamed, "current_stream": lambda device: current[0]}
+    for name, fake in {**fakes, "device": lambda device: nullcontext()}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    with pytest.raises(RuntimeError, match="capture_end"):
+        CudaRecorder(torch.device("cpu")).record(lambda: torch.zeros(()))
+    assert current == ["default"]
