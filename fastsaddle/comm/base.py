@@ -1,14 +1,26 @@
-"""The contract of a communicator: one word for a whole gossip step, one for a round alone."""
+"""The contract of a communicator: how rows travel between agents, and nothing about what they are for."""
 
+from __future__ import annotations
+
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fastsaddle.comm.lists import Lists
 from fastsaddle.graphs.topology import Topology
+from fastsaddle.kernels.consensus import consensus
+from fastsaddle.kernels.gossip_step import gossip_step
 from fastsaddle.kernels.local_step import local_step
+from fastsaddle.kernels.mix_update import mix_update
 from fastsaddle.optimizer.flat_layout import FlatLayout
+from fastsaddle.optimizer.hyperparameters import Hyperparameter
+from fastsaddle.optimizer.state import State
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,7 @@ class LocalStep:
         norm: `[agents]` float32, or None: agents whose norm is not finite take no local step.
         kind: 0 no momentum, 1 local, 2 quasi-global.
         seed, number: of the draws that round bfloat16 momentum; the number is int64, 0-d: rounds done before.
+        first_agent: number of the first row's agent, for the same draws.
     """
 
     saved: torch.Tensor | None
@@ -38,11 +51,12 @@ class LocalStep:
     maximize: bool
     seed: int
     number: torch.Tensor
+    first_agent: int = 0
 
     @property
     def random(self) -> tuple[int, torch.Tensor, int]:
         """Seed, step and first agent as ops take them."""
-        return self.seed, self.number, 0
+        return self.seed, self.number, self.first_agent
 
 
 def local_models(x: torch.Tensor, step: LocalStep) -> torch.Tensor:
@@ -66,18 +80,50 @@ def local_models(x: torch.Tensor, step: LocalStep) -> torch.Tensor:
     return h
 
 
-@dataclass(frozen=True)
+def take_mixed(
+    x: torch.Tensor, saved: torch.Tensor | None, mixed: torch.Tensor, step: LocalStep, alone: Lists
+) -> None:
+    """Make `mixed` `[agents, columns]` the models, from `saved` or x, and move quasi-global momentum by the way."""
+    momentum = step.momentum if step.kind == 2 else None
+    rates = (step.lr, step.mu, step.norm)
+    mix_update(x, saved, mixed, momentum, alone.neighbors, alone.weights, *rates, *step.random)
+
+
+def local_step_(x: torch.Tensor, step: LocalStep, alone: Lists) -> None:
+    """A gossip step in which nobody listens: local step and momentum in place on `x`."""
+    gossip_step(
+        x,
+        step.saved,
+        step.g,
+        step.momentum,
+        alone.neighbors,
+        alone.weights,
+        step.lr,
+        step.weight_decay,
+        step.beta,
+        step.mu,
+        step.norm,
+        step.kind,
+        step.nesterov,
+        step.maximize,
+        *step.random,
+    )
+
+
+@dataclass
 class Exchange:
-    """What one round's messages are made of.
+    """What the messages of one row buffer are made of in one round.
 
     Attributes:
         layout: where tensors lie in the columns.
-        states: the communicator's own state, by name, `[agents, columns]` float32, updated. Public copies may be
-            bfloat16 where a step is one kernel.
+        states: the communicator's own state for this buffer, by name, `[agents, columns]` float32, updated. Public
+            copies may be bfloat16 where a step is one kernel.
         seed: of a compressor's random numbers.
         number: int64, 0-d: rounds done before.
         squares: `[agents, 2]` float64: squared norms of what was to be sent and what compression lost of it;
             overwritten, untouched where nothing is compressed.
+        nbytes: bytes sent so far by the agents here, counted by the communicator.
+        origin: whose states these are copies of; None where they are the states themselves.
     """
 
     layout: FlatLayout
@@ -85,93 +131,261 @@ class Exchange:
     seed: int
     number: torch.Tensor
     squares: torch.Tensor
+    nbytes: int = 0
+    origin: Exchange | None = None
+
+    def apart(self) -> Exchange:
+        """The same with copies of its states, which become the states when it is settled."""
+        states = {name: rows.clone() for name, rows in self.states.items()}
+        return replace(self, states=states, squares=torch.zeros_like(self.squares), origin=self)
+
+    def settle(self) -> None:
+        """Make copies of states the states."""
+        if self.origin is not None:
+            for name, rows in self.states.items():
+                self.origin.states[name].copy_(rows)
+            self.origin.squares.copy_(self.squares)
 
 
-class Communicator(Protocol):
-    """Moves models along the edges of a graph.
+class Communicator:
+    """Moves rows between agents. Your own is one class: give it to an optimizer as `communicator=`, and write `mix`.
+
+    The words below it have general forms, which a communicator overrides where it knows better. Rows are
+    `[agents, columns]` float32, of one parameter group. Words that send count `exchange.nbytes`.
 
     Attributes:
-        agents: rows of the buffers it works on: all agents, or those of this process.
-        messages: models sent in one round by those agents, to all their neighbors together.
-        state_names: names of the buffers it keeps between rounds, rows like the models'.
+        agents: rows of the buffers here; None before `connect` where they come from the parameters.
+        first_agent: number of the first row's agent.
+        all_agents: agents of the whole network.
+        stacked: whether parameters are `[agents, ...]`; otherwise they are ordinary ones of a single agent.
+        topology: the graph; None where there is none.
+        consensus_step: gamma.
+        messages: rows sent in one exchange by the agents here, to all their neighbors together.
+        states: what it keeps for each row buffer that is sent; for the models under these names.
+        shared_states: what it keeps besides, once for the whole optimizer.
+        hyperparameters, defaults: its entries of the parameter groups, what they may be, and their values.
+        averages: whether agents meet in a mean of all, not in a mixing matrix.
+        is_compressed: whether messages are less than the rows.
+        may_refuse: whether it can raise in the middle of a step, as compressors do where numbers are not finite.
+        decides_on_host: what it reads or counts on the host, which keeps a step out of a CUDA graph; None: nothing.
+        once_a_step: whether each step has one exchange of each row, no more and no less.
     """
 
-    agents: int
-    messages: int
-    state_names: tuple[str, ...]
+    agents: int | None = None
+    first_agent: int = 0
+    stacked: bool = True
+    topology: Topology | None = None
+    consensus_step: float = 1.0
+    messages: int = 0
+    states: tuple[State, ...] = ()
+    shared_states: tuple[State, ...] = ()
+    hyperparameters: Mapping[str, Hyperparameter] = {}
+    averages: bool = False
+    is_compressed: bool = False
+    may_refuse: bool = False
+    decides_on_host: str | None = None
+    once_a_step: bool = True
 
-    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
-        """Local step, gossip, momentum; all in place on `x` `[agents, columns]` float32. Returns bytes sent."""
-        ...
+    @property
+    def all_agents(self) -> int:
+        return self.agents or 0
 
-    def mixed(self, x: torch.Tensor) -> torch.Tensor:
-        """One gossip round alone: (1 - gamma) x + gamma W x, new, of `[agents, columns]` float32."""
-        ...
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {name: rule.default for name, rule in self.hyperparameters.items()}
 
-    def differences(self, x: torch.Tensor) -> torch.Tensor:
-        """gamma sum_j W_ij (x_j - x_i), new: `mixed(x) - x`, but what an edge moves cancels to the bit."""
-        ...
+    def connect(self, leading: int | None) -> Communicator:
+        """A communicator for an optimizer whose parameters have `leading` rows (None: a 0-d parameter is among them).
 
-    def publish(self, x: torch.Tensor, exchange: Exchange) -> int:
-        """Tell the neighbors about models x `[agents, columns]`; states follow. Returns bytes sent."""
-        ...
+        What it keeps between steps is in the optimizer, so that one may serve several.
+
+        Raises:
+            ValueError: parameters that are not stacked.
+        """
+        if self.agents is None:
+            raise ValueError(f"{type(self).__name__} must say how many agents it has")
+        return self
+
+    def check_groups(self, groups: list[dict[str, Any]]) -> None:
+        """Raise ValueError, before anything moves, for parameter groups that it cannot work with."""
+
+    def gossips(self, optimizer: Optimizer) -> bool:
+        """Whether agents exchange rows in the step that begins now; they take local steps alone where not."""
+        return True
+
+    def finish(self, optimizer: Optimizer) -> int:
+        """Called when all groups have stepped. Returns bytes sent."""
+        return 0
+
+    def synchronize(self, optimizer: Optimizer) -> int:
+        """Bring all agents together now. Returns bytes sent.
+
+        Raises:
+            RuntimeError: they never meet.
+        """
+        raise RuntimeError(f"{type(self).__name__} has no synchronization, agents mix in each step")
+
+    def center(self, optimizer: Optimizer) -> torch.Tensor | None:
+        """The row `[stride]` of the model to evaluate; None where that is the agents' mean."""
+        return None
+
+    def lists(self, device: torch.device) -> Lists:
+        """This round's neighbor lists, on a device.
+
+        Raises:
+            RuntimeError: it has none.
+        """
+        raise RuntimeError(f"{type(self).__name__} has no neighbor lists")
+
+    def alone(self, device: torch.device) -> Lists:
+        """Lists by which every agent reads its own row alone, on a device."""
+        own = torch.arange(self.agents or 1, dtype=torch.int32, device=device)[:, None]
+        return Lists(own, torch.ones(len(own), 1, device=device), own[:, 1:])
+
+    def mix(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        """One exchange: W x with the consensus step folded in, new, `[agents, columns]`. Counts `exchange.nbytes`."""
+        # what a communicator is
+        raise NotImplementedError
+
+    def differences(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        """One exchange: `mix(x) - x`, new; where it can, so that what an edge moves cancels to the bit."""
+        return self.mix(x, exchange) - x
+
+    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
+        """Local step, one exchange of the models after it, momentum; all in place on `x`."""
+        mixed = self.mix(local_models(x, step), exchange)
+        take_mixed(x, step.saved, mixed, step, self.alone(x.device))
+
+    def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
+        """One exchange of which nothing is mixed yet: neighbors know models x from now on; states follow."""
+        exchange.nbytes += 4 * self.messages * exchange.layout.dim
 
     def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         """What neighbors know of models x after `publish`, `[agents, columns]`; may be x itself."""
-        ...
+        return x
 
     def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        """x + gamma (W c - c), new, c being what `copies` gives."""
-        ...
+        """x mixed with what was published, new: `publish` and `pulled` are `mix` in two words."""
+        return self.mix(x, replace(exchange))
+
+    def halo(self, x: torch.Tensor) -> torch.Tensor:
+        """Rows of the agents here, then of the foreign ones that they hear; x itself where there are none."""
+        return x
+
+    def deliver(self, rows: torch.Tensor) -> torch.Tensor:
+        """Send a row along each directed edge: `lists(...).incoming` says where what was sent to an agent lies.
+
+        `rows` are blocks of one row an agent: block k is sent to each one's k-th neighbor. Where all agents are here
+        they are given back as they are.
+        """
+        return rows
+
+    def mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean `[columns]` float32 of x `[agents, columns]`, and squared distances to it `[agents]` float64."""
+        mean = torch.empty(x.shape[1], dtype=torch.float32, device=x.device)
+        squared_distance = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+        consensus(x, mean, squared_distance)
+        return mean, squared_distance
+
+    def point(self, x: torch.Tensor) -> contextlib.AbstractContextManager[None]:
+        """While closures run: rows x are those that gradients are taken at (for push-sum, numerators over weights)."""
+        return contextlib.nullcontext()
+
+    def agree(self, norm: torch.Tensor) -> None:
+        """Before a step changes anything: raise everywhere or nowhere, where agents are in several processes."""
 
 
-class MixingLists:
-    """W as neighbor lists on the device that was last asked for.
+class Round:
+    """One parameter group's exchanges in one step: what `comm` is in `Rule.step`.
 
-    Args:
-        topology: the graph; None is a single agent that talks to nobody.
-        consensus_step: gamma, folded into the weights: (1 - gamma) I + gamma W.
-
-    Raises:
-        ValueError: gamma outside [0, 1].
+    Attributes:
+        communicator: how rows travel.
+        gossips: whether this step has an exchange at all; where not, rows mixed are rows as they were.
+        exchanges: of each row buffer that the rule sends, in order.
+        told: where the gradient has published the models already: those mixed.
     """
 
-    def __init__(self, topology: Topology | None, consensus_step: float = 1.0) -> None:
-        if not 0 <= consensus_step <= 1:
-            raise ValueError(f"consensus_step must be in [0, 1], got {consensus_step!r}")
-        if topology is None:
-            lists = (torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1, dtype=torch.float32))
+    def __init__(
+        self,
+        communicator: Communicator,
+        exchanges: list[Exchange],
+        sends: tuple[str, ...],
+        gossips: bool = True,
+    ) -> None:
+        self.communicator, self.exchanges, self.gossips = communicator, exchanges, gossips
+        self.told: torch.Tensor | None = None
+        self._sends, self._sent = sends, 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes sent so far."""
+        return sum(exchange.nbytes for exchange in self.exchanges)
+
+    def mixed(self, *rows: torch.Tensor) -> Any:
+        """W rows, new: sum_j W_ij rows_j with the consensus step folded in; a tuple where several are given.
+
+        With a compressor each row buffer of a step has its own public copies, in the order of `Rule.sends`:
+        rows + gamma (W copies - copies), after the copies have moved by what was sent.
+        """
+        if not self.gossips:
+            return _one_or_all(tuple(x.clone() for x in rows))
+        return _one_or_all(tuple(self.communicator.mix(x, self._take()) for x in rows))
+
+    def differences(self, *rows: torch.Tensor) -> Any:
+        """`mixed(rows) - rows`, new, but what an edge moves cancels to the bit; a tuple where several are given."""
+        if not self.gossips:
+            return _one_or_all(tuple(map(torch.zeros_like, rows)))
+        return _one_or_all(tuple(self.communicator.differences(x, self._take()) for x in rows))
+
+    def mixed_models(self, x: torch.Tensor) -> torch.Tensor:
+        """`mixed(x)` of the models, which are not sent again where the gradient has published them in this step."""
+        return self.mixed(x) if self.told is None else self.told
+
+    def gossip_step_(self, x: torch.Tensor, step: LocalStep) -> None:
+        """Local step, exchange, momentum: all in place on the models x, in one kernel where that can be."""
+        if self.gossips:
+            self.communicator.gossip_step_(x, step, self._take())
         else:
-            lists = topology.mixing_lists(consensus_step)
-        self._neighbors, self._weights = lists
-        self.agents, self.width = self._neighbors.shape
-        self.messages = 0 if topology is None else topology.messages
-        own = torch.arange(self.agents, dtype=torch.int32)[:, None]
-        self._itself = own, torch.ones(self.agents, 1, dtype=torch.float32)
+            local_step_(x, step, self.communicator.alone(x.device))
 
-    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """(neighbors int32, weights float32), both `[agents, width]`, on a device."""
-        if self._neighbors.device != device:
-            self._neighbors, self._weights = self._neighbors.to(device), self._weights.to(device)
-        return self._neighbors, self._weights
+    def apart(self) -> Exchange:
+        """Go on with copies of the models' states, as nothing may change yet; `settle` makes them the states."""
+        self.exchanges[0] = self.exchanges[0].apart()
+        return self.exchanges[0]
 
-    def whose(self, slot: int, device: torch.device) -> torch.Tensor:
-        """Int64 `[agents]`: who stands at `slot` of each agent's list; itself where the list has ended."""
-        neighbors = self.on(device)[0].long()
-        return torch.where(neighbors[:, slot] < 0, neighbors[:, 0], neighbors[:, slot])
+    def settle(self) -> None:
+        """The step is done."""
+        for exchange in self.exchanges:
+            exchange.settle()
 
-    def differences(self, x: torch.Tensor) -> torch.Tensor:
-        """sum_j M_ij (x_j - x_i) `[agents, columns]`, summed in the lists' order, M being W with gamma folded in."""
-        _, weights = self.on(x.device)
-        moved = torch.zeros_like(x)
-        for slot in range(1, self.width):
-            # the weight is zero where a list has ended
-            others = x.index_select(0, self.whose(slot, x.device))
-            moved.add_(weights[:, slot, None] * (others - x))
-        return moved
+    def deliver(self, rows: torch.Tensor) -> torch.Tensor:
+        """A row along each directed edge, see `Communicator.deliver`."""
+        exchange = self._take()
+        exchange.nbytes += 4 * self.communicator.messages * exchange.layout.dim
+        return self.communicator.deliver(rows)
 
-    def itself(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lists by which every agent reads its own row alone."""
-        own, ones = self._itself
-        self._itself = own.to(device), ones.to(device)
-        return self._itself
+    def lists(self, device: torch.device) -> Lists:
+        """This round's neighbor lists."""
+        return self.communicator.lists(device)
+
+    def piece(self, part: slice) -> Round:
+        """The same round for some of the group's columns, where nothing is compressed. The first one's bytes count."""
+        told = None if self.told is None else self.told[:, part]
+        exchanges = [e if part.start == 0 else replace(e) for e in self.exchanges]
+        piece = Round(self.communicator, exchanges, self._sends, self.gossips)
+        piece.told = told
+        return piece
+
+    def _take(self) -> Exchange:
+        """The next row buffer's exchange."""
+        if self._sent >= len(self.exchanges):
+            raise RuntimeError(
+                f"a rule that sends {self._sent + 1} row buffers a step must name them in `sends`, "
+                f"got {self._sends}"
+            )
+        self._sent += 1
+        return self.exchanges[self._sent - 1]
+
+
+def _one_or_all(found: tuple[torch.Tensor, ...]) -> Any:
+    return found if len(found) > 1 else found[0]

@@ -5,14 +5,17 @@ from typing import Literal
 
 import torch
 
-from fastsaddle.comm.base import Exchange, LocalStep, MixingLists, local_models
+from fastsaddle.comm.base import Exchange, LocalStep, local_models, take_mixed
+from fastsaddle.comm.lists import check_consensus_step
+from fastsaddle.comm.stacked import StackedGossip
 from fastsaddle.compressors._wire import largest_of, table_of
 from fastsaddle.compressors.base import Compressor
+from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.kernels.choco_step import MOST_ELEMENTS, MOST_LEVELS, choco_step
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
-from fastsaddle.kernels.mix_update import mix_update
+from fastsaddle.optimizer.state import ROUND, State
 
 ORDERS = ("compress-then-mix", "mix-then-compress")
 # AdaGossip's constants (arXiv:2404.05919 and its code)
@@ -59,51 +62,78 @@ class Choco:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}")
 
 
-class CompressedGossip:
+class CompressedGossip(StackedGossip):
     """CHOCO gossip among the rows of one buffer: one kernel for a bucketed quantizer, several for other compressors.
 
     Args:
         topology: the graph.
         consensus_step: gamma, in [0, 1].
         choco: compressor, order and options.
+        every, rounds: as in `Gossip`.
 
     Raises:
         ValueError: gamma outside [0, 1].
     """
 
-    def __init__(self, topology: Topology, consensus_step: float, choco: Choco) -> None:
-        if not 0 <= consensus_step <= 1:
-            raise ValueError(f"consensus_step must be in [0, 1], got {consensus_step!r}")
-        self.lists = MixingLists(topology)
-        self.agents, self.messages = self.lists.agents, self.lists.messages
+    is_compressed = True
+
+    def __init__(
+        self,
+        topology: Topology,
+        consensus_step: float,
+        choco: Choco,
+        every: int = 1,
+        rounds: int = 1,
+    ) -> None:
+        check_consensus_step(consensus_step)
+        # gamma acts on the pull towards the copies, so that the lists are those of W itself
+        super().__init__(topology, consensus_step, every, rounds, dense=False, folded=False)
         self.choco = choco
-        self._gamma = torch.tensor(consensus_step, dtype=torch.float32)
+        # one a device, kept for good: a captured graph knows nothing but its address
+        self._gammas: dict[torch.device, torch.Tensor] = {}
         options = {"weighted_sum": choco.running_sum, "pull_square": choco.adaptive}
-        self.state_names = ("x_hat", *(name for name, asked in options.items() if asked))
+        self.states = (
+            State("x_hat", rows="halo", dtype="state"),
+            *(State(name, dtype="state") for name, asked in options.items() if asked),
+        )
 
-    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
+    @property
+    def may_refuse(self) -> bool:  # type: ignore[override]
+        return fused(self.choco) is None
+
+    @property
+    def shared_states(self) -> tuple[State, ...]:  # type: ignore[override]
+        return (ROUND, *super().shared_states)
+
+    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
         quantizer = fused(self.choco)
-        if quantizer is not None:
+        if quantizer is not None and self.rounds == 1:
             self._fused_step(x, step, exchange, quantizer)
-            return quantizer.message_bytes(exchange.layout) * self.messages
-        return self._step(x, step, exchange)
+            exchange.nbytes += quantizer.message_bytes(exchange.layout) * self.messages
+            return
+        mixed = self.mix(local_models(x, step), exchange)
+        take_mixed(x, step.saved, mixed, step, self.alone(x.device))
 
-    def mixed(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.differences(x)
-
-    def differences(self, x: torch.Tensor) -> torch.Tensor:
-        return self.lists.differences(x) * self._gamma_on(x.device)
+    def differences(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        if self.choco.order == ORDERS[1]:
+            pull = self._pull(exchange)
+            self.publish(x + pull, exchange)
+            return pull
+        self.publish(x, exchange)
+        return self._pull(exchange)
 
     def _fused_step(
         self, x: torch.Tensor, step: LocalStep, exchange: Exchange, q: StochasticQuantizer
     ) -> None:
+        lists = self.lists(x.device)
         choco_step(
             x,
             step.saved,
             step.g,
             step.momentum,
             exchange.states["x_hat"],
-            *self.lists.on(x.device),
+            lists.neighbors,
+            lists.weights,
             table_of(exchange.layout, q.bucket, x.device),
             largest_of(exchange.layout, q.bucket),
             step.lr,
@@ -119,42 +149,45 @@ class CompressedGossip:
             q.most,
             exchange.seed,
             exchange.number,
-            0,
+            self.first_agent,
             exchange.squares,
         )
 
-    def _step(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
-        """The same in parts, bit for bit. Returns the bytes of all messages."""
-        h = local_models(x, step)
+    def _mix_once(self, x: torch.Tensor, now: Exchange, counted: Exchange) -> torch.Tensor:
+        before = now.nbytes
         if self.choco.order == ORDERS[0]:
-            nbytes = self.publish(h, exchange)
-            moved = self.pulled(h, exchange)
+            self.publish(x, now)
+            mixed = self.pulled(x, now)
         else:
-            moved = self.pulled(h, exchange)
-            nbytes = self.publish(moved, exchange)
-        momentum = step.momentum if step.kind == 2 else None
-        itself = self.lists.itself(x.device)
-        rates = (step.lr, step.mu, step.norm)
-        mix_update(x, step.saved, moved, momentum, *itself, *rates, *step.random)
-        return nbytes
+            mixed = self.pulled(x, now)
+            self.publish(mixed, now)
+        if now is not counted:
+            counted.nbytes += now.nbytes - before
+        return mixed
 
-    def publish(self, x: torch.Tensor, exchange: Exchange) -> int:
-        """Send Q(x - x_hat) and add it to the public copies. Returns the bytes of all messages."""
+    def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
+        """Send Q(x - x_hat) and add it to the public copies."""
         compressor, x_hat = self.choco.compressor, exchange.states["x_hat"]
         t = x - x_hat
-        payload = compressor.encode(t, exchange.seed, exchange.number, layout=exchange.layout)
+        payload = compressor.encode(
+            t,
+            exchange.seed,
+            exchange.number,
+            layout=exchange.layout,
+            first_agent=self.first_agent,
+        )
         value = compressor.decode(payload)
         x_hat.add_(value)
         if self.choco.running_sum:
-            neighbors, weights = self.lists.on(x_hat.device)
-            others = weights.clone()
+            lists = self.lists(x_hat.device)
+            others = lists.weights.clone()
             others[:, 0].zero_()
             received = torch.empty_like(value)
-            mix_neighbors(value, received, neighbors, others)
+            mix_neighbors(value, received, lists.neighbors, others)
             exchange.states["weighted_sum"].add_(received)
         torch.sum(t.double().square(), 1, out=exchange.squares[:, 0])
         torch.sum((value - t).double().square(), 1, out=exchange.squares[:, 1])
-        return payload.nbytes // self.agents * self.messages
+        exchange.nbytes += payload.nbytes // len(x) * self.messages
 
     def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         return exchange.states["x_hat"]
@@ -163,19 +196,21 @@ class CompressedGossip:
         return x + self._pull(exchange)
 
     def _gamma_on(self, device: torch.device) -> torch.Tensor:
-        self._gamma = self._gamma.to(device)
-        return self._gamma
+        if device not in self._gammas:
+            gamma = torch.tensor(self.consensus_step, dtype=torch.float32, device=device)
+            self._gammas[device] = gamma
+        return self._gammas[device]
 
     def _pull(self, exchange: Exchange) -> torch.Tensor:
         """gamma (W x_hat - x_hat), with AdaGossip's gamma where that was asked for."""
         x_hat = exchange.states["x_hat"]
         gamma = self._gamma_on(x_hat.device)
-        neighbors, weights = self.lists.on(x_hat.device)
+        lists = self.lists(x_hat.device)
         if self.choco.running_sum:
-            pull = exchange.states["weighted_sum"] + (weights[:, :1] - 1.0) * x_hat
+            pull = exchange.states["weighted_sum"] + (lists.weights[:, :1] - 1.0) * x_hat
         else:
             pull = torch.empty_like(x_hat)
-            mix_neighbors(x_hat, pull, neighbors, weights)
+            mix_neighbors(x_hat, pull, lists.neighbors, lists.weights)
             pull.sub_(x_hat)
         if not self.choco.adaptive:
             return pull.mul_(gamma)
@@ -184,6 +219,13 @@ class CompressedGossip:
         # the running mean began at zero
         unbiased = square / (1.0 - DECAY ** (exchange.number.double() + 1.0)).float()
         return pull.mul_((gamma / (unbiased.sqrt() + SMALL)).clamp(max=1.0))
+
+
+def as_choco(compressor: Compressor | Choco | None) -> Choco:
+    """What `compressor=` means; raises ValueError where it is none of its types."""
+    if isinstance(compressor, Choco):
+        return compressor
+    return Choco(Identity() if compressor is None else compressor)
 
 
 def check_copies(choco: Choco, dtype: torch.dtype) -> None:

@@ -1,91 +1,153 @@
-"""All agents in one process, models sent whole: a gossip step is one kernel over the stacked rows."""
+"""Gossip along a graph: all agents in one process, a step in one kernel over the stacked rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from fastsaddle.comm.base import Exchange, LocalStep, MixingLists, local_models
+from fastsaddle.comm.base import Communicator, Exchange, LocalStep, local_models, take_mixed
+from fastsaddle.comm.lists import Lists, MixingLists
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.kernels.gossip_step import gossip_step
 from fastsaddle.kernels.mix_dense import mix_dense
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
-from fastsaddle.kernels.mix_update import mix_update
+from fastsaddle.optimizer.state import State
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
 
 # from this many terms a row on, a dense product is faster than walking neighbor lists
 DENSE_WIDTH = 64
+# 2^64 over a power of a ratio like the golden one: seeds of further rounds lie far apart
+ROUND_STRIDE = 0xD1B54A32D192ED03
+STEPS_DONE = State("steps_done", width="group", dtype=torch.int64)
 
 
-class Stacked:
+class StackedGossip(Communicator):
     """Gossip among the rows of one buffer, by neighbor lists, or by a dense product where degrees are large.
 
     Args:
         topology: the graph; None is a single agent that talks to nobody.
         consensus_step: gamma in x = h + gamma (W h - h), folded into the weights; 1 is W h itself.
+        every, rounds, dense: as in `Gossip`.
 
     Raises:
         ValueError: gamma outside [0, 1].
     """
 
-    state_names = ()
+    def __init__(
+        self,
+        topology: Topology | None,
+        consensus_step: float = 1.0,
+        every: int = 1,
+        rounds: int = 1,
+        dense: bool | Literal["auto"] = "auto",
+        folded: bool = True,
+    ) -> None:
+        self._lists = MixingLists(topology, consensus_step if folded else 1.0)
+        self.agents, self.messages = self._lists.agents, self._lists.messages
+        self.topology, self.stacked = topology, topology is not None
+        self.consensus_step, self.every, self.rounds = consensus_step, every, rounds
+        self.dense = self._lists.width > DENSE_WIDTH if dense == "auto" else dense
+        # one a device, kept for good: a captured graph knows nothing but its address
+        self._matrices: dict[torch.device, torch.Tensor] = {}
 
-    def __init__(self, topology: Topology | None, consensus_step: float = 1.0) -> None:
-        self.lists = MixingLists(topology, consensus_step)
-        self.agents, self.messages = self.lists.agents, self.lists.messages
-        self.dense = self.lists.width > DENSE_WIDTH
-        self._W: torch.Tensor | None = None
+    @property
+    def once_a_step(self) -> bool:  # type: ignore[override]
+        return self.every == 1 and self.rounds == 1
 
-    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> int:
-        if self.dense:
-            self._dense_step(x, step)
-        else:
-            gossip_step(
-                x,
-                step.saved,
-                step.g,
-                step.momentum,
-                *self.lists.on(x.device),
-                step.lr,
-                step.weight_decay,
-                step.beta,
-                step.mu,
-                step.norm,
-                step.kind,
-                step.nesterov,
-                step.maximize,
-                *step.random,
-            )
-        return self.publish(x, exchange)
+    @property
+    def shared_states(self) -> tuple[State, ...]:  # type: ignore[override]
+        return () if self.every == 1 else (STEPS_DONE,)
 
-    def mixed(self, x: torch.Tensor) -> torch.Tensor:
+    @property
+    def decides_on_host(self) -> str | None:  # type: ignore[override]
+        return None if self.every == 1 else "Gossip(every=...) counts on the host when agents talk"
+
+    def gossips(self, optimizer: Optimizer) -> bool:
+        if self.every == 1:
+            return True
+        return (optimizer.param_groups[0][STEPS_DONE.name] + 1) % self.every == 0
+
+    def finish(self, optimizer: Optimizer) -> int:
+        if self.every > 1:
+            for group in optimizer.param_groups:
+                group[STEPS_DONE.name] += 1
+        return 0
+
+    def lists(self, device: torch.device) -> Lists:
+        return self._lists.on(device)
+
+    def alone(self, device: torch.device) -> Lists:
+        return self._lists.alone(device)
+
+    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
+        if self.dense or self.rounds > 1:
+            mixed = self.mix(local_models(x, step), exchange)
+            # everybody now reads its own row of what was mixed
+            take_mixed(x, step.saved, mixed, step, self.alone(x.device))
+            return
+        lists = self.lists(x.device)
+        gossip_step(
+            x,
+            step.saved,
+            step.g,
+            step.momentum,
+            lists.neighbors,
+            lists.weights,
+            step.lr,
+            step.weight_decay,
+            step.beta,
+            step.mu,
+            step.norm,
+            step.kind,
+            step.nesterov,
+            step.maximize,
+            *step.random,
+        )
+        self.publish(x, exchange)
+
+    def mix(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        for number in range(self.rounds):
+            x = self._mix_once(x, in_round(exchange, number), exchange)
+        return x
+
+    def differences(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        self.publish(x, exchange)
+        return self._lists.differences(x)
+
+    def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         out = torch.empty_like(x)
         if self.dense:
             mix_dense(x, self._matrix(x.device), out)
         else:
-            mix_neighbors(x, out, *self.lists.on(x.device))
+            lists = self.lists(x.device)
+            mix_neighbors(x, out, lists.neighbors, lists.weights)
         return out
 
-    def differences(self, x: torch.Tensor) -> torch.Tensor:
-        return self.lists.differences(x)
-
-    def publish(self, x: torch.Tensor, exchange: Exchange) -> int:
-        return 4 * self.messages * exchange.layout.dim
-
-    def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        return x
-
-    def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        return self.mixed(x)
-
-    def _dense_step(self, x: torch.Tensor, step: LocalStep) -> None:
-        mixed = self.mixed(local_models(x, step))
-        # everybody now reads its own row of what was mixed
-        momentum = step.momentum if step.kind == 2 else None
-        itself = self.lists.itself(x.device)
-        rates = (step.lr, step.mu, step.norm)
-        mix_update(x, step.saved, mixed, momentum, *itself, *rates, *step.random)
+    def _mix_once(self, x: torch.Tensor, now: Exchange, counted: Exchange) -> torch.Tensor:
+        """One round of several, `now` with its own draws; bytes are added to `counted`."""
+        self.publish(x, now)
+        if now is not counted:
+            counted.nbytes += now.nbytes
+        return self.pulled(x, now)
 
     def _matrix(self, device: torch.device) -> torch.Tensor:
         """W as dense float32 `[agents, agents]`, with the lists' rounded weights."""
-        if self._W is None or self._W.device != device:
-            neighbors, weights = self.lists.on(device)
-            W = weights.new_zeros(self.agents, self.agents)
-            self._W = W.scatter_add_(1, neighbors.clamp(min=0).long(), weights)
-        return self._W
+        if device not in self._matrices:
+            lists = self.lists(device)
+            W = lists.weights.new_zeros(self.agents or 1, self.agents or 1)
+            self._matrices[device] = W.scatter_add_(
+                1, lists.neighbors.clamp(min=0).long(), lists.weights
+            )
+        return self._matrices[device]
+
+
+def in_round(exchange: Exchange, number: int) -> Exchange:
+    """The exchange of round `number` of a step: the first is the step's own, later ones draw apart."""
+    if number == 0:
+        return exchange
+    seed = (exchange.seed + number * ROUND_STRIDE) % 2**63
+    return replace(exchange, seed=seed, nbytes=0)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -9,12 +10,25 @@ from fastsaddle.comm.period import check_steps
 
 
 @dataclass(frozen=True)
-class SAM:
+class Ascent:
+    """A way to come by a SAM gradient: base of the classes below.
+
+    Attributes:
+        counts: whether it draws or counts by the steps done.
+        ascends_along_momentum: whether it perturbs along the momentum buffer, not along a gradient.
+    """
+
+    counts: ClassVar[bool] = False
+    ascends_along_momentum: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class FullSAM(Ascent):
     """The gradient at x + rho g / ||g||, every step: two passes (Foret et al. 2020, arXiv:2010.01412)."""
 
 
 @dataclass(frozen=True)
-class LookSAM(SAM):
+class LookSAM(Ascent):
     """A full SAM gradient every `period` steps; in between its part across the gradient is reused: 1 + 1/period passes.
 
         full step:  v = gs - (<g, gs> / ||g||^2) g, kept as v / ||v||
@@ -27,6 +41,7 @@ class LookSAM(SAM):
         strength: alpha >= 0; 0.7 and 0.2 are in public code.
     """
 
+    counts: ClassVar[bool] = True
     period: int = 5
     strength: float = 0.7
 
@@ -37,7 +52,7 @@ class LookSAM(SAM):
 
 
 @dataclass(frozen=True)
-class MomentumSAM(SAM):
+class MomentumSAM(Ascent):
     """The gradient at x - rho v / ||v||, v being the momentum buffer: one pass.
 
     Becker et al. 2024 (arXiv:2401.12033) and the authors' code, whose perturbation goes along minus momentum. They have
@@ -46,9 +61,11 @@ class MomentumSAM(SAM):
     code at the perturbed model.
     """
 
+    ascends_along_momentum: ClassVar[bool] = True
+
 
 @dataclass(frozen=True)
-class ESAM(SAM):
+class ESAM(Ascent):
     """Efficient SAM: perturb a random part of the weights, and take the second gradient on a part of the samples.
 
     Each tensor of each agent is perturbed with chance `weights`, by a radius of rho / weights. Of the samples, the
@@ -60,6 +77,7 @@ class ESAM(SAM):
         samples: gamma in (0, 1], for whoever writes the closure.
     """
 
+    counts: ClassVar[bool] = True
     weights: float = 0.6
     samples: float = 0.5
 

@@ -1,219 +1,240 @@
 """Every agent's gradient as a mean of gradients taken by, or at, its neighbors: the exchange of NGM."""
 
-from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from fastsaddle.comm.base import Exchange, MixingLists, local_models
+from fastsaddle.comm.base import Communicator
 from fastsaddle.comm.choco import CompressedGossip
+from fastsaddle.comm.lists import Lists
 from fastsaddle.compressors._wire import row_norms
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.graphs.gradient_lists import gradient_sources
-from fastsaddle.kernels.mix_update import mix_update
+from fastsaddle.gradients.ascents import Ascent
+from fastsaddle.gradients.base import Found, Gradient, Plain
+from fastsaddle.gradients.sam import SLOT_STRIDE
 from fastsaddle.kernels.op import use_backend
 from fastsaddle.kernels.weighted_sum import weighted_sum
-from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
-from fastsaddle.optimizer.stacked_optimizer import Closure
-from fastsaddle.rules.tracking_optimizer import column
+from fastsaddle.optimizer.state import State
 
-# seeds of messages to the first, second, ... neighbor lie as far apart as those of groups, elsewhere
-SLOT_STRIDE = 0xBF58476D1CE4E5B9
-# for each group: the states after telling the neighbors, and the bytes that took
-Rounds = list[tuple[Exchange, int]]
+if TYPE_CHECKING:
+    from fastsaddle.gradients.base import Closure
+    from fastsaddle.optimizer.shell import Optimizer
+    from fastsaddle.rules.base import Rule
 
 
-class CrossGradients(DecentralizedOptimizer):
-    """Base of the cross-gradient methods: a closure evaluated on the neighbors' models too, then a mean, then a step.
+class Cross(Gradient):
+    """The mean, weighed by W, of an agent's own gradient and of cross-gradients; needs `fs.rules.AdaptedMomentum`.
 
-    The stack's rows hold, one slot after the other, each agent's own model, its first neighbor's, its second's, ...;
-    the closure evaluates whatever they hold on every agent's own batch, so that a graph of largest degree d takes d + 1
-    evaluations. BatchNorm's statistics move at the own models only. Parameters return to their values in any case.
+        data:   G_i = W_ii grad F_i(x_i) + sum_j W_ij grad F_j(x_i)       taken by the neighbors, on their batches
+        model:  G_i = W_ii grad F_i(x_i) + sum_j W_ij grad F_i(x_j)       at the neighbors' models, on the own batch
 
-    State: `momentum_buffer` or `quasi_global`; with a compressor `x_hat`, and for cross-gradients that are sent
-    `residual_1` ..., what compression has kept back from each neighbor, ascending.
+    Aketi, Kodge and Roy 2022 (arXiv:2209.14390). The stack's rows hold, one slot after the other, each agent's own
+    model, its first neighbor's, its second's, ...; the closure evaluates whatever they hold on every agent's own batch,
+    so that a graph of largest degree d takes d + 1 evaluations. BatchNorm's statistics move at the own models only.
+    Parameters return to their values in any case. Models are sent to the neighbors, and with "data" each cross-gradient
+    is sent back. With a compressor models travel by CHOCO gossip, cross-gradients are taken at public copies and sent
+    with error feedback, one memory for each neighbor: State `residual_1` ..., what was kept back, ascending.
+
+    Args:
+        kind: "data" or "model".
+        of: the gradient that is taken at each model, `Plain()` or `SAM(...)`, each with its own norm.
+        perturb: whether "all" gradients are of that kind, or the "self"-gradient alone, the others being plain.
+        mixed_self_gradient: take the self-gradient, and weight decay, at the mixed model instead, as the authors' code
+            does.
+
+    Raises:
+        ValueError: another kind, or another word for `perturb`.
     """
 
-    kept: ClassVar[tuple[str, ...]] = (
-        *DecentralizedOptimizer.kept,
-        *("cross_gradients", "mixed_self_gradient", "kind", "state_name"),
-    )
+    needs_closure = "takes gradients at the neighbors' models"
 
     def __init__(
         self,
-        params: Any,
-        defaults: dict[str, Any],
-        *,
-        cross_gradients: Literal["data", "model"],
-        mixed_self_gradient: bool,
-        **others: Any,
+        kind: Literal["data", "model"] = "data",
+        of: Gradient | None = None,
+        perturb: Literal["all", "self"] = "all",
+        mixed_self_gradient: bool = False,
     ) -> None:
-        if cross_gradients not in ("data", "model"):
-            raise ValueError(f'cross_gradients must be "data" or "model", got {cross_gradients!r}')
-        self.cross_gradients, self.mixed_self_gradient = cross_gradients, mixed_self_gradient
-        is_local = defaults["qg_momentum"] is None
-        self.kind = 1 if is_local else 2
-        self.state_name = "momentum_buffer" if is_local else "quasi_global"
-        super().__init__(params, defaults, **others)
+        if kind not in ("data", "model"):
+            raise ValueError(f'cross_gradients must be "data" or "model", got {kind!r}')
+        if perturb not in ("all", "self"):
+            raise ValueError(f'perturb must be "all" or "self", got {perturb!r}')
+        self.kind, self.of = kind, Plain() if of is None else of
+        self.perturb_which, self.mixed_self_gradient = perturb, mixed_self_gradient
+        self.hyperparameters = self.of.hyperparameters
 
     @property
-    def _sent_compressor(self) -> Compressor | None:
-        """What cross-gradients are compressed with; None where they are sent whole, or not at all."""
-        if self.cross_gradients == "data" and isinstance(self.communicator, CompressedGossip):
-            return self.communicator.choco.compressor
-        return None
+    def defaults(self) -> dict[str, Any]:
+        return self.of.defaults
 
     @property
-    def evaluations(self) -> int:
-        """Models that the closure is evaluated on in a step: the largest degree and one."""
-        return 1 if self.topology is None else 1 + max(map(len, self.topology.neighbors))
+    def ascent(self) -> Ascent | None:  # type: ignore[override]
+        return self.of.ascent
 
     @property
-    def state_names(self) -> tuple[str, ...]:
-        slots = range(1, self.evaluations) if self._sent_compressor is not None else ()
-        return (*super().state_names, *(f"residual_{slot}" for slot in slots))
+    def decides_on_host(self) -> str | None:  # type: ignore[override]
+        return self.of.decides_on_host
 
-    def _bind(self) -> None:
-        for group in self.param_groups:
-            if (group["qg_momentum"] is None) != (self.kind == 1):
-                raise ValueError(
-                    "qg_momentum must be None in all parameter groups or in none, "
-                    f"got {[g['qg_momentum'] for g in self.param_groups]}"
-                )
-        super()._bind()
-        device = self.rows.x.device
-        self._lists = MixingLists(self.topology)
-        self._gradients = self.rows.layout.allocate(self.evaluations * self.agents, device)
-        self._sources = gradient_sources(self._lists.on(device)[0], self.cross_gradients == "data")
+    def states_with(self, communicator: Communicator) -> tuple[State, ...]:
+        slots = range(1, models_of(communicator))
+        sent = slots if self._compressor(communicator) is not None else ()
+        perturbed = slots if self.perturb_which == "all" else ()
+        return (
+            *(State(f"residual_{slot}") for slot in sent),
+            *self.of.states_with(communicator),
+            *(state for slot in perturbed for state in self.of.slot_states(slot)),
+        )
+
+    def evaluations(self, communicator: Communicator) -> float:
+        others = models_of(communicator) - 1
+        own = self.of.evaluations(communicator)
+        return own + others * (own if self.perturb_which == "all" else 1)
+
+    def refuses(self, rule: Rule, communicator: Communicator) -> str | None:
+        if not rule.mixes_first:
+            return f"cross-gradients need a rule that mixes first, AdaptedMomentum, {rule.name} mixes later"
+        if not communicator.once_a_step:
+            return "cross-gradients need the neighbors' models in each step, once"
+        return self.of.refuses(rule, communicator)
+
+    def bind(self, optimizer: Optimizer) -> None:
+        self.of.bind(optimizer)
+        device, communicator = optimizer.rows.x.device, optimizer.communicator
+        models = models_of(communicator)
+        layout = optimizer.rows.layout
+        optimizer.made["gradients"] = layout.allocate(models * optimizer.agents, device)
+        lists = communicator.lists(device)
+        optimizer.made["sources"] = sources_of(lists, self.kind == "data")
         # how many lists reach each slot; found on the host, as reading a sum would wait for a GPU
-        near = () if self.topology is None else self.topology.neighbors
-        self._listeners = [sum(len(n) >= slot for n in near) for slot in range(self.evaluations)]
+        graph = communicator.topology
+        near = () if graph is None else graph.neighbors
+        optimizer.made["listeners"] = [sum(len(n) >= slot for n in near) for slot in range(models)]
 
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
-        """Evaluate the closure on all models that the method asks for, then step. Returns the loss at the own models.
+    def passes(self, optimizer: Optimizer) -> int:
+        """Gradients that the next step takes at each model."""
+        return self.of.passes(optimizer)
 
-        Raises:
-            RuntimeError: no closure.
-            NonFiniteGradientError: see `nonfinite`.
-        """
-        if closure is None:
-            raise RuntimeError(
-                f"{type(self).__name__} takes gradients at the neighbors' models: step needs a closure"
-            )
-        with use_backend(self.backend):
-            self._follow()
-            own = self.rows.x.clone()
-            known, mixed, rounds = self._tell(own)
-            loss = self._evaluate(closure, own, known, mixed)
-            self._commit(own, mixed, rounds)
+    def take(self, optimizer: Optimizer, closure: Closure | None, passes: int | None = None) -> Any:
+        assert closure is not None
+        own = optimizer.rows.x
+        known, mixed = torch.empty_like(own), own.clone()
+        with use_backend(optimizer.backend):
+            for comm, columns in optimizer.begin_rounds():
+                x, exchange = own[:, columns], comm.apart()
+                comm.communicator.publish(x, exchange)
+                known[:, columns] = comm.communicator.copies(x, exchange)
+                comm.told = mixed[:, columns]
+                comm.told.copy_(comm.communicator.pulled(x, exchange))
+        loss = self._evaluate(optimizer, closure, known, mixed)
+        optimizer.phase.passing["at"] = mixed if self.mixed_self_gradient else None
         return loss
-
-    def _tell(self, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Rounds]:
-        """What neighbors know of the models, those models mixed, and per group the states and bytes to be committed."""
-        known, mixed, rounds = torch.empty_like(own), own.clone(), []
-        for index in range(len(self.param_groups)):
-            columns, exchange = self._columns(index), self._exchange(index)
-            exchange = replace(
-                exchange,
-                states={name: rows.clone() for name, rows in exchange.states.items()},
-                squares=torch.zeros_like(exchange.squares),
-            )
-            nbytes = 0
-            if columns.stop > columns.start:
-                x = own[:, columns]
-                nbytes = self.communicator.publish(x, exchange)
-                known[:, columns] = self.communicator.copies(x, exchange)
-                mixed[:, columns] = self.communicator.pulled(x, exchange)
-            rounds.append((exchange, nbytes))
-        return known, mixed, rounds
 
     def _evaluate(
-        self, closure: Closure, own: torch.Tensor, known: torch.Tensor, mixed: torch.Tensor
+        self, optimizer: Optimizer, closure: Closure, known: torch.Tensor, mixed: torch.Tensor
     ) -> Any:
         """All slots' gradients into their buffer; agents whose gradient is not finite have NaN there."""
-        columns = self._first_columns(len(self.param_groups))
-        first = mixed if self.mixed_self_gradient else own
-        loss = None
-        try:
-            for slot in range(self.evaluations):
-                whose = self._lists.whose(slot, own.device)
-                model = first if slot == 0 else known.index_select(0, whose)
-                self.rows.x[:, columns].copy_(model[:, columns])
-                self.rows.second_pass = slot > 0
-                found, norm = self._gradient(closure, slot)
-                loss = found if slot == 0 else loss
-                block = self._gradients[slot * self.agents : (slot + 1) * self.agents]
-                finite = norm.isfinite()[:, None]
-                block[:, columns] = torch.where(finite, self.rows.g[:, columns], torch.nan)
-        finally:
-            self.rows.x[:, columns].copy_(own[:, columns])
-            self.rows.second_pass = False
+        columns, rows = optimizer.model_columns, optimizer.rows
+        lists = optimizer.communicator.lists(rows.x.device)
+        known = optimizer.communicator.halo(known)
+        first, loss = mixed if self.mixed_self_gradient else rows.x, None
+        for slot in range(models_of(optimizer.communicator)):
+            model = first if slot == 0 else known.index_select(0, lists.whose(slot))
+            optimizer.visit(model)
+            rows.second_pass = slot > 0
+            of = self.of if slot == 0 or self.perturb_which == "all" else Plain()
+            found, norm = of.evaluate(optimizer, closure, slot)
+            loss = found if slot == 0 else loss
+            block = self._block(optimizer, slot)
+            finite = norm.isfinite()[:, None]
+            block[:, columns] = torch.where(finite, rows.g[:, columns], torch.nan)
+        optimizer.leave()
         return loss
 
-    def _gradient(self, closure: Closure, slot: int) -> tuple[Any, torch.Tensor]:
-        """Leave the gradients at the models that the rows hold; the loss, and their norms `[agents]`."""
-        with torch.enable_grad():
-            loss = closure()
-        self._prepare()
-        return loss, self._check_gradients()
+    def found(self, optimizer: Optimizer) -> Found:
+        columns = optimizer.model_columns
+        gradients, g = optimizer.made["gradients"], optimizer.rows.g[:, columns]
+        self._send(optimizer)
+        weights = optimizer.communicator.lists(g.device).weights
+        weighted_sum(gradients[:, columns], g, optimizer.made["sources"], weights)
+        return Found(row_norms(g), optimizer.phase.passing["at"])
 
-    def _commit(self, own: torch.Tensor, mixed: torch.Tensor, rounds: Rounds) -> None:
-        # all read before the first group moves; the norms of the sums are not known yet
-        steps = [self._local_step(index, None, None) for index in range(len(self.param_groups))]
-        columns = self._first_columns(len(steps))
-        g = self.rows.g[:, columns]
-        nbytes = sum(count for _, count in rounds) + self._send_gradients()
-        _, weights = self._lists.on(own.device)
-        weighted_sum(self._gradients[:, columns], g, self._sources, weights)
-        norm = row_norms(g)
-        start = mixed if self.mixed_self_gradient else own
-        for index, step in enumerate(steps):
-            part = self._columns(index)
-            if part.stop == part.start:
-                continue
-            G = -step.g if step.maximize else step.g
-            G = G + column(step.weight_decay) * start[:, part]
-            zero = torch.zeros_like(step.lr)
-            step = replace(step, g=G, weight_decay=zero, norm=norm, maximize=False)
-            h = local_models(mixed[:, part], step)
-            momentum = step.momentum if step.kind == 2 else None
-            itself = self._lists.itself(own.device)
-            x = self.rows.x[:, part]
-            mix_update(x, own[:, part], h, momentum, *itself, step.lr, step.mu, norm, *step.random)
-        self._take(rounds)
-        self.bytes_sent += nbytes
-        self.rounds.add_(1)
+    def keep(self, optimizer: Optimizer) -> None:
+        self.of.keep(optimizer)
+        for residual, left in optimizer.phase.passing.get("residuals", ()):
+            residual.copy_(left)
 
-    def _take(self, rounds: Rounds) -> None:
-        """Make the states of what was told the optimizer's."""
-        for index, (told, _) in enumerate(rounds):
-            for name, rows in told.states.items():
-                self.flat_state[name][:, self._columns(index)] = rows
-            self._squares[index] = told.squares
-
-    def _send_gradients(self) -> int:
-        """Compress what each slot sends, with error feedback. Returns the bytes of all cross-gradients."""
-        if self.cross_gradients == "model":
-            return 0
-        messages, compressor = self.communicator.messages, self._sent_compressor
+    def _send(self, optimizer: Optimizer) -> None:
+        """Send cross-gradients back, compressed with error feedback where a compressor is asked for."""
+        if self.kind == "model":
+            return
+        phase, communicator = optimizer.phase, optimizer.communicator
+        compressor = self._compressor(communicator)
         if compressor is None:
-            return 4 * messages * self.dim
-        neighbors, total = self._lists.on(self._gradients.device)[0], 0
-        for slot in range(1, self.evaluations):
-            block = self._gradients[slot * self.agents : (slot + 1) * self.agents]
-            listening = neighbors[:, slot] >= 0
-            for index, layout in enumerate(self._layouts):
-                part = block[:, self._columns(index)]
+            phase.nbytes += 4 * communicator.messages * optimizer.dim
+            return
+        neighbors = communicator.lists(optimizer.rows.g.device).neighbors
+        left_over = phase.passing.setdefault("residuals", [])
+        for slot in range(1, models_of(communicator)):
+            block, listening = self._block(optimizer, slot), neighbors[:, slot] >= 0
+            for index, layout in enumerate(optimizer.layouts):
+                columns = optimizer.columns(index)
+                part = block[:, columns]
                 if not part.shape[1]:
                     continue
                 # a gradient that is not finite is sent as zero; nobody is sent nothing
                 sent = listening[:, None] & part.isfinite().all(1, keepdim=True)
-                seed = (self._seed(index) + slot * SLOT_STRIDE) % 2**63
-                residual = self.flat_state[f"residual_{slot}"][:, self._columns(index)]
+                seed = (optimizer.seed_of(index) + slot * SLOT_STRIDE) % 2**63
+                residual = optimizer.flat_state[f"residual_{slot}"][:, columns]
+                left = residual.clone()
                 payload = compressor.compress_ef_(
-                    torch.where(sent, part, 0.0), residual, seed, self.rounds, layout=layout
+                    torch.where(sent, part, 0.0),
+                    left,
+                    seed,
+                    optimizer.rounds,
+                    layout=layout,
+                    first_agent=communicator.first_agent,
                 )
                 part.copy_(compressor.decode(payload))
-                total += payload.nbytes // self.agents * self._listeners[slot]
-        return total
+                left_over.append((residual, left))
+                each = payload.nbytes // optimizer.agents
+                phase.nbytes += each * optimizer.made["listeners"][slot]
+
+    def _block(self, optimizer: Optimizer, slot: int) -> torch.Tensor:
+        """Gradients taken at slot number `slot`, `[agents, stride]`."""
+        agents = optimizer.agents
+        block: torch.Tensor = optimizer.made["gradients"][slot * agents : (slot + 1) * agents]
+        return block
+
+    def _compressor(self, communicator: Communicator) -> Compressor | None:
+        """What cross-gradients are compressed with; None where they are sent whole, or not at all."""
+        if self.kind == "data" and isinstance(communicator, CompressedGossip):
+            return communicator.choco.compressor
+        return None
+
+
+def models_of(communicator: Communicator) -> int:
+    """Models that a step's closure is evaluated on: the largest degree and one."""
+    graph = communicator.topology
+    return 1 if graph is None else 1 + max(map(len, graph.neighbors))
+
+
+def sources_of(lists: Lists, by_neighbors: bool) -> torch.Tensor:
+    """Rows to sum for each agent, int32 `[agents, width]`, in the order of its neighbor list.
+
+    Gradients lie in blocks of one row an agent: block k holds what each agent took on its own batch at the model of
+    the k-th agent of its list, itself being the first.
+
+    Args:
+        lists: of a symmetric graph.
+        by_neighbors: each agent's own model, on the neighbors' batches (data-variant); otherwise the neighbors' models
+            on its own batch (model-variant).
+    """
+    neighbors, agents = lists.neighbors, len(lists.neighbors)
+    own = neighbors[:, :1]
+    if by_neighbors:
+        heard = torch.where(lists.incoming < 0, lists.incoming, lists.incoming + agents)
+        return torch.cat([own, heard], 1)
+    slots = torch.arange(lists.width, dtype=torch.int32, device=neighbors.device)
+    return torch.where(neighbors < 0, neighbors, own + agents * slots)

@@ -11,20 +11,20 @@ Neighbors = tuple[tuple[int, ...], ...]
 
 
 def message_lists(neighbors: Neighbors) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sources int32 and weights float32 `[most * agents, most]`: what arrives next in blocks 1 to `most`.
+    """Sources int32 and weights float32 `[most * agents, most]`: what agents send to their k-th neighbor, in block k.
 
-    `most` is the largest degree. Neighbor j of agent i sends its model and what the others sent to j. A row that
-    nobody sends to is its own zeros.
+    `most` is the largest degree. Agent j sends its model and what the others sent to j. A row that nobody is sent is
+    zero.
     """
     agents, most = len(neighbors), max(map(len, neighbors))
     sources = torch.full((most * agents, most), -1, dtype=torch.int32)
     weights = torch.zeros(most * agents, most)
     sources[:, :1] = torch.arange(agents, (most + 1) * agents, dtype=torch.int32)[:, None]
-    for i, near in enumerate(neighbors):
-        for k, j in enumerate(near):
-            relayed = [m * agents + j for m, other in enumerate(neighbors[j], 1) if other != i]
-            sources[k * agents + i, : 1 + len(relayed)] = torch.tensor([j, *relayed])
-            weights[k * agents + i, : 1 + len(relayed)] = 1.0
+    for j, near in enumerate(neighbors):
+        for k, i in enumerate(near):
+            relayed = [m * agents + j for m, other in enumerate(near, 1) if other != i]
+            sources[k * agents + j, : 1 + len(relayed)] = torch.tensor([j, *relayed])
+            weights[k * agents + j, : 1 + len(relayed)] = 1.0
     return sources, weights
 
 

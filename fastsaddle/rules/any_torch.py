@@ -1,13 +1,69 @@
 """Any torch optimizer for the local steps: one for each agent, on that agent's rows of the flat buffers."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import Parameter
 from torch.optim.optimizer import ParamsT
 
-from fastsaddle.optimizer.stacked_optimizer import StackedOptimizer
+from fastsaddle.comm.base import Communicator, Round
+from fastsaddle.optimizer.rows import Rows
+from fastsaddle.rules.base import Rule
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
+
+# parameters, or groups of them, of one agent to what steps them
+Local = Callable[[ParamsT], torch.optim.Optimizer]
+
+
+class Torch(Rule):
+    """Local steps of any torch optimizer, one for each agent; then the models are mixed, where the step mixes.
+
+    Learning rates are read from this optimizer's groups at every step; weight decay and maximize belong to the local
+    optimizers. Their state is saved with this optimizer's, as `local` in its state.
+
+    Args:
+        local: a callable from one agent's parameters (from groups of them where this optimizer has several) to the
+            torch optimizer that steps them, such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`.
+
+    Raises:
+        ValueError: when an optimizer is made with it: weight decay or maximize, a callable that gives no torch
+            optimizer, or one with other groups.
+    """
+
+    def __init__(self, local: Local) -> None:
+        super().__init__()
+        self.local = local
+
+    def refuses(self, communicator: Communicator) -> str | None:
+        if communicator.is_compressed:
+            return f"{self.name} has no compressed form"
+        return None
+
+    def check_groups(self, groups: list[dict[str, Any]]) -> None:
+        for group in groups:
+            if group["maximize"] or torch.as_tensor(group["weight_decay"]).any():
+                raise ValueError(
+                    "weight_decay and maximize belong to the optimizers that local= makes, got "
+                    f"weight_decay {group['weight_decay']} and maximize {group['maximize']}"
+                )
+
+    def bind(self, optimizer: Optimizer) -> None:
+        if optimizer.locals is None:
+            optimizer.locals = LocalOptimizers(self.local, optimizer)
+        optimizer.locals.attach(optimizer)
+
+    def advance(self, groups: list[tuple[Rows, Round]], optimizer: Optimizer) -> None:
+        assert optimizer.locals is not None
+        if groups:
+            optimizer.locals.step(optimizer, groups[0][0].norm)
+        for rows, comm in groups:
+            if comm.gossips:
+                rows.x.copy_(comm.mixed(rows.x))
 
 
 class LocalOptimizers:
@@ -21,10 +77,7 @@ class LocalOptimizers:
         ValueError: `make` gives no torch optimizer, or one with other groups.
     """
 
-    def __init__(
-        self, make: Callable[[ParamsT], torch.optim.Optimizer], owner: StackedOptimizer
-    ) -> None:
-        self._owner = owner
+    def __init__(self, make: Local, owner: Optimizer) -> None:
         groups = [group["params"] for group in owner.param_groups]
         self.parameters = [
             [[Parameter(p.detach()[agent]) for p in group] for group in groups]
@@ -41,12 +94,11 @@ class LocalOptimizers:
                     f"local must make a torch optimizer with {len(groups)} parameter groups, got {optimizer!r}"
                 )
             self.optimizers.append(optimizer)
-        self.attach()
 
-    def attach(self) -> None:
+    def attach(self, owner: Optimizer) -> None:
         """Point parameters and gradients at the owner's buffers, wherever those lie now."""
-        theirs = [p for group in self._owner.param_groups for p in group["params"]]
-        gradients = self._owner.rows.parts(self._owner.rows.g)
+        theirs = [p for group in owner.param_groups for p in group["params"]]
+        gradients = owner.rows.parts(owner.rows.g)
         for agent, groups in enumerate(self.parameters):
             mine = [p for group in groups for p in group]
             if [p.shape for p in mine] != [p.shape[1:] for p in theirs]:
@@ -57,10 +109,10 @@ class LocalOptimizers:
                 p.data = stacked.detach()[agent]
                 p.grad = gradient[agent] if stacked.requires_grad else None
 
-    def step(self, norm: torch.Tensor) -> None:
+    def step(self, owner: Optimizer, norm: torch.Tensor) -> None:
         """A step of every agent whose gradient norm, of `norm` `[agents]`, is finite."""
-        self.attach()
-        rates = [group["lr"] for group in self._owner.param_groups]
+        self.attach(owner)
+        rates = [group["lr"] for group in owner.param_groups]
         for optimizer, finite in zip(self.optimizers, norm.isfinite().tolist(), strict=True):
             if finite:
                 for group, lr in zip(optimizer.param_groups, rates, strict=True):

@@ -7,13 +7,13 @@ block size, number of agents, backend nor process. The 64-bit seed is the key, l
     1  agent: the row's number, counted from `first_agent`
     2  step, its low 32 bits
     3  stream: what the bits are for. CHOICE has 4 elements a block, 32 bits each: word j of element j. ROUNDING (of a
-       quantizer), MOMENTUM and COPIES (of buffers kept as bfloat16) have 8 elements a block, 16 bits each:
-       word j // 2 of element j, low half first
+       quantizer), MOMENTUM and COPIES (of buffers kept as bfloat16) and ASCENT (of tensors that are perturbed, numbered
+       in place of columns) have 8 elements a block, 16 bits each: word j // 2 of element j, low half first
 """
 
 import torch
 
-ROUNDING, CHOICE, MOMENTUM, COPIES = 0, 1, 2, 3
+ROUNDING, CHOICE, MOMENTUM, COPIES, ASCENT = 0, 1, 2, 3, 4
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)

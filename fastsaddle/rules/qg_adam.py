@@ -1,19 +1,26 @@
 """Adam whose second moment, or both moments, follow what local step and gossip together moved."""
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch.optim.optimizer import ParamsT
 
+from fastsaddle.comm.base import Communicator, Round
 from fastsaddle.compressors._wire import row_norms
-from fastsaddle.graphs.topology import Topology
-from fastsaddle.rules.tracking_optimizer import Rows, TrackingOptimizer, column
+from fastsaddle.optimizer.hyperparameters import POSITIVE, Pair
+from fastsaddle.optimizer.rows import Rows
+from fastsaddle.optimizer.state import ROUND, State
+from fastsaddle.rules.base import Rule
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
 
 # keeps an agent that has not moved from being divided by zero
 SMALL = 1e-8
 
 
-class QGAdam(TrackingOptimizer):
+class QGAdam(Rule):
     """QG-Adam, as its authors' code selects it ("second") and as their paper describes it ("both").
 
         m    = beta1 m_i + (1 - beta1) g_i           or, "both": beta1 m_i + g_i, not kept
@@ -31,71 +38,47 @@ class QGAdam(TrackingOptimizer):
         betas: both in [0, 1).
         eps: added to the root of the second moment, >= 0.
         quasi_global: which moments are.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
-
-    Other arguments and errors: as in `DSGD`, and
 
     Raises:
         ValueError: betas that are not two numbers in [0, 1), or another word for `quasi_global`.
     """
 
-    counts_rounds = True
+    hyperparameters = {"betas": Pair((0.9, 0.999)), "eps": POSITIVE}
+    is_elementwise = True
+    is_atomic = True
 
     def __init__(
         self,
-        params: ParamsT,
-        lr: float | torch.Tensor = 1e-3,
-        *,
-        topology: Topology | str | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         quasi_global: Literal["second", "both"] = "second",
-        weight_decay: float = 0.0,
-        consensus_step: float = 1.0,
-        nonfinite: str = "raise",
-        maximize: bool = False,
-        backend: str | None = None,
     ) -> None:
         if quasi_global not in ("second", "both"):
             raise ValueError(f'quasi_global must be "second" or "both", got {quasi_global!r}')
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
+        super().__init__(betas=betas, eps=eps)
         self.quasi_global = quasi_global
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "maximize": maximize,
-            },
-            topology=topology,
-            consensus_step=consensus_step,
-            nonfinite=nonfinite,
-            backend=backend,
-        )
+        self.ascent_state = "exp_avg" if quasi_global == "second" else "quasi_global"
+        self.states = (State(self.ascent_state), State("quasi_global_sq"), ROUND)
 
-    kept = (*TrackingOptimizer.kept, "quasi_global")
+    def refuses(self, communicator: Communicator) -> str | None:
+        if not communicator.averages and not communicator.once_a_step:
+            return f"{self.name} needs one gossip in each step, whose displacement it follows"
+        return None
 
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        return ("exp_avg" if self.quasi_global == "second" else "quasi_global", "quasi_global_sq")
-
-    def _apply(self, groups: list[Rows], norm: torch.Tensor) -> None:
-        before = self.rows.x.clone()
-        super()._apply(groups, norm)
-        columns = self._first_columns(len(self.param_groups))
-        moved = before[:, columns] - self.rows.x[:, columns]
-        # one norm over all groups, which lie side by side from the first column on
+    def advance(self, groups: list[tuple[Rows, Round]], optimizer: Optimizer) -> None:
+        before = [rows.x.clone() for rows, _ in groups]
+        super().advance(groups, optimizer)
+        moved = torch.cat([x - rows.x for x, (rows, _) in zip(before, groups, strict=True)], 1)
+        # one norm over all groups
         moved /= row_norms(moved)[:, None] + SMALL
-        for index, rows in zip(self._filled(), groups, strict=True):
-            self._absorb(rows, moved[:, self._columns(index)])
+        parts = moved.split([rows.x.shape[1] for rows, _ in groups], 1)
+        for (rows, _), part in zip(groups, parts, strict=True):
+            self._absorb(rows, part)
 
-    def box(self, rows: Rows) -> None:
+    def step(self, rows: Rows, comm: Round) -> None:
         (beta1, beta2), g = rows.group["betas"], rows.g
-        first, second = (rows.states[name] for name in self.state_names)
-        t = (self.rounds + 1).double()
+        first, second = self._moments(rows)
+        t = (rows.round + 1).double()
         v = (g * g).mul_(1 - beta2).add_(beta2 * second)
         if self.quasi_global == "second":
             m = first.copy_((beta1 * first).add_((1 - beta1) * g))
@@ -103,13 +86,17 @@ class QGAdam(TrackingOptimizer):
             m = (beta1 * first).add_(g)
         scale = (1 - beta2**t).sqrt().float().expand(v.shape)
         direction = m / v.sqrt_().div_(scale).add_(rows.group["eps"])
-        rate = column(rows.lr) / (1 - beta1**t).float().reshape(-1, 1)
-        rows.x.copy_(rows.mixed(rows.x - direction.mul_(rate)))
+        rate = rows.lr / (1 - beta1**t).float().reshape(-1, 1)
+        rows.x.copy_(comm.mixed(rows.x - direction.mul_(rate)))
+
+    def _moments(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.ascent_state is not None
+        return rows.states[self.ascent_state], rows.states["quasi_global_sq"]
 
     def _absorb(self, rows: Rows, moved: torch.Tensor) -> None:
         """Take the normalized displacement into the quasi-global moments."""
         beta1, beta2 = rows.group["betas"]
-        first, second = (rows.states[name] for name in self.state_names)
+        first, second = self._moments(rows)
         second.copy_(beta2 * second + (1 - beta2) * (moved * moved))
         if self.quasi_global == "both":
             first.copy_(beta1 * first + (1 - beta1) * moved)

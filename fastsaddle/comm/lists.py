@@ -1,0 +1,102 @@
+"""Neighbor lists on a device: who hears whom, with which weight."""
+
+from dataclasses import dataclass
+
+import torch
+
+from fastsaddle.graphs.topology import Topology
+
+
+@dataclass(frozen=True)
+class Lists:
+    """One round's lists, as kernels take them.
+
+    Attributes:
+        neighbors: int32 `[agents, width]`: rows of the halo, each agent's own first, then its neighbors', ascending,
+            padded with -1.
+        weights: float32 `[agents, width]`, W with the consensus step folded in; zero where a list has ended.
+        incoming: int32 `[agents, width - 1]`: rows of what `Communicator.deliver` gives, by the slot of the neighbor
+            that sent them, padded with -1.
+    """
+
+    neighbors: torch.Tensor
+    weights: torch.Tensor
+    incoming: torch.Tensor
+
+    @property
+    def width(self) -> int:
+        return self.neighbors.shape[1]
+
+    def whose(self, slot: int) -> torch.Tensor:
+        """Int64 `[agents]`: who stands at `slot` of each agent's list; itself where the list has ended."""
+        neighbors = self.neighbors.long()
+        return torch.where(neighbors[:, slot] < 0, neighbors[:, 0], neighbors[:, slot])
+
+
+class MixingLists:
+    """Neighbor lists with weights, as kernels take them; each device's copy is made once and kept.
+
+    Args:
+        topology: the graph; None is a single agent that talks to nobody.
+        consensus_step: gamma, folded into the weights: (1 - gamma) I + gamma W.
+
+    Raises:
+        ValueError: gamma outside [0, 1].
+    """
+
+    def __init__(self, topology: Topology | None, consensus_step: float = 1.0) -> None:
+        check_consensus_step(consensus_step)
+        if topology is None:
+            lists = (torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1, dtype=torch.float32))
+        else:
+            lists = topology.mixing_lists(consensus_step)
+        neighbors, weights = lists
+        self.agents, self.width = neighbors.shape
+        self.messages = 0 if topology is None else topology.messages
+        whole = Lists(neighbors, weights, incoming(neighbors))
+        own = torch.arange(self.agents, dtype=torch.int32)[:, None]
+        alone = Lists(own, torch.ones(self.agents, 1), incoming(own))
+        # kept for good: a captured graph knows nothing but addresses
+        self._on = {torch.device("cpu"): (whole, alone)}
+
+    def on(self, device: torch.device) -> Lists:
+        """The lists on a device."""
+        return self._both(device)[0]
+
+    def alone(self, device: torch.device) -> Lists:
+        """Lists by which every agent reads its own row alone."""
+        return self._both(device)[1]
+
+    def _both(self, device: torch.device) -> tuple[Lists, Lists]:
+        if device not in self._on:
+            first = next(iter(self._on.values()))
+            whole, alone = (Lists(*(t.to(device) for t in vars(x).values())) for x in first)
+            self._on[device] = whole, alone
+        return self._on[device]
+
+    def differences(self, x: torch.Tensor) -> torch.Tensor:
+        """sum_j M_ij (x_j - x_i) `[agents, columns]`, summed in the lists' order, M being W with gamma folded in."""
+        lists = self.on(x.device)
+        moved = torch.zeros_like(x)
+        for slot in range(1, self.width):
+            # the weight is zero where a list has ended
+            others = x.index_select(0, lists.whose(slot))
+            moved.add_(lists.weights[:, slot, None] * (others - x))
+        return moved
+
+
+def incoming(neighbors: torch.Tensor) -> torch.Tensor:
+    """Where what neighbors sent lies: rows of blocks of one row an agent, block k sent to each one's k-th neighbor."""
+    agents, width = neighbors.shape
+    listed = neighbors[:, 1:].tolist()
+    place = {(i, j): k * agents + i for i, near in enumerate(listed) for k, j in enumerate(near)}
+    rows = [
+        [place.get((j, i), -1) if j >= 0 else -1 for j in near] for i, near in enumerate(listed)
+    ]
+    return torch.tensor(rows, dtype=torch.int32).reshape(agents, width - 1)
+
+
+def check_consensus_step(consensus_step: float) -> None:
+    """Raise ValueError unless gamma is in [0, 1]."""
+    if not 0 <= consensus_step <= 1:
+        raise ValueError(f"consensus_step must be in [0, 1], got {consensus_step!r}")

@@ -1,0 +1,301 @@
+"""Sharpness-aware gradients: every agent's model is moved to its perturbation, where the gradient is taken."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from fastsaddle.comm.base import Communicator
+from fastsaddle.compressors._wire import row_norms
+from fastsaddle.gradients.ascents import ESAM, Ascent, FullSAM, LookSAM, MomentumSAM
+from fastsaddle.gradients.base import Found, Gradient
+from fastsaddle.kernels._shared.philox.reference import ASCENT, halves
+from fastsaddle.kernels.op import use_backend
+from fastsaddle.kernels.sam_perturb import sam_perturb
+from fastsaddle.optimizer.commit import Commit
+from fastsaddle.optimizer.flat_layout import round_up
+from fastsaddle.optimizer.hyperparameters import Range
+from fastsaddle.optimizer.state import ROUND, State
+
+if TYPE_CHECKING:
+    from fastsaddle.gradients.base import Closure
+    from fastsaddle.optimizer.shell import Optimizer
+    from fastsaddle.rules.base import Rule
+
+# keeps a row of zeros from being divided by zero
+SMALL = 1e-12
+# random bits of one draw, and elements of one block of them
+BITS, BLOCK = 16, 8
+# draws at a step's several models lie as far apart as those of groups, elsewhere
+SLOT_STRIDE = 0xBF58476D1CE4E5B9
+
+
+class SAM(Gradient):
+    """The gradient at x + rho g / ||g||, with one norm over the whole model of each agent.
+
+    Foret et al. 2020 (arXiv:2010.01412), algorithm 1. Weight decay is not part of the perturbing gradient; it enters
+    the step, at the restored model. `sam` chooses a cheaper way.
+
+    Three customs of SAM users, told apart by `closure_passes`, never guessed:
+
+    * `step(closure)`, closure_passes=2: the closure does zero_grad, loss and backward; it is called twice.
+    * `loss.backward(); step(closure, closure_passes=1)`: the closure does loss and backward of the second pass;
+      gradients are zeroed before it is called.
+    * `loss.backward(); perturb(zero_grad=True); loss2.backward(); step()`; `first_step` and `second_step` are the same.
+
+    A step that needs fewer passes (see `Optimizer.passes`) calls the closure less often: with LookSAM most steps need
+    no `perturb()`, with MomentumSAM it needs no gradient.
+
+    Args:
+        rho: perturbation radius, >= 0, a number or a tensor, 0-d or `[agents]`; an entry of the parameter groups.
+        adaptive: perturb by rho x^2 g / || |x| g || instead (ASAM, Kwon et al. 2021, arXiv:2102.11600, without its
+            constant); suitable rho is then about ten times larger.
+        sam: a cheaper way to the gradient, `fs.LookSAM(...)`, `fs.MomentumSAM()` or `fs.ESAM(...)`; None takes both
+            passes. State with LookSAM: `sharp_direction`, `step`; with ESAM `step`.
+        closure_passes: what a closure given to `step` does, 2 or 1 as above.
+
+    Raises:
+        ValueError: rho out of range, something else as `sam`, another number of passes.
+    """
+
+    hyperparameters = {"rho": Range(0, inf, default=0.05)}
+
+    def __init__(
+        self,
+        rho: float | torch.Tensor = 0.05,
+        adaptive: bool = False,
+        sam: Ascent | None = None,
+        closure_passes: Literal[1, 2] = 2,
+    ) -> None:
+        self.hyperparameters["rho"].check("rho", rho)
+        self.sam = FullSAM() if sam is None else sam
+        if not isinstance(self.sam, Ascent):
+            raise ValueError(
+                f"sam must be fs.LookSAM(...), fs.MomentumSAM(), fs.ESAM(...) or None, got {sam!r}"
+            )
+        check_closure_passes(closure_passes)
+        self.rho, self.adaptive, self.closure_passes = rho, adaptive, closure_passes
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"rho": self.rho}
+
+    @property
+    def ascent(self) -> Ascent:  # type: ignore[override]
+        return self.sam
+
+    @property
+    def states(self) -> tuple[State, ...]:  # type: ignore[override]
+        counts = (ROUND,) if self.sam.counts else ()
+        return (*((State("sharp_direction"),) if self._looks else ()), *counts)
+
+    def slot_states(self, slot: int) -> tuple[State, ...]:
+        return (State(f"sharp_direction_{slot}"),) if self._looks else ()
+
+    @property
+    def _looks(self) -> bool:
+        return isinstance(self.sam, LookSAM)
+
+    @property
+    def decides_on_host(self) -> str | None:  # type: ignore[override]
+        return "LookSAM counts on the host which steps take one gradient" if self._looks else None
+
+    def evaluations(self, communicator: Communicator) -> float:
+        if isinstance(self.sam, LookSAM):
+            return 1 + 1 / self.sam.period
+        return 1 if isinstance(self.sam, MomentumSAM) else 2
+
+    def refuses(self, rule: Rule, communicator: Communicator) -> str | None:
+        return rule.refuses_ascent(self.sam)
+
+    def passes(self, optimizer: Optimizer) -> int:
+        """Gradients that the next step takes: 2, or 1 where `sam` saves one."""
+        if isinstance(self.sam, LookSAM):
+            return 1 if int(optimizer.rounds) % self.sam.period else 2
+        return 1 if isinstance(self.sam, MomentumSAM) else 2
+
+    def _is_plain(self, optimizer: Optimizer) -> bool:
+        """Whether the next step perturbs nothing."""
+        return self.passes(optimizer) == 1 and not isinstance(self.sam, MomentumSAM)
+
+    def check_call(self, optimizer: Optimizer, closure: Closure | None, passes: int | None) -> None:
+        if passes is not None:
+            check_closure_passes(passes)
+        if closure is not None:
+            optimizer.refuse_perturbed("stepped with a closure")
+
+    def bind(self, optimizer: Optimizer) -> None:
+        saved = optimizer.rows.layout.allocate(optimizer.agents, optimizer.rows.x.device)
+        phase = optimizer.phase
+        if phase.home is not None:
+            # parameters were moved while they were perturbed
+            parts = optimizer.rows.parts(saved)
+            for held, part in zip(phase.home_parts, parts, strict=False):
+                part.copy_(held)
+            phase.home, phase.home_parts = saved, parts
+            phase.end = optimizer.model_columns.stop
+        optimizer.made["saved"] = saved
+
+    def take(self, optimizer: Optimizer, closure: Closure | None, passes: int | None = None) -> Any:
+        customs = self.closure_passes if passes is None else passes
+        plain = self._is_plain(optimizer)
+        if closure is None:
+            if optimizer.phase.norm is None and not plain:
+                raise RuntimeError(
+                    f"{optimizer.who} needs two gradients a step: pass a closure, "
+                    "or call perturb() and take the gradient again before step()"
+                )
+            return None
+        loss = None
+        if customs == 2 and (plain or self.passes(optimizer) == 2):
+            loss = optimizer.evaluate(closure)
+        if plain:
+            return loss
+        self.perturb(optimizer, zero_grad=customs == 1)
+        second = optimizer.evaluate(closure)
+        return second if loss is None else loss
+
+    def found(self, optimizer: Optimizer) -> Found:
+        optimizer.collect()
+        norm = optimizer.check_gradients(gate=optimizer.phase.norm)
+        self._look(optimizer, norm)
+        return Found(norm)
+
+    def evaluate(
+        self, optimizer: Optimizer, closure: Closure, slot: int = 0
+    ) -> tuple[Any, torch.Tensor]:
+        phase, loss = optimizer.phase, None
+        phase.slot = slot
+        plain = self._is_plain(optimizer)
+        if plain or self.passes(optimizer) == 2:
+            loss = optimizer.evaluate(closure)
+        if not plain:
+            optimizer.collect()
+            self._perturb(optimizer, False)
+            second = optimizer.evaluate(closure)
+            loss = second if loss is None else loss
+        norm = self.found(optimizer).norm
+        phase.norm = None
+        return loss, norm
+
+    def keep(self, optimizer: Optimizer) -> None:
+        for direction, across in optimizer.phase.looked:
+            direction.copy_(across)
+
+    def perturb(self, optimizer: Optimizer, zero_grad: bool = False) -> None:
+        try:
+            optimizer.collect()
+            self._perturb(optimizer, zero_grad)
+        except BaseException:
+            optimizer.restore()
+            raise
+
+    @torch.no_grad()
+    def _perturb(self, optimizer: Optimizer, zero_grad: bool) -> None:
+        """With gradients in their buffer: move all groups, or raise with nothing moved."""
+        groups, phase = range(len(optimizer.param_groups)), optimizer.phase
+        with use_backend(optimizer.backend), Commit():
+            direction, norm = self._direction(optimizer)
+            radii = [self._radius(optimizer, index) for index in groups]
+            is_visiting = phase.home is not None
+            if not is_visiting:
+                phase.home, phase.end = optimizer.made["saved"], 0
+                phase.home_parts = optimizer.rows.parts(phase.home)
+            for index in groups:
+                self._perturb_group(optimizer, index, direction, radii[index], norm)
+                if not is_visiting:
+                    phase.end = optimizer.columns(index).stop
+            phase.norm = norm
+            # the only pass of a step, and a neighbor's model, keep what they are
+            rows = optimizer.rows
+            rows.second_pass = rows.second_pass or self.passes(optimizer) == 2
+            optimizer.mark_written()
+            if zero_grad:
+                optimizer.zero_grad()
+
+    def _direction(self, optimizer: Optimizer) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows `[agents, stride]` to ascend along, and their norms `[agents]`."""
+        scale = optimizer.rows.x if self.adaptive else None
+        if isinstance(self.sam, MomentumSAM):
+            momentum = optimizer.flat_state[optimizer.rule.ascent_state or ""]
+            return momentum, self._norm_of(optimizer, momentum, scale)
+        norm = optimizer.check_gradients(scale)
+        g = optimizer.rows.g
+        if isinstance(self.sam, LookSAM):
+            optimizer.phase.passing["first gradient"] = g.clone()
+        if isinstance(self.sam, ESAM) and self.sam.weights < 1:
+            masked = self._masked(optimizer, self.sam.weights)
+            found = self._norm_of(optimizer, masked, scale)
+            return masked, torch.where(norm.isfinite(), found, norm)
+        return g, norm
+
+    def _norm_of(
+        self, optimizer: Optimizer, rows: torch.Tensor, scale: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Norms `[agents]` of rows of all groups, scaled elementwise as asked."""
+        columns = optimizer.model_columns
+        return row_norms(rows[:, columns], None if scale is None else scale[:, columns])
+
+    def _masked(self, optimizer: Optimizer, chance: float) -> torch.Tensor:
+        """Gradients with whole tensors left out: 16 bits each, by seed, agent, step and the tensor's number."""
+        masked = optimizer.rows.g.clone()
+        parts = optimizer.rows.layout.views(masked)[: optimizer.count]
+        seed = (optimizer.seed + optimizer.phase.slot * SLOT_STRIDE) % 2**63
+        tensors = masked.new_empty(optimizer.agents, round_up(len(parts), BLOCK))
+        first = optimizer.communicator.first_agent
+        drawn = halves(tensors, seed, optimizer.rounds, first, ASCENT)
+        kept = (drawn < chance * 2**BITS).to(masked)
+        for k, part in enumerate(parts):
+            part.mul_(kept[:, k].reshape(-1, *[1] * (part.dim() - 1)))
+        return masked
+
+    def _radius(self, optimizer: Optimizer, index: int) -> torch.Tensor:
+        rho = optimizer.scalar(index, "rho")
+        return rho / self.sam.weights if isinstance(self.sam, ESAM) else rho
+
+    def _perturb_group(
+        self,
+        optimizer: Optimizer,
+        index: int,
+        direction: torch.Tensor,
+        rho: torch.Tensor,
+        norm: torch.Tensor,
+    ) -> None:
+        part, maximize = (
+            optimizer.columns(index),
+            bool(optimizer.param_groups[index]["maximize"]),
+        )
+        # the momentum buffer points downhill already, whichever way that is
+        down = isinstance(self.sam, MomentumSAM) or maximize
+        if part.stop > part.start:
+            buffers = (optimizer.rows.x, direction, optimizer.made["saved"])
+            x, g, saved = (rows[:, part] for rows in buffers)
+            sam_perturb(x, g, saved, rho, norm, self.adaptive, down)
+
+    def _look(self, optimizer: Optimizer, norm: torch.Tensor) -> None:
+        """LookSAM: keep the part of the SAM gradient that is across the first one, or add the one that was kept."""
+        if not isinstance(self.sam, LookSAM):
+            return
+        columns, phase = optimizer.model_columns, optimizer.phase
+        name = f"sharp_direction_{phase.slot}" if phase.slot else "sharp_direction"
+        g, direction = optimizer.rows.g[:, columns], optimizer.flat_state[name][:, columns]
+        if phase.norm is None:
+            g.add_(direction * (self.sam.strength * norm)[:, None])
+            return
+        first = phase.passing["first gradient"][:, columns]
+        squared = (first * first).sum(1, keepdim=True)
+        along = (first * g).sum(1, keepdim=True) / squared.clamp(min=SMALL)
+        across = g - along * first
+        across /= row_norms(across)[:, None] + SMALL
+        across = torch.where(norm.isfinite()[:, None], across, direction)
+        phase.looked.append((direction, across))
+
+
+def check_closure_passes(passes: int) -> None:
+    """Raise ValueError unless `passes` is 1 or 2."""
+    if passes not in (1, 2):
+        raise ValueError(
+            f"closure_passes must be 2 (the closure makes both passes) or 1 (the second), got {passes!r}"
+        )

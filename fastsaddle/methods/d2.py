@@ -1,0 +1,79 @@
+"""D2: the displacement that gossip caused is given back in the next step."""
+
+from typing import Literal
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from fastsaddle.comm.choco import Choco
+from fastsaddle.comm.gossip import Gossip
+from fastsaddle.compressors.base import Compressor
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.rules import d2
+
+
+class D2(Optimizer):
+    """D2, free of the bias of heterogeneous data, one row sent to each neighbor a step.
+
+        c_i = c_i lr / (lr of the step before)                    (left alone where either is zero)
+        h_i = x_i - lr sgd(g_i)
+        c_i = c_i + sum_j W_ij ((h_j + c_j) - (h_i + c_i))        (c_i = 0 at first)
+        x_i = h_i + c_i                                           which is sum_j W_ij (h_j + c_j)
+
+    Tang et al. 2018 (arXiv:1803.07068), in the form of the code of arXiv:2110.04175: at constant lr without momentum it
+    is the paper's 2 x_t - x_{t-1} - lr (g_t - g_{t-1}). The correction rests at lr times a gradient, so it is scaled
+    when lr changes, as in the rate-safe form of the code of arXiv:2102.04761. Differences are mixed, not models, so
+    that rounding leaves the sum of c at zero. State: `correction` (c), `momentum_buffer`, `previous_lr`.
+
+    W's smallest eigenvalue must be above -1/3. A ring of an even number of agents has exactly -1/3: it is warned of
+    there, and `consensus_step=0.5`, which mixes by (W + I) / 2, is what others use.
+
+    Args:
+        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
+        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
+        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
+            parameters.
+        momentum: beta, in [0, 1).
+        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        weight_decay: L2 coefficient, >= 0, added to the gradient.
+        compressor: what rows are compressed with, an `fs.compressors.Compressor` or an `fs.Choco`; None sends them
+            whole. Each row that is sent has its own public copy: state `x_hat`, `step`. A reconstruction.
+        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
+        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
+        maximize: ascend instead of descending.
+        backend: "reference", "native" or "triton"; None chooses by device.
+        seed: of the random numbers that a compressor draw, in [0, 2^63).
+
+    Raises:
+        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
+            topology, a mixing matrix that is not symmetric or has an eigenvalue below -1/3.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | torch.Tensor = 0.1,
+        *,
+        topology: Topology | str | None = None,
+        momentum: float | torch.Tensor = 0.0,
+        nesterov: bool = False,
+        weight_decay: float | torch.Tensor = 0.0,
+        compressor: Compressor | Choco | None = None,
+        consensus_step: float = 1.0,
+        nonfinite: Literal["raise", "skip"] = "raise",
+        maximize: bool = False,
+        backend: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            rule=d2.D2(momentum, nesterov),
+            communicator=Gossip(topology, compressor, consensus_step),
+            weight_decay=weight_decay,
+            nonfinite=nonfinite,
+            maximize=maximize,
+            backend=backend,
+            seed=seed,
+        )

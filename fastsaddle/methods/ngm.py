@@ -1,0 +1,190 @@
+"""Cross-gradient methods: gradients that agents take for each other, plain and sharpness-aware."""
+
+from typing import Literal
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from fastsaddle.comm.choco import Choco
+from fastsaddle.comm.gossip import Gossip
+from fastsaddle.compressors.base import Compressor
+from fastsaddle.gradients.ascents import Ascent
+from fastsaddle.gradients.cross import Cross
+from fastsaddle.gradients.sam import SAM
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.rules.momentum import AdaptedMomentum
+
+
+class NGM(Optimizer):
+    """Each agent steps along the mean of its own gradient and of cross-gradients, and mixes models.
+
+        data:   G_i = W_ii grad F_i(x_i) + sum_j W_ij grad F_j(x_i)       taken by the neighbors, on their batches
+        model:  G_i = W_ii grad F_i(x_i) + sum_j W_ij grad F_i(x_j)       at the neighbors' models, on the own batch
+        x_i = x_i + gamma (sum_j W_ij x_j - x_i) - lr u(G_i + weight_decay x_i)
+
+    Aketi, Kodge and Roy 2022 (arXiv:2209.14390), where it was first called NGC; all gradients of a step are taken at
+    the same models, as in the paper. Their code weighs by 1 / (degree + 1), which is W on a regular graph. Models are
+    sent to the neighbors, and with "data" each cross-gradient is sent back: 2 rows to each neighbor a step, or 1. The
+    closure is called degree + 1 times (the largest degree); it must zero gradients, evaluate and back-propagate.
+
+    With a compressor (Comp NGM, a reconstruction) models travel by CHOCO gossip, cross-gradients are taken at public
+    copies and sent with error feedback, one memory for each neighbor. Their code compresses the self-gradient as well,
+    which is not sent; here it stays exact. State: `momentum_buffer` or `quasi_global`, with a compressor also
+    `residual_1` ..., with quasi-global momentum of mixed models `previous_mixed` and `previous_lr`.
+
+    Args:
+        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
+        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
+        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
+            parameters.
+        cross_gradients: "data" or "model".
+        momentum: beta, in [0, 1).
+        qg_momentum: None keeps local momentum u; a number mu makes it quasi-global (as in `QGM`), from the displacement
+            of x in a whole step.
+        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        weight_decay: L2 coefficient, >= 0, added to the gradient.
+        mixed_self_gradient: take the self-gradient, and weight decay, at the mixed model instead, as the authors' code
+            does; quasi-global momentum then follows mixed models, as theirs does.
+        compressor: what messages are compressed with, an `fs.compressors.Compressor`, by CHOCO gossip, or an `fs.Choco`
+            for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
+            copies, and `step`, the rounds done.
+        consensus_step: gamma in [0, 1]; the authors' code takes 0.1 with "data".
+        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
+            step out, while their models still take part in the mixing.
+        maximize: ascend instead of descending.
+        backend: "reference", "native" or "triton"; None chooses by device.
+        seed: of the random numbers that a compressor draw, in [0, 2^63).
+
+    Raises:
+        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
+            topology, a mixing matrix that is not symmetric.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | torch.Tensor = 0.1,
+        *,
+        topology: Topology | str | None = None,
+        cross_gradients: Literal["data", "model"] = "data",
+        momentum: float | torch.Tensor = 0.9,
+        qg_momentum: float | torch.Tensor | None = None,
+        nesterov: bool = False,
+        weight_decay: float | torch.Tensor = 0.0,
+        mixed_self_gradient: bool = False,
+        compressor: Compressor | Choco | None = None,
+        consensus_step: float = 1.0,
+        nonfinite: Literal["raise", "skip"] = "raise",
+        maximize: bool = False,
+        backend: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            gradient=Cross(cross_gradients, mixed_self_gradient=mixed_self_gradient),
+            rule=rule_of(momentum, qg_momentum, nesterov, mixed_self_gradient),
+            communicator=Gossip(topology, compressor, consensus_step),
+            weight_decay=weight_decay,
+            nonfinite=nonfinite,
+            maximize=maximize,
+            backend=backend,
+            seed=seed,
+        )
+
+
+class NSADDLe(Optimizer):
+    """NGM whose gradients are SAM gradients: grad F_j(y + rho g / ||g||) with g = grad F_j(y), for each model y.
+
+    Choudhary et al. 2024 (arXiv:2405.13961). A reconstruction: the paper's own box could not be read, and whether
+    cross-gradients are perturbed with their own norms is an open point; they are here, and `perturb="self"` perturbs
+    the self-gradient alone. The closure is called 2 (degree + 1) times, or degree + 2. Comp N-SADDLe, with a
+    compressor, is a reconstruction too, as in `NGM`. State as in `NGM`; with LookSAM also `sharp_direction`,
+    `sharp_direction_1`, ...
+
+    Args:
+        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
+        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
+        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
+            parameters.
+        cross_gradients: "data" or "model".
+        rho: perturbation radius, >= 0; the default 0.05 is SAM's.
+        momentum: beta, in [0, 1).
+        qg_momentum: None keeps local momentum u; a number mu makes it quasi-global (as in `QGM`), from the displacement
+            of x in a whole step.
+        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        weight_decay: L2 coefficient, >= 0, added to the gradient.
+        mixed_self_gradient: take the self-gradient, and weight decay, at the mixed model instead, as the authors' code
+            does; quasi-global momentum then follows mixed models, as theirs does.
+        adaptive: perturb by rho x^2 g / || |x| g || instead (ASAM, Kwon et al. 2021, arXiv:2102.11600, without its
+            constant); suitable rho is then about ten times larger.
+        perturb: "all" gradients, or "self".
+        sam: a cheaper way to the SAM gradient, `fs.LookSAM(...)`, `fs.MomentumSAM()` (along the momentum of the agent
+            that takes the gradient) or `fs.ESAM(...)`.
+        compressor: what messages are compressed with, an `fs.compressors.Compressor`, by CHOCO gossip, or an `fs.Choco`
+            for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
+            copies, and `step`, the rounds done.
+        consensus_step: gamma in [0, 1]; the authors' code takes 0.1 with "data".
+        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
+            step out, while their models still take part in the mixing.
+        maximize: ascend instead of descending.
+        backend: "reference", "native" or "triton"; None chooses by device.
+        seed: of the random numbers that a compressor and ESAM draw, in [0, 2^63).
+
+    Raises:
+        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
+            topology, a mixing matrix that is not symmetric.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | torch.Tensor = 0.1,
+        *,
+        topology: Topology | str | None = None,
+        cross_gradients: Literal["data", "model"] = "data",
+        rho: float | torch.Tensor = 0.05,
+        momentum: float | torch.Tensor = 0.9,
+        qg_momentum: float | torch.Tensor | None = None,
+        nesterov: bool = False,
+        weight_decay: float | torch.Tensor = 0.0,
+        mixed_self_gradient: bool = False,
+        adaptive: bool = False,
+        perturb: Literal["all", "self"] = "all",
+        sam: Ascent | None = None,
+        compressor: Compressor | Choco | None = None,
+        consensus_step: float = 1.0,
+        nonfinite: Literal["raise", "skip"] = "raise",
+        maximize: bool = False,
+        backend: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            gradient=Cross(cross_gradients, SAM(rho, adaptive, sam), perturb, mixed_self_gradient),
+            rule=rule_of(momentum, qg_momentum, nesterov, mixed_self_gradient),
+            communicator=Gossip(topology, compressor, consensus_step),
+            weight_decay=weight_decay,
+            nonfinite=nonfinite,
+            maximize=maximize,
+            backend=backend,
+            seed=seed,
+        )
+
+
+def rule_of(
+    momentum: float | torch.Tensor,
+    qg_momentum: float | torch.Tensor | None,
+    nesterov: bool,
+    mixed_self_gradient: bool,
+) -> AdaptedMomentum:
+    """Local momentum, or quasi-global where a mu is given, which follows what the authors' code lets it follow."""
+    return AdaptedMomentum(
+        "local" if qg_momentum is None else "quasi-global",
+        momentum,
+        qg_momentum,
+        nesterov,
+        displacement="mixed" if mixed_self_gradient else "models",
+    )

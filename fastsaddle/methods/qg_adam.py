@@ -1,0 +1,80 @@
+"""Adam whose second moment, or both moments, follow what local step and gossip together moved."""
+
+from typing import Literal
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from fastsaddle.comm.choco import Choco
+from fastsaddle.comm.gossip import Gossip
+from fastsaddle.compressors.base import Compressor
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.rules import qg_adam
+
+
+class QGAdam(Optimizer):
+    """QG-Adam, as its authors' code selects it ("second") and as their paper describes it ("both").
+
+        m    = beta1 m_i + (1 - beta1) g_i           or, "both": beta1 m_i + g_i, not kept
+        v    = beta2 v_i + (1 - beta2) g_i^2         not kept
+        h_i  = x_i - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
+        x'_i = sum_j W_ij h_j
+        D_i  = (x_i - x'_i) / (||x_i - x'_i|| + 1e-8)          one norm over the whole model
+        v_i  = beta2 v_i + (1 - beta2) D_i^2;   m_i = m, or "both": beta1 m_i + (1 - beta1) D_i
+
+    Lin et al. 2021 (arXiv:2102.04761) and the authors' code, whose default differs from the paper's description: only
+    its second moment is quasi-global. One model is sent to each neighbor a step. State: `exp_avg` ("second") or
+    `quasi_global` ("both"), `quasi_global_sq`, and `step`.
+
+    Args:
+        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
+        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
+        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
+            parameters.
+        betas: both in [0, 1).
+        eps: added to the root of the second moment, >= 0.
+        quasi_global: which moments are.
+        weight_decay: L2 coefficient, >= 0, added to the gradient.
+        compressor: what rows are compressed with, an `fs.compressors.Compressor` or an `fs.Choco`; None sends them
+            whole. Each row that is sent has its own public copy: state `x_hat`, `step`. A reconstruction.
+        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
+        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
+        maximize: ascend instead of descending.
+        backend: "reference", "native" or "triton"; None chooses by device.
+        seed: of the random numbers that a compressor draw, in [0, 2^63).
+
+    Raises:
+        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
+            topology, a mixing matrix that is not symmetric, betas that are not two numbers in [0, 1), another word for
+            `quasi_global`.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | torch.Tensor = 1e-3,
+        *,
+        topology: Topology | str | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        quasi_global: Literal["second", "both"] = "second",
+        weight_decay: float | torch.Tensor = 0.0,
+        compressor: Compressor | Choco | None = None,
+        consensus_step: float = 1.0,
+        nonfinite: Literal["raise", "skip"] = "raise",
+        maximize: bool = False,
+        backend: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            rule=qg_adam.QGAdam(betas, eps, quasi_global),
+            communicator=Gossip(topology, compressor, consensus_step),
+            weight_decay=weight_decay,
+            nonfinite=nonfinite,
+            maximize=maximize,
+            backend=backend,
+            seed=seed,
+        )

@@ -1,0 +1,65 @@
+"""RelaySGD: partial sums relayed along a tree, whose ends all agents average exactly."""
+
+from typing import Literal
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from fastsaddle.comm.gossip import Gossip
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.rules.relay import Relay
+
+
+class RelaySGD(Optimizer):
+    """RelaySum/Model: after as many steps as the tree is wide, every agent holds an exact average of older models.
+
+        h_i    = x_i - lr sgd(g_i)
+        m_ij   = h_i + sum_{k != j} m_ki of the step before        sent to each neighbor j, with the number of its terms
+        x_i    = ((n - sum_j n_ji) h_i + sum_j m_ji) / n
+
+    Vogels et al. 2021 (arXiv:2110.04175), RelaySum/Model as in the authors' description: what has not arrived yet
+    counts as h_i (their production code takes the initial model). The number of terms is known from the step, so that
+    one row is sent to each neighbor. Suitable rates are about as many times larger as messages travel steps. State:
+    `relay_1` ... (what arrived from each neighbor, ascending), `momentum_buffer`, `step`.
+
+    Args:
+        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
+        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
+        topology: a tree, such as `fs.topology.chain(n)`, "chain" or "binary_tree"; W's weights are not used. None is
+            one agent.
+        momentum: beta, in [0, 1).
+        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        weight_decay: L2 coefficient, >= 0, added to the gradient.
+        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
+        maximize: ascend instead of descending.
+        backend: "reference", "native" or "triton"; None chooses by device.
+
+    Raises:
+        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
+            topology, a mixing matrix that is not symmetric, a graph that is no tree.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | torch.Tensor = 0.1,
+        *,
+        topology: Topology | str | None = None,
+        momentum: float | torch.Tensor = 0.0,
+        nesterov: bool = False,
+        weight_decay: float | torch.Tensor = 0.0,
+        nonfinite: Literal["raise", "skip"] = "raise",
+        maximize: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            rule=Relay(momentum, nesterov),
+            communicator=Gossip(topology),
+            weight_decay=weight_decay,
+            nonfinite=nonfinite,
+            maximize=maximize,
+            backend=backend,
+        )

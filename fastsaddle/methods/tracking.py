@@ -1,0 +1,134 @@
+"""Gradient tracking and momentum tracking."""
+
+from typing import Literal
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from fastsaddle.comm.choco import Choco
+from fastsaddle.comm.gossip import Gossip
+from fastsaddle.compressors.base import Compressor
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.rules import tracking
+
+
+class GradientTracking(Optimizer):
+    """DSGT: y_i follows the mean of all agents' gradients, so that heterogeneous data leave no bias.
+
+        y_i = sum_j W_ij y_j + g_i - g_i of the step before        (y_i = g_i at first)
+        x_i = sum_j W_ij x_j - lr sgd(y_i)
+
+    Di Lorenzo and Scutari 2016 (arXiv:1602.00391); Nedic, Olshevsky and Shi 2017 (arXiv:1607.03218), in the
+    combine-then-adapt form of the code of arXiv:2102.04761. Two rows are sent to each neighbor a step. State: `tracked`
+    (y), `gradient` (g), `momentum_buffer`.
+
+    Args:
+        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
+        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
+        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
+            parameters.
+        momentum: beta, in [0, 1).
+        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        weight_decay: L2 coefficient, >= 0, added to the gradient.
+        compressor: what rows are compressed with, an `fs.compressors.Compressor` or an `fs.Choco`; None sends them
+            whole. Each row that is sent has its own public copy: state `x_hat`, `tracked_hat`, `step`. A
+            reconstruction.
+        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
+        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
+        maximize: ascend instead of descending.
+        backend: "reference", "native" or "triton"; None chooses by device.
+        seed: of the random numbers that a compressor draw, in [0, 2^63).
+
+    Raises:
+        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
+            topology, a mixing matrix that is not symmetric.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | torch.Tensor = 0.1,
+        *,
+        topology: Topology | str | None = None,
+        momentum: float | torch.Tensor = 0.0,
+        nesterov: bool = False,
+        weight_decay: float | torch.Tensor = 0.0,
+        compressor: Compressor | Choco | None = None,
+        consensus_step: float = 1.0,
+        nonfinite: Literal["raise", "skip"] = "raise",
+        maximize: bool = False,
+        backend: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            rule=tracking.GradientTracking(momentum, nesterov),
+            communicator=Gossip(topology, compressor, consensus_step),
+            weight_decay=weight_decay,
+            nonfinite=nonfinite,
+            maximize=maximize,
+            backend=backend,
+            seed=seed,
+        )
+
+
+class MomentumTracking(Optimizer):
+    """Momentum tracking: local momentum u_i less its tracked deviation c_i from the agents' mean.
+
+        u_i = beta u_i + g_i
+        x_i = sum_j W_ij x_j - lr (u_i - c_i)
+        c_i = sum_j W_ij (c_j - u_j) + u_i
+
+    Takezawa et al. 2022 (arXiv:2209.15505) and the authors' code, from c = 0 (their demo begins with one exact
+    average; the sum of c stays zero either way). momentum = 0 is gradient tracking. Two rows are sent to each neighbor
+    a step. State: `momentum_buffer` (u), `correction` (c).
+
+    Args:
+        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
+        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
+        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
+            parameters.
+        momentum: beta, in [0, 1).
+        weight_decay: L2 coefficient, >= 0, added to the gradient.
+        compressor: what rows are compressed with, an `fs.compressors.Compressor` or an `fs.Choco`; None sends them
+            whole. Each row that is sent has its own public copy: state `x_hat`, `correction_hat`, `step`. A
+            reconstruction.
+        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
+        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
+        maximize: ascend instead of descending.
+        backend: "reference", "native" or "triton"; None chooses by device.
+        seed: of the random numbers that a compressor draw, in [0, 2^63).
+
+    Raises:
+        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
+            topology, a mixing matrix that is not symmetric.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | torch.Tensor = 0.1,
+        *,
+        topology: Topology | str | None = None,
+        momentum: float | torch.Tensor = 0.9,
+        weight_decay: float | torch.Tensor = 0.0,
+        compressor: Compressor | Choco | None = None,
+        consensus_step: float = 1.0,
+        nonfinite: Literal["raise", "skip"] = "raise",
+        maximize: bool = False,
+        backend: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            rule=tracking.MomentumTracking(momentum),
+            communicator=Gossip(topology, compressor, consensus_step),
+            weight_decay=weight_decay,
+            nonfinite=nonfinite,
+            maximize=maximize,
+            backend=backend,
+            seed=seed,
+        )

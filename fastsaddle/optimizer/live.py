@@ -1,0 +1,49 @@
+"""What an optimizer's steps change: buffers, counters and the phase, in one object."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastsaddle.optimizer.flat_layout import FlatLayout
+from fastsaddle.optimizer.flat_parameters import FlatParameters
+from fastsaddle.optimizer.hyperparameters import Scalars
+from fastsaddle.optimizer.phase import Phase
+
+if TYPE_CHECKING:
+    from fastsaddle.rules.any_torch import LocalOptimizers
+
+
+class Live:
+    """Everything that steps change but parameters and their groups.
+
+    Wrappers of training loops copy an optimizer's `__dict__`: what were an attribute there, and bound anew in a step,
+    would go apart in the copies. They share this object instead.
+
+    Attributes:
+        rows: the flat buffers; version: of their layout, when state was last laid out like them.
+        flat_state: buffers by name; scalar_state: numbers `[groups, agents]` by name.
+        rounds: int64, 0-d: steps done.
+        bytes_sent: by the agents here, so far.
+        made: buffers that are not kept between steps, and what is made once for these buffers.
+        phase: where a step in progress stands.
+    """
+
+    def __init__(self) -> None:
+        self.rows: FlatParameters | None = None
+        self.version = 0
+        self.flat_state: dict[str, torch.Tensor] = {}
+        self.scalar_state: dict[str, torch.Tensor] = {}
+        self.layouts: list[FlatLayout] = []
+        self.rounds = torch.zeros((), dtype=torch.int64)
+        self.squares = torch.zeros(0)
+        self.skipped = torch.zeros(0, dtype=torch.int32)
+        self.tickets = torch.zeros(0, dtype=torch.int32)
+        self.scalars: Scalars | None = None
+        self.bytes_sent = 0
+        self.dim = 0
+        self.locals: LocalOptimizers | None = None
+        self.held_locals: list[dict[str, Any]] | None = None
+        self.made: dict[str, Any] = {}
+        self.phase = Phase()

@@ -1,0 +1,163 @@
+"""One parameter group of all agents, as a rule's step speaks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from fastsaddle.comm.base import LocalStep, local_models
+from fastsaddle.kernels._shared.step.reference import LOCAL, NONE
+
+MOMENTUM = "momentum_buffer"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One parameter group of the agents here; buffers are `[agents, columns]` float32.
+
+    Attributes:
+        x: the models, to be overwritten; perturbed ones in a step of a rule that starts from `saved` by itself.
+        saved: the models where x holds others; None where x holds them.
+        gradient: as it was taken: neither signed nor decayed, and not finite for agents whose `norm` is not.
+        at: the models that gradients and weight decay are taken at.
+        states: the rule's states by name, to be overwritten: rows, or `[agents]` for scalars.
+        group: the parameter group, for options that are no numbers.
+        scalars: the hyperparameters that are numbers, as tensors, float32, 0-d or `[agents]`.
+        norm: `[agents]` float32: agents for which it is not finite have no gradient in this step.
+        round: int64, 0-d or `[agents]`: steps done before.
+        columns: where the group lies in a row.
+        first_agent: number of the first row's agent.
+        seed: of the draws of this group.
+        may_be_bad: whether gradients that are not finite can have come so far.
+        made: what the rule makes once for these buffers.
+    """
+
+    x: torch.Tensor
+    saved: torch.Tensor | None
+    gradient: torch.Tensor
+    at: torch.Tensor
+    states: Mapping[str, torch.Tensor]
+    group: dict[str, Any]
+    scalars: Mapping[str, torch.Tensor]
+    norm: torch.Tensor
+    round: torch.Tensor
+    columns: slice
+    first_agent: int
+    seed: int
+    may_be_bad: bool
+    made: dict[str, Any]
+
+    @cached_property
+    def g(self) -> torch.Tensor:
+        """Gradients to descend along, weight decay added, zero where they are not finite. To be read only."""
+        g, decay = self.gradient, self.group["weight_decay"]
+        g = -g if self.group["maximize"] else g
+        if isinstance(decay, torch.Tensor) or decay != 0:
+            g = g + self["weight_decay"] * self.at
+        # on a CPU a gradient that is not finite has been refused already, unless it is to be skipped
+        return torch.where(self.norm.isfinite()[:, None], g, 0.0) if self.may_be_bad else g
+
+    def scalar(self, name: str) -> torch.Tensor:
+        """A hyperparameter, float32, 0-d or `[agents]`; zero where the group has none."""
+        found = self.scalars.get(name)
+        return torch.zeros_like(self.scalars["lr"]) if found is None else found
+
+    @property
+    def agents(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def lr(self) -> torch.Tensor:
+        """The learning rate, float32, 0-d or `[agents, 1]`."""
+        return self["lr"]
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """A hyperparameter, float32, 0-d or `[agents, 1]`: it broadcasts over rows."""
+        return column(self.scalar(name))
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for these buffers and kept."""
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
+
+    def local_step(
+        self,
+        kind: int = NONE,
+        momentum: torch.Tensor | None = None,
+        mu: str = "momentum",
+        **others: Any,
+    ) -> LocalStep:
+        """The arguments of the fused step: SGD along the gradient with the group's hyperparameters.
+
+        Args:
+            kind: 0 no momentum, 1 local, 2 quasi-global.
+            momentum: its buffer.
+            mu: the entry that a quasi-global buffer moves by.
+            others: fields of `LocalStep` to be taken instead.
+        """
+        fields = {
+            "saved": self.saved,
+            "g": self.gradient,
+            "momentum": momentum,
+            "lr": self.scalar("lr"),
+            "weight_decay": self.scalar("weight_decay"),
+            "beta": self.scalar("momentum"),
+            "mu": self.scalar(mu),
+            "norm": self.norm,
+            "kind": kind,
+            "nesterov": bool(self.group.get("nesterov", False)),
+            "maximize": bool(self.group["maximize"]),
+            "seed": self.seed,
+            "number": self.round,
+            "first_agent": self.first_agent,
+        }
+        return LocalStep(**{**fields, **others})
+
+    def descended(self, start: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+        """start - lr sgd(direction), new; moves the state `momentum_buffer` where the rule has one.
+
+        Args:
+            start: `[agents, columns]` float32.
+            direction: the same shape: signed for descent, with weight decay, as `g` is.
+        """
+        lr, momentum = self.scalar("lr"), self.states.get(MOMENTUM)
+        zero = torch.zeros_like(lr)
+        return local_models(
+            start,
+            self.local_step(
+                NONE if momentum is None else LOCAL,
+                momentum,
+                saved=None,
+                g=direction,
+                weight_decay=zero,
+                mu=zero,
+                norm=None,
+                maximize=False,
+            ),
+        )
+
+    def piece(self, part: slice) -> Rows:
+        """Some of the columns."""
+
+        def cut(rows: torch.Tensor) -> torch.Tensor:
+            return rows[:, part] if rows.dim() == 2 else rows
+
+        return replace(
+            self,
+            x=self.x[:, part],
+            saved=None if self.saved is None else self.saved[:, part],
+            gradient=self.gradient[:, part],
+            at=self.at[:, part],
+            states={name: cut(rows) for name, rows in self.states.items()},
+            columns=slice(self.columns.start + part.start, self.columns.start + part.stop),
+        )
+
+
+def column(scalar: torch.Tensor) -> torch.Tensor:
+    """A scalar for all agents, or one for each, as it broadcasts over rows."""
+    return scalar if scalar.dim() == 0 else scalar[:, None]

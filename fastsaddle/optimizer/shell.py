@@ -1,0 +1,904 @@
+"""The optimizer: flat buffers, parameter groups, state and torch's promises, around gradient, rule and communicator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral
+from typing import Any, Literal, Protocol
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from fastsaddle.comm.base import Communicator, Exchange, Round
+from fastsaddle.comm.choco import CompressedGossip, check_copies
+from fastsaddle.comm.gossip import Gossip
+from fastsaddle.gradients.base import Found, Gradient, Plain
+from fastsaddle.kernels._shared.bfloat16.reference import STATE_DTYPES
+from fastsaddle.kernels.agent_norm import agent_norm
+from fastsaddle.kernels.op import ops, use_backend
+from fastsaddle.optimizer.commit import Commit
+from fastsaddle.optimizer.errors import NonFiniteGradientError
+from fastsaddle.optimizer.flat_layout import FlatLayout
+from fastsaddle.optimizer.flat_parameters import FlatParameters
+from fastsaddle.optimizer.hyperparameters import (
+    COMMON,
+    Hyperparameter,
+    Range,
+    Scalars,
+    check_group,
+)
+from fastsaddle.optimizer.live import Live
+from fastsaddle.optimizer.phase import Phase
+from fastsaddle.optimizer.rows import Rows
+from fastsaddle.optimizer.state import ROUND, State
+from fastsaddle.rules.base import Rule
+from fastsaddle.rules.momentum import Momentum
+
+Closure = Callable[[], Any]
+
+# 2^64 over the golden ratio: seeds of parameter groups lie far apart
+GROUP_STRIDE = 0x9E3779B97F4A7C15
+# and so, elsewhere, do those of a step's several row buffers
+ROW_STRIDE = 0x94D049BB133111EB
+# the name that a step's models have among the rows that it sends
+MODELS = "x"
+
+
+class Connects(Protocol):
+    """What `communicator=` names: something that makes a communicator for the parameters' leading dimension."""
+
+    hyperparameters: Mapping[str, Hyperparameter]
+
+    @property
+    def defaults(self) -> Mapping[str, Any]: ...
+
+    def connect(self, leading: int | None) -> Communicator: ...
+
+
+class Optimizer(torch.optim.Optimizer):
+    """A step of decentralized learning: where the gradient is taken x the local rule x how rows travel.
+
+    Every agent's parameters, gradients and state are one row of a flat buffer. The named optimizers (`fs.QSADDLe` and
+    its relatives) are this class with their own three parts.
+
+    Args:
+        params: what torch.optim takes: tensors, named parameters, or groups of them with their own numbers. With n
+            agents each parameter is stacked, `[n, ...]` float32, as `fs.AgentStack` has them.
+        lr: learning rate, >= 0, a number or a tensor, 0-d or `[agents]`; read at every step.
+        gradient: `fs.gradients.Plain()`, `SAM(...)`, `Cross(...)`, `Mixed(...)` or your own; None is plain.
+        rule: `fs.rules.Momentum(...)`, `D2(...)`, ... or your own `fs.rules.Rule`; None is SGD without momentum.
+        communicator: `fs.comm.Gossip("ring", ...)`, `fs.comm.Average(...)` or your own `fs.comm.Communicator`; None is
+            one agent on ordinary parameters, who talks to nobody.
+        weight_decay: L2 coefficient, >= 0, added to the gradient.
+        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
+            step out, while their models still take part in the mixing (rules that track sums count a zero gradient).
+        maximize: ascend instead of descending.
+        state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies: 2 bytes less for each number of
+            theirs. Steps compute in float32 all the same, and round what they keep stochastically, so without bias
+            (see kernels/_shared/bfloat16); a reconstruction. For `fs.rules.Momentum`; public copies then need a
+            `StochasticQuantizer` whose step is one kernel.
+        backend: "reference", "native" or "triton"; None chooses by device.
+        seed: of all random numbers, in [0, 2^63).
+
+    A parameter that got no gradient counts as one with a zero gradient: it decays and is mixed. Parameters and
+    gradients lie in flat buffers, and are followed where they are moved (`.to()`, an assigned `.data`); Parameters
+    replaced by others (`load_state_dict(assign=True)`) need a new optimizer, as everywhere in torch.
+
+    A step is done whole or not at all: signals wait while it changes things, and an error leaves parameters, state and
+    counters as they were before it.
+
+    Attributes:
+        gradient, rule, communicator: its parts; the communicator is that of these parameters.
+        agents: rows of the buffers; 1 for ordinary parameters.
+        topology: the graph; None where there is none.
+        rows: the flat buffers of parameters and gradients.
+        flat_state: state buffers by name, `[agents, stride]`; `state[p][name]` are views of them.
+        scalar_state: state of one number for each group and agent, `[groups, agents]`, by name.
+        bytes_sent: bytes that all agents together sent, scales and indices included; settable, for resuming.
+        rounds: int64, 0-d: steps done; where a part draws or counts by it, it is in `state` as `step`.
+        skipped: `[agents]` int32, gradient evaluations that were not finite.
+        phase: where a step in progress stands.
+
+    Raises:
+        ValueError: hyperparameters out of range, parts that cannot be combined, parameters that are not float32 on one
+            device or not stacked for the graph, a mixing matrix that the rule does not take.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | torch.Tensor = 0.1,
+        *,
+        gradient: Gradient | None = None,
+        rule: Rule | None = None,
+        communicator: Connects | None = None,
+        weight_decay: float | torch.Tensor = 0.0,
+        nonfinite: Literal["raise", "skip"] = "raise",
+        maximize: bool = False,
+        state_dtype: torch.dtype = torch.float32,
+        backend: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        gradient = Plain() if gradient is None else gradient
+        rule = Momentum() if rule is None else rule
+        plan: Any = Gossip(None) if communicator is None else communicator
+        for name, part, kind in (("gradient", gradient, Gradient), ("rule", rule, Rule)):
+            if not isinstance(part, kind):
+                raise ValueError(f"{name} must be an fs.{name}s.{kind.__name__}, got {part!r}")
+        if not hasattr(plan, "connect"):
+            raise ValueError(
+                f'communicator must be one such as fs.comm.Gossip("ring"), or None, got {plan!r}'
+            )
+        if nonfinite not in ("raise", "skip"):
+            raise ValueError(f'nonfinite must be "raise" or "skip", got {nonfinite!r}')
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be a whole number in [0, 2^63), got {seed}")
+        if state_dtype not in STATE_DTYPES:
+            raise ValueError(
+                f"state_dtype must be torch.float32 or torch.bfloat16, got {state_dtype}"
+            )
+        self.hyperparameters: dict[str, Hyperparameter] = {
+            **COMMON,
+            **gradient.hyperparameters,
+            **rule.hyperparameters,
+            **plan.hyperparameters,
+        }
+        defaults = {
+            "lr": lr,
+            **gradient.defaults,
+            **rule.defaults,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            **plan.defaults,
+        }
+        check_group(defaults, self.hyperparameters)
+        self.gradient, self.rule = gradient, rule
+        self._live = Live()
+        super().__init__(params, defaults)
+        # numpy's integers would overflow in the groups' seeds
+        self.seed, self.nonfinite, self.backend = int(seed), nonfinite, backend
+        self.state_dtype = state_dtype
+        self.communicator: Communicator = plan.connect(self._leading())
+        self._check_parts()
+        for group in self.param_groups:
+            check_group(group, self.hyperparameters, self.agents)
+        self._check_backend()
+        self._bind()
+
+    # -- what it is made of
+
+    @property
+    def who(self) -> str:
+        """Its name in messages: that of the class, or of the rule."""
+        return self.rule.name if type(self) is Optimizer else type(self).__name__
+
+    @property
+    def agents(self) -> int:
+        return self.communicator.agents or 1
+
+    @property
+    def stacked(self) -> bool:
+        return self.communicator.stacked
+
+    @property
+    def topology(self) -> Any:
+        return self.communicator.topology
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """What all parts keep between steps, each once."""
+        copies = [
+            State(copy_name(row, state.name), state.rows, state.width, state.dtype)
+            for row in self.rule.sends
+            for state in self.communicator.states
+        ]
+        drawn = (ROUND,) if self._draws_state else ()
+        declared = (
+            *self.rule.states_with(self.communicator),
+            *copies,
+            *self.communicator.shared_states,
+            *self.gradient.states_with(self.communicator),
+            *drawn,
+        )
+        return tuple({state.name: state for state in declared}.values())
+
+    @property
+    def _draws_state(self) -> bool:
+        """Whether the rule's own buffers are rounded by draws."""
+        own = self.rule.states_with(self.communicator)
+        return self.state_dtype != torch.float32 and any(s.dtype == "state" for s in own)
+
+    @property
+    def decides_on_host(self) -> str | None:
+        """What a step reads or counts on the host, which keeps it out of a CUDA graph; None where nothing does."""
+        parts = (self.gradient, self.rule, self.communicator)
+        return next((p.decides_on_host for p in parts if p.decides_on_host is not None), None)
+
+    @property
+    def evaluations(self) -> float:
+        """Gradients that a step takes, on average, for each agent."""
+        return self.gradient.evaluations(self.communicator)
+
+    @property
+    def passes(self) -> int:
+        """Gradients that the next step takes at each model: 2, or 1 where its gradient needs no more."""
+        return self.gradient.passes(self)
+
+    def _leading(self) -> int | None:
+        """The first parameter's leading dimension; None where it has none."""
+        first = next(p for group in self.param_groups for p in group["params"])
+        return first.shape[0] if first.dim() else None
+
+    def _check_parts(self) -> None:
+        """Raise ValueError where gradient, rule and communicator cannot be combined."""
+        refused = self.rule.refuses(self.communicator) or self.gradient.refuses(
+            self.rule, self.communicator
+        )
+        if refused is not None:
+            raise ValueError(refused)
+        steps = 4 + (type(self) is not Optimizer)
+        needs, gamma = self.rule.needs, self.communicator.consensus_step
+        needs.check(self.topology, gamma, self.who, stacklevel=steps)
+        if self.state_dtype != torch.float32:
+            if not self.rule.keeps_half:
+                raise ValueError(f"state_dtype must be torch.float32 for {self.rule.name}")
+            ascent = self.gradient.ascent
+            if ascent is not None and ascent.ascends_along_momentum:
+                raise ValueError(
+                    "MomentumSAM needs state_dtype torch.float32 to ascend along the momentum, "
+                    f"got {self.state_dtype}"
+                )
+            if isinstance(self.communicator, CompressedGossip):
+                check_copies(self.communicator.choco, self.state_dtype)
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        self.rule.check_groups(self.param_groups)
+        self.communicator.check_groups(self.param_groups)
+
+    def _check_backend(self) -> None:
+        device = self.param_groups[0]["params"][0].device
+        with use_backend(self.backend):
+            for op in ops().values():
+                op.choice(device)
+
+    # -- what steps change, in an object that copies of __dict__ share
+
+    @property
+    def phase(self) -> Phase:
+        return self._live.phase
+
+    @property
+    def rows(self) -> FlatParameters:
+        assert self._live.rows is not None
+        return self._live.rows
+
+    @property
+    def flat_state(self) -> dict[str, torch.Tensor]:
+        return self._live.flat_state
+
+    @property
+    def scalar_state(self) -> dict[str, torch.Tensor]:
+        return self._live.scalar_state
+
+    @property
+    def layouts(self) -> list[FlatLayout]:
+        """Where each group's tensors lie in its columns."""
+        return self._live.layouts
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """Buffers that are not kept between steps, and what is made once for them."""
+        return self._live.made
+
+    @property
+    def rounds(self) -> torch.Tensor:
+        return self._live.rounds
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._live.bytes_sent
+
+    @bytes_sent.setter
+    def bytes_sent(self, count: int) -> None:
+        self._live.bytes_sent = count
+
+    @property
+    def skipped(self) -> torch.Tensor:
+        return self._live.skipped
+
+    @property
+    def dim(self) -> int:
+        """Parameters of one agent."""
+        return self._live.dim
+
+    @property
+    def locals(self) -> Any:
+        """The agents' own optimizers of `fs.rules.Torch`; None where there are none."""
+        return self._live.locals
+
+    @locals.setter
+    def locals(self, optimizers: Any) -> None:
+        self._live.locals = optimizers
+        if self._live.held_locals is not None:
+            optimizers.load_state_dicts(self._live.held_locals)
+            self._live.held_locals = None
+
+    @property
+    def squares(self) -> torch.Tensor:
+        """`[agents, 2]` float64: of the last step, the squared norms of what was to be sent (with a compressor: the
+        difference to the public copy) and of what compression lost; zeros without a compressor."""
+        return self._live.squares.sum((0, 1))
+
+    @property
+    def center(self) -> torch.Tensor | None:
+        """The row `[stride]` of the model to evaluate; None where that is the agents' mean."""
+        return self.communicator.center(self)
+
+    @property
+    def perturbed(self) -> bool:
+        """Whether the parameters are at a perturbed model now."""
+        return self.phase.norm is not None
+
+    @property
+    def counts_rounds(self) -> bool:
+        """Whether `rounds` is part of the state."""
+        return ROUND in self.states
+
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """Entries of parameter groups that are state, not hyperparameters."""
+        return tuple(state.name for state in self.states if state.width == "group")
+
+    # -- where things lie
+
+    @property
+    def count(self) -> int:
+        """Parameters of all groups."""
+        return sum(len(group["params"]) for group in self.param_groups)
+
+    def columns(self, index: int) -> slice:
+        """Column range of group `index`."""
+        return slice(*self.rows.layout.ranges[index])
+
+    @property
+    def model_columns(self) -> slice:
+        """Columns of all groups together."""
+        return slice(0, self.rows.layout.ranges[len(self.param_groups) - 1][1])
+
+    @property
+    def model_rows(self) -> torch.Tensor:
+        """The models of all groups, `[agents, columns]`, where parameters hold them."""
+        return self.rows.x[:, self.model_columns]
+
+    def scalar(self, index: int, name: str) -> torch.Tensor:
+        """Group `index`'s hyperparameter as a float32 tensor on the device."""
+        assert self._live.scalars is not None
+        return self._live.scalars.read(self.param_groups[index], index, name)
+
+    def seed_of(self, index: int) -> int:
+        """The seed of group `index`'s draws: groups draw apart, by a stride that no small seeds share."""
+        return (self.seed + index * GROUP_STRIDE) % 2**63
+
+    # -- buffers
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, at any time: the flat buffers are laid out anew and state is carried over.
+
+        Raises:
+            RuntimeError: parameters are perturbed.
+            ValueError: numbers out of range, or parameters that do not fit; nothing has changed.
+        """
+        is_bound = self._live.rows is not None
+        if is_bound:
+            self.refuse_perturbed("given another group")
+        super().add_param_group(param_group)
+        if is_bound:
+            try:
+                check_group(self.param_groups[-1], self.hyperparameters, self.agents)
+                self._check_groups()
+                self._bind()
+            except Exception:
+                self.param_groups.pop()
+                raise
+
+    def _bind(self) -> None:
+        """Lay parameters, gradients and state out flat; what `state` holds is copied, the rest starts anew.
+
+        Buffers that fit stay where they are: a captured graph knows nothing but their addresses.
+        """
+        live, groups = self._live, [group["params"] for group in self.param_groups]
+        rows = FlatParameters.over(groups, self.agents, self.stacked)
+        device, states = rows.x.device, self.states
+        fits = live.rows is rows and live.version == rows.version
+        live.rows, live.version = rows, rows.version
+        mine = [p for group in groups for p in group]
+        if not fits:
+            live.made = {}
+            live.layouts = [rows.layout.group(index) for index in range(len(groups))]
+            shape = (len(groups), len(self.rule.sends), self.agents, 2)
+            # a step overwrites them, and only who reads `squares` adds them up
+            live.squares = torch.zeros(shape, dtype=torch.float64, device=device)
+            skipped = torch.zeros(self.agents, dtype=torch.int32, device=device)
+            if live.skipped.numel():
+                skipped.copy_(live.skipped)
+            live.skipped, live.tickets = skipped, torch.zeros_like(skipped)
+            live.scalars = Scalars(self.agents, device, self.hyperparameters)
+            live.rounds = live.rounds.to(device)
+            live.flat_state = {
+                state.name: rows.layout.allocate(
+                    1 if state.rows == "one" else self.agents, device, self._dtype_of(state)
+                )
+                for state in states
+                if state.width == "columns"
+            }
+            live.scalar_state = {
+                state.name: torch.zeros(len(groups), self.agents, device=device, dtype=state.dtype)
+                for state in states
+                if state.width == "scalar" and state.rows != "one" and state.dtype != "state"
+            }
+        live.dim = sum(p.numel() for p in mine) // self.agents
+        for state in states:
+            if state.width == "columns":
+                parts = rows.parts(live.flat_state[state.name])
+                self._fill(state, mine, parts)
+            elif state.width == "scalar" and state.rows != "one":
+                numbers = live.scalar_state[state.name]
+                parts = [numbers[index] for index, group in enumerate(groups) for _ in group]
+                self._fill(state, mine, parts)
+        self._bind_rounds(mine)
+        self.gradient.bind(self)
+        self.rule.bind(self)
+
+    def _dtype_of(self, state: State) -> torch.dtype:
+        return self.state_dtype if state.dtype == "state" else state.dtype
+
+    def _fill(
+        self, state: State, mine: list[torch.nn.Parameter], parts: list[torch.Tensor]
+    ) -> None:
+        """Fill buffers with what parameters hold as this state, and make it their views."""
+        start: list[torch.Tensor] | None = None
+        for k, (p, part) in enumerate(zip(mine, parts, strict=False)):
+            held = self.state[p].get(state.name)
+            if held is not None:
+                part.copy_(held)
+            elif state.initial == "mean":
+                start = self._mean_parts() if start is None else start
+                part.copy_(start[k])
+            else:
+                part.zero_()
+            self.state[p][state.name] = part
+
+    def _mean_parts(self) -> list[torch.Tensor]:
+        """The agents' mean model, each parameter's part with a leading dimension of one."""
+        columns = self.model_columns
+        mean = self.rows.layout.allocate(1, self.rows.x.device)
+        mean[0, columns] = self.communicator.mean(self.rows.x[:, columns])[0]
+        return self.rows.parts(mean)
+
+    def _bind_rounds(self, mine: list[torch.nn.Parameter]) -> None:
+        """One counter for all parameters, kept as their state where something is drawn or counted by it."""
+        rounds, name = self._live.rounds, ROUND.name
+        if self.counts_rounds:
+            held = next((self.state[p][name] for p in mine if name in self.state[p]), None)
+            if held is not None:
+                rounds.copy_(held)
+            for p in mine:
+                self.state[p][name] = rounds
+
+    def follow(self) -> None:
+        """Find parameters that were moved, by hand or into other buffers, and lay the state out like them."""
+        if self.rows.deserted:
+            self._bind()
+        self.rows.verify()
+        if self._live.version != self.rows.version:
+            self._bind()
+
+    def collect(self) -> None:
+        """Bring every gradient into the flat buffer, and state to where the parameters are."""
+        with torch.no_grad():
+            self.follow()
+            self.rows.collect_gradients()
+
+    def mark_written(self) -> None:
+        """Let autograd notice that parameters, each with a counter of its own, were written through the flat buffer."""
+        torch.autograd.graph.increment_version(self.rows.parameters)
+
+    # -- a step
+
+    def evaluate(self, closure: Closure) -> Any:
+        """Call a closure where gradients are wanted: at the rows that the communicator says."""
+        with torch.enable_grad(), self.communicator.point(self.rows.x):
+            return closure()
+
+    def check_gradients(
+        self, scale: torch.Tensor | None = None, gate: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Norms of all gradients, `[agents]`; on a CPU a non-finite one raises now where that was asked for.
+
+        Args:
+            scale: rows like the gradients: norms are those of |scale| g.
+            gate: `[agents]`: where it is not finite, so is the norm.
+
+        Raises:
+            NonFiniteGradientError: see `nonfinite`.
+        """
+        live, columns = self._live, self.model_columns
+        with use_backend(self.backend):
+            norm = torch.empty(self.agents, dtype=torch.float32, device=live.skipped.device)
+            scale = None if scale is None else scale[:, columns]
+            agent_norm(self.rows.g[:, columns], scale, gate, norm, live.skipped, live.tickets)
+        if self.nonfinite == "raise" and norm.device.type == "cpu" and not norm.isfinite().all():
+            self.raise_if_skipped()
+        return norm
+
+    def raise_if_skipped(self) -> None:
+        """Raise NonFiniteGradientError if a gradient was not finite since the last call (`nonfinite="raise"`).
+
+        On a CPU `step()` does so by itself, before anything changes. On a GPU the agent's update is skipped without
+        a host synchronization; call this whenever results are read. Saving the state calls it too.
+        """
+        if self.nonfinite == "raise" and bool(self.skipped.any()):
+            agents = self.skipped.nonzero().flatten().tolist()
+            self.skipped.zero_()
+            raise NonFiniteGradientError(
+                f"gradients must be finite, got NaN or infinity for agents {agents}; "
+                'their updates were not made (nonfinite="skip" leaves such agents out instead)'
+            )
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self, closure: Closure | None = None, *, closure_passes: Literal[1, 2] | None = None
+    ) -> Any:
+        """One step of every agent, and what its method sends.
+
+        Args:
+            closure: evaluates the loss and its gradient; see `fs.gradients.SAM` for how often it is called there.
+            closure_passes: overrides what the gradient was made with, for this step; of SAM alone.
+
+        Returns:
+            The closure's first loss, or None where it was not called.
+
+        Raises:
+            RuntimeError: no closure, and no `perturb()` before, where this step needs it; or both.
+            NonFiniteGradientError: see `nonfinite`; parameters are as they were.
+        """
+        self.gradient.check_call(self, closure, closure_passes)
+        try:
+            loss = self.gradient.take(self, closure, closure_passes)
+            self._commit()
+        except BaseException:
+            self.restore()
+            raise
+        return loss
+
+    def _commit(self) -> None:
+        """From gradients to the next models, whole or not at all."""
+        live, phase = self._live, self._live.phase
+        with Commit(), use_backend(self.backend):
+            found = self.gradient.found(self)
+            self.communicator.agree(found.norm)
+            self._check_groups()
+            if phase.rounds is None:
+                phase.rounds = self._open_rounds()
+            at_home = phase.home is None or self.rule.takes_saved
+            # all is read before the first group moves: a bad value must leave nothing half done
+            scalars = [self._scalars_of(index) for index in self.filled]
+            if not at_home:
+                self._go_home()
+            groups = [
+                (self._rows_of(index, found, numbers), comm)
+                for index, numbers, comm in zip(self.filled, scalars, phase.rounds, strict=True)
+            ]
+            undo = None if self._cannot_fail else self._copies()
+            try:
+                self.rule.advance(groups, self)
+                nbytes = self.communicator.finish(self)
+                self.gradient.keep(self)
+            except BaseException:
+                if undo is not None:
+                    self._put_back(undo)
+                raise
+            for comm in phase.rounds:
+                comm.settle()
+                nbytes += comm.nbytes
+            live.bytes_sent += nbytes + phase.nbytes
+            live.rounds.add_(1)
+            self.rows.second_pass = False
+            phase.clear()
+            self.mark_written()
+
+    @property
+    def filled(self) -> list[int]:
+        """Numbers of the groups that have columns."""
+        ranges = self.rows.layout.ranges[: len(self.param_groups)]
+        return [index for index, (first, end) in enumerate(ranges) if end > first]
+
+    def _scalars_of(self, index: int) -> dict[str, torch.Tensor]:
+        """Group `index`'s numbers as tensors."""
+        return {
+            name: self.scalar(index, name)
+            for name, allowed in self.hyperparameters.items()
+            if isinstance(allowed, Range)
+        }
+
+    def _rows_of(self, index: int, found: Found, scalars: dict[str, torch.Tensor]) -> Rows:
+        live, rows, columns = self._live, self.rows, self.columns(index)
+        x, home = rows.x[:, columns], self.phase.home
+        saved = None if home is None else home[:, columns]
+        models = x if saved is None else saved
+        own = self.rule.states_with(self.communicator)
+        states = {
+            state.name: live.flat_state[state.name][:, columns]
+            if state.width == "columns"
+            else live.scalar_state[state.name][index]
+            for state in own
+            if state.width == "columns" or (state.width == "scalar" and state.rows != "one")
+        }
+        return Rows(
+            x=x,
+            saved=saved,
+            gradient=rows.g[:, columns],
+            at=models if found.at is None else found.at[:, columns],
+            states=states,
+            group=self.param_groups[index],
+            scalars=scalars,
+            norm=found.norm,
+            round=live.rounds,
+            columns=columns,
+            first_agent=self.communicator.first_agent,
+            seed=self.seed_of(index),
+            may_be_bad=self.nonfinite == "skip" or x.device.type != "cpu",
+            made=live.made,
+        )
+
+    def _open_rounds(self) -> list[Round]:
+        """This step's exchanges of all groups that have columns."""
+        live, gossips = self._live, self.communicator.gossips(self)
+        kept = self.communicator.states
+        return [
+            Round(
+                self.communicator,
+                [
+                    Exchange(
+                        layout=live.layouts[index],
+                        states={
+                            state.name: live.flat_state[copy_name(row, state.name)][
+                                :, self.columns(index)
+                            ]
+                            for state in kept
+                        },
+                        seed=(self.seed_of(index) + k * ROW_STRIDE) % 2**63,
+                        number=live.rounds,
+                        squares=live.squares[index, k],
+                    )
+                    for k, row in enumerate(self.rule.sends)
+                ],
+                self.rule.sends,
+                gossips,
+            )
+            for index in self.filled
+        ]
+
+    def begin_rounds(self) -> Iterator[tuple[Round, slice]]:
+        """Begin this step's exchanges before its gradients: each group's round and columns."""
+        self.follow()
+        self.phase.rounds = self._open_rounds()
+        columns = [self.columns(index) for index in self.filled]
+        yield from zip(self.phase.rounds, columns, strict=True)
+
+    @property
+    def _cannot_fail(self) -> bool:
+        """Whether nothing can raise once groups have begun to move."""
+        refuses = self.communicator.may_refuse and self.rows.x.device.type == "cpu"
+        return self.rule.is_atomic and not refuses
+
+    def _copies(self) -> list[tuple[Any, Any]]:
+        """All that a step changes, with what it is now."""
+        live, home, columns = self._live, self.phase.home, self.model_columns
+        models = self.rows.x if home is None else home
+        tensors = [*live.flat_state.values(), *live.scalar_state.values(), live.squares]
+        groups: list[tuple[Any, Any]] = [
+            (group, {name: group[name] for name in self.remembered}) for group in self.param_groups
+        ]
+        return [
+            (self.rows.x[:, columns], models[:, columns].clone()),
+            *((tensor, tensor.clone()) for tensor in tensors),
+            *groups,
+        ]
+
+    def _put_back(self, copies: list[tuple[Any, Any]]) -> None:
+        for changed, before in copies:
+            if isinstance(changed, dict):
+                changed.update(before)
+            else:
+                changed.copy_(before)
+        self.rows.second_pass = False
+        self.phase.clear()
+        self.mark_written()
+
+    # -- models elsewhere
+
+    def visit(self, models: torch.Tensor) -> None:
+        """Let parameters hold other models `[agents, stride]` until `leave`."""
+        phase, columns = self.phase, self.model_columns
+        with Commit():
+            if phase.home is None:
+                phase.home, phase.end = self.rows.x.clone(), columns.stop
+                phase.home_parts = self.rows.parts(phase.home)
+            self.rows.x[:, columns].copy_(models[:, columns])
+            self.mark_written()
+
+    def leave(self) -> None:
+        """Let parameters hold the models again, exactly."""
+        with Commit():
+            self._go_home()
+            self.rows.second_pass = False
+
+    def _go_home(self) -> None:
+        phase = self.phase
+        if phase.home is not None:
+            columns = slice(0, phase.end)
+            self.rows.x[:, columns].copy_(phase.home[:, columns])
+            phase.home, phase.home_parts, phase.norm = None, [], None
+            self.mark_written()
+
+    @torch.no_grad()
+    def perturb(self, zero_grad: bool = False) -> None:
+        """Move every agent to where its second gradient is to be taken, keeping x; `zero_grad` then zeroes gradients.
+
+        For SAM gradients: x + rho g / ||g||. `step()` then goes on from x.
+
+        Raises:
+            RuntimeError: the parameters are perturbed already, or this gradient perturbs nothing.
+            NonFiniteGradientError: see `nonfinite`; nothing has moved.
+        """
+        if self.perturbed:
+            raise RuntimeError("the parameters are perturbed already: step() or restore() first")
+        self.gradient.perturb(self, zero_grad)
+
+    def first_step(self, zero_grad: bool = False) -> None:
+        """The same as `perturb`, under its customary name."""
+        self.perturb(zero_grad)
+
+    def second_step(self, zero_grad: bool = False) -> None:
+        """The same as `step()` after `perturb`, under its customary name."""
+        self.step()
+        if zero_grad:
+            self.zero_grad()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Undo a perturbation exactly, for evaluation or a skipped step; does nothing where there is none."""
+        with Commit():
+            if self.phase.home is not None:
+                self.follow()
+                self._go_home()
+                self.rows.second_pass = False
+            self.phase.clear()
+
+    @torch.no_grad()
+    def synchronize(self) -> None:
+        """Bring all agents together now; `step` does it by itself when it is time.
+
+        Raises:
+            RuntimeError: a method on a graph, whose agents never meet.
+        """
+        self.follow()
+        with Commit(), use_backend(self.backend):
+            self.bytes_sent += self.communicator.synchronize(self)
+            self.mark_written()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Zero all gradients in one write. They stay views of the flat buffer, whatever `set_to_none` says."""
+        self.follow()
+        self.rows.zero_gradients(len(self.param_groups))
+
+    # -- saving and loading
+
+    def refuse_perturbed(self, what: str) -> None:
+        """Raise RuntimeError where parameters are perturbed."""
+        if self.perturbed:
+            raise RuntimeError(
+                f"the optimizer cannot be {what} while parameters are perturbed: step() or restore() first"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's; with `fs.rules.Torch` also `local`, the states of the agents' own optimizers.
+
+        Raises:
+            RuntimeError: parameters are perturbed.
+            NonFiniteGradientError: see `raise_if_skipped`.
+        """
+        self.refuse_perturbed("saved")
+        self.raise_if_skipped()
+        own = {} if self.locals is None else {"local": self.locals.state_dicts()}
+        return {**super().state_dict(), **own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave; values are copied into the flat buffers, which stay where they are.
+
+        Raises:
+            RuntimeError: parameters are perturbed.
+            ValueError: groups or shapes differ, or public copies come without what this compressor keeps beside them;
+                nothing is changed.
+        """
+        self.refuse_perturbed("loaded")
+        own = state_dict.get("local")
+        if (own is None) != (self.locals is None):
+            raise ValueError(
+                f"state must {'not ' if self.locals is None else ''}come with local optimizers' states, "
+                f"got {', '.join(state_dict)}"
+            )
+        self._check_state(state_dict)
+        with Commit():
+            super().load_state_dict({n: v for n, v in state_dict.items() if n != "local"})
+            if self.locals is not None and own is not None:
+                self.locals.load_state_dicts(own)
+
+    def _check_state(self, state_dict: Mapping[str, Any]) -> None:
+        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+        mine = [p for group in self.param_groups for p in group["params"]]
+        for index, p in zip(saved, mine, strict=False):
+            held = state_dict["state"].get(index, {})
+            self._check_copies(index, held)
+            for name, value in held.items():
+                shape = self.state[p][name].shape if name in self.state[p] else p.shape
+                if isinstance(value, torch.Tensor) and value.shape != shape:
+                    raise ValueError(
+                        f"state {name} of parameter {index} must have shape {tuple(shape)}, "
+                        f"got {tuple(value.shape)}"
+                    )
+
+    def _check_copies(self, index: int, held: Mapping[str, Any]) -> None:
+        """Raise ValueError where parameter `index` comes with a part of what belongs together."""
+        for row in self.rule.sends:
+            together = [copy_name(row, state.name) for state in self.communicator.states]
+            missing = [name for name in together if name not in held]
+            if missing and together[0] in held:
+                raise ValueError(
+                    f"state {together[0]} of parameter {index} must come with {', '.join(missing)}, "
+                    f"got {', '.join(held)}"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.refuse_perturbed("copied")
+        own = None if self.locals is None else self.locals.state_dicts()
+        counted = {
+            "bytes_sent": self.bytes_sent,
+            "rounds": self.rounds,
+            "skipped": self.skipped,
+            "locals": own,
+        }
+        return {
+            **super().__getstate__(),
+            **{n: getattr(self, n) for n in KEPT},
+            "_counted": counted,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        counted = state.pop("_counted", None)
+        super().__setstate__(state)
+        if counted is not None:
+            self._live = live = Live()
+            live.bytes_sent, live.held_locals = counted["bytes_sent"], counted["locals"]
+            live.rounds, live.skipped = counted["rounds"], counted["skipped"]
+        for group in self.param_groups:
+            # a state saved by an earlier version, or by torch's SGD, lacks some
+            for name in self.defaults.keys() - {"differentiable"}:
+                group.setdefault(name, self.defaults[name])
+        self._bind()
+
+
+# what __getstate__ keeps besides torch's own and what is counted
+KEPT = (
+    *("gradient", "rule", "communicator", "hyperparameters"),
+    *("seed", "nonfinite", "backend", "state_dtype"),
+)
+
+
+def copy_name(row: str, state: str) -> str:
+    """The name of what a communicator keeps for one of the rows that a step sends: the models' names are plain."""
+    if row == MODELS:
+        return state
+    return f"{row}_{state.removeprefix(f'{MODELS}_')}"

@@ -1,0 +1,34 @@
+"""What parts of an optimizer keep from step to step, declared in one way."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class State:
+    """One thing that a gradient, a rule or a communicator keeps between steps.
+
+    Saving, loading, copies, checkpoints and `fastsaddle info --model` go by these declarations.
+
+    Attributes:
+        name: its key in `optimizer.state[p]` and in `optimizer.flat_state` (in the parameter groups for "group").
+        rows: who has one: "agents", every agent of this process; "one", all of them together; "halo", the agents here
+            and the foreign ones that they hear.
+        width: "columns", a whole row as long as the model; "scalar", one number on the device, for each agent and
+            parameter group, or for the whole optimizer where rows is "one"; "group", a Python number in the parameter
+            group, for what is counted on the host.
+        dtype: of tensors; "state" stands for the optimizer's `state_dtype`.
+        initial: "zero", or "mean", the agents' mean model.
+    """
+
+    name: str
+    rows: Literal["agents", "one", "halo"] = "agents"
+    width: Literal["columns", "scalar", "group"] = "columns"
+    dtype: torch.dtype | Literal["state"] = torch.float32
+    initial: Literal["zero", "mean"] = "zero"
+
+
+# steps done: declared by every part that draws or counts by it
+ROUND = State("step", "one", "scalar", torch.int64)

@@ -1,0 +1,137 @@
+"""The contract of a rule: what is done with a gradient, and which rows are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastsaddle.comm.base import Communicator, Round
+from fastsaddle.gradients.ascents import Ascent, MomentumSAM
+from fastsaddle.graphs.needs import GraphNeeds
+from fastsaddle.kernels.arguments import ALIGNMENT
+from fastsaddle.optimizer.hyperparameters import Hyperparameter, check_group
+from fastsaddle.optimizer.rows import Rows
+from fastsaddle.optimizer.state import State
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
+
+# bytes of one row buffer that a step works on at once on a CPU: its passing buffers then stay in the caches
+PIECE = 2**19
+
+
+class Rule:
+    """What is done with a gradient. Your own is one class: name its hyperparameters and states, and write `step`.
+
+    A rule keeps nothing itself: hyperparameters are entries of the parameter groups, states belong to the optimizer, so
+    that one rule may serve several.
+
+    Args:
+        options: values of its hyperparameters, instead of their defaults.
+
+    Attributes:
+        label: its name in tables and messages; by default that of the class.
+        hyperparameters: entries of the parameter groups besides lr, weight_decay and maximize, and what they may be.
+        defaults: their values.
+        states: what it keeps between steps.
+        needs: what graphs it takes.
+        sends: names of the row buffers that it sends in a step, in order; the models are "x". A compressor keeps public
+            copies of each.
+        takes_saved: whether `step` returns to `rows.saved` by itself; otherwise x holds the models again before it.
+        is_elementwise: whether columns have nothing to do with each other, so that on a CPU `step` may be called for
+            one piece of a group after the other.
+        is_atomic: whether nothing can fail once `step` has begun to write. Where that is not said, states and models
+            are copied before each step, and put back where it raises.
+        mixes_first: whether it begins with mixed models, as cross-gradients need.
+        mixes_before: whether its gradients are taken at mixed models.
+        keeps_half: whether its buffers may be bfloat16.
+        ascent_state: the momentum buffer that MomentumSAM perturbs along; None where there is none.
+
+    Raises:
+        ValueError: an unknown option, or a value out of range.
+    """
+
+    label: str = ""
+    hyperparameters: Mapping[str, Hyperparameter] = {}
+    states: tuple[State, ...] = ()
+    needs: GraphNeeds = GraphNeeds()
+    sends: tuple[str, ...] = ("x",)
+    takes_saved: bool = False
+    is_elementwise: bool = False
+    is_atomic: bool = False
+    mixes_first: bool = False
+    mixes_before: bool = False
+    keeps_half: bool = False
+    ascent_state: str | None = None
+    decides_on_host: str | None = None
+
+    def __init__(self, **options: Any) -> None:
+        unknown = options.keys() - self.hyperparameters.keys()
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} takes {', '.join(self.hyperparameters) or 'no options'}, "
+                f"got {', '.join(sorted(unknown))}"
+            )
+        own = {name: rule.default for name, rule in self.hyperparameters.items()}
+        self.defaults: dict[str, Any] = {**own, **options}
+        check_group(self.defaults, self.hyperparameters)
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.defaults.items())
+        return f"{type(self).__name__}({given})"
+
+    @property
+    def name(self) -> str:
+        """The label, or the class's name."""
+        return self.label or type(self).__name__
+
+    def states_with(self, communicator: Communicator) -> tuple[State, ...]:
+        """What it keeps beside such a communicator."""
+        return self.states
+
+    def refuses(self, communicator: Communicator) -> str | None:
+        """Why it cannot work with such a communicator; None where it can."""
+        return None
+
+    def refuses_ascent(self, sam: Ascent) -> str | None:
+        """Why gradients cannot be perturbed in such a way; None where they can."""
+        if isinstance(sam, MomentumSAM) and self.ascent_state is None:
+            return f"MomentumSAM needs a momentum buffer, {self.name} has none: QSADDLe does"
+        return None
+
+    def check_groups(self, groups: list[dict[str, Any]]) -> None:
+        """Raise ValueError, before anything moves, for parameter groups that it cannot work with."""
+
+    def bind(self, optimizer: Optimizer) -> None:
+        """Called when the buffers have been laid out, or laid out anew."""
+
+    def step(self, rows: Rows, comm: Round) -> None:
+        """One parameter group: overwrite `rows.x` and `rows.states`."""
+        # every rule has its own
+        raise NotImplementedError
+
+    def begin(self, rows: Rows) -> None:
+        """Called once for each group before `step`, which may be called for pieces of it."""
+
+    def end(self, rows: Rows) -> None:
+        """Called once for each group after `step`."""
+
+    def advance(self, groups: list[tuple[Rows, Round]], optimizer: Optimizer) -> None:
+        """All groups that have columns; a rule that works on whole models overrides it."""
+        for rows, comm in groups:
+            self.begin(rows)
+            parts = self._pieces(rows, comm)
+            if len(parts) == 1:
+                self.step(rows, comm)
+            else:
+                for part in parts:
+                    self.step(rows.piece(part), comm.piece(part))
+            self.end(rows)
+
+    def _pieces(self, rows: Rows, comm: Round) -> list[slice]:
+        """Columns of a group that are stepped together, one part after the other."""
+        agents, columns = rows.x.shape
+        size = columns
+        if self.is_elementwise and not comm.communicator.is_compressed and not rows.x.is_cuda:
+            size = max(ALIGNMENT, PIECE // (4 * agents) // ALIGNMENT * ALIGNMENT)
+        return [slice(first, min(first + size, columns)) for first in range(0, columns, size)]

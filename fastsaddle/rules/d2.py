@@ -1,0 +1,58 @@
+"""D2: the displacement that gossip caused is given back in the next step."""
+
+from __future__ import annotations
+
+import torch
+
+from fastsaddle.comm.base import Round
+from fastsaddle.graphs.needs import GraphNeeds
+from fastsaddle.optimizer.hyperparameters import Flag, Range
+from fastsaddle.optimizer.rows import MOMENTUM, Rows
+from fastsaddle.optimizer.state import State
+from fastsaddle.rules.tracking import Tracking
+
+
+class D2(Tracking):
+    """D2, free of the bias of heterogeneous data, one row sent to each neighbor a step.
+
+        c_i = c_i lr / (lr of the step before)                    (left alone where either is zero)
+        h_i = x_i - lr sgd(g_i)
+        c_i = c_i + sum_j W_ij ((h_j + c_j) - (h_i + c_i))        (c_i = 0 at first)
+        x_i = h_i + c_i                                           which is sum_j W_ij (h_j + c_j)
+
+    Tang et al. 2018 (arXiv:1803.07068), in the form of the code of arXiv:2110.04175: at constant lr without momentum it
+    is the paper's 2 x_t - x_{t-1} - lr (g_t - g_{t-1}). The correction rests at lr times a gradient, so that it is
+    scaled where lr changes; without momentum that is the rate-safe form of the code of arXiv:2102.04761. Differences
+    are mixed, not models: what one agent gives the other takes, so that rounding leaves the sum of c at zero. With a
+    compressor the row h + c has a public copy v^, and c moves by gamma (W v^ - v^): a reconstruction. State:
+    `correction` (c), `momentum_buffer`, and `previous_lr`, a number for each agent.
+
+    W's smallest eigenvalue must be above -1/3. A ring of an even number of agents has exactly -1/3: it is warned of
+    there, and `consensus_step=0.5`, which mixes by (W + I) / 2, is what others use.
+
+    Args:
+        momentum: beta in [0, 1), of the local step: heavy ball, or Nesterov's form; the paper has none.
+        nesterov: use Nesterov's form.
+    """
+
+    hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}
+    states = (State("correction"), State(MOMENTUM), State("previous_lr", width="scalar"))
+    needs = GraphNeeds(least_eigenvalue=-1 / 3)
+
+    def __init__(self, momentum: float | torch.Tensor = 0.0, nesterov: bool = False) -> None:
+        super().__init__(momentum=momentum, nesterov=nesterov)
+
+    def begin(self, rows: Rows) -> None:
+        before = rows.states["previous_lr"]
+        lr = rows.scalar("lr").expand_as(before)
+        # on a GPU nothing is read: a factor of one changes no bit
+        if before.device.type != "cpu" or not torch.equal(before, lr):
+            factor = torch.where((before > 0) & (lr > 0), lr / before, 1.0)
+            rows.states["correction"].mul_(factor[:, None])
+            before.copy_(lr)
+
+    def step(self, rows: Rows, comm: Round) -> None:
+        c = rows.states["correction"]
+        h = rows.descended(rows.x, rows.g)
+        c.add_(comm.differences(h + c))
+        torch.add(h, c, out=rows.x)
