@@ -240,7 +240,7 @@ class Communicator:
     def alone(self, device: torch.device) -> Lists:
         """Lists by which every agent reads its own row alone, on a device."""
         own = torch.arange(self.agents or 1, dtype=torch.int32, device=device)[:, None]
-        return Lists(own, torch.ones(len(own), 1, device=device), own[:, 1:])
+        return Lists(own, torch.ones(len(own), 1, dtype=torch.float32, device=device), own[:, 1:])
 
     def mix(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         """One exchange: W x with the consensus step folded in, new, `[agents, columns]`. Counts `exchange.nbytes`."""

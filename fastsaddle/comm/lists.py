@@ -55,7 +55,7 @@ class MixingLists:
         self.messages = 0 if topology is None else topology.messages
         whole = Lists(neighbors, weights, incoming(neighbors))
         own = torch.arange(self.agents, dtype=torch.int32)[:, None]
-        alone = Lists(own, torch.ones(self.agents, 1), incoming(own))
+        alone = Lists(own, torch.ones(self.agents, 1, dtype=torch.float32), incoming(own))
         # kept for good: a captured graph knows nothing but addresses
         self._on = {torch.device("cpu"): (whole, alone)}
 

@@ -8,7 +8,7 @@ import torch
 
 from fastsaddle.comm.base import Communicator
 from fastsaddle.comm.choco import CompressedGossip
-from fastsaddle.comm.lists import Lists
+from fastsaddle.comm.lists import Lists, MixingLists
 from fastsaddle.compressors._wire import row_norms
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.gradients.ascents import Ascent
@@ -105,8 +105,10 @@ class Cross(Gradient):
         models = models_of(communicator)
         layout = optimizer.rows.layout
         optimizer.made["gradients"] = layout.allocate(models * optimizer.agents, device)
-        lists = communicator.lists(device)
+        # W itself, whatever the consensus step of the models is
+        lists = MixingLists(communicator.topology).on(device)
         optimizer.made["sources"] = sources_of(lists, self.kind == "data")
+        optimizer.made["weights"] = lists.weights
         # how many lists reach each slot; found on the host, as reading a sum would wait for a GPU
         graph = communicator.topology
         near = () if graph is None else graph.neighbors
@@ -156,8 +158,8 @@ class Cross(Gradient):
         columns = optimizer.model_columns
         gradients, g = optimizer.made["gradients"], optimizer.rows.g[:, columns]
         self._send(optimizer)
-        weights = optimizer.communicator.lists(g.device).weights
-        weighted_sum(gradients[:, columns], g, optimizer.made["sources"], weights)
+        made = optimizer.made
+        weighted_sum(gradients[:, columns], g, made["sources"], made["weights"])
         return Found(row_norms(g), optimizer.phase.passing["at"])
 
     def keep(self, optimizer: Optimizer) -> None:

@@ -18,7 +18,7 @@ def message_lists(neighbors: Neighbors) -> tuple[torch.Tensor, torch.Tensor]:
     """
     agents, most = len(neighbors), max(map(len, neighbors))
     sources = torch.full((most * agents, most), -1, dtype=torch.int32)
-    weights = torch.zeros(most * agents, most)
+    weights = torch.zeros(most * agents, most, dtype=torch.float32)
     sources[:, :1] = torch.arange(agents, (most + 1) * agents, dtype=torch.int32)[:, None]
     for j, near in enumerate(neighbors):
         for k, i in enumerate(near):
@@ -36,7 +36,7 @@ def average_lists(neighbors: Neighbors) -> tuple[torch.Tensor, torch.Tensor]:
     agents, most = len(neighbors), max(map(len, neighbors))
     sources = torch.full((agents, most + 1), -1, dtype=torch.int32)
     counts = terms(neighbors)
-    weights = torch.zeros(len(counts), agents, most + 1)
+    weights = torch.zeros(len(counts), agents, most + 1, dtype=torch.float32)
     for i, near in enumerate(neighbors):
         sources[i, : 1 + len(near)] = torch.arange(1 + len(near)) * agents + i
         weights[:, i, 1 : 1 + len(near)] = 1 / agents

@@ -201,4 +201,9 @@ class EASGD(Optimizer):
 
 def rule_of(local: Local | None, momentum: float | torch.Tensor, nesterov: bool) -> Rule:
     """SGD with each agent's own momentum, or any torch optimizer."""
-    return Momentum("local", momentum, nesterov=nesterov) if local is None else Torch(local)
+    if local is None:
+        return Momentum("local", momentum, nesterov=nesterov)
+    rule = Torch(local)
+    # groups have had these entries with `local` too, which reads none of them
+    rule.defaults |= {"momentum": momentum, "nesterov": nesterov}
+    return rule

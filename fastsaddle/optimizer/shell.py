@@ -226,7 +226,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def _leading(self) -> int | None:
         """The first parameter's leading dimension; None where it has none."""
-        first = next(p for group in self.param_groups for p in group["params"])
+        first = next((p for group in self.param_groups for p in group["params"]), None)
+        if first is None:
+            raise ValueError("at least one parameter is needed, got none")
         return first.shape[0] if first.dim() else None
 
     def _check_parts(self) -> None:

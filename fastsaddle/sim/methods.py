@@ -8,8 +8,8 @@ from torch.nn import Parameter
 
 import fastsaddle as fs
 from fastsaddle.comm.period import QSR
-from fastsaddle.gradients.ascents import ESAM, SAM, LookSAM, MomentumSAM
-from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
+from fastsaddle.gradients.ascents import ESAM, Ascent, FullSAM, LookSAM, MomentumSAM
+from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.sim import choices
 
 # options that only some algorithms take, by the name that both the option and the constructor have
@@ -22,7 +22,7 @@ PARTICULAR = (
 SCHEDULED = {"pull_schedule": "pull", "push_schedule": "push"}
 # their messages are the models that a step begins with; other methods send them before mixing, or something else
 SENDING_MODELS = (fs.GUT, fs.GradientTracking, fs.MomentumTracking)
-ASCENTS = {"full": SAM, "looksam": LookSAM, "momentum": MomentumSAM, "esam": ESAM}
+ASCENTS = {"full": FullSAM, "looksam": LookSAM, "momentum": MomentumSAM, "esam": ESAM}
 
 
 def names() -> tuple[str, ...]:
@@ -33,15 +33,15 @@ def names() -> tuple[str, ...]:
 def find(text: str) -> choices.Choice:
     """The optimizer's class that `--algorithm` names, or the user's own by import path.
 
-    Raises ValueError for an unknown name, and for something that is no DecentralizedOptimizer.
+    Raises ValueError for an unknown name, and for something that is no Optimizer.
     """
     if text in _public():
         return choices.Choice(text, _public()[text])
     own = choices.own_choice(text)
     if own is None:
         raise ValueError(choices.unknown("--algorithm", text, names()))
-    if not (inspect.isclass(own.function) and issubclass(own.function, DecentralizedOptimizer)):
-        raise ValueError(f"--algorithm {text} must be a subclass of DecentralizedOptimizer")
+    if not (inspect.isclass(own.function) and issubclass(own.function, Optimizer)):
+        raise ValueError(f"--algorithm {text} must be a subclass of Optimizer")
     return own
 
 
@@ -59,12 +59,12 @@ def takes_cross_features(text: str) -> bool:
 
 def build(
     text: str, params: Iterable[Parameter] | list[dict[str, Any]], **options: Any
-) -> DecentralizedOptimizer:
+) -> Optimizer:
     """The optimizer over stacked parameters; options that it does not take are left out."""
     return find(text)(params=params, **options)
 
 
-def parse_sam(text: str) -> SAM:
+def parse_sam(text: str) -> Ascent:
     """The way to a SAM gradient that `--sam` names: full, looksam:5:0.7, momentum or esam:0.6:0.5.
 
     Raises ValueError for another name, and for arguments that it refuses.
@@ -88,10 +88,10 @@ def parse_period(text: str, steps: int) -> int | QSR:
     return int(text)
 
 
-def _public() -> dict[str, type[DecentralizedOptimizer]]:
+def _public() -> dict[str, type[Optimizer]]:
     classes = (getattr(fs, name) for name in fs.__all__)
     return {
         cls.__name__.lower(): cls
         for cls in classes
-        if inspect.isclass(cls) and issubclass(cls, DecentralizedOptimizer)
+        if inspect.isclass(cls) and issubclass(cls, Optimizer) and cls is not Optimizer
     }

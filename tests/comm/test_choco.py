@@ -181,15 +181,15 @@ class Pair:
         """The oracle goes on from where the optimizer is."""
         self.oracle.x, self.oracle.x_hat = rows(self.parameters), self.state("x_hat")
         self.oracle.s = (self.oracle.W - self.oracle.W.diag().diag()) @ self.oracle.x_hat
-        if self.optimizer.state_name is not None:
-            self.oracle.buffer = self.state(self.optimizer.state_name)
+        if self.optimizer.rule.ascent_state is not None:
+            self.oracle.buffer = self.state(self.optimizer.rule.ascent_state)
 
     def compare(self, columns: torch.Tensor | None = None) -> None:
         """Models, copies, momentum to what it can move a model by; squares where all columns are compared."""
         chosen = torch.ones(DIM, dtype=torch.bool) if columns is None else columns
         pairs = [(rows(self.parameters), self.oracle.x), (self.state("x_hat"), self.oracle.x_hat)]
-        if self.optimizer.state_name is not None:
-            held = self.state(self.optimizer.state_name)
+        if self.optimizer.rule.ascent_state is not None:
+            held = self.state(self.optimizer.rule.ascent_state)
             pairs.append((held * self.eta, self.oracle.buffer * self.eta))
         for got, expected in pairs:
             assert (got - expected)[:, chosen].abs().max() <= TOLERANCE

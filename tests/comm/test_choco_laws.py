@@ -55,7 +55,9 @@ def test_identity_is_no_compressor(name: str, gamma: float, seed: int) -> None:
         run = Run(name, STAR, problem, compressor=compressor, consensus_step=gamma)
         run.after(5)
         runs.append(everything(run))
-        assert list(run.optimizer.flat_state) == list(filter(None, [run.optimizer.state_name]))
+        assert list(run.optimizer.flat_state) == list(
+            filter(None, [run.optimizer.rule.ascent_state])
+        )
         assert not run.optimizer.squares.any()
     assert equal(runs[0], runs[1]) and equal(runs[0], runs[2])
 
@@ -66,7 +68,7 @@ def test_sending_everything_is_no_compression(name: str, compressor: Compressor,
     problem = problem_of(5, seed)
     plain, choco = Run(name, STAR, problem), Run(name, STAR, problem, compressor=compressor)
     assert (choco.after(12) - plain.after(12)).abs().max() <= 2e-5
-    state = choco.optimizer.state_name
+    state = choco.optimizer.rule.ascent_state
     if state is not None:
         moved = choco.optimizer.flat_state[state] - plain.optimizer.flat_state[state]
         assert (0.05 * moved).abs().max() <= 2e-5

@@ -190,7 +190,7 @@ def test_skipped_agents_compress_and_mix(method: type[Any], bad_pass: int, seed:
         work, twin = (Work(method, seed, **options) for _ in range(2))
         work.step()
         twin.step()
-        name = work.optimizer.state_name
+        name = work.optimizer.rule.ascent_state
         held = {k: v.clone() for k, v in work.optimizer.flat_state.items()}
         before, sent = work.optimizer.rows.x.clone(), work.optimizer.bytes_sent
         work.step(*[torch.ones(3)] * (bad_pass - 1), torch.tensor([1.0, torch.nan, 1.0]))

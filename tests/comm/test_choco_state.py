@@ -13,7 +13,7 @@ from torch import nn
 import fastsaddle as fs
 from fastsaddle.comm.choco import CompressedGossip
 from fastsaddle.compressors import RandomK, Sign, StochasticQuantizer, TopK
-from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
+from fastsaddle.optimizer.shell import Optimizer
 from tests.comm.test_choco import Own
 from tests.optimizers.test_optimizer_state import METHODS, equal, make, parameters, step, values
 
@@ -35,9 +35,7 @@ each_case = pytest.mark.parametrize(
 )
 
 
-def compressed(
-    name: str, start: int, kind: str = "8 bits", **options: Any
-) -> DecentralizedOptimizer:
+def compressed(name: str, start: int, kind: str = "8 bits", **options: Any) -> Optimizer:
     """As `make`, which has no argument for the optimizer's seed."""
     draw = torch.Generator().manual_seed(start)
     a, b, c = (nn.Parameter(torch.randn(3, *s, generator=draw)) for s in ((4, 5), (), (7,)))
@@ -47,13 +45,13 @@ def compressed(
     return method(groups, **{**common, "compressor": CHOCOS[kind], **own, **options})
 
 
-def put(optimizer: DecentralizedOptimizer, models: list[torch.Tensor]) -> None:
+def put(optimizer: Optimizer, models: list[torch.Tensor]) -> None:
     with torch.no_grad():
         for p, value in zip(parameters(optimizer), models, strict=True):
             p.copy_(value)
 
 
-def through_a_file(optimizer: DecentralizedOptimizer) -> dict[str, Any]:
+def through_a_file(optimizer: Optimizer) -> dict[str, Any]:
     file = io.BytesIO()
     torch.save({"x": parameters(optimizer), "optimizer": optimizer.state_dict()}, file)
     file.seek(0)
@@ -82,7 +80,7 @@ def test_what_the_state_holds(name: str, kind: str, seed: int) -> None:
     assert int(optimizer.rounds) == 0 and not optimizer.flat_state["x_hat"].any()
     step(optimizer, 3)
     state = through_a_file(optimizer)["optimizer"]["state"]
-    momentum = [] if optimizer.state_name is None else [optimizer.state_name]
+    momentum = [] if optimizer.rule.ascent_state is None else [optimizer.rule.ascent_state]
     extra = EXTRA.get(kind, [])
     assert list(optimizer.flat_state) == [*momentum, "x_hat", *extra]
     for index, p in enumerate(parameters(optimizer)):
@@ -167,8 +165,8 @@ def test_state_without_copies_starts_them_at_zero(name: str, seed: int) -> None:
     assert equal(values(runs[0]), values(runs[1]))
 
 
-def momenta(optimizer: DecentralizedOptimizer) -> list[torch.Tensor]:
-    name = optimizer.state_name
+def momenta(optimizer: Optimizer) -> list[torch.Tensor]:
+    name = optimizer.rule.ascent_state
     return [] if name is None else [optimizer.state[p][name] for p in parameters(optimizer)]
 
 

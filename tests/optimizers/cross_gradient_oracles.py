@@ -37,6 +37,9 @@ class CrossGradients:
 
     def __post_init__(self) -> None:
         self.m, self.x_hat = torch.zeros_like(self.x), torch.zeros_like(self.x)
+        # NGC's code: a quasi-global buffer follows mixed models, over the rate of the step before
+        self.follows_mixed = self.mixed_self_gradient and self.qg_momentum is not None
+        self.before: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def grad(self, agent: int, y: torch.Tensor, sharp: bool) -> torch.Tensor:
         sign = -1 if self.maximize else 1
@@ -65,11 +68,15 @@ class CrossGradients:
         if self.Q is not None:
             self.x_hat = torch.stack([self.x_hat[i] + self.Q(x[i] - self.x_hat[i]) for i in agents])
             known = self.x_hat
-        after = []
+        after, mixed_models = [], []
         for i in agents:
             neighbors = [j for j in agents if j != i and W[i, j] > 0]
             pull = W[i, i] * known[i] + sum(W[i, j] * known[j] for j in neighbors) - known[i]
             mixed = x[i] + self.consensus_step * pull
+            mixed_models.append(mixed)
+            if self.follows_mixed and self.before is not None:
+                moved = (self.before[0][i] - mixed) / self.before[1]
+                self.m[i] = self.qg_momentum * self.m[i] + (1 - self.qg_momentum) * moved
             own = mixed if self.mixed_self_gradient else x[i]
             G = W[i, i] * self.grad(i, own, True) + self.decay * own
             for j in neighbors:
@@ -78,7 +85,8 @@ class CrossGradients:
             after.append(mixed - self.eta * (G + self.momentum * m if self.nesterov else m))
             if self.qg_momentum is None:
                 self.m[i] = m
-            else:
+            elif not self.follows_mixed:
                 moved = (x[i] - after[i]) / self.eta
                 self.m[i] = self.qg_momentum * self.m[i] + (1 - self.qg_momentum) * moved
         self.x = torch.stack(after)
+        self.before = torch.stack(mixed_models), self.eta.clone()

@@ -105,7 +105,7 @@ def test_each_step_is_float64s_but_for_rounding_what_is_kept(case: str, seed: in
     work = Work(case, seed).run(3)
     optimizer = work.optimizer
     cls, options = CASES[case]
-    choco, name = options.get("compressor"), optimizer.state_name
+    choco, name = options.get("compressor"), optimizer.rule.ascent_state
     later = isinstance(choco, fs.Choco)
     W = fs.topology.ring(AGENTS).W.double().numpy()
     for _ in range(4):

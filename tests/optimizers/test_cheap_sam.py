@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.gradients.ascents import SAM
+from fastsaddle.gradients.ascents import FullSAM
 from fastsaddle.sim.engines.engine import GradientEngine
 from tests.optimizers.agent_losses import (
     DECAY,
@@ -177,7 +177,7 @@ def test_esam_draws_tensors_for_each_agent(name: str, weights: float, seed: int)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("sam", [fs.LookSAM(period=1), fs.ESAM(weights=1.0)])
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_full_sam_is_the_limit(name: str, sam: SAM, adaptive: bool, seed: int) -> None:
+def test_full_sam_is_the_limit(name: str, sam: FullSAM, adaptive: bool, seed: int) -> None:
     plain, cheap = (
         Work(name, "ring", seed, sam=s, adaptive=adaptive, rho=0.2) for s in (None, sam)
     )

@@ -1,6 +1,7 @@
 """Ways to take a step: closures, phases by hand, hooks; and what an interruption leaves behind."""
 
 import copy
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,8 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import fastsaddle as fs
-from fastsaddle.gradients import perturbation
-from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
+from fastsaddle.gradients import sam as sam_file
+from fastsaddle.optimizer.shell import Optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHARP = {"dsaddle": fs.DSADDLe, "qsaddle": fs.QSADDLe}
@@ -155,29 +156,37 @@ def test_interrupted_closure_leaves_all_as_it_was(
 @each_sharp
 @pytest.mark.parametrize("group", [0, 1])
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_interrupt_noticed_after_a_kernel(
-    method: type[Any], group: int, by_hand: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_before", [False, True])
+def test_interrupt_beside_a_kernel(
+    method: type[Any],
+    group: int,
+    by_hand: bool,
+    is_before: bool,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ctrl-C during a kernel surfaces when it returns: in the middle of the perturbation, with two groups."""
+    """Ctrl-C just before or after a kernel: in the middle of the perturbation, with two groups."""
     work = Work(method, seed)
     before, calls = work.values(), 0
 
     def interrupted(*arguments: Any) -> None:
         nonlocal calls
+        if calls == group and is_before:
+            signal.raise_signal(signal.SIGINT)
         kernel(*arguments)
         calls += 1
-        if calls == group + 1:
-            raise KeyboardInterrupt
+        if calls == group + 1 and not is_before:
+            signal.raise_signal(signal.SIGINT)
 
-    kernel: Callable[..., None] = perturbation.sam_perturb
-    monkeypatch.setattr(perturbation, "sam_perturb", interrupted)
+    kernel: Callable[..., None] = sam_file.sam_perturb
+    monkeypatch.setattr(sam_file, "sam_perturb", interrupted)
     with pytest.raises(KeyboardInterrupt):
         if by_hand:
             work.closure()
             work.optimizer.perturb()
         else:
             work.optimizer.step(work.closure)
-    assert calls == group + 1 and work.equals(before) and not work.optimizer.perturbed
+    assert calls == 2 and work.equals(before) and not work.optimizer.perturbed
 
 
 @each_sharp
@@ -265,12 +274,12 @@ def test_compiled_model(method: type[Any], seed: int) -> None:
     results = []
     for compiled in (False, True):
         model = copy.deepcopy(plain)
-        optimizer: DecentralizedOptimizer = method(model.parameters(), lr=0.1)
+        optimizer: Optimizer = method(model.parameters(), lr=0.1)
         forward = torch.compile(model, backend="aot_eager") if compiled else model
         x = torch.randn(4, 5, generator=draw.manual_seed(seed))
 
         def closure(
-            optimizer: DecentralizedOptimizer = optimizer, forward: Any = forward, x: Any = x
+            optimizer: Optimizer = optimizer, forward: Any = forward, x: Any = x
         ) -> torch.Tensor:
             optimizer.zero_grad()
             loss = forward(x).square().mean()

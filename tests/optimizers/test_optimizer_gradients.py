@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fastsaddle as fs
-from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
+from fastsaddle.optimizer.shell import Optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 METHODS = {"dsgdm": fs.DSGDm, "qgm": fs.QGM, "qsaddle": fs.QSADDLe}
@@ -69,7 +69,7 @@ def test_every_way_to_reset_and_assign_gradients(method: type[Any], way: str, se
     twin = copy.deepcopy(model)
     twin_optimizer = method(twin.parameters(), lr=0.1, weight_decay=0.01)
     expected = train(twin, twin_optimizer, seed, twin_optimizer.zero_grad)
-    optimizer: DecentralizedOptimizer = method(model.parameters(), lr=0.1, weight_decay=0.01)
+    optimizer: Optimizer = method(model.parameters(), lr=0.1, weight_decay=0.01)
     parameters = list(model.parameters())
     for p in parameters:
         assert p.grad is not None and not p.grad.any() and is_a_view(p.grad, optimizer.rows.g)
@@ -158,7 +158,7 @@ def test_moved_parameters_are_followed(method: type[Any], how: str, seed: int) -
     twin = copy.deepcopy(model)
     expected_by = method(twin.parameters(), lr=0.1)
     expected = train(twin, expected_by, seed, expected_by.zero_grad)
-    optimizer: DecentralizedOptimizer = method(model.parameters(), lr=0.1)
+    optimizer: Optimizer = method(model.parameters(), lr=0.1)
 
     layout = torch.channels_last
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fastsaddle as fs
-from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
+from fastsaddle.optimizer.shell import Optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 METHODS = {m.__name__: m for m in (fs.DSGD, fs.DSGDm, fs.QGM, fs.DSADDLe, fs.QSADDLe)}
@@ -158,7 +158,7 @@ class Work:
             nn.Parameter(torch.randn(agents, *s, generator=draw)) for s in ((4,), (2, 5))
         ]
         groups = [{"params": [p]} for p in self.parameters]
-        self.optimizer: DecentralizedOptimizer = method(
+        self.optimizer: Optimizer = method(
             groups, **{"lr": 0.02, "topology": "ring", "weight_decay": 0.1, **options}
         )
         self.calls, self.gradients = 0, []

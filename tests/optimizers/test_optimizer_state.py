@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 import fastsaddle as fs
-from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
+from fastsaddle.optimizer.shell import Optimizer
 
 METHODS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "dsgd": (fs.DSGD, {}),
@@ -26,7 +26,7 @@ each = pytest.mark.parametrize("name", METHODS)
 with_state = pytest.mark.parametrize("name", ["dsgdm", "qgm", "qsaddle"])
 
 
-def make(name: str, seed: int, **options: Any) -> DecentralizedOptimizer:
+def make(name: str, seed: int, **options: Any) -> Optimizer:
     """Three agents on a ring, two groups of odd shapes."""
     draw = torch.Generator().manual_seed(seed)
     a, b, c = (nn.Parameter(torch.randn(3, *s, generator=draw)) for s in ((4, 5), (), (7,)))
@@ -35,7 +35,7 @@ def make(name: str, seed: int, **options: Any) -> DecentralizedOptimizer:
     return method(groups, topology="ring", **{"lr": 0.1, "weight_decay": 0.01, **own, **options})
 
 
-def step(optimizer: DecentralizedOptimizer, times: int = 1) -> None:
+def step(optimizer: Optimizer, times: int = 1) -> None:
     """Losses depend on the parameters alone, so equal states have equal futures."""
 
     def closure() -> torch.Tensor:
@@ -52,11 +52,11 @@ def step(optimizer: DecentralizedOptimizer, times: int = 1) -> None:
         optimizer.step(closure)
 
 
-def parameters(optimizer: DecentralizedOptimizer) -> list[torch.Tensor]:
+def parameters(optimizer: Optimizer) -> list[torch.Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def values(optimizer: DecentralizedOptimizer) -> list[torch.Tensor]:
+def values(optimizer: Optimizer) -> list[torch.Tensor]:
     state = [t for p in parameters(optimizer) for t in optimizer.state[p].values()]
     return [t.detach().clone() for t in (*parameters(optimizer), *state)]
 
@@ -249,7 +249,7 @@ def test_groups_may_come_later(name: str, steps: int, seed: int) -> None:
     assert joint.bytes_sent == first.bytes_sent + second.bytes_sent
 
 
-def step_apart(optimizer: DecentralizedOptimizer, times: int) -> None:
+def step_apart(optimizer: Optimizer, times: int) -> None:
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = torch.stack([p.cosh().log().sum() for p in parameters(optimizer)]).sum()

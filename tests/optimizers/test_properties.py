@@ -9,12 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastsaddle as fs
-from fastsaddle.comm.stacked import Stacked
+from fastsaddle.comm.base import Exchange
+from fastsaddle.comm.stacked import StackedGossip
 from fastsaddle.graphs.topology import Topology
-from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
+from fastsaddle.optimizer.flat_layout import FlatLayout
+from fastsaddle.optimizer.shell import Optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-METHODS: dict[str, tuple[type[DecentralizedOptimizer], dict[str, Any]]] = {
+METHODS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "dsgd": (fs.DSGD, {}),
     "dsgdm": (fs.DSGDm, {"momentum": 0.8, "nesterov": True}),
     "qgm": (fs.QGM, {"momentum": 0.9, "qg_momentum": 0.7}),
@@ -92,13 +94,14 @@ def rows_of(problem: dict[str, Any], order: Any) -> dict[str, Any]:
 @given(topology=graphs(), seed=seeds, gamma=st.floats(0, 1), large=st.booleans())
 @few
 def test_mixing_keeps_the_mean(topology: Topology, seed: int, gamma: float, large: bool) -> None:
-    communicator = Stacked(topology, gamma)
+    communicator = StackedGossip(topology, gamma)
     if large:
         communicator.dense = True
     draw = torch.Generator().manual_seed(seed)
     x = 3 + torch.randn(topology.agents, 96, generator=draw)
     before = x.double()
-    x = communicator.mixed(x)
+    layout, squares = FlatLayout.pack([[(96,)]]), torch.zeros(topology.agents, 2).double()
+    x = communicator.mix(x, Exchange(layout, {}, 0, torch.tensor(0), squares))
     assert (x.double().mean(0) - before.mean(0)).abs().max() <= 1e-6
     spread = x.double().var(0, correction=0).sum()
     assert spread <= before.var(0, correction=0).sum() * (1 + 1e-5)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastsaddle as fs
-from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
+from fastsaddle.optimizer.shell import Optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = 2e-5
@@ -113,7 +113,7 @@ def metropolis(edges: list[tuple[int, int]], agents: int) -> torch.Tensor:
 
 
 def oracle(
-    method: type[DecentralizedOptimizer],
+    method: type[Optimizer],
     options: dict[str, Any],
     x: torch.Tensor,
     gradient: Gradient,
@@ -151,7 +151,7 @@ def oracle(
 
 
 def close(
-    optimizer: DecentralizedOptimizer,
+    optimizer: Optimizer,
     parameters: Tensors,
     expected: tuple[torch.Tensor, torch.Tensor],
     eta: Any,
@@ -159,12 +159,12 @@ def close(
     """Models within the tolerance, and momentum to what it can move a model by."""
     x, buffer = expected
     assert (rows(parameters) - x).abs().max() <= TOLERANCE
-    if optimizer.state_name is not None:
-        held = rows([optimizer.state[p][optimizer.state_name] for p in parameters])
+    if optimizer.rule.ascent_state is not None:
+        held = rows([optimizer.state[p][optimizer.rule.ascent_state] for p in parameters])
         assert ((held - buffer) * eta).abs().max() <= TOLERANCE
 
 
-def run(optimizer: DecentralizedOptimizer, problem: Problem, parameters: Tensors) -> None:
+def run(optimizer: Optimizer, problem: Problem, parameters: Tensors) -> None:
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = problem.losses(parameters).sum()

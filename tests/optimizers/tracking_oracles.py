@@ -74,12 +74,15 @@ class MomentumTracking(Agents):
 
 class D2(Agents):
     def begin(self) -> None:
-        self.c = torch.zeros_like(self.x)
+        self.c, self.before = torch.zeros_like(self.x), torch.zeros(1, 1).double()
 
     def update(self) -> None:
+        # it rests at the rate times a gradient
+        change = self.eta / self.before
+        c = torch.where((self.eta > 0) & (self.before > 0), change * self.c, self.c)
         u = -self.eta * self.sgd(self.g(self.x))
-        after = self.W @ (self.x + u + self.c)
-        self.x, self.c = after, after - self.x - u
+        after = self.W @ (self.x + u + c)
+        self.x, self.c, self.before = after, after - self.x - u, self.eta
 
 
 class QGAdam(Agents):

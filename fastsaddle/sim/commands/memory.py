@@ -9,8 +9,8 @@ from torch import nn
 
 import fastsaddle as fs
 from fastsaddle.graphs.topology import parse
-from fastsaddle.optimizer.decentralized_optimizer import DecentralizedOptimizer
 from fastsaddle.optimizer.flat_layout import FlatLayout
+from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run import initial_models
@@ -109,10 +109,10 @@ def kept_rows(question: MemoryQuestion) -> float:
     return resident_bytes(optimizer) / (question.agents * stack.layout.stride * 4)
 
 
-def resident_bytes(optimizer: DecentralizedOptimizer) -> int:
+def resident_bytes(optimizer: Optimizer) -> int:
     """Bytes of the buffers of whole rows that an optimizer keeps between steps, each counted once."""
     rows = optimizer.rows
-    kept = [v for v in vars(optimizer).values() if isinstance(v, torch.Tensor)]
+    kept = [v for v in optimizer.made.values() if isinstance(v, torch.Tensor)]
     held = (rows.x, rows.g, *optimizer.flat_state.values(), *kept)
     wide = (t for t in held if t.dim() == 2 and t.shape[1] == rows.layout.stride)
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in wide}

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastsaddle.comm.base import MixingLists
-from fastsaddle.graphs.gradient_lists import gradient_sources
+from fastsaddle.comm.lists import MixingLists
+from fastsaddle.gradients.cross import sources_of
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.sim.engines.engine import GradientEngine
 from fastsaddle.sim.engines.features import last_linear
@@ -63,9 +63,9 @@ class CrossFeatures:
         linear = template.get_submodule(self.layer)
         assert isinstance(linear, nn.Linear)
         self.features = linear.in_features
-        self._lists = MixingLists(topology)
-        self._neighbors = self._lists.on(engine.stack.device)[0].long()
-        self._sources = gradient_sources(self._neighbors, by_neighbors=True).long()
+        self._lists = MixingLists(topology).on(engine.stack.device)
+        self._neighbors = self._lists.neighbors.long()
+        self._sources = sources_of(self._lists, by_neighbors=True).long()
         floats = 0 if models_are_sent else engine.stack.layout.dim
         if data_weight:
             floats += classes * (self.features + 1)
@@ -112,7 +112,7 @@ class CrossFeatures:
 
     def _features(self, inputs: Tensor, slot: int) -> Tensor:
         """Of every agent's samples in the model of the agent at `slot` of its list, itself where there is none."""
-        whose = self._lists.whose(slot, inputs.device)
+        whose = self._lists.whose(slot)
         _, phi = self.engine.outputs(inputs, whose, self.layer)
         if phi.shape != (*inputs.shape[:2], self.features):
             raise ValueError(

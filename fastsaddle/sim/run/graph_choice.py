@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 
 from fastsaddle.kernels.op import ops
-from fastsaddle.optimizer.stacked_optimizer import StackedOptimizer
+from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.sim import choices
 from fastsaddle.sim.config import TrainConfig, option
 
@@ -14,7 +14,7 @@ IN_A_STEP = ("algorithm", "model", "compressor")
 
 
 def resolve(
-    config: TrainConfig, device: torch.device, optimizer: StackedOptimizer, engine: str
+    config: TrainConfig, device: torch.device, optimizer: Optimizer, engine: str
 ) -> tuple[Literal["on", "off"], str]:
     """What `--cuda-graph` comes to, and why.
 
@@ -38,7 +38,7 @@ def resolve(
 
 
 def obstacle(
-    config: TrainConfig, device: torch.device, optimizer: StackedOptimizer, engine: str
+    config: TrainConfig, device: torch.device, optimizer: Optimizer, engine: str
 ) -> str | None:
     """Why this run's steps cannot be captured; None where they can, as far as one knows beforehand."""
     if device.type != "cuda":

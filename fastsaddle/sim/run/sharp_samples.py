@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from fastsaddle.gradients.ascents import ESAM, sharpest
-from fastsaddle.gradients.perturbation import PerturbingOptimizer
+from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.sim.engines.engine import GradientEngine
 
 
@@ -18,9 +18,9 @@ def sample_losses(outputs: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(outputs, labels, reduction="none")
 
 
-def is_wanted(optimizer: object) -> TypeGuard[PerturbingOptimizer]:
+def is_wanted(optimizer: object) -> TypeGuard[Optimizer]:
     """Whether an optimizer's second gradient is to be taken on a part of the samples."""
-    sam = getattr(optimizer, "sam", None)
+    sam = optimizer.gradient.ascent if isinstance(optimizer, Optimizer) else None
     return isinstance(sam, ESAM) and sam.samples < 1
 
 
@@ -46,13 +46,14 @@ class SharpSamples:
     def __init__(
         self,
         engine: GradientEngine,
-        optimizer: PerturbingOptimizer,
+        optimizer: Optimizer,
         losses: Callable[[Any, Any], Tensor] = sample_losses,
         features: str | None = None,
     ) -> None:
-        if not isinstance(optimizer.sam, ESAM):
-            raise ValueError(f"samples are chosen for ESAM only, got {optimizer.sam}")
-        self.engine, self.optimizer, self.fraction = engine, optimizer, optimizer.sam.samples
+        sam = optimizer.gradient.ascent
+        if not isinstance(sam, ESAM):
+            raise ValueError(f"samples are chosen for ESAM only, got {sam}")
+        self.engine, self.optimizer, self.fraction = engine, optimizer, sam.samples
         self.losses, self.features = losses, features
 
     def gradients(self, inputs: Tensor, targets: Any) -> tuple[Tensor, int]:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle.graphs.topology import parse
-from fastsaddle.rules.averaging_optimizer import AveragingOptimizer
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
@@ -45,7 +44,7 @@ class Simulation:
         groups = initial_models.decay_groups(self.stack, config.weight_decay, config.norm_decay)
         options = optimizer_options(config, self.topology, self.steps)
         self.optimizer = methods.build(config.algorithm, groups, **options)
-        if isinstance(self.optimizer, AveragingOptimizer) and self.optimizer.locals is not None:
+        if self.optimizer.locals is not None:
             raise ValueError(
                 f"--algorithm {config.algorithm} makes local optimizers (local=), whose state no checkpoint "
                 "of a run holds: use it as a torch optimizer"
@@ -65,7 +64,7 @@ class Simulation:
         # samples that gradients were taken of, by all agents
         self._samples, self._batch = 0, config.batch_size
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.is_compressed = bool(self.optimizer.communicator.state_names)
+        self.is_compressed = self.optimizer.communicator.is_compressed
         # of what was to be sent, and of what compression lost: sums over steps of norms, RMS over agents
         self.norm_sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         # "on" or "off", and why
@@ -180,7 +179,8 @@ class Simulation:
         """Everything that changes from step to step, live: what a checkpoint must hold."""
         buffers = {f"buffer.{name}": buffer for name, buffer in self.stack.buffers.items()}
         states = {f"optimizer.{name}": row for name, row in self.optimizer.flat_state.items()}
-        further = {"norm_sums": self.norm_sums} if self.is_compressed else {}
+        numbers = {f"optimizer.{name}": row for name, row in self.optimizer.scalar_state.items()}
+        further = {"norm_sums": self.norm_sums, **numbers} if self.is_compressed else numbers
         if self.optimizer.counts_rounds:
             further["optimizer.rounds"] = self.optimizer.rounds
         if self.optimizer.remembered:
