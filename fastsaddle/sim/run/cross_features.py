@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from fastsaddle.comm.base import MixingLists
 from fastsaddle.graphs.gradient_lists import gradient_sources
 from fastsaddle.graphs.topology import Topology
-from fastsaddle.sim.engines.engine import GradientEngine
-from fastsaddle.sim.engines.features import last_linear
+from fastsaddle.sim.engines._features import last_linear
+from fastsaddle.sim.gradient_engine import GradientEngine
 from fastsaddle.sim.run.sharp_samples import sample_losses
 
 Targets = dict[str, Tensor]
