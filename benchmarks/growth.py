@@ -29,7 +29,7 @@ import fastsaddle as fs
 from fastsaddle.sim.data.batches import AgentBatches
 from fastsaddle.sim.data.datasets.fashion_mnist import fashion_mnist
 from fastsaddle.sim.data.partitions.dirichlet import dirichlet
-from fastsaddle.sim.engines.engine import GradientEngine
+from fastsaddle.sim.gradient_engine import GradientEngine
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH, HIDDEN, CLASSES, ALPHA = 32, 32, 10, 0.1

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from benchmarks.conftest import scale, seconds, synchronized
-from fastsaddle.sim.engines.engine import GradientEngine
+from fastsaddle.sim.gradient_engine import GradientEngine
 from fastsaddle.sim.run import initial_models
 
 AGENTS, BATCH = {"cpu": (16,), "cuda": (16, 256), "tiny": (2,)}, 32

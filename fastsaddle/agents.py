@@ -1,13 +1,15 @@
 """n copies of a module as one flat buffer: the model of every agent, called all at once."""
 
 import copy
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
+from fastsaddle import mapping
 from fastsaddle.metrics import consensus_mean
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
@@ -63,6 +65,10 @@ class AgentStack:
             named[0][0]: torch.stack([b.detach() for _, b in named])
             for named in zip(*(m.named_buffers() for m in models), strict=True)
         }
+        # the modes, (training, with gradients), that torch.vmap was tried in, and whether it can in all of them
+        self._tried: set[tuple[bool, bool]] = set()
+        self._is_mapped = True
+        self._spare: nn.Module | None = None
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -71,7 +77,9 @@ class AgentStack:
 
     def __getstate__(self) -> dict[str, Any]:
         # buffers are made for the very parameters that point into them: copies get their own
-        return {name: value for name, value in self.__dict__.items() if name != "rows"}
+        return {name: value for name, value in self.__dict__.items() if name != "rows"} | {
+            "_spare": None
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -120,11 +128,13 @@ class AgentStack:
     def eval(self) -> "AgentStack":
         return self.train(False)
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor) -> Any:
         """Every agent's model on its own batch: `[agents, batch, ...]` to `[agents, batch, ...]`.
 
-        Random layers (dropout) draw differently for each agent. Running statistics move in training mode, but not
-        in SAM's second pass.
+        A module that returns a tree of tensors gives the same tree, each leaf `[agents, ...]`. All agents are computed
+        at once by `torch.vmap`; where it cannot map the module (recurrent layers, spectral norms), agent after agent,
+        which the first call says in a warning. Random layers (dropout) draw differently for each agent. Running
+        statistics move in training mode, but not in SAM's second pass.
 
         Raises:
             ValueError: the leading dimension is not the number of agents.
@@ -134,7 +144,48 @@ class AgentStack:
                 f"inputs must be [{self.agents}, batch, ...], one batch an agent, "
                 f"got {tuple(inputs.shape)}"
             )
-        return self.forward(self._named, self.pass_buffers(), inputs)
+        if self._can_be_mapped(inputs):
+            return self.forward(self._named, self.pass_buffers(), inputs)
+        return mapping.looped(self._spare_module(), self._named, self.pass_buffers(), inputs)
+
+    def obstacle(
+        self,
+        inputs: torch.Tensor,
+        surroundings: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> str | None:
+        """Why `torch.vmap` cannot map the module: its layer and the error, in one line; None where it can.
+
+        It is tried on the first agent, forward and, where gradients are enabled, backward; everything stays as it was.
+
+        Args:
+            inputs: `[agents, batch, ...]`.
+            surroundings: makes the context of a pass, such as autocast.
+        """
+        spare = self._spare_module()
+        return mapping.obstacle(spare, self._named, self.buffers, inputs, surroundings)
+
+    def _can_be_mapped(self, inputs: torch.Tensor) -> bool:
+        """Whether torch.vmap maps the module in every mode that it was called in, this one tried if it is new."""
+        mode = self.training, torch.is_grad_enabled()
+        if self._is_mapped and mode not in self._tried:
+            self._tried.add(mode)
+            reason = self.obstacle(inputs)
+            if reason is not None:
+                self._is_mapped = False
+                said = f"torch.vmap cannot map {reason}; agents are run one after another"
+                warnings.warn(said, RuntimeWarning, stacklevel=3)
+        return self._is_mapped
+
+    def _spare_module(self) -> nn.Module:
+        """The module in the template's mode, to be called where something of the call may stay in it.
+
+        Modules keep such things as attributes (spectral norms their last weights), and could not be copied then.
+        """
+        if self._spare is None:
+            self._spare = mapping.copy_of(self.template)
+        for mine, its in zip(self._spare.modules(), self.template.modules(), strict=True):
+            mine.training = its.training
+        return self._spare
 
     def pass_buffers(self) -> dict[str, torch.Tensor]:
         """The stacked buffers for one pass: copies in SAM's second pass, so that statistics stay."""
@@ -147,16 +198,9 @@ class AgentStack:
         parameters: Mapping[str, torch.Tensor],
         buffers: Mapping[str, torch.Tensor],
         inputs: torch.Tensor,
-    ) -> torch.Tensor:
-        """The module mapped over the leading dimension of parameters, buffers and inputs."""
-
-        def one(
-            p: dict[str, torch.Tensor], b: dict[str, torch.Tensor], batch: torch.Tensor
-        ) -> torch.Tensor:
-            return functional_call(self.template, (p, b), (batch,))
-
-        mapped = torch.vmap(one, randomness="different")
-        return mapped(dict(parameters), dict(buffers), inputs)
+    ) -> Any:
+        """The module mapped over the leading dimension of parameters, buffers and inputs by `torch.vmap`."""
+        return mapping.mapped(self.template, parameters, buffers, inputs)
 
     def agent(self, index: int) -> nn.Module:
         """Agent `index`'s model as a plain module of its own."""

@@ -26,6 +26,7 @@ PLACES = {
     "datasets": "data.datasets",
     "partitions": "data.partitions",
     "feature_skews": "data.feature_skews",
+    "engines": "engines",
 }
 
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from fastsaddle.comm.choco import Choco
 from fastsaddle.sim import choices, methods
-from fastsaddle.sim.engines.engine_choice import Engine
-from fastsaddle.sim.engines.precision import Precision
+from fastsaddle.sim.engines import _choice
+from fastsaddle.sim.engines._precision import Precision
 from fastsaddle.sim.run import messages, schedule
 
 
@@ -22,7 +22,7 @@ class TrainConfig:
 
     Without options: Q-SADDLe, 16 agents on a ring, scikit-learn's digits split by Dirichlet(0.1).
     Ctrl-C leaves a checkpoint, and `fastsaddle train --resume DIR` goes on bit for bit.
-    Algorithm, dataset, model, partition, feature skew and compressor can be your own: file.py:Name.
+    Algorithm, dataset, model, partition, feature skew, compressor and engine can be your own: file.py:Name.
     """
 
     algorithm: str = "qsaddle"
@@ -183,11 +183,11 @@ class TrainConfig:
     device: str = "auto"
     """auto (cuda where there is one, else cpu), cpu, cuda or cuda:1."""
 
-    engine: Literal["auto", Engine] = "auto"
-    """How the agents' gradients are computed: mapped all at once (unfold: convolutions as products over patches;
-    implicit: by Triton kernels that lay no patches out, on GPUs, not measured yet), one by one (threads: one on each
-    CPU thread), or by batched products where the network is a chain of linear layers; auto takes the fastest of those
-    that were measured."""
+    engine: str = _choice.AUTO
+    """How the agents' gradients are computed: vmap (mapped all at once), unfold (the same, convolutions as products
+    over patches), implicit (by Triton kernels that lay no patches out, on GPUs, not measured yet), loop (one by one),
+    threads (one on each CPU thread), or batched (products, where the network is a chain of linear layers); auto takes
+    the fastest of those that were measured, and one by one what cannot be mapped."""
 
     precision: Precision = "float32"
     """Arithmetic of the gradients: tf32 on GPUs that have it, bfloat16 by autocast; parameters stay float32."""
@@ -241,6 +241,8 @@ class TrainConfig:
             _finite(self, name, 0 < getattr(self, name) <= 1, "in (0, 1]")
         _finite(self, "pull", 0 <= self.pull <= 1, "in [0, 1]")
         schedule.parse(self.schedule, self.steps)
+        if self.engine != _choice.AUTO:
+            _choice.find(self.engine)
         self._check_algorithm()
         source = choices.find(self.dataset, "datasets")
         is_own = choices.own_choice(self.dataset) is not None

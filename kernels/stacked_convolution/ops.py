@@ -13,7 +13,7 @@ All float32 or all bfloat16, one group. Sums are taken in float32 in an order th
 not on how many there are; `tf32` rounds float32 factors to TF32. Tensors are read in place where each agent's part is
 contiguous. The operators run on GPUs, and on a CPU under TRITON_INTERPRET=1; elsewhere they raise ImportError. They
 raise ValueError as `_convolution.output_shape` and `check_alike` do. No autograd formula is registered here:
-fastsaddle.sim.engines.implicit_convolution has one.
+fastsaddle.sim.engines._implicit_convolution has one.
 
 Source: Chetlur et al. 2014, arXiv:1410.0759, section 3; kernels and tiles are a reconstruction. Not measured on a GPU.
 """

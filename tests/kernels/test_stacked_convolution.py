@@ -24,9 +24,9 @@ from fastsaddle.kernels.stacked_convolution.ops import (
     unavailable,
     weight_gradient,
 )
-from fastsaddle.sim.engines.engine import GradientEngine
-from fastsaddle.sim.engines.implicit_convolution import implicit_convolution
-from fastsaddle.sim.engines.patch_convolution import MappedLayers
+from fastsaddle.sim.engines._implicit_convolution import implicit_convolution
+from fastsaddle.sim.engines._patch_convolution import MappedLayers
+from fastsaddle.sim.gradient_engine import GradientEngine
 from fastsaddle.sim.networks._convolution import convolution
 from fastsaddle.sim.networks.lenet5 import lenet5
 from fastsaddle.sim.networks.resnet20 import FAMILIES, Block

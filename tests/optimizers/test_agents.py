@@ -1,8 +1,13 @@
 """AgentStack: every agent's model at once, as views of flat buffers."""
 
+import copy
+import warnings
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm
 
 import fastsaddle as fs
 from fastsaddle import AgentStack
@@ -147,3 +152,82 @@ def test_parameters_turned_over_in_place_are_seen(seed: int) -> None:
     optimizer.step()
     assert torch.equal(weight, start - pull)
     assert torch.equal(stack.x[:, :16], weight.flatten(1))
+
+
+class Recurrent(nn.Module):
+    """Statistics before the layer that cannot be mapped, dropout after it, and a tree of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.rows = nn.BatchNorm1d(3), nn.LSTM(2, 4, batch_first=True)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        out, state = self.rows(self.norm(x))
+        return {"out": self.drop(out), "state": state}
+
+
+def test_what_cannot_be_mapped_runs_agent_after_agent(seed: int) -> None:
+    torch.manual_seed(seed)
+    stack = AgentStack(Recurrent(), 3, init="independent", seed=seed)
+    inputs = torch.randn(3, 5, 3, 2)
+    models = [stack.agent(i) for i in range(3)]
+    torch.manual_seed(seed)
+    expected = [model(batch) for model, batch in zip(models, inputs, strict=True)]
+    torch.manual_seed(seed)
+    rule = r"^torch.vmap cannot map rows \(LSTM\): Batching rule not implemented for aten::lstm"
+    with pytest.warns(RuntimeWarning, match=rule) as said:
+        found = stack(inputs)
+    assert len(said) == 1 and "\n" not in str(said[0].message)
+    for i, one in enumerate(expected):
+        # the trial drew nothing and moved nothing
+        assert torch.equal(found["out"][i], one["out"])
+        assert all(map(torch.equal, (t[i] for t in found["state"]), one["state"]))
+        for name, buffer in models[i].named_buffers():
+            assert torch.equal(stack.buffers[name][i], buffer), name
+        one["out"].sum().backward()
+    found["out"].sum().backward()
+    for name, p in stack.named_parameters():
+        assert p.grad is not None
+        for i, model in enumerate(models):
+            assert torch.allclose(p.grad[i], model.get_parameter(name).grad, atol=1e-6), name
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(stack.eval()(inputs)["out"][1], stack.agent(1)(inputs[1])["out"])
+        copied = copy.deepcopy(stack)
+    assert torch.equal(copied(inputs)["out"], stack(inputs)["out"])
+
+
+@pytest.mark.parametrize("norm", [spectral_norm, parametrizations.spectral_norm])
+def test_a_weight_that_is_computed_stays_out_of_the_template(norm: Any, seed: int) -> None:
+    torch.manual_seed(seed)
+    stack = AgentStack(nn.Sequential(norm(nn.Linear(4, 3)), nn.Tanh()), 2)
+    inputs = torch.randn(2, 6, 4)
+    with pytest.warns(RuntimeWarning, match=r"cannot map 0.*: Batching rule not implemented"):
+        stack(inputs).sum().backward()
+    assert stack.g.any(1).all()
+    moved = {name: b.clone() for name, b in stack.buffers.items()}
+    # the mode that could be mapped follows: modules can still be copied
+    assert torch.allclose(stack.eval()(inputs)[1], stack.agent(1)(inputs[1]), atol=1e-6)
+    assert all(torch.equal(moved[name], b) for name, b in stack.buffers.items())
+
+
+def test_errors_of_the_module_itself_are_its_own() -> None:
+    stack = AgentStack(nn.Linear(4, 3), 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeError, match=r"shapes cannot be multiplied|size"):
+            stack(torch.ones(2, 5, 3))
+
+
+def test_other_outputs_than_tensors_are_refused() -> None:
+    class Counts(nn.Linear):
+        def forward(self, x: torch.Tensor) -> Any:
+            return super().forward(x), len(x)
+
+    stack = AgentStack(Counts(4, 3), 2)
+    with (
+        pytest.warns(RuntimeWarning, match="must only return Tensors"),
+        pytest.raises(ValueError, match="must return tensors or trees of them, got <class 'int'>"),
+    ):
+        stack(torch.ones(2, 5, 4))

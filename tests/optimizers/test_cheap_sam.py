@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from fastsaddle.gradients.ascents import FullSAM
-from fastsaddle.sim.engines.engine import GradientEngine
+from fastsaddle.sim.gradient_engine import GradientEngine
 from tests.optimizers.agent_losses import (
     DECAY,
     DIM,

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.sim.engines.agent_threads import AgentThreads
-from fastsaddle.sim.engines.engine import GradientEngine
+from fastsaddle.sim.engines._agent_threads import AgentThreads
+from fastsaddle.sim.gradient_engine import GradientEngine
 
 
 @pytest.fixture(autouse=True)

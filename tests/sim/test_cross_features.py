@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.engines.engine import GradientEngine
+from fastsaddle.sim.gradient_engine import GradientEngine
 from fastsaddle.sim.run.cross_features import CrossFeatures
 from fastsaddle.sim.run.sharp_samples import SharpSamples
 from fastsaddle.sim.run.simulation import Simulation

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.sim.engines.engine import GradientEngine
-from fastsaddle.sim.engines.engine_choice import choose_engine
-from fastsaddle.sim.engines.layer_chain import LayerChain, layers_of
+from fastsaddle.sim.engines._choice import choose_engine
+from fastsaddle.sim.engines._layer_chain import LayerChain, layers_of
+from fastsaddle.sim.gradient_engine import GradientEngine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CHAINS: dict[str, nn.Module] = {

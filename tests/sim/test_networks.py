@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from fastsaddle.sim import choices
-from fastsaddle.sim.engines.engine import GradientEngine
+from fastsaddle.sim.gradient_engine import GradientEngine
 from fastsaddle.sim.networks import _torchvision
 
 DIGITS, FASHION, CIFAR10, IMAGENET = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224, 224)

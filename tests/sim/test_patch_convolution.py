@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.sim.engines.engine import GradientEngine
-from fastsaddle.sim.engines.patch_convolution import MappedLayers, StackedConvolution
+from fastsaddle.sim.engines._patch_convolution import MappedLayers, StackedConvolution
+from fastsaddle.sim.gradient_engine import GradientEngine
 from fastsaddle.sim.run import initial_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")

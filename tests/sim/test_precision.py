@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from fastsaddle.cli import main
-from fastsaddle.sim.engines.engine import GradientEngine
-from fastsaddle.sim.engines.precision import products
+from fastsaddle.sim.engines._precision import products
+from fastsaddle.sim.gradient_engine import GradientEngine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

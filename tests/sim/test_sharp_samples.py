@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.engines.engine import GradientEngine
+from fastsaddle.sim.gradient_engine import GradientEngine
 from fastsaddle.sim.run.sharp_samples import SharpSamples, is_wanted
 from fastsaddle.sim.run.simulation import Simulation
 from tests.optimizers.agent_losses import GRAPHS, close

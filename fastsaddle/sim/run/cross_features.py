@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from fastsaddle.comm.lists import MixingLists
 from fastsaddle.gradients.cross import sources_of
 from fastsaddle.graphs.topology import Topology
-from fastsaddle.sim.engines.engine import GradientEngine
-from fastsaddle.sim.engines.features import last_linear
+from fastsaddle.sim.engines._features import last_linear
+from fastsaddle.sim.gradient_engine import GradientEngine
 from fastsaddle.sim.run.sharp_samples import sample_losses
 
 Targets = dict[str, Tensor]

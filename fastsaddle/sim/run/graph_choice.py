@@ -8,9 +8,10 @@ from fastsaddle.kernels.op import ops
 from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.sim import choices
 from fastsaddle.sim.config import TrainConfig, option
+from fastsaddle.sim.engines import _choice
 
 # options whose code runs in each step
-IN_A_STEP = ("algorithm", "model", "compressor")
+IN_A_STEP = ("algorithm", "model", "compressor", "engine")
 
 
 def resolve(
@@ -45,8 +46,12 @@ def obstacle(
         return f"it needs a GPU, got {device}"
     if optimizer.decides_on_host is not None:
         return optimizer.decides_on_host
-    if engine == "loop" and (config.ccl_model or config.ccl_data):
-        return "the loop engine reads on the host whose features --ccl-model and --ccl-data ask for"
+    reads = _choice.find(engine).function.reads_host
+    if "gradients" in reads:
+        return f"the {engine} engine takes gradients on the host"
+    if "whose" in reads and (config.ccl_model or config.ccl_data):
+        asked = "--ccl-model and --ccl-data"
+        return f"the {engine} engine reads on the host whose features {asked} ask for"
     plain = [name for name, op in ops().items() if op.choice(device) != "triton"]
     if plain:
         return f"kernels must run on the backend triton, these do not: {', '.join(plain)}"

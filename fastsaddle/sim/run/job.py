@@ -51,7 +51,7 @@ def start(config: TrainConfig) -> Job:
         data_dir=config.data_dir.resolve() if config.data_dir else None,
         device=str(simulation.device),
         momentum=simulation.optimizer.defaults.get("momentum"),
-        engine=simulation.engine.engine,
+        engine=choices.absolute(simulation.engine.engine),
         chunk=simulation.engine.chunk,
         cuda_graph=simulation.cuda_graph,
         threads=config.threads or simulation.suitable_threads(config.batch_size),

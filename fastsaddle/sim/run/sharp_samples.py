@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 from fastsaddle.gradients.ascents import ESAM, sharpest
 from fastsaddle.optimizer.shell import Optimizer
-from fastsaddle.sim.engines.engine import GradientEngine
+from fastsaddle.sim.gradient_engine import GradientEngine
 
 
 def sample_losses(outputs: Tensor, labels: Tensor) -> Tensor:

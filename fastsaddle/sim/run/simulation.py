@@ -11,7 +11,7 @@ from fastsaddle.graphs.topology import parse
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
-from fastsaddle.sim.engines.engine import GradientEngine
+from fastsaddle.sim.gradient_engine import GradientEngine
 from fastsaddle.sim.run import graph_choice, initial_models, schedule
 from fastsaddle.sim.run.cross_features import CrossFeatures
 from fastsaddle.sim.run.devices import find_device
@@ -56,8 +56,14 @@ class Simulation:
         }
         # what the constructor made of it: an algorithm may scale its rate
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        sample = self.dataset.train_inputs[: config.batch_size]
         self.engine = GradientEngine(
-            self.stack, F.cross_entropy, config.engine, config.chunk, config.precision
+            self.stack,
+            F.cross_entropy,
+            config.engine,
+            config.chunk,
+            config.precision,
+            sample.expand(config.agents, *sample.shape),
         )
         self.cross = self._cross_features(config)
         self.sharp = self._sharp_samples()
@@ -168,8 +174,7 @@ class Simulation:
         Raises NonFiniteGradientError when a gradient was NaN or infinite since the last call.
         """
         self.optimizer.raise_if_skipped()
-        one_by_one = self.engine.engine in ("loop", "threads")
-        return evaluate(self.stack, self.consensus(), self.dataset, one_by_one)
+        return evaluate(self.stack, self.consensus(), self.dataset, self.engine.one_by_one)
 
     def consensus(self) -> nn.Module:
         """The model that stands for all agents: their mean, or the center that the algorithm keeps."""

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastsaddle.agents import AgentStack
 
@@ -20,13 +19,14 @@ ELEMENTWISE = (
 )
 
 
-def layers_of(module: nn.Module) -> dict[str, nn.Module] | None:
-    """The layers of nested Sequentials by name, in order; None where the module is something else.
+def unknown_layer(module: nn.Module) -> str | None:
+    """What makes the module no chain, in one line; None where it is one: nested Sequentials of layers that are known.
 
     Linear, Flatten (of whole samples) and functions of single elements are known; a layer that stands twice, or one
     with hooks, is not.
     """
-    found: dict[str, nn.Module] = {}
+    rule = "a chain must be a Sequential of Linear, Flatten and elementwise layers"
+    layers: list[nn.Module] = []
     for name, layer in module.named_modules(remove_duplicate=False):
         if type(layer) is nn.Sequential:
             is_known = True
@@ -34,15 +34,26 @@ def layers_of(module: nn.Module) -> dict[str, nn.Module] | None:
             is_known = (layer.start_dim, layer.end_dim) == (1, -1)
         else:
             is_known = type(layer) in (nn.Linear, *ELEMENTWISE)
-        if not is_known or layer._forward_hooks or layer._forward_pre_hooks:
-            return None
+        kind = type(layer).__name__
+        at = f"{name} ({kind})" if name else kind
+        if not is_known:
+            return f"{rule}, got {at}"
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            return f"{rule} without hooks, {at} has some"
         if type(layer) is not nn.Sequential:
-            found[name] = layer
-    is_tied = len({id(layer) for layer in found.values()}) < len(found)
+            layers.append(layer)
     parameters = [p for _, p in module.named_parameters(remove_duplicate=False)]
-    is_tied |= len({id(p) for p in parameters}) < len(parameters)
-    has_linear = any(type(layer) is nn.Linear for layer in found.values())
-    return found if has_linear and not is_tied else None
+    if any(len(set(map(id, all_))) < len(all_) for all_ in (layers, parameters)):
+        return f"{rule} with parameters of their own, some are shared"
+    has_linear = any(type(layer) is nn.Linear for layer in layers)
+    return None if has_linear else f"{rule}, it has no Linear"
+
+
+def layers_of(module: nn.Module) -> dict[str, nn.Module] | None:
+    """The layers of a chain by name, in order; None where the module is no chain."""
+    if unknown_layer(module) is not None:
+        return None
+    return {n: layer for n, layer in module.named_modules() if type(layer) is not nn.Sequential}
 
 
 class Step(NamedTuple):
@@ -69,10 +80,7 @@ class LayerChain:
     def __init__(self, stack: AgentStack) -> None:
         layers = layers_of(stack.template)
         if layers is None:
-            raise ValueError(
-                "a chain must be a Sequential of Linear, Flatten and elementwise layers, "
-                f"got {stack.template}"
-            )
+            raise ValueError(unknown_layer(stack.template))
         self.stack, self.layers = stack, layers
         self._first = next(
             i for i, kind in enumerate(map(type, layers.values())) if kind is nn.Linear
@@ -167,25 +175,6 @@ class LayerChain:
                 (gradient,) = torch.autograd.grad(gave, got, gradient.to(gave.dtype))
             if step.name == features and further is not None and gradient is not None:
                 gradient = gradient + further
-
-
-def mean_cross_entropy(outputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-    """Each agent's mean cross entropy, `[agents]`, and its gradient with respect to the outputs.
-
-    Args:
-        outputs: `[agents, batch, classes]`.
-        targets: int64 `[agents, batch]`.
-
-    Raises:
-        RuntimeError: a target that is no class.
-    """
-    logs = F.log_softmax(outputs, -1, dtype=torch.float32)
-    right = targets[..., None]
-    losses = -logs.gather(-1, right)[..., 0].mean(1)
-    gradient = logs.exp_()
-    # a number, not a tensor of them: those a GPU sorts by place where it is asked for deterministic algorithms
-    gradient.scatter_(-1, right, -1.0, reduce="add")
-    return losses, [gradient.div_(targets.shape[1]).to(outputs.dtype)]
 
 
 def _product_dtype(weight: Tensor) -> torch.dtype:

@@ -1,21 +1,48 @@
-"""Which engine takes a network's gradients: a fixed rule from measurements."""
+"""Which engine takes a network's gradients: one that is named, or by a fixed rule from measurements."""
 
-from typing import Literal, get_args
+import importlib
+import inspect
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from fastsaddle.sim.engines.layer_chain import layers_of
+from fastsaddle.sim import choices
+from fastsaddle.sim.engine import Engine
+from fastsaddle.sim.engines._layer_chain import layers_of
 
-Engine = Literal["vmap", "unfold", "implicit", "loop", "threads", "batched"]
-ENGINES: tuple[str, ...] = get_args(Engine)
-
+AUTO = "auto"
 # mapping has a fixed cost that fewer agents do not earn back on a CPU: 4 took 1.2 times as long as the loop
 FEW_AGENTS = 8
 
 
-def choose_engine(module: nn.Module, device: torch.device, agents: int) -> Engine:
+def names() -> tuple[str, ...]:
+    """The built-in engines, as options spell them: the files of this folder."""
+    return choices.names("engines")
+
+
+def find(text: str) -> choices.Choice:
+    """The engine's class that `--engine` names, or the user's own by import path, with its arguments.
+
+    Raises ValueError for an unknown name, and for something that is no Engine.
+    """
+    own = choices.own_choice(text)
+    if own is not None:
+        if not (inspect.isclass(own.function) and issubclass(own.function, Engine)):
+            raise ValueError(f"--engine {text} must be a subclass of fastsaddle.sim.engine.Engine")
+        return own
+    if text not in names():
+        raise ValueError(choices.unknown("engine", text, (AUTO, *names())))
+    module = importlib.import_module(f"fastsaddle.sim.engines.{text.replace('-', '_')}")
+    cls = next(
+        v
+        for v in vars(module).values()
+        if inspect.isclass(v) and issubclass(v, Engine) and v.__module__ == module.__name__
+    )
+    return choices.Choice(text, cls)
+
+
+def choose_engine(module: nn.Module, device: torch.device, agents: int) -> str:
     """The engine for a network, by a fixed rule from measurements (benchmarks/test_stacking_tax.py, peers.py).
 
     Chains of linear and elementwise layers are batched: under vmap the perceptron 784-50-10 took 1.7 times as long,
@@ -32,9 +59,9 @@ def choose_engine(module: nn.Module, device: torch.device, agents: int) -> Engin
     measured. "implicit" is taken where it is asked for alone.
     """
     is_cpu = device.type == "cpu"
-    one_by_one = "threads" if is_cpu and torch.backends.openmp.is_available() else "loop"
+    one_by_one = choose_one_by_one(device, agents)
     if is_cpu and agents == 1:
-        return "loop"
+        return one_by_one
     if layers_of(module) is not None:
         return "batched"
     layers = list(module.modules())
@@ -44,3 +71,9 @@ def choose_engine(module: nn.Module, device: torch.device, agents: int) -> Engin
     if is_cpu and (agents < FEW_AGENTS or has_slow):
         return one_by_one
     return "vmap"
+
+
+def choose_one_by_one(device: torch.device, agents: int) -> str:
+    """The engine for networks that cannot be mapped."""
+    is_shared = device.type == "cpu" and torch.backends.openmp.is_available() and agents > 1
+    return "threads" if is_shared else "loop"

@@ -1,47 +1,46 @@
 """Gradients agent after agent on plain modules whose parameters are rows of the stack, or several side by side."""
 
 import copy
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.sim.engines.agent_threads import AgentThreads
-from fastsaddle.sim.engines.features import returning_features
-from fastsaddle.sim.engines.precision import in_float32
+from fastsaddle.sim.engine import Engine
+from fastsaddle.sim.engines._agent_threads import AgentThreads
+from fastsaddle.sim.engines._features import returning_features
+from fastsaddle.sim.engines._joining import joined
+from fastsaddle.sim.engines._precision import in_float32
 
 
-class AgentLoop:
+class AgentLoop(Engine):
     """Every agent's model as a module of its own.
 
     Side by side, an agent's gradient has the same bits whatever the number of threads, as long as there are as many
     agents; with fewer, and where a network draws random numbers (a first pass tells: threads would draw in any
     order), agents follow each other and share all threads.
 
-    Args:
-        stack: the agents.
-        casting: makes the context of a forward pass.
+    Attributes:
         side_by_side: take as many agents at once as torch has threads.
     """
 
+    one_by_one = True
+    reads_host = ("whose",)
+    side_by_side: ClassVar[bool]
+
     def __init__(
-        self,
-        stack: AgentStack,
-        casting: Callable[[], AbstractContextManager[Any]],
-        side_by_side: bool,
+        self, stack: AgentStack, chunk: int | None = None, precision: str = "float32"
     ) -> None:
-        self.stack, self.casting, self.side_by_side = stack, casting, side_by_side
+        super().__init__(stack, chunk, precision)
         self._replicas: list[nn.Module] = []
         self._version = -1
         self._is_random: dict[bool, bool] = {}
         self._threads: AgentThreads | None = None
 
-    def gradients(self, inputs: Tensor, targets: Any, loss: Any, features: str | None) -> list[Any]:
-        """Write every agent's gradient into the stack; what `loss` returned, agent by agent, detached."""
+    def gradients(self, inputs: Tensor, targets: Any, loss: Any, features: str | None) -> Any:
         models = self._models()
 
         def forward(model: nn.Module, agent: int) -> Any:
@@ -55,31 +54,33 @@ class AgentLoop:
                 (found[0] if isinstance(found, tuple) else found).backward()
             return tree_map(Tensor.detach, found)
 
-        threads = self._free_threads(lambda: forward(copy.deepcopy(models[0]), 0))
+        threads = self._free_threads(lambda: forward(self.stack.agent(0), 0))
         still = self.stack.rows.second_pass
         kept = {n: b.clone() for n, b in self.stack.buffers.items()} if still else {}
         self.stack.g.zero_()
         try:
             if threads is None:
-                return [backward(agent) for agent in range(self.stack.agents)]
-            return threads.run(backward, self.stack.agents)
+                found = [backward(agent) for agent in range(self.stack.agents)]
+            else:
+                found = threads.run(backward, self.stack.agents)
         finally:
             for name, value in kept.items():
                 self.stack.buffers[name].copy_(value)
+        return joined(torch.stack, found)
 
-    def outputs(self, inputs: Tensor, whose: Iterable[int], features: str | None) -> list[Any]:
-        """What model `whose[i]` makes of `inputs[i]`, without gradients; running statistics rest."""
+    def outputs(self, inputs: Tensor, whose: Tensor | None, features: str | None) -> Any:
         models = self._models()
         kept = {n: b.clone() for n, b in self.stack.buffers.items()}
+        agents = range(self.stack.agents) if whose is None else whose.tolist()
         found = []
         try:
-            for agent, batch in zip(whose, inputs, strict=True):
+            for agent, batch in zip(agents, inputs, strict=True):
                 with self.casting(), returning_features(models[agent], features):
                     found.append(models[agent](batch))
         finally:
             for name, value in kept.items():
                 self.stack.buffers[name].copy_(value)
-        return found
+        return joined(torch.stack, found)
 
     def _models(self) -> list[nn.Module]:
         """Every agent's plain module, in the stack's mode."""
