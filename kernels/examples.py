@@ -45,6 +45,12 @@ class Draw:
         weights = torch.rand(self.agents, width, generator=self.generator) * (neighbors >= 0)
         return neighbors, weights / weights.sum(1, keepdim=True)
 
+    def halo(self, degree: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(rows, neighbors, weights): foreign rows lie behind those of the agents, and lists name rows of both."""
+        stacked = Draw(self.agents + self.agents // 2 + 3, self.columns, self.generator)
+        neighbors, weights = (lists[: self.agents].contiguous() for lists in stacked.lists(degree))
+        return stacked.rows(), neighbors, weights
+
     def norms(self) -> torch.Tensor:
         """Gradient norms `[agents]`, all finite but, from three agents on, one NaN and one infinite."""
         norm = self.scalars(0.5, 2.0)

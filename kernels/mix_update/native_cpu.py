@@ -7,7 +7,9 @@ from fastsaddle.kernels.native import INT, POINTER, address, call, function, row
 _symbol = function(
     "fs_mix_update",
     [
-        *[POINTER, INT] * 4,
+        *[POINTER, INT] * 3,
+        INT,
+        *[POINTER, INT],
         INT,
         *[POINTER] * 2,
         *[INT] * 3,
@@ -39,6 +41,7 @@ def launch(
         *rows(x),
         *rows(saved),
         *rows(h),
+        h.shape[0],
         *state(momentum),
         address(neighbors),
         address(weights),

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._shared.step.reference import check_lists, mix_rows, quasi_global_rows
+from fastsaddle.kernels._shared.step.reference import check_sources, mix_rows, quasi_global_rows
 
 
 def mix_update_reference(
@@ -19,7 +19,7 @@ def mix_update_reference(
     step: torch.Tensor,
     first_agent: int,
 ) -> None:
-    check_lists(neighbors)
+    check_sources(neighbors, h.shape[0])
     mixed = mix_rows(h, neighbors, weights)
     if momentum is not None:
         start = x if saved is None else saved

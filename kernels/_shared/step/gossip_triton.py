@@ -193,7 +193,7 @@ def launch_mix_update(
     step: torch.Tensor,
     first_agent: int,
 ) -> None:
-    """x = W h, and quasi-global momentum where it is given; without, h may have rows of its own number."""
+    """x = W h, and quasi-global momentum where it is given; h may have rows of its own number."""
     agents, columns = x.shape
     start = x if saved is None else saved
     moments = x if momentum is None else as_bits(momentum)
