@@ -58,6 +58,12 @@ class Draw:
             norm[1], norm[2] = float("nan"), float("inf")
         return norm
 
+    def active(self) -> torch.Tensor:
+        """Which agents step, `[agents]` bool: some, the first of several, and never the last."""
+        active = torch.rand(self.agents, generator=self.generator) < 0.5
+        active[0], active[-1] = True, False
+        return active
+
     def uneven_rows(self) -> torch.Tensor:
         """Normal rows whose magnitudes differ by orders, with zeros of both signs and numbers next to none."""
         x = self.rows()

@@ -2,7 +2,7 @@
 
     start = saved, or x
     x_i   = sum_k weights_ik h_{neighbors_ik}
-    momentum = mu momentum + (1 - mu) (start - x) / lr   kind 2; unchanged where lr = 0 or norm is not finite
+    momentum = mu momentum + (1 - mu) (start - x) / lr   kind 2; unchanged where lr = 0 or no step was taken
 
 Lin et al. 2021 (arXiv:2102.04761), algorithm 1, with the displacement divided by the rate that made it.
 
@@ -49,6 +49,7 @@ def check(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
     check_rows(x, x=x, saved=saved)
     check_senders(x, h=h)
@@ -56,6 +57,7 @@ def check(
     check_neighbors(x, neighbors, weights)
     check_scalars(x, lr=lr, mu=mu)
     check_per_agent(x, torch.float32, norm=norm)
+    check_per_agent(x, torch.bool, active=active)
     check_draw(x, seed, step, first_agent)
 
 
@@ -68,6 +70,8 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         degree: int,
         dtype: torch.dtype = torch.float32,
         has_halo: bool = False,
+        has_norm: bool = True,
+        some_active: bool = False,
     ) -> dict[str, Any]:
         if has_halo:
             h, neighbors, weights = draw.halo(degree)
@@ -84,8 +88,9 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
             "weights": weights,
             "lr": rates if perturbed else draw.scalar(0.01, 0.5),
             "mu": draw.scalar(0.5, 0.95),
-            "norm": draw.norms() if perturbed else None,
+            "norm": draw.norms() if perturbed and has_norm else None,
             **draw.random(),
+            "active": draw.active() if some_active else None,
         }
 
     return {
@@ -96,6 +101,10 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         "quasi-global-halo": arguments(False, True, 3, has_halo=True),
         "plain-halo": arguments(False, False, 4, has_halo=True),
         "quasi-global-saved-halo-bfloat16": arguments(True, True, 2, torch.bfloat16, True),
+        "quasi-global-active": arguments(True, True, 3, has_norm=False, some_active=True),
+        "quasi-global-saved-active-bfloat16": arguments(
+            True, True, 3, torch.bfloat16, some_active=True
+        ),
     }
 
 
@@ -109,7 +118,7 @@ mix_update = Op(
     name="mix_update",
     schema=(
         "(Tensor(a!) x, Tensor? saved, Tensor h, Tensor(b!)? momentum, Tensor neighbors, Tensor weights, "
-        "Tensor lr, Tensor mu, Tensor? norm, int seed, Tensor step, int first_agent)"
+        "Tensor lr, Tensor mu, Tensor? norm, int seed, Tensor step, int first_agent, Tensor? active=None)"
     ),
     reference=mix_update_reference,
     check=check,

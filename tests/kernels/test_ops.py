@@ -266,11 +266,11 @@ def test_the_halves_compose_to_the_whole(backend: str, threads: int, seed: int) 
                     *(a[k] for k in ("x", "saved", "g", "momentum")),
                     h,
                     *(a[k] for k in ("lr", "weight_decay", "beta", "norm")),
-                    *(a[k] for k in ("kind", "nesterov", "maximize", *draws)),
+                    *(a[k] for k in ("kind", "nesterov", "maximize", *draws, "active")),
                 )
                 every["mix_update"](
                     *(a["x"], a["saved"], h, a["momentum"] if a["kind"] == 2 else None),
-                    *(a[k] for k in ("neighbors", "weights", "lr", "mu", "norm", *draws)),
+                    *(a[k] for k in ("neighbors", "weights", "lr", "mu", "norm", *draws, "active")),
                 )
             assert torch.equal(whole["x"], a["x"]), variant
             if a["momentum"] is not None:
