@@ -14,8 +14,9 @@ from tests.kernels.test_ops import INTERPRETING
 DRAWING = [op for op in ops().values() if "int first_agent" in op.schema]
 # one value a bucket or tensor, not one an agent
 SHARED = ("buckets", "counts")
-AGENTS = 4 if INTERPRETING else 7
-ALONE = ((1, 3), (2, 3))
+AGENTS = 6
+# examples let agents 1 and 2 take no step, and so draw nothing
+ALONE = ((2, 5), (3, 4))
 # columns of one program, and of several buckets or tiles -> which agents are taken alone
 CASES = {32: ALONE} if INTERPRETING else {96: ALONE, 2080: ALONE[:1]}
 
