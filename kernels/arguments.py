@@ -54,6 +54,20 @@ def _check_rows(
             )
 
 
+def check_senders(like: torch.Tensor, **rows: torch.Tensor) -> None:
+    """The same, float32, for rows that may outnumber those of `like`: what was received lies behind the agents' own."""
+    for name, tensor in rows.items():
+        agents, columns = like.shape
+        if tensor.dim() != 2 or tensor.shape[0] < agents or tensor.shape[1] != columns:
+            raise ValueError(
+                f"{name} must be [agents + foreign, columns] with at least {agents} rows "
+                f"of {columns} columns, got {tuple(tensor.shape)}"
+            )
+        check_rows(tensor, **{name: tensor})
+        if tensor.device != like.device:
+            raise ValueError(f"{name} must be on {like.device}, got {tensor.device}")
+
+
 def check_scalars(like: torch.Tensor, **scalars: torch.Tensor) -> None:
     """Each of `scalars` is float32 and 0-d, or `[agents]` and contiguous, on the rows' device."""
     for name, tensor in scalars.items():

@@ -45,12 +45,24 @@ class Draw:
         weights = torch.rand(self.agents, width, generator=self.generator) * (neighbors >= 0)
         return neighbors, weights / weights.sum(1, keepdim=True)
 
+    def halo(self, degree: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(rows, neighbors, weights): foreign rows lie behind those of the agents, and lists name rows of both."""
+        stacked = Draw(self.agents + self.agents // 2 + 3, self.columns, self.generator)
+        neighbors, weights = (lists[: self.agents].contiguous() for lists in stacked.lists(degree))
+        return stacked.rows(), neighbors, weights
+
     def norms(self) -> torch.Tensor:
         """Gradient norms `[agents]`, all finite but, from three agents on, one NaN and one infinite."""
         norm = self.scalars(0.5, 2.0)
         if self.agents >= 3:
             norm[1], norm[2] = float("nan"), float("inf")
         return norm
+
+    def active(self) -> torch.Tensor:
+        """Which agents step, `[agents]` bool: some, the first of several, and never the last."""
+        active = torch.rand(self.agents, generator=self.generator) < 0.5
+        active[0], active[-1] = True, False
+        return active
 
     def uneven_rows(self) -> torch.Tensor:
         """Normal rows whose magnitudes differ by orders, with zeros of both signs and numbers next to none."""

@@ -3,6 +3,10 @@
 An op registers a schema once (`Library.define` and `impl` under CompositeExplicitAutograd, plus a fake), so
 eager calls, `opcheck` and full-graph `torch.compile` take the same path. Ops write into tensors that they are
 given and return nothing, so the argument check is also the fake implementation.
+
+To add an op, put a folder beside this file that is named like it: `__init__.py` says what it computes and makes its
+`Op`, `reference.py` computes it in plain PyTorch, and `native_cpu.py` (with `native_cpu.cpp`) and `triton_gpu.py`, each
+optional, have a function `launch` with the reference's arguments. The folder is the list of ops: nothing else changes.
 """
 
 import contextlib
@@ -63,11 +67,11 @@ class Op:
     """One op: its schema, checks, reference, and the implementations found beside it.
 
     Attributes:
-        name: the name of its kernel folder, and the operator's name under `torch.ops.fastsaddle`.
+        name: the name of its folder, and the operator's name under `torch.ops.fastsaddle`.
         schema: its arguments in torch.library's language; written tensors carry an alias mark.
         reference: the maths in plain PyTorch, on any device.
         check: raises on wrong arguments; reads shapes, dtypes and devices only.
-        folder: import path of its kernel folder.
+        folder: import path of its folder.
         examples: `(agents, columns, generator) -> {variant: arguments}`, for tests and benchmarks.
         passes: arguments -> how many `[agents, columns]` float32 buffers must be read or written.
         overwrites: arguments that are written without being read first.

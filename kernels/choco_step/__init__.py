@@ -14,7 +14,7 @@ the agents are all here. x_hat are the public copies, which every neighbor of an
 arXiv:1907.09356) and in that of AdaGossip's and CoDeC's. With quasi-global momentum, and with SAM's gradient, it is a
 reconstruction of Comp QGM and Comp Q-SADDLe (Choudhary et al. 2024, arXiv:2405.13961).
 
-Arguments: those of `gossip_step`, and
+Arguments: those of `gossip_step` (`active` behind `squares`), and
     x_hat         `[agents, columns]` float32 or bfloat16, updated
     buckets       `[buckets, 2]` int32, as in `quantize`
     bucket        no bucket has more elements; at most 1024
@@ -24,8 +24,8 @@ Arguments: those of `gossip_step`, and
     seed, step, first_agent   of the draws, as in `quantize`
     squares       `[agents, 2]` float64, overwritten: ||t||^2 and ||Q(t) - t||^2
 
-An agent whose norm is not finite takes no local step, but compresses and mixes. A bucket of t that is not finite makes
-its part of the public copy NaN.
+An agent whose norm is not finite, or that is not active, takes no local step, but compresses and mixes. A bucket of t
+that is not finite makes its part of the public copy NaN.
 
 Each of momentum and x_hat may be bfloat16: it is widened exactly, all the above is float32, and what is written is
 rounded stochastically (see _shared/bfloat16), momentum by draws of the stream MOMENTUM, copies by those of COPIES. A
@@ -87,6 +87,7 @@ def check(
     step: torch.Tensor,
     first_agent: int,
     squares: torch.Tensor,
+    active: torch.Tensor | None = None,
 ) -> None:
     check_kind(kind, momentum)
     check_rows(x, x=x, saved=saved, g=g)
@@ -95,6 +96,7 @@ def check(
     check_buckets(x, buckets, bucket)
     check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta, mu=mu, gamma=gamma)
     check_per_agent(x, torch.float32, norm=norm)
+    check_per_agent(x, torch.bool, active=active)
     if not 1 <= levels <= MOST_LEVELS:
         raise ValueError(f"levels must be in 1..{MOST_LEVELS}, got {levels}")
     if bucket > MOST_ELEMENTS:
@@ -124,15 +126,20 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         levels: int,
         momentum: torch.dtype = torch.float32,
         copies: torch.dtype = torch.float32,
+        has_norm: bool = True,
+        some_active: bool = False,
     ) -> dict[str, Any]:
         neighbors, weights = draw.lists(degree)
         table = draw.buckets(512)
         rates = draw.scalars(0.01, 0.5)
         rates[-1] = 0.0
-        norm = draw.norms() if perturbed else None
+        norm = draw.norms() if perturbed and has_norm else None
         g = draw.without_holes(draw.rows(), table)
         if norm is not None:
             g[~norm.isfinite()] = float("nan")
+        active = draw.active() if some_active else None
+        if active is not None:
+            g[~active] = float("nan")
         return {
             "x": draw.without_holes(draw.rows(), table),
             "saved": draw.without_holes(draw.rows(), table) if perturbed else None,
@@ -158,6 +165,7 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
             "levels": levels,
             **draw.random(),
             "squares": torch.zeros(agents, 2, dtype=torch.float64),
+            "active": active,
         }
 
     half = (torch.bfloat16, torch.bfloat16)
@@ -174,6 +182,12 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         "local-saved-mix-first-bfloat16": arguments(1, True, 3, False, True, 7, *half),
         "plain-bfloat16": arguments(0, False, 4, False, False, 127, *half),
         "local-bfloat16-momentum": arguments(1, False, 2, True, False, 100, torch.bfloat16),
+        "quasi-global-saved-active": arguments(
+            2, True, 3, True, False, 7, has_norm=False, some_active=True
+        ),
+        "local-saved-mix-first-active-bfloat16": arguments(
+            1, True, 3, False, True, 7, *half, some_active=True
+        ),
     }
 
 
@@ -191,7 +205,7 @@ choco_step = Op(
         "(Tensor(a!) x, Tensor? saved, Tensor g, Tensor(b!)? momentum, Tensor(c!) x_hat, Tensor neighbors, "
         "Tensor weights, Tensor buckets, int bucket, Tensor lr, Tensor weight_decay, Tensor beta, Tensor mu, "
         "Tensor gamma, Tensor? norm, int kind, bool nesterov, bool maximize, bool mix_first, int levels, int seed, "
-        "Tensor step, int first_agent, Tensor(d!) squares)"
+        "Tensor step, int first_agent, Tensor(d!) squares, Tensor? active=None)"
     ),
     reference=choco_step_reference,
     check=check,

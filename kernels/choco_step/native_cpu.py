@@ -2,6 +2,7 @@
 
 import torch
 
+from fastsaddle.kernels._shared.step.reference import gated
 from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows, scalar, state
 
 _symbol = function(
@@ -51,7 +52,10 @@ def launch(
     step: torch.Tensor,
     first_agent: int,
     squares: torch.Tensor,
+    active: torch.Tensor | None = None,
 ) -> None:
+    # kept by a name: the library is given its address only
+    gate = gated(norm, active)
     call(
         _symbol,
         *rows(x),
@@ -71,7 +75,7 @@ def launch(
         *scalar(beta),
         *scalar(mu),
         *scalar(gamma),
-        address(norm),
+        address(gate),
         kind,
         nesterov,
         maximize,

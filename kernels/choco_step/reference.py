@@ -8,6 +8,7 @@ from fastsaddle.kernels._shared.philox.reference import COPIES
 from fastsaddle.kernels._shared.step.reference import (
     QUASI_GLOBAL,
     check_lists,
+    gated,
     local_rows,
     mix_rows,
     quasi_global_rows,
@@ -40,11 +41,12 @@ def choco_step_reference(
     step: torch.Tensor,
     first_agent: int,
     squares: torch.Tensor,
+    active: torch.Tensor | None = None,
 ) -> None:
     check_lists(neighbors)
     check_table(buckets, x.shape[1], bucket)
 
-    random = (seed, step, first_agent)
+    random, norm = (seed, step, first_agent), gated(norm, active)
 
     def publish(model: torch.Tensor) -> None:
         copies = x_hat.float()

@@ -23,6 +23,7 @@ from fastsaddle.kernels._shared.buckets.triton_gpu import (
 )
 from fastsaddle.kernels._shared.philox.triton_gpu import COPIES
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
+from fastsaddle.kernels._shared.step.reference import gated
 from fastsaddle.kernels.choco_step.blocks_triton import (
     local_rows,
     mixed_rows,
@@ -245,11 +246,13 @@ def launch(
     step: torch.Tensor,
     first_agent: int,
     squares: torch.Tensor,
+    active: torch.Tensor | None = None,
 ) -> None:
     agents, columns = x.shape
     count = buckets.shape[0]
     start = x if saved is None else saved
     moments = x if momentum is None else as_bits(momentum)
+    norm = gated(norm, active)
     norms = lr if norm is None else norm
     partial = torch.empty(agents, 2, count, dtype=torch.float32, device=x.device)
     rows = (start, g, moments, as_bits(x_hat))

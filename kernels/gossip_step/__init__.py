@@ -23,6 +23,8 @@ Arguments
     lr, weight_decay, beta, mu   float32, 0-d or `[agents]`
     norm          `[agents]` float32 or None: an agent whose norm is not finite takes no local step and keeps its
                   momentum; its model still takes part in the mixing
+    active        `[agents]` bool or None, the last argument: an agent that is not active takes no local step either, as
+                  if its norm were not finite. For agents with clocks of their own, and for faults
     kind          0, 1 or 2 as above
     nesterov, maximize
     seed, step, first_agent   of the draws: step is int64, 0-d or `[agents]`; without bfloat16 nothing is drawn
@@ -72,6 +74,7 @@ def check(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
     check_kind(kind, momentum)
     check_rows(x, x=x, saved=saved, g=g)
@@ -79,6 +82,7 @@ def check(
     check_neighbors(x, neighbors, weights)
     check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta, mu=mu)
     check_per_agent(x, torch.float32, norm=norm)
+    check_per_agent(x, torch.bool, active=active)
     check_draw(x, seed, step, first_agent)
 
 
@@ -92,14 +96,19 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         nesterov: bool,
         maximize: bool,
         dtype: torch.dtype = torch.float32,
+        has_norm: bool = True,
+        some_active: bool = False,
     ) -> dict[str, Any]:
         neighbors, weights = draw.lists(degree)
         rates = draw.scalars(0.01, 0.5)
         rates[-1] = 0.0
-        norm = draw.norms() if perturbed else None
+        norm = draw.norms() if perturbed and has_norm else None
         g = draw.rows()
         if norm is not None:
             g[~norm.isfinite()] = float("nan")
+        active = draw.active() if some_active else None
+        if active is not None:
+            g[~active] = float("nan")
         return {
             "x": draw.rows(),
             "saved": draw.rows() if perturbed else None,
@@ -116,6 +125,7 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
             "nesterov": nesterov,
             "maximize": maximize,
             **draw.random(),
+            "active": active,
         }
 
     return {
@@ -128,6 +138,10 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         "quasi-global-bfloat16": arguments(2, False, 2, False, False, torch.bfloat16),
         "quasi-global-saved-bfloat16": arguments(2, True, 3, True, True, torch.bfloat16),
         "local-saved-bfloat16": arguments(1, True, 4, True, False, torch.bfloat16),
+        "local-saved-active": arguments(1, True, 1, False, False, has_norm=False, some_active=True),
+        "quasi-global-saved-active-bfloat16": arguments(
+            2, True, 3, True, True, torch.bfloat16, some_active=True
+        ),
     }
 
 
@@ -140,7 +154,7 @@ gossip_step = Op(
     schema=(
         "(Tensor(a!) x, Tensor? saved, Tensor g, Tensor(b!)? momentum, Tensor neighbors, Tensor weights, "
         "Tensor lr, Tensor weight_decay, Tensor beta, Tensor mu, Tensor? norm, int kind, bool nesterov, "
-        "bool maximize, int seed, Tensor step, int first_agent)"
+        "bool maximize, int seed, Tensor step, int first_agent, Tensor? active=None)"
     ),
     reference=gossip_step_reference,
     check=check,

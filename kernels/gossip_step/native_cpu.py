@@ -2,6 +2,7 @@
 
 import torch
 
+from fastsaddle.kernels._shared.step.reference import gated
 from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows, scalar, state
 
 _symbol = function(
@@ -38,7 +39,10 @@ def launch(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
+    # kept by a name: the library is given its address only
+    gate = gated(norm, active)
     call(
         _symbol,
         *rows(x),
@@ -53,7 +57,7 @@ def launch(
         *scalar(weight_decay),
         *scalar(beta),
         *scalar(mu),
-        address(norm),
+        address(gate),
         kind,
         nesterov,
         maximize,

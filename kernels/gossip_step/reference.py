@@ -5,6 +5,7 @@ import torch
 from fastsaddle.kernels._shared.step.reference import (
     QUASI_GLOBAL,
     check_lists,
+    gated,
     local_rows,
     mix_rows,
     quasi_global_rows,
@@ -29,10 +30,11 @@ def gossip_step_reference(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
     check_lists(neighbors)
     start = x if saved is None else saved
-    random = (seed, step, first_agent)
+    random, norm = (seed, step, first_agent), gated(norm, active)
     h = local_rows(
         start, g, momentum, lr, weight_decay, beta, norm, kind, nesterov, maximize, random
     )

@@ -13,6 +13,7 @@ import triton.language as tl
 from fastsaddle.kernels._shared.bfloat16.triton_gpu import as_bits, kept, widened
 from fastsaddle.kernels._shared.philox.triton_gpu import MOMENTUM
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT, FUSED_AGENTS, fused_shape
+from fastsaddle.kernels._shared.step.reference import gated
 from fastsaddle.kernels._shared.step.triton_gpu import (
     is_finite,
     local_values,
@@ -131,8 +132,10 @@ def launch(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
     agents, columns = x.shape
+    norm = gated(norm, active)
     start = x if saved is None else saved
     moments = x if momentum is None else as_bits(momentum)
     scalars = (lr, weight_decay, beta, mu)

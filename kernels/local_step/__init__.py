@@ -7,7 +7,7 @@ updated by mix_update, once the neighbors' models have arrived. Of bfloat16 mome
 takes m before.
 
 Arguments: as in gossip_step, but x is only read, and
-    h         `[agents, columns]` float32, overwritten
+    h         `[agents, columns]` float32, overwritten; start itself for agents that take no step
 
 Rounding: exact, the same operations in the same order as gossip_step.
 """
@@ -43,12 +43,14 @@ def check(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
     check_kind(kind, momentum)
     check_rows(x, x=x, saved=saved, g=g, h=h)
     check_state(x, momentum=momentum)
     check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta)
     check_per_agent(x, torch.float32, norm=norm)
+    check_per_agent(x, torch.bool, active=active)
     check_draw(x, seed, step, first_agent)
 
 
@@ -61,6 +63,8 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         nesterov: bool,
         maximize: bool,
         dtype: torch.dtype = torch.float32,
+        has_norm: bool = True,
+        some_active: bool = False,
     ) -> dict[str, Any]:
         return {
             "x": draw.rows(),
@@ -71,11 +75,12 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
             "lr": draw.scalars(0.01, 0.5) if perturbed else draw.scalar(0.01, 0.5),
             "weight_decay": draw.scalar(1e-4, 1e-2),
             "beta": draw.scalar(0.5, 0.95),
-            "norm": draw.norms() if perturbed else None,
+            "norm": draw.norms() if perturbed and has_norm else None,
             "kind": kind,
             "nesterov": nesterov,
             "maximize": maximize,
             **draw.random(),
+            "active": draw.active() if some_active else None,
         }
 
     return {
@@ -84,6 +89,10 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         "plain": arguments(0, False, False, False),
         "quasi-global-bfloat16": arguments(2, True, False, True, torch.bfloat16),
         "local-bfloat16": arguments(1, True, True, False, torch.bfloat16),
+        "local-active": arguments(1, True, False, True, has_norm=False, some_active=True),
+        "quasi-global-active-bfloat16": arguments(
+            2, True, False, True, torch.bfloat16, some_active=True
+        ),
     }
 
 
@@ -96,7 +105,7 @@ local_step = Op(
     schema=(
         "(Tensor x, Tensor? saved, Tensor g, Tensor(a!)? momentum, Tensor(b!) h, Tensor lr, "
         "Tensor weight_decay, Tensor beta, Tensor? norm, int kind, bool nesterov, bool maximize, "
-        "int seed, Tensor step, int first_agent)"
+        "int seed, Tensor step, int first_agent, Tensor? active=None)"
     ),
     reference=local_step_reference,
     check=check,

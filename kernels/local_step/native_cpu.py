@@ -2,6 +2,7 @@
 
 import torch
 
+from fastsaddle.kernels._shared.step.reference import gated
 from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows, scalar, state
 
 _symbol = function(
@@ -36,7 +37,10 @@ def launch(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
+    # kept by a name: the library is given its address only
+    gate = gated(norm, active)
     call(
         _symbol,
         *rows(x),
@@ -48,7 +52,7 @@ def launch(
         *scalar(lr),
         *scalar(weight_decay),
         *scalar(beta),
-        address(norm),
+        address(gate),
         kind,
         nesterov,
         maximize,

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastsaddle.kernels._shared.step.reference import local_rows
+from fastsaddle.kernels._shared.step.reference import gated, local_rows
 
 
 def local_step_reference(
@@ -21,9 +21,10 @@ def local_step_reference(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
     start = x if saved is None else saved
-    random = (seed, step, first_agent)
+    random, norm = (seed, step, first_agent), gated(norm, active)
     h.copy_(
         local_rows(
             start, g, momentum, lr, weight_decay, beta, norm, kind, nesterov, maximize, random

@@ -3,6 +3,7 @@
 import torch
 
 from fastsaddle.kernels._shared.step.gossip_triton import launch_local_step
+from fastsaddle.kernels._shared.step.reference import gated
 
 
 def launch(
@@ -21,9 +22,11 @@ def launch(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
     start = x if saved is None else saved
     launch_local_step(
-        *(start, g, momentum, h, lr, weight_decay, beta, norm, kind, nesterov, maximize),
+        *(start, g, momentum, h, lr, weight_decay, beta, gated(norm, active)),
+        *(kind, nesterov, maximize),
         *(seed, step, first_agent),
     )

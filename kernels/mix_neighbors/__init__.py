@@ -3,9 +3,10 @@
 Xiao and Boyd 2004 (fast linear iterations for distributed averaging), one multiplication by the mixing matrix.
 
 Arguments
-    x          `[agents, columns]` float32
+    x          `[agents + foreign, columns]` float32: the agents' rows, then rows that were received from agents
+               elsewhere, if any
     out        `[agents, columns]` float32, overwritten; shares no memory with x
-    neighbors  `[agents, width]` int32: each agent itself, then its neighbors, padded with -1
+    neighbors  `[agents, width]` int32: rows of x, each agent's own first, then its neighbors', padded with -1
     weights    `[agents, width]` float32
 
 Rounding: exact, summed in the list's order.
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels.arguments import check_neighbors, check_rows
+from fastsaddle.kernels.arguments import check_neighbors, check_rows, check_senders
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
@@ -26,8 +27,9 @@ from .reference import mix_neighbors_reference
 def check(
     x: torch.Tensor, out: torch.Tensor, neighbors: torch.Tensor, weights: torch.Tensor
 ) -> None:
-    check_rows(x, x=x, out=out)
-    check_neighbors(x, neighbors, weights)
+    check_rows(out, out=out)
+    check_senders(out, x=x)
+    check_neighbors(out, neighbors, weights)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -41,11 +43,13 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
             "neighbors": neighbors,
             "weights": weights,
         }
+    x, neighbors, weights = draw.halo(4)
+    result["halo"] = {"x": x, "out": draw.rows(), "neighbors": neighbors, "weights": weights}
     return result
 
 
 def passes(arguments: Mapping[str, Any]) -> float:
-    return 2
+    return arguments["x"].shape[0] / arguments["out"].shape[0] + 1
 
 
 mix_neighbors = Op(

@@ -4,7 +4,7 @@ import torch
 
 from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows
 
-_symbol = function("fs_mix_neighbors", [*[POINTER, INT] * 2, POINTER, POINTER, INT, INT, INT])
+_symbol = function("fs_mix_neighbors", [*[POINTER, INT] * 2, POINTER, POINTER, *[INT] * 4])
 
 
 def launch(
@@ -16,6 +16,7 @@ def launch(
         *rows(out),
         address(neighbors),
         address(weights),
-        *x.shape,
+        x.shape[0],
+        *out.shape,
         neighbors.shape[1],
     )

@@ -2,12 +2,14 @@
 
     start = saved, or x
     x_i   = sum_k weights_ik h_{neighbors_ik}
-    momentum = mu momentum + (1 - mu) (start - x) / lr   kind 2; unchanged where lr = 0 or norm is not finite
+    momentum = mu momentum + (1 - mu) (start - x) / lr   kind 2; unchanged where lr = 0 or no step was taken
 
 Lin et al. 2021 (arXiv:2102.04761), algorithm 1, with the displacement divided by the rate that made it.
 
 Arguments: as in gossip_step, and
-    h         `[agents, columns]` float32 from local_step; shares no memory with x
+    h         `[agents + foreign, columns]` float32: the agents' rows from local_step, then rows that were received from
+              agents elsewhere, if any; shares no memory with x
+    neighbors `[agents, width]` int32: rows of h, each agent's own first, padded with -1
     momentum  for kind 2 only, float32 or bfloat16; kinds 0 and 1 leave it alone, and take None
 
 Rounding: exact, the same operations in the same order as gossip_step.
@@ -25,6 +27,7 @@ from fastsaddle.kernels.arguments import (
     check_per_agent,
     check_rows,
     check_scalars,
+    check_senders,
     check_state,
 )
 from fastsaddle.kernels.examples import Draw
@@ -46,12 +49,15 @@ def check(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
-    check_rows(x, x=x, saved=saved, h=h)
+    check_rows(x, x=x, saved=saved)
+    check_senders(x, h=h)
     check_state(x, momentum=momentum)
     check_neighbors(x, neighbors, weights)
     check_scalars(x, lr=lr, mu=mu)
     check_per_agent(x, torch.float32, norm=norm)
+    check_per_agent(x, torch.bool, active=active)
     check_draw(x, seed, step, first_agent)
 
 
@@ -59,22 +65,32 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
     draw = Draw(agents, columns, generator)
 
     def arguments(
-        perturbed: bool, quasi_global: bool, degree: int, dtype: torch.dtype = torch.float32
+        perturbed: bool,
+        quasi_global: bool,
+        degree: int,
+        dtype: torch.dtype = torch.float32,
+        has_halo: bool = False,
+        has_norm: bool = True,
+        some_active: bool = False,
     ) -> dict[str, Any]:
-        neighbors, weights = draw.lists(degree)
+        if has_halo:
+            h, neighbors, weights = draw.halo(degree)
+        else:
+            (neighbors, weights), h = draw.lists(degree), draw.rows()
         rates = draw.scalars(0.01, 0.5)
         rates[-1] = 0.0
         return {
             "x": draw.rows(),
             "saved": draw.rows() if perturbed else None,
-            "h": draw.rows(),
+            "h": h,
             "momentum": draw.state(draw.rows(), dtype) if quasi_global else None,
             "neighbors": neighbors,
             "weights": weights,
             "lr": rates if perturbed else draw.scalar(0.01, 0.5),
             "mu": draw.scalar(0.5, 0.95),
-            "norm": draw.norms() if perturbed else None,
+            "norm": draw.norms() if perturbed and has_norm else None,
             **draw.random(),
+            "active": draw.active() if some_active else None,
         }
 
     return {
@@ -82,19 +98,27 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
         "quasi-global-saved": arguments(True, True, 3),
         "plain": arguments(False, False, 6),
         "quasi-global-saved-bfloat16": arguments(True, True, 3, torch.bfloat16),
+        "quasi-global-halo": arguments(False, True, 3, has_halo=True),
+        "plain-halo": arguments(False, False, 4, has_halo=True),
+        "quasi-global-saved-halo-bfloat16": arguments(True, True, 2, torch.bfloat16, True),
+        "quasi-global-active": arguments(True, True, 3, has_norm=False, some_active=True),
+        "quasi-global-saved-active-bfloat16": arguments(
+            True, True, 3, torch.bfloat16, some_active=True
+        ),
     }
 
 
 def passes(arguments: Mapping[str, Any]) -> float:
     momentum = arguments["momentum"]
-    return 2 if momentum is None else 3 + 2 * passes_of(momentum)
+    mixing = arguments["h"].shape[0] / arguments["x"].shape[0] + 1
+    return mixing if momentum is None else mixing + 1 + 2 * passes_of(momentum)
 
 
 mix_update = Op(
     name="mix_update",
     schema=(
         "(Tensor(a!) x, Tensor? saved, Tensor h, Tensor(b!)? momentum, Tensor neighbors, Tensor weights, "
-        "Tensor lr, Tensor mu, Tensor? norm, int seed, Tensor step, int first_agent)"
+        "Tensor lr, Tensor mu, Tensor? norm, int seed, Tensor step, int first_agent, Tensor? active=None)"
     ),
     reference=mix_update_reference,
     check=check,

@@ -2,12 +2,15 @@
 
 import torch
 
+from fastsaddle.kernels._shared.step.reference import gated
 from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows, scalar, state
 
 _symbol = function(
     "fs_mix_update",
     [
-        *[POINTER, INT] * 4,
+        *[POINTER, INT] * 3,
+        INT,
+        *[POINTER, INT],
         INT,
         *[POINTER] * 2,
         *[INT] * 3,
@@ -33,12 +36,16 @@ def launch(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
+    # kept by a name: the library is given its address only
+    gate = gated(norm, active)
     call(
         _symbol,
         *rows(x),
         *rows(saved),
         *rows(h),
+        h.shape[0],
         *state(momentum),
         address(neighbors),
         address(weights),
@@ -46,7 +53,7 @@ def launch(
         neighbors.shape[1],
         *scalar(lr),
         *scalar(mu),
-        address(norm),
+        address(gate),
         seed,
         *scalar(step),
         first_agent,

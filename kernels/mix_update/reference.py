@@ -2,7 +2,12 @@
 
 import torch
 
-from fastsaddle.kernels._shared.step.reference import check_lists, mix_rows, quasi_global_rows
+from fastsaddle.kernels._shared.step.reference import (
+    check_sources,
+    gated,
+    mix_rows,
+    quasi_global_rows,
+)
 
 
 def mix_update_reference(
@@ -18,10 +23,12 @@ def mix_update_reference(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
-    check_lists(neighbors)
+    check_sources(neighbors, h.shape[0])
     mixed = mix_rows(h, neighbors, weights)
     if momentum is not None:
         start = x if saved is None else saved
-        quasi_global_rows(start, mixed, momentum, lr, mu, norm, (seed, step, first_agent))
+        random, norm = (seed, step, first_agent), gated(norm, active)
+        quasi_global_rows(start, mixed, momentum, lr, mu, norm, random)
     x.copy_(mixed)

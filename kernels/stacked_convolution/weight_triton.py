@@ -4,7 +4,7 @@ A program owns a tile `[terms, rows]` of one agent's weights and walks over posi
 them. Parts are there because a convolution of few weights has few tiles: each writes its sum to a scratch, and a second
 kernel adds these in order, where torch.sum's would depend on the device. How many there are depends on an agent's
 shapes alone, not on the number of agents. Loads of the gradient are vectors where 4 divides the plane, those of patches
-scalar, as in `_convolution_triton`; a weight's taps lie side by side, so that weights are stored one by one.
+scalar, as in `triton_gpu.py`; a weight's taps lie side by side, so that weights are stored one by one.
 """
 
 import torch

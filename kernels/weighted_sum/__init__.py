@@ -2,7 +2,7 @@
 
 The mean of self- and cross-gradients of NGM and N-SADDLe (Aketi et al. 2022, arXiv:2209.14390, algorithm 1: the
 gradients taken at agent i's model, by itself and by its neighbors), and RelaySum's messages (Vogels et al. 2021,
-arXiv:2110.04175, equation 3). mix_neighbors is the same with as many rows as agents, each its own first.
+arXiv:2110.04175, equation 3). mix_neighbors is the same for lists that start with an agent's own row.
 
 Arguments
     rows     `[rows, columns]` float32: for example the gradients of all agents at one model after the other

@@ -138,6 +138,12 @@ def on_meta(
     return {name: replace(name, value) for name, value in arguments.items()}
 
 
+def foreign_passes(arguments: Mapping[str, Any], agents: int) -> float:
+    """How many passes over the agents' rows it takes to read those behind them."""
+    tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor)]
+    return max(len(t) for t in tensors if t.shape[1:] == (DRAWN,)) / agents - 1
+
+
 @triton.jit
 def careless_kernel(x_ptr, COLUMNS: tl.constexpr):
     c = tl.arange(0, COLUMNS)
@@ -171,6 +177,7 @@ def compile_ops(recorder: Recorder) -> None:
                     "columns": columns,
                     "bucket": bucket,
                     "passes": op.passes(arguments),
+                    "foreign": foreign_passes(arguments, agents),
                     "mix_first": arguments.get("mix_first", False),
                     **{name: passes_of(arguments.get(name)) for name in ("momentum", "x_hat")},
                 }

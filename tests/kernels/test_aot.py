@@ -148,6 +148,9 @@ def passes(report: Report) -> float:
     straight = sum(moved(report, a) * a["bits"] / 32 for a in rows if not a["loops"])
     repeated = sum(access["loops"] * access["bits"] / 32 for access in rows)
     from_l2 = FROM_L2.get(report["kernel"], 0)
+    if report["kernel"] == "mix_update_kernel":
+        # rows of agents elsewhere come from memory
+        from_l2 -= report["foreign"]
     if report["kernel"] == "mix_kernel":
         # public copies of the neighbors, and the own one once more
         from_l2 = 2 * report["x_hat"]

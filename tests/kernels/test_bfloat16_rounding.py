@@ -91,14 +91,16 @@ def bits(seed: int, agent: int, step: int, column: int, stream: int) -> int:
 @pytest.mark.parametrize("stream", [philox_bits.MOMENTUM, philox_bits.COPIES])
 def test_streams_are_indexed_like_the_quantizers(stream: int, seed: int) -> None:
     long_seed, first_agent, steps = seed << 31 | seed >> 1, seed % 10_007, [5, 2**32 + 5, seed]
-    drawn = philox.halves(torch.empty(3, 96), long_seed, torch.tensor(steps), first_agent, stream)
+    drawn = philox_bits.halves(
+        torch.empty(3, 96), long_seed, torch.tensor(steps), first_agent, stream
+    )
     expected = [
         [bits(long_seed, first_agent + i, steps[i], column, stream) for column in range(96)]
         for i in range(3)
     ]
     assert drawn.tolist() == expected
     others = [
-        philox.halves(torch.empty(3, 96), long_seed, torch.tensor(steps), first_agent, s)
+        philox_bits.halves(torch.empty(3, 96), long_seed, torch.tensor(steps), first_agent, s)
         for s in (philox_bits.ROUNDING, philox_bits.MOMENTUM, philox_bits.COPIES)
     ]
     # two of them agree in 288 / 65,536 places on average

@@ -25,7 +25,7 @@ def on_gpu(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("op", ops().values(), ids=lambda op: op.name)
-def test_small_room(op: Op, seed: int) -> None:
+def test_small_op(op: Op, seed: int) -> None:
     for arguments in op.examples(5, 160, torch.Generator().manual_seed(seed)).values():
         # the sanitizer sees an access behind a row only where the row is the allocation
         got = {

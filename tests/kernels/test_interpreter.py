@@ -31,7 +31,10 @@ def reason_to_skip() -> str | None:
 @pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
 @pytest.mark.parametrize(
     "files",
-    [("test_ops.py", "test_far_rows.py"), ("test_stacked_convolution.py",)],
+    [
+        ("test_ops.py", "test_far_rows.py", "test_halo.py", "test_active.py", "test_draws.py"),
+        ("test_stacked_convolution.py",),
+    ],
     ids=["ops", "convolutions"],
 )
 def test_triton_kernels_equal_the_reference_under_the_interpreter(

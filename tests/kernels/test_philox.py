@@ -38,7 +38,9 @@ def test_bits_are_indexed_by_seed_agent_step_and_column(seed: int) -> None:
     x = torch.empty(3, 96)
     for steps in ([seed % 1000] * 3, [2**32 + 5, 5, 2**33 - 1]):
         step = torch.tensor(steps)
-        drawn = [f(x, long_seed, step, first_agent) for f in (philox.halves, philox_bits.whole)]
+        drawn = [
+            f(x, long_seed, step, first_agent) for f in (philox_bits.halves, philox_bits.whole)
+        ]
         for each, one in zip(drawn, (rounding_bits, choice_word), strict=True):
             expected = [
                 [one(long_seed, first_agent + i, steps[i], column) for column in range(96)]

@@ -1,4 +1,4 @@
-"""State kept as float32 or bfloat16 in Triton; the twin of _shared/bfloat16.
+"""State kept as float32 or bfloat16 in Triton; the twin of reference.py.
 
 Kernels see bfloat16 rows as int16 and know them by that. Casts are not used: Triton's interpreter truncates.
 """

@@ -1,4 +1,4 @@
-// Tables of buckets, how rows are cut into parts along them, and the scales of buckets: the twin of _buckets.py.
+// Tables of buckets, how rows are cut into parts along them, and the scales of buckets: the twin of reference.py.
 #pragma once
 
 #include <new>

@@ -1,4 +1,4 @@
-// Codes of few bits: packed into bytes and back, as in _buckets.py. Counts are multiples of 32.
+// Codes of few bits: packed into bytes and back, as in reference.py. Counts are multiples of 32.
 #pragma once
 
 #include "../philox/philox.h"

@@ -1,4 +1,4 @@
-"""Random bits in Triton; the twin of _shared/philox."""
+"""Random bits in Triton; the twin of reference.py."""
 
 import triton
 import triton.language as tl

@@ -7,6 +7,7 @@ import triton.language as tl
 from fastsaddle.kernels._shared.bfloat16.triton_gpu import as_bits, kept, widened
 from fastsaddle.kernels._shared.philox.triton_gpu import MOMENTUM
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
+from fastsaddle.kernels._shared.step.reference import gated
 from fastsaddle.kernels._shared.step.triton_gpu import is_finite, local_values, quasi_global_values
 
 
@@ -192,9 +193,11 @@ def launch_mix_update(
     seed: int,
     step: torch.Tensor,
     first_agent: int,
+    active: torch.Tensor | None = None,
 ) -> None:
-    """x = W h, and quasi-global momentum where it is given; without, h may have rows of its own number."""
+    """x = W h, and quasi-global momentum where it is given; h may have rows of its own number."""
     agents, columns = x.shape
+    norm = gated(norm, active)
     start = x if saved is None else saved
     moments = x if momentum is None else as_bits(momentum)
     mix_update_kernel[(agents * triton.cdiv(columns, STREAM_COLUMNS),)](

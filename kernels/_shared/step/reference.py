@@ -16,6 +16,16 @@ def column(scalar: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return scalar.reshape(-1, 1).expand(rows.shape[0], 1)
 
 
+def gated(norm: torch.Tensor | None, active: torch.Tensor | None) -> torch.Tensor | None:
+    """The norms that tell who steps: those of agents that are not active become infinite or NaN."""
+    if active is None:
+        return norm
+    if norm is None:
+        norm = torch.ones_like(active, dtype=torch.float32)
+    # a finite number divided by one is itself, by zero it is not finite
+    return norm / active
+
+
 def finite(norm: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
     """Which agents step, as bool `[agents, 1]`: those whose gradient norm is finite, or all."""
     if norm is None:

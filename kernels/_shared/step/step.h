@@ -1,5 +1,5 @@
 // The arithmetic of one agent's slice, shared by gossip_step, its two halves, mix_neighbors and weighted_sum.
-// Every operation rounds once, in the order of _step.py: the bits are part of the contract.
+// Every operation rounds once, in the order of reference.py: the bits are part of the contract.
 #pragma once
 
 #include "../rows/simd.h"
@@ -128,6 +128,19 @@ struct Lists {
         if (neighbors[i * width + k] >= 0) return false;
     }
     return true;
+  }
+};
+
+// rows behind those of the agents, which agents fetch for the next tile by turns
+struct Halo {
+  ConstRows rows;
+  i64 agents, stacked;
+  // slices of one agent at most
+  i64 most() const { return (stacked - 1) / agents; }
+  i64 share(i64 agent, i64 column, const float** soon) const {
+    i64 slices = 0;
+    for (i64 r = agent + agents; r < stacked; r += agents) soon[slices++] = rows.at(r, column);
+    return slices;
   }
 };
 

@@ -1,4 +1,4 @@
-"""The arithmetic of the gossip rooms as Triton functions, in the order of _step.py; compile without fusion."""
+"""The arithmetic of the gossip ops as Triton functions, in the order of reference.py; compile without fusion."""
 
 import triton
 import triton.language as tl
