@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from fastsaddle.comm.choco import Choco, CompressedGossip, as_choco
 from fastsaddle.comm.lists import check_consensus_step
 from fastsaddle.comm.period import check_steps
-from fastsaddle.comm.stacked import StackedGossip
+from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.graphs.topology import Topology, resolve
 
@@ -40,7 +40,6 @@ class Gossip:
     dense: bool | Literal["auto"] = "auto"
 
     hyperparameters: ClassVar[dict[str, Any]] = {}
-    defaults: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         check_consensus_step(self.consensus_step)
@@ -49,6 +48,10 @@ class Gossip:
         if self.dense not in (True, False, "auto"):
             raise ValueError(f'dense must be True, False or "auto", got {self.dense!r}')
         as_choco(self.compressor)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {} if self.every == 1 else {STEPS_DONE.name: 0}
 
     def connect(self, leading: int | None) -> StackedGossip:
         """The communicator for parameters with `leading` rows, None where one of them is 0-d.
