@@ -85,13 +85,13 @@ part() { # name, limit in seconds, command...
     fi
 }
 
-figures() { # part, limit in seconds, suite
+figures() { # part, limit in seconds, file
     if ! "$python" -c 'import pytest_benchmark' 2>/dev/null; then
         echo "== $1: pytest-benchmark is not installed, left out"
         failed=1
         return
     fi
-    part "$1" "$2" "$python" -m pytest "benchmarks/test_$3.py" --benchmark-only -q -p no:cacheprovider \
+    part "$1" "$2" "$python" -m pytest "benchmarks/$3" --benchmark-only -q -p no:cacheprovider \
         --device "$device" "${scale[@]}" --benchmark-json="$out/$1.json"
     merge --keep "$out/gpu.json"
 }
@@ -134,14 +134,14 @@ for name in "${chosen[@]}"; do
             tests/kernels/test_gpu.py tests/kernels/test_ops.py tests/kernels/test_stacked_convolution.py -k "triton or gpu"
         ;;
     sanitizer) sanitizer ;;
-    launches) figures launches 60 launches ;;
-    rooms) figures rooms 250 rooms ;;
-    steps) figures steps 100 optimizer_step ;;
-    compression) figures compression 50 compression ;;
-    stacking) figures stacking 220 stacking_tax ;;
-    shapes) figures shapes 60 shapes ;;
-    training) figures training 280 training ;;
-    memory) figures memory 120 step_memory ;;
+    launches) figures launches 60 kernels/test_launches.py ;;
+    rooms) figures rooms 250 kernels/test_ops.py ;;
+    steps) figures steps 100 steps/test_optimizer_step.py ;;
+    compression) figures compression 50 kernels/test_compression.py ;;
+    stacking) figures stacking 220 steps/test_stacking_tax.py ;;
+    shapes) figures shapes 60 kernels/test_shapes.py ;;
+    training) figures training 280 steps/test_training.py ;;
+    memory) figures memory 120 steps/test_step_memory.py ;;
     esac
 done
 [ ! -s "$out/table.md" ] || cat "$out/table.md"

@@ -125,7 +125,7 @@ def test_readme_is_written_from_committed_results(report: ModuleType) -> None:
 
 
 def test_pages_of_peers_and_growth_are_written_from_their_json() -> None:
-    for name, module in (("peers", "peers_report"), ("growth", "growth")):
+    for name, module in (("peers", "reporting.peers"), ("growth", "growth")):
         content = json.loads((RESULTS / f"{name}.json").read_text())
         written = importlib.import_module(module).report(content)
         assert (RESULTS / f"{name}.md").read_text() == written
@@ -147,7 +147,7 @@ def test_every_cell_of_the_readme_is_in_the_json() -> None:
 
 
 def test_gpu_results_appear_after_the_cpus(results: Path) -> None:
-    page = importlib.import_module("report_page").page
+    page = importlib.import_module("reporting.page").page
     (results / "cpu.json").write_text((RESULTS / "cpu.json").read_text())
     without = page(results)
     assert "Not measured on a GPU: no figure for one is claimed." in without
@@ -190,7 +190,7 @@ def test_a_figure_that_is_missed_is_told(report: ModuleType) -> None:
 
 
 def test_peers_are_spoken_of_where_they_were_measured(results: Path) -> None:
-    peers = importlib.import_module("report_page").peers
+    peers = importlib.import_module("reporting.page").peers
     kinds = {"fastsaddle": "own", "a": "peer", "b": "peer without gossip"}
     speeds = {("fastsaddle", 16): 800.0, ("fastsaddle", 64): 600.0, ("a", 16): 100.0}
     content = {
@@ -217,7 +217,7 @@ def test_peers_are_spoken_of_where_they_were_measured(results: Path) -> None:
 
 
 def test_nothing_measured(results: Path) -> None:
-    assert importlib.import_module("report_page").page(results).split("\n\n") == [
+    assert importlib.import_module("reporting.page").page(results).split("\n\n") == [
         "Not measured on a CPU.",
         "Not measured on a GPU: no figure for one is claimed.",
         "Not measured beside peers.",
@@ -274,7 +274,7 @@ def test_check_and_rewrite(
 
 
 def test_remarks_quote_the_report() -> None:
-    remarks = importlib.import_module("report_remarks").remarks
+    remarks = importlib.import_module("reporting.remarks").remarks
     content = gpu_report()
     assert remarks(content) == ""
     both = {"implementation": "native", "room": "consensus"}
@@ -291,7 +291,7 @@ def test_remarks_quote_the_report() -> None:
 
 
 def test_picture(report: ModuleType, tmp_path: Path) -> None:
-    draw = importlib.import_module("report_picture").draw
+    draw = importlib.import_module("reporting.picture").draw
     content = json.loads((RESULTS / "cpu.json").read_text())
     paths = [tmp_path / name for name in ("a.svg", "b.svg", "c.png")]
     for path in paths:

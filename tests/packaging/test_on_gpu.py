@@ -93,7 +93,7 @@ def test_a_run_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 def test_grid_of_a_gpu() -> None:
-    rooms = part("test_ops")
+    rooms = part("kernels.test_ops")
     for room in ("agent_norm", "sam_perturb", "gossip_step"):
         found = rooms.sizes(room, "cuda")
         assert len(set(found)) == len(found) == 17
@@ -105,7 +105,7 @@ def test_grid_of_a_gpu() -> None:
 
 
 def test_launches_are_counted_from_a_profile(seed: int) -> None:
-    launches = part("test_launches")
+    launches = part("kernels.test_launches")
 
     def event(kind: str, name: str, is_user_annotation: bool = False) -> SimpleNamespace:
         device = SimpleNamespace(name=kind)
@@ -135,12 +135,12 @@ def test_speed_leaves_the_warm_up_out() -> None:
         {"step": step, "step_seconds": seconds}
         for step, seconds in ((0, 0.0), (30, 99.5), (60, 107.0))
     ]
-    assert part("test_training").speed(rows) == 4.0
+    assert part("steps.test_training").speed(rows) == 4.0
 
 
 @pytest.mark.parametrize("implementation", ["eager, shifted rows", "eager, dense W"])
 def test_plain_qsaddle_is_ours(implementation: str, seed: int) -> None:
-    memory, baselines = part("test_step_memory"), part("baselines")
+    memory, baselines = part("steps.test_step_memory"), part("baselines")
     source = torch.Generator().manual_seed(seed)
     x, g = (torch.randn(7, 37, generator=source) for _ in range(2))
     p = nn.Parameter(x.clone())
@@ -157,7 +157,7 @@ def test_plain_qsaddle_is_ours(implementation: str, seed: int) -> None:
 
 
 def test_sgd_for_each_agent_is_ours(seed: int) -> None:
-    memory, baselines = part("test_step_memory"), part("baselines")
+    memory, baselines = part("steps.test_step_memory"), part("baselines")
     source = torch.Generator().manual_seed(seed)
     x, g = (torch.randn(7, 37, generator=source) for _ in range(2))
     p = nn.Parameter(x.clone())
@@ -174,7 +174,7 @@ def test_sgd_for_each_agent_is_ours(seed: int) -> None:
 
 def test_memory_of_every_implementation() -> None:
     """All cases but the compiled one, which takes long to start, in this process."""
-    memory = part("test_step_memory")
+    memory = part("steps.test_step_memory")
     calls: list[str] = []
     for method, implementation in memory.CASES:
         if implementation != "torch.compile":

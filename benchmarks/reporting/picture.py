@@ -6,8 +6,8 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from report_render import timed
-from report_tables import Row, label, machine
+from reporting.render import timed
+from reporting.tables import Row, label, machine
 
 OURS = ("native", "triton", "fastsaddle")
 # title of a part of the picture -> what belongs to it

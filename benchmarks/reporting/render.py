@@ -2,9 +2,15 @@
 
 from typing import Any
 
-from report_figures import figures_table
-from report_gpu_tables import launch_table, memory_table, room_tables, shape_table, training_table
-from report_tables import Row, bandwidth_table, comparison, machine, tax_tables
+from reporting.figures import figures_table
+from reporting.gpu_tables import (
+    launch_table,
+    memory_table,
+    room_tables,
+    shape_table,
+    training_table,
+)
+from reporting.tables import Row, bandwidth_table, comparison, machine, tax_tables
 
 # tables of figures that a row carries under this name
 SPECIAL = {

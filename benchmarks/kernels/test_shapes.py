@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.test_ops import DRAWN, compare, widened
 
 from benchmarks.conftest import Measure, kind
+from benchmarks.kernels.test_ops import DRAWN, compare, widened
 from fastsaddle.kernels.op import ops, use_backend
 
 # room -> the module that launches its kernel

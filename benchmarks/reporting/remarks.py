@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from report_render import timed
-from report_tables import label
+from reporting.render import timed
+from reporting.tables import label
 
 TRACKING = ("GradientTracking.step", "MomentumTracking.step", "D2.step")
 OURS = ("native", "fastsaddle")
