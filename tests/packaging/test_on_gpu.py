@@ -40,12 +40,10 @@ def test_refusals(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     usage = on_gpu()
     assert usage.returncode == 2 and "usage: bash benchmarks/on_gpu.sh [--tiny] DIR" in usage.stderr
-    unknown = on_gpu(str(folder), "rooms", "room")
+    unknown = on_gpu(str(folder), "ops", "op")
     assert unknown.returncode == 2 and not folder.exists()
-    assert (
-        "a part must be one of tests sanitizer" in unknown.stderr and "got room" in unknown.stderr
-    )
-    none = on_gpu(str(folder), "rooms")
+    assert "a part must be one of tests sanitizer" in unknown.stderr and "got op" in unknown.stderr
+    none = on_gpu(str(folder), "ops")
     assert none.returncode == 1 and list(folder.iterdir()) == []
     assert "no GPU: torch" in none.stderr and "nothing was measured" in none.stderr
 
@@ -93,15 +91,15 @@ def test_a_run_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 def test_grid_of_a_gpu() -> None:
-    rooms = part("kernels.test_ops")
-    for room in ("agent_norm", "sam_perturb", "gossip_step"):
-        found = rooms.sizes(room, "cuda")
+    ops = part("kernels.test_ops")
+    for name in ("agent_norm", "sam_perturb", "gossip_step"):
+        found = ops.sizes(name, "cuda")
         assert len(set(found)) == len(found) == 17
         assert {agents for agents, _ in found} == {1, 16, 64, 128, 256, 1024, 4096}
         sizes = {4 * agents * dim for agents, dim in found}
         assert sizes == {2**20, 2**24, 2**26, 2**28, 2**30, 2**33}
-    assert {4 * a * d for a, d in rooms.sizes("consensus", "cuda")} == {2**28}
-    assert rooms.sizes("consensus", "cpu") == ((16, 1_000_000), (256, 62_500))
+    assert {4 * a * d for a, d in ops.sizes("consensus", "cuda")} == {2**28}
+    assert ops.sizes("consensus", "cpu") == ((16, 1_000_000), (256, 62_500))
 
 
 def test_launches_are_counted_from_a_profile(seed: int) -> None:
