@@ -503,12 +503,12 @@ def test_heat_maps_of_many_agents_and_long_names(tmp_path: Path) -> None:
         ("ring", 301, "301 agents, 301 links, 2 neighbors each"),
         ("torus:9x30", 270, "540 links, 4 neighbors each"),
         ("star", 12, "11 links, 1 to 11 neighbors each"),
-        ("fully_connected", 70, "2,415 links, 69 neighbors each, spectral gap 1."),
-        ("fully_connected", 320, "51,040 links, 319 neighbors each, spectral gap 1. Its links are"),
-        ("social_network", 32, "89 links"),
+        ("fully-connected", 70, "2,415 links, 69 neighbors each, spectral gap 1."),
+        ("fully-connected", 320, "51,040 links, 319 neighbors each, spectral gap 1. Its links are"),
+        ("social-network", 32, "89 links"),
         ("dyck", 32, "48 links, 3 neighbors each"),
-        ("random_regular:3:5", 230, "345 links, 3 neighbors each"),
-        ("erdos_renyi:0.05:1", 210, "210 agents"),
+        ("random-regular:3:5", 230, "345 links, 3 neighbors each"),
+        ("erdos-renyi:0.05:1", 210, "210 agents"),
     ],
 )
 def test_topologies(tmp_path: Path, text: str, agents: int, said: str) -> None:

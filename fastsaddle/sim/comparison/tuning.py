@@ -6,6 +6,7 @@ from typing import Any
 
 from fastsaddle.sim.comparison.grid import SEEDS, Cell, Grid, Values, varied
 from fastsaddle.sim.comparison.results import Outcome
+from fastsaddle.sim.config import spelled
 from fastsaddle.sim.methods import takes
 
 
@@ -17,6 +18,14 @@ class Chosen:
     values: dict[str, Any]
     accuracy: float | None
     edges: tuple[str, ...]
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> "Chosen":
+        """From an entry of compare.json, which may spell names as earlier versions did."""
+        when, values = (
+            {n: spelled(n, v) for n, v in content[part].items()} for part in ("when", "values")
+        )
+        return cls(when, values, content["accuracy"], tuple(content["edges"]))
 
     def as_override(self) -> tuple[Values, Values]:
         """In the form in which a grid takes it."""

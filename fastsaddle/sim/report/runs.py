@@ -78,7 +78,7 @@ def read_all(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
             _need(directory / COMPARISON, content, "cells")
             cells = [directory / cell["directory"] for cell in content["cells"]]
             begun = [cell for cell in cells if (cell / CONFIG).exists()]
-            chosen = [Chosen(**choice) for choice in content.get("chosen", [])]
+            chosen = [Chosen.read(choice) for choice in content.get("chosen", [])]
             missing, tuning = len(cells) - len(begun), len(content.get("tuning", []))
             comparisons.append(Comparison(directory, missing, tuning, chosen))
         elif (directory / CONFIG).exists():

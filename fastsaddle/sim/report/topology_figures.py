@@ -21,7 +21,7 @@ FEW_LINES = 300
 MOST_LINES = 2_000
 MOST_EDGES = 50_000
 SIZE = 3.6
-ON_A_CIRCLE = re.compile("ring|exponential|fully_connected|dyck|random_regular.*")
+ON_A_CIRCLE = re.compile("ring|exponential|fully-connected|dyck|random-regular.*")
 TORUS = re.compile(r"torus:(\d+)x(\d+)")
 NODE = "#56B4E9"
 
