@@ -24,7 +24,7 @@ class TrainConfig:
 
     Without options: Q-SADDLe, 16 agents on a ring, scikit-learn's digits split by Dirichlet(0.1).
     Ctrl-C leaves a checkpoint, and `fastsaddle train --resume DIR` goes on bit for bit.
-    Algorithm, dataset, model, partition, feature skew and compressor can be your own: file.py:Name.
+    Algorithm, dataset, model, topology, partition, feature skew and compressor can be your own: file.py:Name.
     """
 
     algorithm: str = "qsaddle"
@@ -54,7 +54,8 @@ class TrainConfig:
 
     topology: str = "ring"
     """Who talks to whom: ring, torus:4x4, fully-connected, exponential, star, chain, binary-tree, dyck, social-network,
-    random-regular:3 or erdos-renyi:0.3 (both with a seed: random-regular:3:7); not for local-sgd, dppf and easgd."""
+    random-regular:3 or erdos-renyi:0.3 (both with a seed: random-regular:3:7), or your own: edges.txt (a line an edge:
+    two agents from 0 on, perhaps a weight), matrix.npy, file.py:name; not for local-sgd, dppf and easgd."""
 
     partition: str = "dirichlet"
     """dirichlet: drawn, then cut again into parts of equal size; dirichlet-raw: parts as drawn; iid; sorted: by class,

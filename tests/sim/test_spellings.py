@@ -54,7 +54,9 @@ def test_earlier_names_of_topologies(earlier: str, name: str) -> None:
 
 
 def test_a_name_that_nothing_has_is_refused_as_it_was_written() -> None:
-    with pytest.raises(ValueError, match="--algorithm must be one of .*relay-sgd.*got 'relay_gsd'"):
+    with pytest.raises(
+        ValueError, match=r"--algorithm must be one of .*relay-sgd.*got 'relay_gsd'"
+    ):
         TrainConfig(algorithm="relay_gsd").check()
     assert methods.spelled("my_net.py:relaysgd") == "my_net.py:relaysgd"
 

@@ -73,7 +73,7 @@ from fastsaddle.cli import main
         ("--qg-momentum 1", "--qg-momentum must be finite and in [0, 1), got 1.0"),
         ("--split-seed -1", "--split-seed must be finite and >= 0, got -1"),
         ("--minutes 0", "--minutes must be finite and > 0, got 0.0"),
-        ("--topology moebius", "unknown topology 'moebius'"),
+        ("--topology moebius", "--topology must be one of ring, fully-connected"),
         ("--topology torus:3x3", "torus:3x3 has 9 agents, but 16 are needed"),
         ("--model lenet5", "lenet5 needs images of at least 12x12, got 8x8"),
         (

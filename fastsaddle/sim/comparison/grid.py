@@ -14,7 +14,7 @@ from typing import Any
 import tyro
 
 from fastsaddle.graphs import topology
-from fastsaddle.sim import methods
+from fastsaddle.sim import methods, topologies
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
 from fastsaddle.sim.run.messages import NONE, OF_COMPRESSION
 
@@ -93,8 +93,13 @@ class Grid:
 
     def check(self) -> None:
         """Raise ValueError for the first run that cannot be."""
-        for cell in (*self.cells(), *self.tuning_cells()):
-            cell.config.check()
+        configs = [cell.config for cell in (*self.cells(), *self.tuning_cells())]
+        for config in configs:
+            config.check()
+        # each graph once: a large one takes its time
+        graphs = ((c.topology, c.agents, c.seed * topologies.is_own(c.topology)) for c in configs)
+        for graph in dict.fromkeys(graphs):
+            topologies.find(*graph)
 
 
 def _first_spelling(identity: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastsaddle.graphs.topology import parse
 from fastsaddle.rules.averaging_optimizer import AveragingOptimizer
-from fastsaddle.sim import methods
+from fastsaddle.sim import methods, topologies
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
 from fastsaddle.sim.engines.engine import GradientEngine
@@ -34,7 +33,7 @@ class Simulation:
     def __init__(self, config: TrainConfig) -> None:
         config.check()
         self.device = find_device(config.device)
-        self.topology = parse(config.topology, config.agents)
+        self.topology = topologies.find(config.topology, config.agents, config.seed)
         self.data = AgentData(config, self.device)
         self.dataset = self.data.dataset
         self.steps = config.steps
