@@ -1,7 +1,9 @@
 """The algorithms that a run can choose, and which options each of them takes."""
 
 import inspect
+import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from torch.nn import Parameter
@@ -22,12 +24,20 @@ PARTICULAR = (
 SCHEDULED = {"pull_schedule": "pull", "push_schedule": "push"}
 # their messages are the models that a step begins with; other methods send them before mixing, or something else
 SENDING_MODELS = (fs.GUT, fs.GradientTracking, fs.MomentumTracking)
+# where a class name is cut into words: before a capital and two small letters, and where such a word ends
+WORDS = re.compile(r"(?<=.)(?=[A-Z][a-z]{2})|(?<=[a-z]{2})(?=[A-Z])")
 ASCENTS = {"full": FullSAM, "looksam": LookSAM, "momentum": MomentumSAM, "esam": ESAM}
 
 
 def names() -> tuple[str, ...]:
-    """The built-in algorithms, as options spell them: every public optimizer, in small letters."""
+    """The built-in algorithms, as options spell them: every public optimizer, RelaySGD as relay-sgd."""
     return tuple(sorted(_public()))
+
+
+def spelled(text: str) -> str:
+    """A built-in algorithm as options spell it, with its hyphens or without; any other text as it is."""
+    letters = {name.replace("-", ""): name for name in _public()}
+    return letters.get(text.replace("-", "").replace("_", ""), text)
 
 
 def find(text: str) -> choices.Choice:
@@ -35,8 +45,8 @@ def find(text: str) -> choices.Choice:
 
     Raises ValueError for an unknown name, and for something that is no Optimizer.
     """
-    if text in _public():
-        return choices.Choice(text, _public()[text])
+    if (name := spelled(text)) in _public():
+        return choices.Choice(name, _public()[name])
     own = choices.own_choice(text)
     if own is None:
         raise ValueError(choices.unknown("--algorithm", text, names()))
@@ -88,10 +98,11 @@ def parse_period(text: str, steps: int) -> int | QSR:
     return int(text)
 
 
+@cache
 def _public() -> dict[str, type[Optimizer]]:
     classes = (getattr(fs, name) for name in fs.__all__)
     return {
-        cls.__name__.lower(): cls
+        WORDS.sub("-", cls.__name__).lower(): cls
         for cls in classes
         if inspect.isclass(cls) and issubclass(cls, Optimizer) and cls is not Optimizer
     }

@@ -13,7 +13,8 @@ from typing import Any
 
 import tyro
 
-from fastsaddle.sim import methods
+from fastsaddle.graphs import topology
+from fastsaddle.sim import methods, topologies
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
 from fastsaddle.sim.run.messages import NONE, OF_COMPRESSION
 
@@ -44,8 +45,9 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of the run's directory: the algorithm, and a digest of the identity."""
-        content = json.dumps(self.identity, sort_keys=True)
-        stem = Path(self.config.algorithm.split(":")[0]).stem
+        first = _first_spelling(self.identity)
+        content = json.dumps(first, sort_keys=True)
+        stem = Path(first.get("algorithm", self.config.algorithm).split(":")[0]).stem
         return f"{stem}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
 
@@ -91,8 +93,24 @@ class Grid:
 
     def check(self) -> None:
         """Raise ValueError for the first run that cannot be."""
-        for cell in (*self.cells(), *self.tuning_cells()):
-            cell.config.check()
+        configs = [cell.config for cell in (*self.cells(), *self.tuning_cells())]
+        for config in configs:
+            config.check()
+        # each graph once: a large one takes its time
+        graphs = ((c.topology, c.agents, c.seed * topologies.is_own(c.topology)) for c in configs)
+        for graph in dict.fromkeys(graphs):
+            topologies.find(*graph)
+
+
+def _first_spelling(identity: dict[str, Any]) -> dict[str, Any]:
+    """The same options as earlier versions spelled them, so that a comparison of theirs goes on where it is."""
+    values = dict(identity)
+    if (algorithm := values.get("algorithm")) in methods.names():
+        values["algorithm"] = algorithm.replace("-", "")
+    graph, colon, rest = values.get("topology", "").partition(":")
+    if graph in topology.names():
+        values["topology"] = graph.replace("-", "_") + colon + rest
+    return values
 
 
 def varied(cells: list[Cell]) -> list[str]:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastsaddle.graphs.topology import parse
-from fastsaddle.sim import methods
+from fastsaddle.sim import methods, topologies
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
 from fastsaddle.sim.gradient_engine import GradientEngine
@@ -33,7 +32,7 @@ class Simulation:
     def __init__(self, config: TrainConfig) -> None:
         config.check()
         self.device = find_device(config.device)
-        self.topology = parse(config.topology, config.agents)
+        self.topology = topologies.find(config.topology, config.agents, config.seed)
         self.data = AgentData(config, self.device)
         self.dataset = self.data.dataset
         self.steps = config.steps
