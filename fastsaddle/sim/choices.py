@@ -23,7 +23,7 @@ OWN = re.compile(r"(?P<source>[^:]+\.py|\w+(?:\.\w+)+):(?P<name>\w+)(?::(?P<rest
 DATA_FILES = (".txt", ".npy")
 # options that may name a file of the user's
 OPTIONS = (
-    *("algorithm", "dataset", "model", "topology", "partition"),
+    *("algorithm", "gradient", "dataset", "model", "topology", "partition"),
     *("feature_skew", "compressor"),
 )
 
@@ -77,7 +77,7 @@ class Choice:
         own = {p.name: p for p in left}
         named = dict(a.split("=", 1) for a in self.arguments if a.split("=")[0] in own and "=" in a)
         for name, text in named.items():
-            values[name] = _convert(self.text, own[name], text)
+            values[name] = convert(self.text, own[name], text)
         left = [p for p in left if p.name not in named]
         ordered = [a for a in self.arguments if a.split("=")[0] not in named]
         if len(ordered) > len(left):
@@ -86,7 +86,7 @@ class Choice:
                 f"{self.text} has too many arguments after the colon, it takes {takes}"
             )
         for parameter, text in zip(left, ordered, strict=False):
-            values[parameter.name] = _convert(self.text, parameter, text)
+            values[parameter.name] = convert(self.text, parameter, text)
         for parameter in left[len(ordered) :]:
             if parameter.default is parameter.empty:
                 raise ValueError(
@@ -194,7 +194,7 @@ def _load_module(name: str) -> Any:
         raise ValueError(f"there is no module {name} (looked in {here} too): {error}") from error
 
 
-def _convert(text: str, parameter: inspect.Parameter, value: str) -> int | float | str | None:
+def convert(text: str, parameter: inspect.Parameter, value: str) -> int | float | str | None:
     # the types of `int | None`, or the one there is
     offered = get_args(parameter.annotation) or (parameter.annotation,)
     if value.lower() == "none" and NoneType in offered:

@@ -33,6 +33,12 @@ class TrainConfig:
     ngm, nsaddle: with cross-gradients; gradient-tracking, momentum-tracking, d2, gut: corrected for skewed data;
     relay-sgd: on a tree; qg-adam; local-sgd, dppf, easgd: local steps and averages of all."""
 
+    gradient: str = "auto"
+    """auto: the algorithm's own; plain; sam: sharpness-aware, by --rho, --adaptive and --sam, for any algorithm."""
+
+    option: str = ""
+    """Values of an algorithm of your own, name=value with commas between them, such as momentum=0.8."""
+
     dataset: str = "digits"
     """digits comes with scikit-learn; mnist, fashion-mnist, cifar10, cifar100, imagenette (imagenette:160 for images of
     160x160) and npz (arrays x, y or x_train, y_train, x_test, y_test) are read from --data-dir."""
@@ -263,7 +269,7 @@ class TrainConfig:
             changed = getattr(self, name) != field
             # a rate that the algorithm has no use for does no harm; a choice would be expected to act
             is_choice = isinstance(field, (bool, str))
-            if changed and is_choice and not methods.takes(self.algorithm, name):
+            if changed and is_choice and not methods.takes(self.algorithm, name, self.gradient):
                 able = [a for a in methods.names() if methods.takes(a, name)]
                 raise ValueError(
                     f"--{option(name)} needs an algorithm that has it ({', '.join(able)}), "

@@ -2,17 +2,17 @@
 
 import inspect
 import re
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
-
-from torch.nn import Parameter
 
 import fastsaddle as fs
 from fastsaddle.comm.period import QSR
 from fastsaddle.gradients.ascents import ESAM, Ascent, FullSAM, LookSAM, MomentumSAM
 from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.rules.base import Rule
 from fastsaddle.sim import choices
+from fastsaddle.sim.run import composed
+from fastsaddle.sim.run.composed import RuleChoice
 
 # options that only some algorithms take, by the name that both the option and the constructor have
 PARTICULAR = (
@@ -20,10 +20,12 @@ PARTICULAR = (
     *("momentum", "qg_momentum", "nesterov", "quasi_global", "tracking"),
     *("period", "pull", "push", "topology", "consensus_step", "state_dtype"),
 )
+# those of sharpness-aware gradients, which any algorithm can have by --gradient sam
+OF_SAM = ("rho", "adaptive", "sam")
 # options that say how another one moves
 SCHEDULED = {"pull_schedule": "pull", "push_schedule": "push"}
 # their messages are the models that a step begins with; other methods send them before mixing, or something else
-SENDING_MODELS = (fs.GUT, fs.GradientTracking, fs.MomentumTracking)
+SENDING_MODELS = (fs.rules.GUT, fs.rules.GradientTracking, fs.rules.MomentumTracking)
 # where a class name is cut into words: before a capital and two small letters, and where such a word ends
 WORDS = re.compile(r"(?<=.)(?=[A-Z][a-z]{2})|(?<=[a-z]{2})(?=[A-Z])")
 ASCENTS = {"full": FullSAM, "looksam": LookSAM, "momentum": MomentumSAM, "esam": ESAM}
@@ -41,23 +43,28 @@ def spelled(text: str) -> str:
 
 
 def find(text: str) -> choices.Choice:
-    """The optimizer's class that `--algorithm` names, or the user's own by import path.
+    """The optimizer's class that `--algorithm` names, or the user's own class of optimizer or rule by import path.
 
-    Raises ValueError for an unknown name, and for something that is no Optimizer.
+    Raises ValueError for an unknown name, and for something that is neither.
     """
     if (name := spelled(text)) in _public():
         return choices.Choice(name, _public()[name])
     own = choices.own_choice(text)
     if own is None:
         raise ValueError(choices.unknown("--algorithm", text, names()))
+    if inspect.isclass(own.function) and issubclass(own.function, Rule):
+        return RuleChoice(own.text, own.function, own.arguments)
     if not (inspect.isclass(own.function) and issubclass(own.function, Optimizer)):
-        raise ValueError(f"--algorithm {text} must be a subclass of Optimizer")
+        raise ValueError(f"--algorithm {text} must be a subclass of fs.rules.Rule or fs.Optimizer")
     return own
 
 
-def takes(text: str, option: str) -> bool:
-    """Whether an algorithm has use for an option: of those that only some take, what its constructor names."""
+def takes(text: str, option: str, gradient: str = composed.AUTO) -> bool:
+    """Whether an algorithm with a gradient has use for an option: of those that only some take, what is named."""
     option = SCHEDULED.get(option, option)
+    if option in OF_SAM and gradient != composed.AUTO:
+        own = choices.own_choice(gradient)
+        return gradient == composed.SAM if own is None else option in own.names()
     return option not in PARTICULAR or option in find(text).names()
 
 
@@ -68,10 +75,14 @@ def takes_cross_features(text: str) -> bool:
 
 
 def build(
-    text: str, params: Iterable[Parameter] | list[dict[str, Any]], **options: Any
+    text: str,
+    params: composed.Params,
+    gradient: str = composed.AUTO,
+    option: str = "",
+    **options: Any,
 ) -> Optimizer:
     """The optimizer over stacked parameters; options that it does not take are left out."""
-    return find(text)(params=params, **options)
+    return composed.build(find(text), params, gradient, option, options)
 
 
 def parse_sam(text: str) -> Ascent:

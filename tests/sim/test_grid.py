@@ -9,7 +9,7 @@ from fastsaddle.sim.comparison import grid_source, tuning
 from fastsaddle.sim.comparison.grid import Cell, varied
 from fastsaddle.sim.comparison.results import Outcome
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.labels import Labels
+from fastsaddle.sim.run.labels import Labels
 
 TOML = """
 algorithm = ["dsgd", "qgm", "qsaddle"]

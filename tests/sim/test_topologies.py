@@ -15,9 +15,10 @@ import torch
 import fastsaddle as fs
 from fastsaddle.cli import main
 from fastsaddle.graphs import edge_list
-from fastsaddle.sim import choices, topologies
+from fastsaddle.sim import choices
 from fastsaddle.sim.comparison import grid_source
 from fastsaddle.sim.report import page
+from fastsaddle.sim.run import topologies
 
 SHORT = ("--agents", "4", "--steps", "4", "--checkpoint-every", "2", "--batch-size", "8")
 PATH = "0 1\n1 2\n2 3\n"

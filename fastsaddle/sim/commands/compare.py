@@ -18,9 +18,9 @@ from fastsaddle.sim.comparison import plot, pool, results, tables, tuning
 from fastsaddle.sim.comparison.grid import Cell, Grid, varied
 from fastsaddle.sim.comparison.progress import ComparisonProgress
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.labels import Labels
 from fastsaddle.sim.run.checkpoint import write_synced
 from fastsaddle.sim.run.interrupts import Interrupts
+from fastsaddle.sim.run.labels import Labels
 from fastsaddle.sim.run.summary import split_name
 
 PLOT = "comparison.png"
@@ -91,7 +91,9 @@ def _title(cells: list[Cell]) -> str:
         "agents": f"{config.agents} agents",
         "topology": labels.of("topology", config.topology),
         "alpha": split_name(config, labels),
-        "rho": f"rho {config.rho:g}" if methods.takes(config.algorithm, "rho") else "",
+        "rho": f"rho {config.rho:g}"
+        if methods.takes(config.algorithm, "rho", config.gradient)
+        else "",
     }
     hidden = [*apart, *(["rho"] if "algorithm" in apart else [])]
     return ", ".join(text for name, text in shown.items() if text and name not in hidden)

@@ -10,10 +10,10 @@ from torch import nn
 import fastsaddle as fs
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.shell import Optimizer
-from fastsaddle.sim import methods, topologies
+from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.labels import label
-from fastsaddle.sim.run import initial_models
+from fastsaddle.sim.run import initial_models, topologies
+from fastsaddle.sim.run.labels import label
 from fastsaddle.sim.run.simulation import optimizer_options
 
 UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3}

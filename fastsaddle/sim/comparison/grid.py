@@ -14,8 +14,9 @@ from typing import Any
 import tyro
 
 from fastsaddle.graphs import topology
-from fastsaddle.sim import methods, topologies
+from fastsaddle.sim import methods
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
+from fastsaddle.sim.run import topologies
 from fastsaddle.sim.run.messages import NONE, OF_COMPRESSION
 
 # how a run is carried out, not what it computes: a finished run stays finished when they change
@@ -176,7 +177,7 @@ def _product(options: Values) -> Iterable[dict[str, Any]]:
 
 def _without_effect_reset(config: TrainConfig) -> TrainConfig:
     """Options that this run has no use for back to their defaults, so that no run is done twice."""
-    idle = [name for name in DEFAULTS if not methods.takes(config.algorithm, name)]
+    idle = [name for name in DEFAULTS if not methods.takes(config.algorithm, name, config.gradient)]
     if not config.has_alpha:
         idle.append("alpha")
     if config.compressor == NONE:

@@ -12,8 +12,8 @@ from rich.console import Console
 from fastsaddle.sim.comparison.grid import Cell, varied
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.comparison.results import describe
-from fastsaddle.sim.labels import Labels
 from fastsaddle.sim.methods import takes
+from fastsaddle.sim.run.labels import Labels
 from fastsaddle.sim.run.progress import percent
 
 SECONDS_BETWEEN_UPDATES = 1.0

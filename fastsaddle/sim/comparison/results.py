@@ -11,8 +11,8 @@ from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
 from fastsaddle.sim.comparison.grid import SEEDS, Cell
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.config import DEFAULTS
-from fastsaddle.sim.labels import Labels
 from fastsaddle.sim.methods import takes
+from fastsaddle.sim.run.labels import Labels
 from fastsaddle.sim.run.messages import NONE
 from fastsaddle.sim.run.run_dir import read_rows
 

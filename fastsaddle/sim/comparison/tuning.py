@@ -7,8 +7,8 @@ from typing import Any
 from fastsaddle.sim.comparison.grid import SEEDS, Cell, Grid, Values, varied
 from fastsaddle.sim.comparison.results import Outcome
 from fastsaddle.sim.config import spelled
-from fastsaddle.sim.labels import Labels
 from fastsaddle.sim.methods import takes
+from fastsaddle.sim.run.labels import Labels
 
 
 @dataclass(frozen=True)

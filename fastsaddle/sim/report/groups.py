@@ -7,8 +7,8 @@ from typing import Any
 from fastsaddle.sim.comparison.grid import CARRIED_OUT, SEEDS, Cell
 from fastsaddle.sim.comparison.results import Group, Outcome, name_value, telling
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED
-from fastsaddle.sim.labels import Labels
 from fastsaddle.sim.report.runs import Run
+from fastsaddle.sim.run.labels import Labels
 
 # how often a run is looked at changes nothing in it
 NOT_COMPARED = (*CARRIED_OUT, *NOT_STORED, *SEEDS, "eval_every")

@@ -8,9 +8,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from fastsaddle.sim.comparison.results import name_value
-from fastsaddle.sim.labels import Labels
 from fastsaddle.sim.report.drawing import WIDTH, Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.runs import Run
+from fastsaddle.sim.run.labels import Labels
 
 MOST_SPLITS = 4
 MOST_ANNOTATED = 240

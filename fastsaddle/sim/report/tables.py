@@ -7,9 +7,9 @@ from typing import Any
 
 from fastsaddle.sim.comparison import tables as comparison_tables
 from fastsaddle.sim.config import option
-from fastsaddle.sim.labels import Labels
 from fastsaddle.sim.report.groups import RunGroup
 from fastsaddle.sim.report.runs import Comparison, Run
+from fastsaddle.sim.run.labels import Labels
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from fastsaddle.graphs.topology import Topology
-from fastsaddle.sim import methods, topologies
+from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.report.drawing import INK, Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.groups import RunGroup
 from fastsaddle.sim.report.paths import without_folders
+from fastsaddle.sim.run import topologies
 
 MOST_TOPOLOGIES = 4
 MOST_LABELED = 200

@@ -9,10 +9,10 @@ from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.sim import choices
 from fastsaddle.sim.config import TrainConfig, option
 from fastsaddle.sim.engines import _choice
-from fastsaddle.sim.labels import label
+from fastsaddle.sim.run.labels import label
 
 # options whose code runs in each step
-IN_A_STEP = ("algorithm", "model", "compressor", "engine")
+IN_A_STEP = ("algorithm", "gradient", "model", "compressor", "engine")
 
 
 def resolve(

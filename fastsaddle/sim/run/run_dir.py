@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
-from fastsaddle.sim.labels import label
 from fastsaddle.sim.run.checkpoint import sync, write_synced
+from fastsaddle.sim.run.labels import label
 
 # options that came with a later version, whose default is not what was done before
 BEFORE = {"cuda_graph": "off"}

@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fastsaddle.sim import methods, topologies
+from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.labels import Labels, label
-from fastsaddle.sim.run import checkpoint
+from fastsaddle.sim.run import checkpoint, topologies
 from fastsaddle.sim.run.job import CLASSES, CURVES, Job
+from fastsaddle.sim.run.labels import Labels, label
 from fastsaddle.sim.run.progress import number, percent
 
 
@@ -20,7 +20,7 @@ def describe(job: Job) -> list[str]:
     split = simulation.data.partition
     backends = sorted(set(job.directory.config["backend"].values()))
     return [
-        f"{labels.of('algorithm', config.algorithm)}: {config.agents} agents, {who_talks(job)}, "
+        f"{method(config, labels)}: {config.agents} agents, {who_talks(job)}, "
         f"{labels.of('model', config.model)} with "
         f"{simulation.stack.layout.dim:,} parameters",
         f"{labels.of('dataset', config.dataset)}: {len(simulation.dataset.train_labels):,} training samples, "
@@ -72,7 +72,7 @@ def title(job: Job) -> str:
     """The run's name and what it did, for its figures."""
     c, labels = job.config, Labels([job.config])
     what = (
-        labels.of("algorithm", c.algorithm),
+        method(c, labels),
         f"{c.agents} agents",
         *([labels.of("topology", c.topology)] if methods.takes(c.algorithm, "topology") else []),
         *([] if c.choco is None else [labels.of("compressor", c.compressor)]),
@@ -81,6 +81,15 @@ def title(job: Job) -> str:
         f"seed {c.seed}",
     )
     return f"{job.directory.path.resolve().name}\n{', '.join(what)}"
+
+
+def method(config: TrainConfig, labels: Labels) -> str:
+    """The algorithm, and what else is said of it."""
+    found = str(labels.of("algorithm", config.algorithm))
+    if config.gradient != "auto":
+        shown = "SAM" if config.gradient == "sam" else labels.of("gradient", config.gradient)
+        found += f" with {shown} gradients"
+    return f"{found}, {config.option.replace('=', ' ')}" if config.option else found
 
 
 def split_name(config: TrainConfig, labels: Labels) -> str:
