@@ -117,7 +117,7 @@ def torus(rows: int, cols: int) -> Topology:
 def fully_connected(n: int) -> Topology:
     """Everybody talks to everybody: W = 11^T / n, so a gossip round is an exact average."""
     _check_sizes(n=n)
-    return _weigh(nx.complete_graph(n), "fully_connected")
+    return _weigh(nx.complete_graph(n), "fully-connected")
 
 
 def exponential(n: int) -> Topology:
@@ -145,7 +145,7 @@ def chain(n: int) -> Topology:
 def binary_tree(n: int) -> Topology:
     """Agent i talks to agents 2i + 1 and 2i + 2, as far as they exist, and to the one that it hangs from."""
     _check_sizes(n=n)
-    return _weigh(nx.full_rary_tree(2, n), "binary_tree")
+    return _weigh(nx.full_rary_tree(2, n), "binary-tree")
 
 
 def dyck() -> Topology:
@@ -158,7 +158,7 @@ def social_network() -> Topology:
 
     Davis, Gardner and Gardner 1941, "Deep South"; used by Lin et al. 2021, arXiv:2102.04761.
     """
-    return _weigh(nx.davis_southern_women_graph(), "social_network")
+    return _weigh(nx.davis_southern_women_graph(), "social-network")
 
 
 def random_regular(n: int, d: int, seed: int = 0) -> Topology:
@@ -172,7 +172,7 @@ def random_regular(n: int, d: int, seed: int = 0) -> Topology:
     # the drawn graph lists its nodes in the order of its edges
     graph = nx.empty_graph(n)
     graph.add_edges_from(nx.random_regular_graph(d, n, seed=seed).edges)
-    return _weigh(graph, f"random_regular:{d}:{seed}", remedy="raise d or change the seed")
+    return _weigh(graph, f"random-regular:{d}:{seed}", remedy="raise d or change the seed")
 
 
 def erdos_renyi(n: int, p: float, seed: int = 0) -> Topology:
@@ -184,7 +184,7 @@ def erdos_renyi(n: int, p: float, seed: int = 0) -> Topology:
     if not 0 < p <= 1:
         raise ValueError(f"p must be in (0, 1], got {p!r}")
     graph = nx.gnp_random_graph(n, p, seed=seed)
-    return _weigh(graph, f"erdos_renyi:{p}:{seed}", remedy="raise p or change the seed")
+    return _weigh(graph, f"erdos-renyi:{p}:{seed}", remedy="raise p or change the seed")
 
 
 def from_networkx(G: nx.Graph) -> Topology:
@@ -232,18 +232,30 @@ def from_matrix(
 
 
 def parse(text: str, agents: int) -> Topology:
-    """The topology that a command line names, such as `ring`, `torus:4x4` or `erdos_renyi:0.3:7`.
+    """The topology that a command line names, such as `ring`, `torus:4x4` or `erdos-renyi:0.3:7`.
 
-    `torus` alone is the most square grid of `agents`; a missing seed is 0.
+    `torus` alone is the most square grid of `agents`; a missing seed is 0. Underscores stand for hyphens too.
 
     Raises ValueError for a text of no known form, or one that means another number of agents.
     """
     _check_sizes(agents=agents)
     for pattern, build in _FORMS.values():
-        if match := re.fullmatch(pattern, text):
+        if match := re.fullmatch(pattern, spelled(text)):
             numbers = [int(g) if g.isdigit() else float(g) for g in match.groups() if g]
             return resolve(build(agents, *numbers), agents)
     raise ValueError(f"unknown topology {text!r}; known: {', '.join(_FORMS)}")
+
+
+def spelled(text: str) -> str:
+    """A topology's text as options spell it, with hyphens; one of no known name as it is."""
+    name, colon, rest = text.partition(":")
+    with_hyphens = name.replace("_", "-")
+    return with_hyphens + colon + rest if with_hyphens in names() else text
+
+
+def names() -> tuple[str, ...]:
+    """The names of all topologies that a text can mean, without what follows a colon."""
+    return tuple(dict.fromkeys(form.split(":")[0] for form in _FORMS))
 
 
 def resolve(topology: Topology | str, agents: int) -> Topology:
@@ -268,17 +280,17 @@ def _most_square_torus(n: int) -> Topology:
 # how a text is written -> its pattern, and what builds it from the number of agents and the groups
 _FORMS: dict[str, tuple[str, Callable[..., Topology]]] = {
     "ring": (r"ring", ring),
-    "fully_connected": (r"fully_connected", fully_connected),
+    "fully-connected": (r"fully-connected", fully_connected),
     "exponential": (r"exponential", exponential),
     "star": (r"star", star),
     "chain": (r"chain", chain),
-    "binary_tree": (r"binary_tree", binary_tree),
+    "binary-tree": (r"binary-tree", binary_tree),
     "dyck": (r"dyck", lambda n: dyck()),
-    "social_network": (r"social_network", lambda n: social_network()),
+    "social-network": (r"social-network", lambda n: social_network()),
     "torus": (r"torus", _most_square_torus),
     "torus:ROWSxCOLS": (r"torus:(\d+)x(\d+)", lambda n, rows, cols: torus(rows, cols)),
-    "random_regular:DEGREE[:SEED]": (r"random_regular:(\d+)(?::(\d+))?", random_regular),
-    "erdos_renyi:P[:SEED]": (r"erdos_renyi:(\d*\.?\d+(?:e-?\d+)?)(?::(\d+))?", erdos_renyi),
+    "random-regular:DEGREE[:SEED]": (r"random-regular:(\d+)(?::(\d+))?", random_regular),
+    "erdos-renyi:P[:SEED]": (r"erdos-renyi:(\d*\.?\d+(?:e-?\d+)?)(?::(\d+))?", erdos_renyi),
 }
 
 

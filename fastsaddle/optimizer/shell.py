@@ -88,7 +88,7 @@ class Optimizer(torch.optim.Optimizer):
     counters as they were before it.
 
     Attributes:
-        gradient, rule, communicator: its parts; the communicator is that of these parameters.
+        gradient, rule, communicator: its parts; the communicator is that of these parameters, `plan` what was given.
         agents: rows of the buffers; 1 for ordinary parameters.
         topology: the graph; None where there is none.
         rows: the flat buffers of parameters and gradients.
@@ -152,7 +152,7 @@ class Optimizer(torch.optim.Optimizer):
             **plan.defaults,
         }
         check_group(defaults, self.hyperparameters)
-        self.gradient, self.rule = gradient, rule
+        self.gradient, self.rule, self.plan = gradient, rule, plan
         self._live = Live()
         super().__init__(params, defaults)
         # numpy's integers would overflow in the groups' seeds
@@ -894,7 +894,7 @@ class Optimizer(torch.optim.Optimizer):
 
 # what __getstate__ keeps besides torch's own and what is counted
 KEPT = (
-    *("gradient", "rule", "communicator", "hyperparameters"),
+    *("gradient", "rule", "communicator", "plan", "hyperparameters"),
     *("seed", "nonfinite", "backend", "state_dtype"),
 )
 

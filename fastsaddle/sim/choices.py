@@ -19,6 +19,13 @@ from typing import Any, get_args
 
 OWN = re.compile(r"(?P<source>[^:]+\.py|\w+(?:\.\w+)+):(?P<name>\w+)(?::(?P<rest>.*))?")
 
+# contents of a choice: a file of its own, named without a colon
+DATA_FILES = (".txt", ".npy")
+# options that may name a file of the user's
+OPTIONS = (
+    *("algorithm", "gradient", "dataset", "model", "topology", "partition"),
+    *("feature_skew", "compressor"),
+)
 
 # folders of built-in choices -> where they lie
 PLACES = {
@@ -70,7 +77,7 @@ class Choice:
         own = {p.name: p for p in left}
         named = dict(a.split("=", 1) for a in self.arguments if a.split("=")[0] in own and "=" in a)
         for name, text in named.items():
-            values[name] = _convert(self.text, own[name], text)
+            values[name] = convert(self.text, own[name], text)
         left = [p for p in left if p.name not in named]
         ordered = [a for a in self.arguments if a.split("=")[0] not in named]
         if len(ordered) > len(left):
@@ -79,7 +86,7 @@ class Choice:
                 f"{self.text} has too many arguments after the colon, it takes {takes}"
             )
         for parameter, text in zip(left, ordered, strict=False):
-            values[parameter.name] = _convert(self.text, parameter, text)
+            values[parameter.name] = convert(self.text, parameter, text)
         for parameter in left[len(ordered) :]:
             if parameter.default is parameter.empty:
                 raise ValueError(
@@ -142,17 +149,30 @@ def own_choice(text: str) -> Choice | None:
 
 def absolute(text: str) -> str:
     """The same choice with the whole path of the user's file, readable from any directory."""
-    match = OWN.fullmatch(text)
-    if match is None or not match["source"].endswith(".py"):
+    source = source_of(text) or ""
+    if not source.endswith((".py", *DATA_FILES)):
         return text
-    return str(Path(match["source"]).resolve()) + text[len(match["source"]) :]
+    return str(Path(source).resolve()) + text[len(source) :]
+
+
+def source_of(text: str) -> str | None:
+    """The file or module that an own choice comes from; None where `text` is no own choice."""
+    if is_data_file(text):
+        return text
+    match = OWN.fullmatch(text)
+    return None if match is None else match["source"]
+
+
+def is_data_file(text: str) -> bool:
+    """Whether a choice is the content of a file, such as edges.txt, and not code."""
+    return text.endswith(DATA_FILES)
 
 
 @cache
 def _load_file(path: Path) -> Any:
     """The module of a file, executed once: options are looked up many times."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there, looked for it from {Path.cwd()}")
+        raise FileNotFoundError(f"{path} is not there")
     name = f"fastsaddle_own_{path.stem}"
     specification = importlib.util.spec_from_file_location(name, path)
     assert specification and specification.loader
@@ -174,7 +194,7 @@ def _load_module(name: str) -> Any:
         raise ValueError(f"there is no module {name} (looked in {here} too): {error}") from error
 
 
-def _convert(text: str, parameter: inspect.Parameter, value: str) -> int | float | str | None:
+def convert(text: str, parameter: inspect.Parameter, value: str) -> int | float | str | None:
     # the types of `int | None`, or the one there is
     offered = get_args(parameter.annotation) or (parameter.annotation,)
     if value.lower() == "none" and NoneType in offered:

@@ -5,11 +5,13 @@ defaults and the texts below each field; a second list of options (as typer want
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from fastsaddle.comm.choco import Choco
+from fastsaddle.graphs import topology
 from fastsaddle.sim import choices, methods
 from fastsaddle.sim.engines import _choice
 from fastsaddle.sim.engines._precision import Precision
@@ -22,13 +24,20 @@ class TrainConfig:
 
     Without options: Q-SADDLe, 16 agents on a ring, scikit-learn's digits split by Dirichlet(0.1).
     Ctrl-C leaves a checkpoint, and `fastsaddle train --resume DIR` goes on bit for bit.
-    Algorithm, dataset, model, partition, feature skew, compressor and engine can be your own: file.py:Name.
+    Algorithm, gradient, dataset, model, topology, partition, feature skew, compressor and engine can be your own:
+    file.py:Name.
     """
 
     algorithm: str = "qsaddle"
     """dsgd: plain gossip; dsgdm: with local momentum; qgm: quasi-global momentum; dsaddle, qsaddle: sharpness-aware;
-    ngm, nsaddle: with cross-gradients; gradienttracking, momentumtracking, d2, gut: corrected for skewed data;
-    relaysgd: on a tree; qgadam; localsgd, dppf, easgd: local steps and averages of all."""
+    ngm, nsaddle: with cross-gradients; gradient-tracking, momentum-tracking, d2, gut: corrected for skewed data;
+    relay-sgd: on a tree; qg-adam; local-sgd, dppf, easgd: local steps and averages of all."""
+
+    gradient: str = "auto"
+    """auto: the algorithm's own; plain; sam: sharpness-aware, by --rho, --adaptive and --sam, for any algorithm."""
+
+    option: str = ""
+    """Values of an algorithm of your own, name=value with commas between them, such as momentum=0.8."""
 
     dataset: str = "digits"
     """digits comes with scikit-learn; mnist, fashion-mnist, cifar10, cifar100, imagenette (imagenette:160 for images of
@@ -51,8 +60,9 @@ class TrainConfig:
     """Number of agents."""
 
     topology: str = "ring"
-    """Who talks to whom: ring, torus:4x4, fully_connected, exponential, star, chain, binary_tree, dyck, social_network,
-    random_regular:3 or erdos_renyi:0.3 (both with a seed: random_regular:3:7); not for localsgd, dppf and easgd."""
+    """Who talks to whom: ring, torus:4x4, fully-connected, exponential, star, chain, binary-tree, dyck, social-network,
+    random-regular:3 or erdos-renyi:0.3 (both with a seed: random-regular:3:7), or your own: edges.txt (a line an edge:
+    two agents from 0 on, perhaps a weight), matrix.npy, file.py:name; not for local-sgd, dppf and easgd."""
 
     partition: str = "dirichlet"
     """dirichlet: drawn, then cut again into parts of equal size; dirichlet-raw: parts as drawn; iid; sorted: by class,
@@ -115,13 +125,13 @@ class TrainConfig:
     nsaddle)."""
 
     quasi_global: Literal["second", "both"] = "second"
-    """Which moments of qgadam are quasi-global."""
+    """Which moments of qg-adam are quasi-global."""
 
     tracking: float = 0.9
     """How strongly gut follows the tracked update; with momentum about 0.01."""
 
     period: str = "4"
-    """Steps between averages (localsgd, dppf, easgd), or qsr:4:0.0175: the quadratic synchronization rule."""
+    """Steps between averages (local-sgd, dppf, easgd), or qsr:4:0.0175: the quadratic synchronization rule."""
 
     pull: float = 0.1
     """Pull towards the average, in [0, 1] (dppf, easgd)."""
@@ -221,6 +231,11 @@ class TrainConfig:
     minutes: float | None = None
     """Stop with a checkpoint after so long, to go on later with --resume."""
 
+    def __post_init__(self) -> None:
+        """One spelling of each name, so that stored runs and grids with an earlier one count as the same method."""
+        for name in SPELLED:
+            object.__setattr__(self, name, spelled(name, getattr(self, name)))
+
     def check(self) -> None:
         """Raise ValueError for a value that no run can have."""
         for name in COUNTS:
@@ -254,7 +269,7 @@ class TrainConfig:
             changed = getattr(self, name) != field
             # a rate that the algorithm has no use for does no harm; a choice would be expected to act
             is_choice = isinstance(field, (bool, str))
-            if changed and is_choice and not methods.takes(self.algorithm, name):
+            if changed and is_choice and not methods.takes(self.algorithm, name, self.gradient):
                 able = [a for a in methods.names() if methods.takes(a, name)]
                 raise ValueError(
                     f"--{option(name)} needs an algorithm that has it ({', '.join(able)}), "
@@ -318,6 +333,18 @@ COUNTS = (
 # they say where a run lies and how long it may take now, not what it is
 NOT_STORED = ("out", "resume", "minutes")
 DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
+
+
+# options whose values had another spelling in earlier versions
+SPELLED: dict[str, Callable[[str], str]] = {
+    "algorithm": methods.spelled,
+    "topology": topology.spelled,
+}
+
+
+def spelled(name: str, value: Any) -> Any:
+    """An option's value in the one spelling that counts."""
+    return SPELLED[name](value) if name in SPELLED else value
 
 
 def option(name: str) -> str:

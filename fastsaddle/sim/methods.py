@@ -1,16 +1,18 @@
 """The algorithms that a run can choose, and which options each of them takes."""
 
 import inspect
-from collections.abc import Iterable
+import re
+from functools import cache
 from typing import Any
-
-from torch.nn import Parameter
 
 import fastsaddle as fs
 from fastsaddle.comm.period import QSR
 from fastsaddle.gradients.ascents import ESAM, Ascent, FullSAM, LookSAM, MomentumSAM
 from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.rules.base import Rule
 from fastsaddle.sim import choices
+from fastsaddle.sim.run import composed
+from fastsaddle.sim.run.composed import RuleChoice
 
 # options that only some algorithms take, by the name that both the option and the constructor have
 PARTICULAR = (
@@ -18,36 +20,51 @@ PARTICULAR = (
     *("momentum", "qg_momentum", "nesterov", "quasi_global", "tracking"),
     *("period", "pull", "push", "topology", "consensus_step", "state_dtype"),
 )
+# those of sharpness-aware gradients, which any algorithm can have by --gradient sam
+OF_SAM = ("rho", "adaptive", "sam")
 # options that say how another one moves
 SCHEDULED = {"pull_schedule": "pull", "push_schedule": "push"}
 # their messages are the models that a step begins with; other methods send them before mixing, or something else
-SENDING_MODELS = (fs.GUT, fs.GradientTracking, fs.MomentumTracking)
+SENDING_MODELS = (fs.rules.GUT, fs.rules.GradientTracking, fs.rules.MomentumTracking)
+# where a class name is cut into words: before a capital and two small letters, and where such a word ends
+WORDS = re.compile(r"(?<=.)(?=[A-Z][a-z]{2})|(?<=[a-z]{2})(?=[A-Z])")
 ASCENTS = {"full": FullSAM, "looksam": LookSAM, "momentum": MomentumSAM, "esam": ESAM}
 
 
 def names() -> tuple[str, ...]:
-    """The built-in algorithms, as options spell them: every public optimizer, in small letters."""
+    """The built-in algorithms, as options spell them: every public optimizer, RelaySGD as relay-sgd."""
     return tuple(sorted(_public()))
 
 
-def find(text: str) -> choices.Choice:
-    """The optimizer's class that `--algorithm` names, or the user's own by import path.
+def spelled(text: str) -> str:
+    """A built-in algorithm as options spell it, with its hyphens or without; any other text as it is."""
+    letters = {name.replace("-", ""): name for name in _public()}
+    return letters.get(text.replace("-", "").replace("_", ""), text)
 
-    Raises ValueError for an unknown name, and for something that is no Optimizer.
+
+def find(text: str) -> choices.Choice:
+    """The optimizer's class that `--algorithm` names, or the user's own class of optimizer or rule by import path.
+
+    Raises ValueError for an unknown name, and for something that is neither.
     """
-    if text in _public():
-        return choices.Choice(text, _public()[text])
+    if (name := spelled(text)) in _public():
+        return choices.Choice(name, _public()[name])
     own = choices.own_choice(text)
     if own is None:
         raise ValueError(choices.unknown("--algorithm", text, names()))
+    if inspect.isclass(own.function) and issubclass(own.function, Rule):
+        return RuleChoice(own.text, own.function, own.arguments)
     if not (inspect.isclass(own.function) and issubclass(own.function, Optimizer)):
-        raise ValueError(f"--algorithm {text} must be a subclass of Optimizer")
+        raise ValueError(f"--algorithm {text} must be a subclass of fs.rules.Rule or fs.Optimizer")
     return own
 
 
-def takes(text: str, option: str) -> bool:
-    """Whether an algorithm has use for an option: of those that only some take, what its constructor names."""
+def takes(text: str, option: str, gradient: str = composed.AUTO) -> bool:
+    """Whether an algorithm with a gradient has use for an option: of those that only some take, what is named."""
     option = SCHEDULED.get(option, option)
+    if option in OF_SAM and gradient != composed.AUTO:
+        own = choices.own_choice(gradient)
+        return gradient == composed.SAM if own is None else option in own.names()
     return option not in PARTICULAR or option in find(text).names()
 
 
@@ -58,10 +75,14 @@ def takes_cross_features(text: str) -> bool:
 
 
 def build(
-    text: str, params: Iterable[Parameter] | list[dict[str, Any]], **options: Any
+    text: str,
+    params: composed.Params,
+    gradient: str = composed.AUTO,
+    option: str = "",
+    **options: Any,
 ) -> Optimizer:
     """The optimizer over stacked parameters; options that it does not take are left out."""
-    return find(text)(params=params, **options)
+    return composed.build(find(text), params, gradient, option, options)
 
 
 def parse_sam(text: str) -> Ascent:
@@ -88,10 +109,11 @@ def parse_period(text: str, steps: int) -> int | QSR:
     return int(text)
 
 
+@cache
 def _public() -> dict[str, type[Optimizer]]:
     classes = (getattr(fs, name) for name in fs.__all__)
     return {
-        cls.__name__.lower(): cls
+        WORDS.sub("-", cls.__name__).lower(): cls
         for cls in classes
         if inspect.isclass(cls) and issubclass(cls, Optimizer) and cls is not Optimizer
     }

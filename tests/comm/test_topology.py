@@ -173,7 +173,7 @@ def test_exponential_hops_go_both_ways():
     assert topology.exponential(16).neighbors[0] == (1, 2, 4, 8, 12, 14, 15)
 
 
-@pytest.mark.parametrize("text", ["random_regular:3", "erdos_renyi:0.5"])
+@pytest.mark.parametrize("text", ["random-regular:3", "erdos-renyi:0.5"])
 def test_random_graphs_depend_on_their_seed_only(text):
     first, again, other = (topology.parse(f"{text}:{seed}", 16) for seed in (3, 3, 4))
     assert torch.equal(first.W, again.W)
@@ -233,9 +233,9 @@ def test_directed_matrices_are_admitted_on_request():
         (lambda: topology.ring(3).mixing_lists(1.5), r"consensus_step.*\[0, 1\], got 1.5"),
         (lambda: topology.ring(3).mixing_lists(-0.1), "got -0.1"),
         (lambda: topology.parse("ring", 0), "agents must be"),
-        (lambda: topology.parse("petersen", 10), "unknown.*'petersen'.*known: ring, fully_.*dyck"),
+        (lambda: topology.parse("petersen", 10), "unknown.*'petersen'.*known: ring, fully-.*dyck"),
         (lambda: topology.parse("torus:4", 4), "unknown topology 'torus:4'"),
-        (lambda: topology.parse("random_regular", 4), "random_regular:DEGREE"),
+        (lambda: topology.parse("random-regular", 4), "random-regular:DEGREE"),
         (lambda: topology.parse("torus:4x4", 15), "torus:4x4 has 16 agents, but 15"),
         (lambda: topology.parse("dyck", 16), "dyck has 32 agents, but 16"),
         (lambda: topology.resolve(topology.ring(4), 5), "ring has 4 agents, but 5"),
@@ -264,15 +264,18 @@ def test_bad_arguments_are_refused(build, message):
     ("text", "wanted"),
     [
         *((word, getattr(topology, word)(9)) for word in ("ring", "star")),
-        *((word, getattr(topology, word)(9)) for word in ("fully_connected", "exponential")),
-        *((word, getattr(topology, word)()) for word in ("dyck", "social_network")),
+        *((word, getattr(topology, word)(9)) for word in ("exponential", "chain")),
+        ("fully-connected", topology.fully_connected(9)),
+        ("binary-tree", topology.binary_tree(9)),
+        ("dyck", topology.dyck()),
+        ("social-network", topology.social_network()),
         ("torus", topology.torus(3, 4)),
         ("torus:2x6", topology.torus(2, 6)),
-        ("random_regular:3", topology.random_regular(8, 3, 0)),
-        ("random_regular:3:7", topology.random_regular(8, 3, 7)),
-        ("erdos_renyi:0.5", topology.erdos_renyi(9, 0.5, 0)),
-        ("erdos_renyi:0.5:7", topology.erdos_renyi(9, 0.5, 7)),
-        ("erdos_renyi:1", topology.fully_connected(9)),
+        ("random-regular:3", topology.random_regular(8, 3, 0)),
+        ("random-regular:3:7", topology.random_regular(8, 3, 7)),
+        ("erdos-renyi:0.5", topology.erdos_renyi(9, 0.5, 0)),
+        ("erdos-renyi:0.5:7", topology.erdos_renyi(9, 0.5, 7)),
+        ("erdos-renyi:1", topology.fully_connected(9)),
     ],
 )
 def test_parse_reads_every_form(text, wanted):
@@ -280,6 +283,15 @@ def test_parse_reads_every_form(text, wanted):
     assert torch.equal(graph.W, wanted.W)
     assert torch.equal(topology.parse(graph.name, wanted.agents).W, wanted.W)
     assert topology.resolve(graph, wanted.agents) is graph
+    name, _, rest = text.partition(":")
+    earlier = ":".join([name.replace("-", "_"), rest]) if rest else name.replace("-", "_")
+    assert topology.spelled(earlier) == text
+    assert torch.equal(topology.parse(earlier, wanted.agents).W, wanted.W)
+
+
+def test_a_text_of_no_known_name_is_left_alone():
+    for text in ("my_graph.py:a_b:3", "binary-tree_2", "fully_connected_net"):
+        assert topology.spelled(text) == text
 
 
 def test_topology_is_frozen_hashable_and_copyable():

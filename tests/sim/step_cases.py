@@ -24,7 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dsgd": {},
     "dsgdm": {"nesterov": True},
     "qgm": {"consensus_step": 0.9},
-    "qgadam": {"lr": 0.01},
+    "qg-adam": {"lr": 0.01},
     "dsaddle": {},
     "qsaddle": {"adaptive": True, "rho": 0.4},
     "qsaddle, momentum": {"sam": "momentum", "rho": 0.5},
@@ -40,10 +40,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "ngm": {},
     "ngm, 8 bits": {"compressor": "stochastic-quantizer:8", "topology": "star"},
     "nsaddle": {"cross_gradients": "model", "mixed_self_gradient": True},
-    "gradienttracking": {"momentum": 0.5},
-    "momentumtracking": {},
+    "gradient-tracking": {"momentum": 0.5},
+    "momentum-tracking": {},
     "d2": {"consensus_step": 0.8},
-    "relaysgd": {"topology": "chain"},
+    "relay-sgd": {"topology": "chain"},
 }
 
 

@@ -48,7 +48,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("folder", ["datasets", "partitions", "feature_skews", "networks"])
 def test_the_folder_is_the_list(folder: str) -> None:
-    files = {p.stem for p in (SIM / folder).glob("[!_]*.py")}
+    files = {p.stem for p in (SIM / choices.PLACES[folder].replace(".", "/")).glob("[!_]*.py")}
     assert {name.replace("-", "_") for name in choices.names(folder)} == files and files
     for name in choices.names(folder):
         assert choices.find(name, folder).function.__name__ == name.replace("-", "_")

@@ -17,7 +17,7 @@ from fastsaddle.sim.config import TrainConfig
 METHODS: dict[str, dict[str, Any]] = {
     "dsgd": {"epochs": 20.0},
     "d2": {"epochs": 20.0, "consensus_step": 0.5},
-    "relaysgd": {"epochs": 20.0, "topology": "chain"},
+    "relay-sgd": {"epochs": 20.0, "topology": "chain"},
     "dppf": {"epochs": 20.0, "push": 0.02},
     "ngm": {"epochs": 6.5},
 }
@@ -90,7 +90,7 @@ def test_a_narrow_table_leaves_consequences_out(width: int, seed: int) -> None:
 
 
 def test_defaults_and_what_a_method_does_not_take_are_not_shown() -> None:
-    config = TrainConfig(algorithm="localsgd", rho=0.3)
-    mine = Group({"algorithm": "localsgd", "topology": "ring", "rho": 0.3, "momentum": None}, [])
+    config = TrainConfig(algorithm="local-sgd", rho=0.3)
+    mine = Group({"algorithm": "local-sgd", "topology": "ring", "rho": 0.3, "momentum": None}, [])
     mine.outcomes.append(Outcome(Cell(config), [], {}))
-    assert mine.own == {"algorithm": "localsgd"}
+    assert mine.own == {"algorithm": "local-sgd"}

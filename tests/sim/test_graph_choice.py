@@ -83,7 +83,7 @@ def test_code_of_ones_own_is_left_out_unless_asked_for(name: str) -> None:
     options: dict[str, Any] = {name: "mine.py:Mine:3"}
     own = TrainConfig(**options)
     state, reason = resolve(own, GPU, optimizer(), "vmap")
-    assert state == "off" and reason.startswith(f"--{name} mine.py:Mine:3 may decide on the host")
+    assert state == "off" and reason.startswith(f"--{name} Mine:3 may decide on the host")
     assert resolve(replace(own, cuda_graph="on"), GPU, optimizer(), "vmap")[0] == "on"
 
 

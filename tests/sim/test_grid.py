@@ -9,6 +9,7 @@ from fastsaddle.sim.comparison import grid_source, tuning
 from fastsaddle.sim.comparison.grid import Cell, varied
 from fastsaddle.sim.comparison.results import Outcome
 from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.run.labels import Labels
 
 TOML = """
 algorithm = ["dsgd", "qgm", "qsaddle"]
@@ -187,7 +188,7 @@ def test_tuning_takes_the_best_mean(tmp_path: Path) -> None:
     # a single candidate is chosen, and at no edge
     assert (found["qgm", 1.0].values, found["qgm", 1.0].edges) == ({"lr": 0.5}, ())
     assert found["qsaddle", 0.1].values == {"lr": 0.01, "rho": 0.05}
-    assert "batch_size 32: lr 0.01, rho 0.05 (65.00% on" in found["qsaddle", 0.1].note
+    assert "batch_size 32: lr 0.01, rho 0.05 (65.00% on" in found["qsaddle", 0.1].note(Labels([]))
     finals = grid.cells(choice.as_override() for choice in chosen)
     rates = {(c.config.algorithm, c.config.alpha): c.config.lr for c in finals}
     assert len(finals) == 14

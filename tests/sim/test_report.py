@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fastsaddle.graphs import topology
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
 from fastsaddle.sim.data.datasets.digits import digits
 from fastsaddle.sim.report import (
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 FIGURES = (
     *("learning-curves", "loss-curves", "training-loss", "consensus-distance"),
-    *("accuracy-over-bytes", "compression-error", "class-heat-map", "topology", "loss-surface"),
+    *("accuracy-over-bytes", "class-heat-map", "topology", "loss-surface"),
 )
 TABLES = ("results", "differing", "runs", "surroundings")
 PIXEL = base64.b64decode(
@@ -242,7 +243,7 @@ def test_what_is_not_there_is_told(text: str) -> None:
         "qgm, torus:2x3, seed 0: at step 30 of 60.",
         "Thin lines that end in a cross are runs that diverged.",
         "Runs evaluated at different steps are interpolated between them.",
-        "Where no compressor is used it is zero by definition.",
+        "Nothing was compressed: what was sent is what was to be sent.",
         "Lines are means over 1 to 2 runs, bands one standard deviation.",
     ):
         assert sentence in text, sentence
@@ -503,12 +504,12 @@ def test_heat_maps_of_many_agents_and_long_names(tmp_path: Path) -> None:
         ("ring", 301, "301 agents, 301 links, 2 neighbors each"),
         ("torus:9x30", 270, "540 links, 4 neighbors each"),
         ("star", 12, "11 links, 1 to 11 neighbors each"),
-        ("fully_connected", 70, "2,415 links, 69 neighbors each, spectral gap 1."),
-        ("fully_connected", 320, "51,040 links, 319 neighbors each, spectral gap 1. Its links are"),
-        ("social_network", 32, "89 links"),
+        ("fully-connected", 70, "2,415 links, 69 neighbors each, spectral gap 1."),
+        ("fully-connected", 320, "51,040 links, 319 neighbors each, spectral gap 1. Its links are"),
+        ("social-network", 32, "89 links"),
         ("dyck", 32, "48 links, 3 neighbors each"),
-        ("random_regular:3:5", 230, "345 links, 3 neighbors each"),
-        ("erdos_renyi:0.05:1", 210, "210 agents"),
+        ("random-regular:3:5", 230, "345 links, 3 neighbors each"),
+        ("erdos-renyi:0.05:1", 210, "210 agents"),
     ],
 )
 def test_topologies(tmp_path: Path, text: str, agents: int, said: str) -> None:
@@ -526,7 +527,7 @@ def test_many_topologies(tmp_path: Path) -> None:
 
 
 def test_a_torus_has_stubs(tmp_path: Path) -> None:
-    graph = topology_figures.topology.torus(3, 4)
+    graph = topology.torus(3, 4)
     places = topology_figures._positions(graph)
     segments = topology_figures._segments(graph, np.array([places[i] for i in range(12)]))
     # 24 links, of which 3 + 4 go around and are two stubs each
@@ -578,7 +579,7 @@ def test_the_section_says_why_there_is_no_surface(trained: Run) -> None:
     surfaces.surface(trained, 10, 3, None)
     (kept,) = trained.path.glob("surface-*.npz")
     kept.write_bytes(b"PK nothing")
-    assert f"{kept} is damaged, delete it" in caption()
+    assert f"None for run: {kept.name} is damaged, delete it" in caption()
     with kept.open("wb") as stream:
         np.savez(stream, loss=np.array([{}], dtype=object))
     assert "allow_pickle=False" in caption()
@@ -588,16 +589,17 @@ def test_the_section_says_why_there_is_no_surface(trained: Run) -> None:
     path.write_bytes(b"half")
     assert "is not a whole checkpoint" in caption()
     path.unlink()
-    assert f"None for run: {trained.path} has no checkpoint." in caption()
+    assert f"None for run: {trained.name} has no checkpoint." in caption()
 
 
 def test_missing_data_are_told(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", 0, dataset="fashion-mnist", data_dir=tmp_path / "nowhere")
     checkpoint.save(path, {"x": torch.ones(2, 3)}, 60, {})
     caption = surface_figures.draw(groups_of(path), 10, 3, None).caption
-    assert "Could not be computed." in caption and str(tmp_path / "nowhere") in caption
+    assert "Could not be computed." in caption and "nowhere" in caption
+    assert str(tmp_path) not in caption
     caption = surface_figures.draw(groups_of(path), 10, 3, tmp_path / "elsewhere").caption
-    assert str(tmp_path / "elsewhere") in caption
+    assert "elsewhere" in caption and str(tmp_path) not in caption
 
 
 def test_surfaces_are_of_a_method_and_its_counterpart(tmp_path: Path) -> None:

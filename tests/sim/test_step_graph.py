@@ -22,7 +22,7 @@ REFUSED = {
     "qsaddle, looksam:2": ({"sam": "looksam:2"}, "LookSAM counts on the host"),
     "dsaddle, esam": ({"sam": "esam:0.6:1"}, "ESAM draws on the host"),
     "gut": ({}, "GUT keeps the learning rate"),
-    "localsgd": ({"period": "3"}, "LocalSGD counts on the host when"),
+    "local-sgd": ({"period": "3"}, "LocalSGD counts on the host when"),
     "dppf": ({"period": "qsr:2:0.1", "push_schedule": "rising"}, "DPPF counts on the host when"),
     "easgd": ({"period": "2"}, "EASGD counts on the host when"),
 }
@@ -91,7 +91,7 @@ def test_a_deep_network(options: dict[str, Any]) -> None:
     assert_same(eager, replayed)
 
 
-@pytest.mark.parametrize("name", ["qsaddle, 8 bits", "nsaddle", "relaysgd"])
+@pytest.mark.parametrize("name", ["qsaddle, 8 bits", "nsaddle", "relay-sgd"])
 def test_evaluation_checkpoints_and_restoring_between_replays(
     name: str, options: dict[str, Any]
 ) -> None:

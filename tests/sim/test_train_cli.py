@@ -137,7 +137,7 @@ def test_algorithms_go_on_bit_for_bit(algorithm: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("--model", "cnn5", "--topology", "fully_connected", "--partition", "dirichlet-raw"),
+        ("--model", "cnn5", "--topology", "fully-connected", "--partition", "dirichlet-raw"),
         ("--epochs", "0.1", "--init", "independent", "--augment", "crop-flip"),
         ("--feature-skew", "noise:0.3", "--partition", "classes:5", "--split-seed", "3"),
         ("--model", "cnn5", "--weight-decay", "1e-3", "--evaluate-on", "validation"),

@@ -43,7 +43,7 @@ from fastsaddle.cli import main
         ),
         (
             "--algorithm qgm --period 8",
-            "--period needs an algorithm that has it (dppf, easgd, localsgd)",
+            "--period needs an algorithm that has it (dppf, easgd, local-sgd)",
         ),
         ("--sam sometimes", "--sam must be one of full, looksam, momentum, esam, got 'sometimes'"),
         ("--sam looksam:0", "period must be a whole number >= 1, got 0"),
@@ -53,7 +53,7 @@ from fastsaddle.cli import main
         ),
         ("--algorithm dppf --period 0", "--period must be a number of steps >= 1 or qsr:4:0.0175"),
         ("--algorithm dppf --pull 1.5", "--pull must be finite and in [0, 1], got 1.5"),
-        ("--algorithm relaysgd", "RelaySGD needs a tree, 15 edges among 16 agents, got"),
+        ("--algorithm relay-sgd", "RelaySGD needs a tree, 15 edges among 16 agents, got"),
         ("--algorithm sgd", "--algorithm must be one of d2, dppf, dsaddle, dsgd, dsgdm, easgd, "),
         ("--dataset letters", "dataset must be one of cifar10, cifar100, digits"),
         ("--model mlp:wide", "mlp:wide: hidden must be int, got 'wide'"),
@@ -73,7 +73,7 @@ from fastsaddle.cli import main
         ("--qg-momentum 1", "--qg-momentum must be finite and in [0, 1), got 1.0"),
         ("--split-seed -1", "--split-seed must be finite and >= 0, got -1"),
         ("--minutes 0", "--minutes must be finite and > 0, got 0.0"),
-        ("--topology moebius", "unknown topology 'moebius'"),
+        ("--topology moebius", "--topology must be one of ring, fully-connected"),
         ("--topology torus:3x3", "torus:3x3 has 9 agents, but 16 are needed"),
         ("--model lenet5", "lenet5 needs images of at least 12x12, got 8x8"),
         (

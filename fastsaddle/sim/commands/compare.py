@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fastsaddle.sim import methods
+from fastsaddle.sim import choices, methods
 from fastsaddle.sim.commands.train import UNFINISHED, StoppedError
 from fastsaddle.sim.comparison import plot, pool, results, tables, tuning
 from fastsaddle.sim.comparison.grid import Cell, Grid, varied
@@ -20,6 +20,7 @@ from fastsaddle.sim.comparison.progress import ComparisonProgress
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run.checkpoint import write_synced
 from fastsaddle.sim.run.interrupts import Interrupts
+from fastsaddle.sim.run.labels import Labels
 from fastsaddle.sim.run.summary import split_name
 
 PLOT = "comparison.png"
@@ -54,20 +55,21 @@ def compare(grid: Grid, plan: Plan, console: Console) -> int:
     deadline = float("inf") if plan.minutes is None else time.time() + 60 * plan.minutes
     plan.out.mkdir(parents=True, exist_ok=True)
     chosen: list[tuning.Chosen] = []
+    notes: list[str] = []
     tuning_cells = grid.tuning_cells()
     with Interrupts() as interrupts:
         if tuning_cells:
             if not _run(tuning_cells, "tuning", plan, console, interrupts, deadline):
                 return _stopped(plan, interrupts)
             chosen = tuning.choose(grid, _outcomes(tuning_cells, plan.out))
-            for choice in chosen:
-                print(f"chosen for {choice.note}", flush=True)
+            labels = Labels(cell.config for cell in tuning_cells)
+            notes = [f"chosen for {choice.note(labels)}" for choice in chosen]
+            print("".join(f"{note}\n" for note in notes), end="", flush=True)
         cells = grid.cells(choice.as_override() for choice in chosen)
         _record(plan.out, cells, tuning_cells, chosen)
         if not _run(cells, "runs", plan, console, interrupts, deadline):
             return _stopped(plan, interrupts)
     groups = results.group(_outcomes(cells, plan.out), varied(cells), grid.tuned)
-    notes = [f"chosen for {choice.note}" for choice in chosen]
     tables.write(plan.out, groups, notes)
     title = _title(cells)
     plot.draw(plan.out / PLOT, groups, grid.tuned, title)
@@ -81,14 +83,17 @@ def compare(grid: Grid, plan: Plan, console: Console) -> int:
 def _title(cells: list[Cell]) -> str:
     """What all runs have in common."""
     config, apart = cells[0].config, varied(cells)
+    labels = Labels(cell.config for cell in cells)
     shown = {
-        "algorithm": config.algorithm,
-        "dataset": config.dataset,
-        "model": config.model,
+        "algorithm": labels.of("algorithm", config.algorithm),
+        "dataset": labels.of("dataset", config.dataset),
+        "model": labels.of("model", config.model),
         "agents": f"{config.agents} agents",
-        "topology": config.topology,
-        "alpha": split_name(config),
-        "rho": f"rho {config.rho:g}" if methods.takes(config.algorithm, "rho") else "",
+        "topology": labels.of("topology", config.topology),
+        "alpha": split_name(config, labels),
+        "rho": f"rho {config.rho:g}"
+        if methods.takes(config.algorithm, "rho", config.gradient)
+        else "",
     }
     hidden = [*apart, *(["rho"] if "algorithm" in apart else [])]
     return ", ".join(text for name, text in shown.items() if text and name not in hidden)
@@ -172,10 +177,23 @@ def _record(
         "varied": varied(cells),
         "cells": [_entry(cell) for cell in cells],
         "tuning": [_entry(cell) for cell in tuning_cells],
-        "chosen": [asdict(choice) for choice in chosen],
+        "chosen": [_stored(choice) for choice in chosen],
     }
     write_synced(out / "compare.json", json.dumps(content, indent=1) + "\n")
 
 
 def _entry(cell: Cell) -> dict[str, Any]:
-    return {"directory": str(directory_of(cell)), "options": cell.config.plain()}
+    return {"directory": str(directory_of(cell)), "options": _absolute(cell.config.plain())}
+
+
+def _stored(choice: tuning.Chosen) -> dict[str, Any]:
+    parts = {"when": _absolute(choice.when), "values": _absolute(choice.values)}
+    return {**asdict(choice), **parts}
+
+
+def _absolute(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options, readable from any directory."""
+    return {
+        n: choices.absolute(v) if n in choices.OPTIONS and v is not None else v
+        for n, v in options.items()
+    }

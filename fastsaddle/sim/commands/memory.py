@@ -8,12 +8,12 @@ import tyro
 from torch import nn
 
 import fastsaddle as fs
-from fastsaddle.graphs.topology import parse
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.run import initial_models
+from fastsaddle.sim.run import initial_models, topologies
+from fastsaddle.sim.run.labels import label
 from fastsaddle.sim.run.simulation import optimizer_options
 
 UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
@@ -72,12 +72,12 @@ def describe(question: MemoryQuestion) -> list[str]:
     network = initial_models.build(question.model, shape, question.classes, seed=0)
     layout = FlatLayout.pack([[p.shape for p in network.parameters()]])
     buffers = sum(b.nbytes for b in network.buffers())
-    rows = kept_rows(question)
+    rows, algorithm = kept_rows(question), label(methods.spelled(question.algorithm))
     each = rows * layout.stride * 4 + buffers
     return [
-        f"{question.model}, samples of {question.sample}: {layout.dim:,} parameters, "
+        f"{label(question.model)}, samples of {question.sample}: {layout.dim:,} parameters, "
         f"{size(layout.stride * 4)} a row (padded, float32)",
-        f"{question.algorithm} keeps {rows:g} rows an agent, parameters and gradients included: "
+        f"{algorithm} keeps {rows:g} rows an agent, parameters and gradients included: "
         f"{size(each)} an agent",
         f"{question.agents:,} agents: {size(each * question.agents)}, without activations "
         "(--chunk bounds those) and short-lived copies",
@@ -104,7 +104,8 @@ def kept_rows(question: MemoryQuestion) -> float:
     )
     config.check()
     stack = fs.AgentStack(nn.Linear(1, 1, bias=False), question.agents)
-    options = optimizer_options(config, parse(question.topology, question.agents), config.steps)
+    graph = topologies.find(config.topology, config.agents, config.seed)
+    options = optimizer_options(config, graph, config.steps)
     optimizer = methods.build(question.algorithm, list(stack.parameters()), **options)
     return resident_bytes(optimizer) / (question.agents * stack.layout.stride * 4)
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import tyro
 
+from fastsaddle.graphs import topology
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
+from fastsaddle.sim.run import topologies
 from fastsaddle.sim.run.messages import NONE, OF_COMPRESSION
 
 # how a run is carried out, not what it computes: a finished run stays finished when they change
@@ -44,8 +46,9 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of the run's directory: the algorithm, and a digest of the identity."""
-        content = json.dumps(self.identity, sort_keys=True)
-        stem = Path(self.config.algorithm.split(":")[0]).stem
+        first = _first_spelling(self.identity)
+        content = json.dumps(first, sort_keys=True)
+        stem = Path(first.get("algorithm", self.config.algorithm).split(":")[0]).stem
         return f"{stem}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
 
@@ -91,8 +94,24 @@ class Grid:
 
     def check(self) -> None:
         """Raise ValueError for the first run that cannot be."""
-        for cell in (*self.cells(), *self.tuning_cells()):
-            cell.config.check()
+        configs = [cell.config for cell in (*self.cells(), *self.tuning_cells())]
+        for config in configs:
+            config.check()
+        # each graph once: a large one takes its time
+        graphs = ((c.topology, c.agents, c.seed * topologies.is_own(c.topology)) for c in configs)
+        for graph in dict.fromkeys(graphs):
+            topologies.find(*graph)
+
+
+def _first_spelling(identity: dict[str, Any]) -> dict[str, Any]:
+    """The same options as earlier versions spelled them, so that a comparison of theirs goes on where it is."""
+    values = dict(identity)
+    if (algorithm := values.get("algorithm")) in methods.names():
+        values["algorithm"] = algorithm.replace("-", "")
+    graph, colon, rest = values.get("topology", "").partition(":")
+    if graph in topology.names():
+        values["topology"] = graph.replace("-", "_") + colon + rest
+    return values
 
 
 def varied(cells: list[Cell]) -> list[str]:
@@ -158,7 +177,7 @@ def _product(options: Values) -> Iterable[dict[str, Any]]:
 
 def _without_effect_reset(config: TrainConfig) -> TrainConfig:
     """Options that this run has no use for back to their defaults, so that no run is done twice."""
-    idle = [name for name in DEFAULTS if not methods.takes(config.algorithm, name)]
+    idle = [name for name in DEFAULTS if not methods.takes(config.algorithm, name, config.gradient)]
     if not config.has_alpha:
         idle.append("alpha")
     if config.compressor == NONE:

@@ -13,6 +13,7 @@ from fastsaddle.sim.comparison.grid import Cell, varied
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.comparison.results import describe
 from fastsaddle.sim.methods import takes
+from fastsaddle.sim.run.labels import Labels
 from fastsaddle.sim.run.progress import percent
 
 SECONDS_BETWEEN_UPDATES = 1.0
@@ -27,7 +28,8 @@ class ComparisonProgress:
         self, console: Console, what: str, cells: list[Cell], paths: dict[str, Path]
     ) -> None:
         self._paths = list(paths.values())
-        self._names = {paths[c.name]: _describe(c, varied(cells)) for c in cells}
+        labels = Labels(c.config for c in cells)
+        self._names = {paths[c.name]: _describe(c, varied(cells), labels) for c in cells}
         self._done: set[Path] = set()
         self._updated = 0.0
         self._bar = rich_progress.Progress(
@@ -56,7 +58,7 @@ class ComparisonProgress:
         else:
             end = f"accuracy {percent(_last_row(path)['consensus_accuracy'])}"
         line = f"{done}/{len(self._paths)} {self._names[path]}: {end}"
-        self._bar.console.print(line, highlight=False)
+        self._bar.console.print(line, highlight=False, markup=False)
         self._bar.update(self._task, runs=f"{done}/{len(self._paths)}")
 
     def update(self) -> None:
@@ -80,9 +82,9 @@ class ComparisonProgress:
         return 1.0
 
 
-def _describe(cell: Cell, names: list[str]) -> str:
+def _describe(cell: Cell, names: list[str], labels: Labels) -> str:
     c = cell.config
-    options = {n: getattr(c, n) for n in names if takes(c.algorithm, n)}
+    options = {n: labels.of(n, getattr(c, n)) for n in names if takes(c.algorithm, n)}
     return describe(options) or cell.name
 
 

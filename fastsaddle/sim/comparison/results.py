@@ -12,6 +12,7 @@ from fastsaddle.sim.comparison.grid import SEEDS, Cell
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.config import DEFAULTS
 from fastsaddle.sim.methods import takes
+from fastsaddle.sim.run.labels import Labels
 from fastsaddle.sim.run.messages import NONE
 from fastsaddle.sim.run.run_dir import read_rows
 
@@ -44,7 +45,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seeds only. `options` are the varied ones besides; `named` those that labels tell."""
+    """Runs that differ in their seeds only.
+
+    `options` are the varied ones besides, own choices by their labels; `named` those that the group's label tells.
+    """
 
     options: dict[str, Any]
     outcomes: list[Outcome]
@@ -147,9 +151,10 @@ def group(outcomes: list[Outcome], names: list[str], tuned: Iterable[str] = ()) 
     `tuned` options are the last to be named where others tell the groups apart.
     """
     groups: dict[str, Group] = {}
+    labels = Labels(outcome.cell.config for outcome in outcomes)
     for outcome in outcomes:
         config = outcome.cell.config
-        options = {name: getattr(config, name) for name in names if name not in SEEDS}
+        options = {n: labels.of(n, getattr(config, n)) for n in names if n not in SEEDS}
         key = json.dumps(options, default=str)
         groups.setdefault(key, Group(options, [])).outcomes.append(outcome)
     found = list(groups.values())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from tabulate import tabulate
 
@@ -58,7 +59,7 @@ def show(groups: list[Group], title: str, console: Console) -> Table:
 def _table(
     groups: list[Group], title: str, names: list[str], shown: list[tuple[str, str, float, int]]
 ) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in names:
         table.add_column(name.replace("_", " "), no_wrap=True)
     for name, *_ in shown:
@@ -66,9 +67,9 @@ def _table(
     for g in groups:
         cells = (text.split(" ±")[0] for text in _cells(g, shown[1:]))
         accuracy = "".join(_cells(g, shown[:1])) + " *" * (g.diverged > 0)
-        table.add_row(*_options(g, names), accuracy, *cells)
+        table.add_row(*map(escape, _options(g, names)), accuracy, *cells)
     table.caption = "\n".join(
-        f"* {g.label}: {g.diverged} of {len(g.outcomes)} runs diverged"
+        f"* {escape(g.label)}: {g.diverged} of {len(g.outcomes)} runs diverged"
         for g in groups
         if g.diverged
     )

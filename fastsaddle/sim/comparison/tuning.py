@@ -6,7 +6,9 @@ from typing import Any
 
 from fastsaddle.sim.comparison.grid import SEEDS, Cell, Grid, Values, varied
 from fastsaddle.sim.comparison.results import Outcome
+from fastsaddle.sim.config import spelled
 from fastsaddle.sim.methods import takes
+from fastsaddle.sim.run.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -18,15 +20,22 @@ class Chosen:
     accuracy: float | None
     edges: tuple[str, ...]
 
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> "Chosen":
+        """From an entry of compare.json, which may spell names as earlier versions did."""
+        when, values = (
+            {n: spelled(n, v) for n, v in content[part].items()} for part in ("when", "values")
+        )
+        return cls(when, values, content["accuracy"], tuple(content["edges"]))
+
     def as_override(self) -> tuple[Values, Values]:
         """In the form in which a grid takes it."""
         return ({n: [v] for n, v in self.when.items()}, {n: [v] for n, v in self.values.items()})
 
-    @property
-    def note(self) -> str:
+    def note(self, labels: Labels) -> str:
         """One line for people."""
-        where = ", ".join(f"{n} {v}" for n, v in self.when.items()) or "all runs"
-        named = {n: v for n, v in self.values.items() if v is not None}
+        where = ", ".join(f"{n} {labels.of(n, v)}" for n, v in self.when.items()) or "all runs"
+        named = {n: labels.of(n, v) for n, v in self.values.items() if v is not None}
         what = ", ".join(f"{n} {v}" for n, v in named.items()) or "nothing to choose"
         seen = (
             "all diverged" if self.accuracy is None else f"{self.accuracy:.2%} on validation data"

@@ -59,7 +59,7 @@ def draw_all(groups: list[RunGroup], tested_on: str) -> list[Picture]:
 
 
 def draw_compression_error(groups: list[RunGroup]) -> Picture:
-    """The error of what is sent, zero where nothing is compressed; words alone for runs that do not tell it."""
+    """The error of what is sent; words alone where nothing is compressed, and for runs that do not tell it."""
     figure = Drawn(
         "compression-error",
         "Compression error",
@@ -68,8 +68,11 @@ def draw_compression_error(groups: list[RunGroup]) -> Picture:
         "Norm of what compression lost, relative to what was to be sent. Where no compressor is "
         "used it is zero by definition.",
     )
-    if _has(groups, figure.measure):
+    if any(row.get(figure.measure) for g in groups for run in g.runs for row in run.rows):
         return draw(figure, groups)
+    if _has(groups, figure.measure):
+        said = "Nothing was compressed: what was sent is what was to be sent."
+        return Picture(figure.id, figure.title, said)
     return Picture(figure.id, figure.title, "These runs did not write the error of what they sent.")
 
 

@@ -8,6 +8,7 @@ from fastsaddle.sim.comparison.grid import CARRIED_OUT, SEEDS, Cell
 from fastsaddle.sim.comparison.results import Group, Outcome, name_value, telling
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED
 from fastsaddle.sim.report.runs import Run
+from fastsaddle.sim.run.labels import Labels
 
 # how often a run is looked at changes nothing in it
 NOT_COMPARED = (*CARRIED_OUT, *NOT_STORED, *SEEDS, "eval_every")
@@ -17,12 +18,16 @@ MOST_IN_ONE_PANEL = 7
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs with equal options. `summary` has their measures; figures draw them as `curve` in the panel `panel`."""
+    """Runs with equal options. `summary` has their measures; figures draw them as `curve` in the panel `panel`.
+
+    `options` are all that groups are told apart by, whether they differ here or not, own choices by their labels.
+    """
 
     runs: list[Run]
     summary: Group
     curve: str
     panel: str
+    options: dict[str, Any]
 
     @property
     def label(self) -> str:
@@ -30,20 +35,15 @@ class RunGroup:
         return self.summary.label
 
     @property
-    def options(self) -> dict[str, Any]:
-        """All options that groups are told apart by, whether they differ here or not."""
-        return options(self.runs[0])
-
-    @property
     def alive(self) -> list[Run]:
         """The runs that did not diverge."""
         return [run for run in self.runs if run.diverged is None]
 
 
-def options(run: Run) -> dict[str, Any]:
+def options(run: Run, labels: Labels) -> dict[str, Any]:
     """A run's options but for its seeds and for how it is carried out."""
     values = asdict(run.config)
-    return {name: values[name] for name in COMPARED}
+    return {name: labels.of(name, values[name]) for name in COMPARED}
 
 
 def group(runs: list[Run], tuned: set[str]) -> list[RunGroup]:
@@ -52,20 +52,20 @@ def group(runs: list[Run], tuned: set[str]) -> list[RunGroup]:
     `tuned` options are the last to be named where others tell the groups apart.
     """
     found: dict[str, list[Run]] = {}
+    labels = Labels(run.config for run in runs)
     for run in runs:
         if run.rows:
-            found.setdefault(json.dumps(options(run), default=str), []).append(run)
+            found.setdefault(json.dumps(options(run, labels), default=str), []).append(run)
     members = list(found.values())
-    values = [options(mine[0]) for mine in members]
+    values = [options(mine[0], labels) for mine in members]
     differing = [n for n in COMPARED if any(v[n] != values[0][n] for v in values)]
     names = telling(values, differing, tuned)
     curve_names, panel_names = _divide(names, values)
     groups = []
-    for mine in members:
-        values = options(mine[0])
-        summary = Group({name: values[name] for name in names}, _outcomes(mine))
-        curve, panel = (_name(values, part) for part in (curve_names, panel_names))
-        groups.append(RunGroup(mine, summary, curve or "all runs", panel))
+    for mine, own in zip(members, values, strict=True):
+        summary = Group({name: own[name] for name in names}, _outcomes(mine))
+        curve, panel = (_name(own, part) for part in (curve_names, panel_names))
+        groups.append(RunGroup(mine, summary, curve or "all runs", panel, own))
     return groups
 
 

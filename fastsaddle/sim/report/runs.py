@@ -18,10 +18,12 @@ CONFIG, COMPARISON = "config.json", "compare.json"
 class Run:
     """One run: its options, config.json's whole content, and the lines of metrics.jsonl.
 
-    `diverged` is the content of diverged.json, `partition` that of partition.json, None where there is none.
+    `name` is its directory, without the folders around what the report was asked for. `diverged` is the content of
+    diverged.json, `partition` that of partition.json, None where there is none.
     """
 
     path: Path
+    name: str
     config: TrainConfig
     record: dict[str, Any]
     rows: list[dict[str, Any]]
@@ -70,7 +72,8 @@ def read_all(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
     Raises ValueError for a directory that is neither a run nor a comparison, for a damaged file, and where no run
     has been evaluated yet.
     """
-    paths: dict[Path, Path] = {}
+    # whole path -> path and name
+    paths: dict[Path, tuple[Path, str]] = {}
     comparisons = []
     for directory in directories:
         if (directory / COMPARISON).exists():
@@ -78,7 +81,7 @@ def read_all(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
             _need(directory / COMPARISON, content, "cells")
             cells = [directory / cell["directory"] for cell in content["cells"]]
             begun = [cell for cell in cells if (cell / CONFIG).exists()]
-            chosen = [Chosen(**choice) for choice in content.get("chosen", [])]
+            chosen = [Chosen.read(choice) for choice in content.get("chosen", [])]
             missing, tuning = len(cells) - len(begun), len(content.get("tuning", []))
             comparisons.append(Comparison(directory, missing, tuning, chosen))
         elif (directory / CONFIG).exists():
@@ -89,16 +92,17 @@ def read_all(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
                 f"nor a comparison (it has no {COMPARISON})"
             )
         for path in begun:
-            paths.setdefault(path.resolve(), path)
-    runs = [read(path) for path in paths.values()]
+            name = Path(directory.resolve().name, path.relative_to(directory))
+            paths.setdefault(path.resolve(), (path, str(name)))
+    runs = [read(path, name) for path, name in paths.values()]
     if not any(run.rows for run in runs):
         names = ", ".join(map(str, directories))
         raise ValueError(f"no run has been evaluated yet in {names}")
     return runs, comparisons
 
 
-def read(path: Path) -> Run:
-    """The run in a directory. Raises ValueError for a damaged file."""
+def read(path: Path, name: str | None = None) -> Run:
+    """The run in a directory, whose name is the directory's own unless given. Raises ValueError for a damaged file."""
     record = _read(path / CONFIG)
     _need(path / CONFIG, record, "algorithm", "agents", "steps")
     names = [field.name for field in fields(TrainConfig) if field.name not in NOT_STORED]
@@ -107,6 +111,7 @@ def read(path: Path) -> Run:
         values["data_dir"] = Path(values["data_dir"])
     return Run(
         path=path,
+        name=name or path.resolve().name,
         config=TrainConfig(**values),
         record=record,
         rows=_rows(path / "metrics.jsonl"),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from fastsaddle.sim.comparison.results import name_value
 from fastsaddle.sim.report.drawing import WIDTH, Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.runs import Run
+from fastsaddle.sim.run.labels import Labels
 
 MOST_SPLITS = 4
 MOST_ANNOTATED = 240
@@ -46,11 +47,13 @@ def draw(runs: list[Run]) -> Picture:
 
 def _distinct(runs: list[Run]) -> dict[tuple[Any, ...], Run]:
     splits: dict[tuple[Any, ...], Run] = {}
+    labels = Labels(run.config for run in runs)
     for run in runs:
         if run.partition is not None:
             config = run.config
             seed = config.seed if config.split_seed is None else config.split_seed
-            splits.setdefault((*(getattr(config, name) for name in NAMES), seed), run)
+            key = (*(labels.of(name, getattr(config, name)) for name in NAMES), seed)
+            splits.setdefault(key, run)
     return splits
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from fastsaddle.sim.report.drawing import Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.groups import RunGroup
+from fastsaddle.sim.report.paths import without_folders
 from fastsaddle.sim.report.runs import Run
 from fastsaddle.sim.report.surfaces import EXTENT, Surface, surface
 from fastsaddle.sim.run import checkpoint
@@ -29,7 +30,7 @@ def draw(groups: list[RunGroup], samples: int, points: int, data_dir: Path | Non
             run = _first(g)
             found.append((g.label, surface(run, samples, points, data_dir)))
         except (ValueError, OSError, ImportError) as error:
-            reasons.append(f"None for {g.label}: {error}.")
+            reasons.append(f"None for {g.label}: {without_folders(str(error))}.")
     if not found:
         return Picture("loss-surface", TITLE, " ".join(["Could not be computed.", *reasons]))
     levels, norm = _levels([s.loss for _, s in found])
@@ -57,12 +58,16 @@ def _pair(groups: list[RunGroup]) -> list[RunGroup]:
     able = able or [g for g in groups if g.alive] or groups
     best: tuple[int, list[RunGroup]] = (-1, able[:2])
     for method, plain in COUNTERPARTS.items():
-        for aware in (g for g in able if g.options["algorithm"] == method):
-            for other in (g for g in able if g.options["algorithm"] == plain):
+        for aware in (g for g in able if _algorithm(g) == method):
+            for other in (g for g in able if _algorithm(g) == plain):
                 equal = sum(other.options[n] == value for n, value in aware.options.items())
                 if equal > best[0]:
                     best = equal, [aware, other]
     return best[1]
+
+
+def _algorithm(group: RunGroup) -> str:
+    return group.runs[0].config.algorithm
 
 
 def _first(group: RunGroup) -> Run:
@@ -71,7 +76,7 @@ def _first(group: RunGroup) -> Run:
         raise ValueError("all of its runs diverged")
     able = [run for run in group.alive if checkpoint.find(run.path)]
     if not able:
-        raise ValueError(f"{group.alive[0].path} has no checkpoint")
+        raise ValueError(f"{group.alive[0].name} has no checkpoint")
     return min(able, key=lambda run: run.config.seed)
 
 

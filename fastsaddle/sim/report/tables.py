@@ -9,6 +9,7 @@ from fastsaddle.sim.comparison import tables as comparison_tables
 from fastsaddle.sim.config import option
 from fastsaddle.sim.report.groups import RunGroup
 from fastsaddle.sim.report.runs import Comparison, Run
+from fastsaddle.sim.run.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def results(groups: list[RunGroup]) -> Table:
 def notes(groups: list[RunGroup], runs: list[Run], comparisons: list[Comparison]) -> list[str]:
     """What a reader of the results has to know: how they were chosen, and what is not there."""
     lines = []
+    labels = Labels(run.config for run in runs)
     for comparison in comparisons:
         name = comparison.path.resolve().name
         if comparison.missing:
@@ -37,11 +39,11 @@ def notes(groups: list[RunGroup], runs: list[Run], comparisons: list[Comparison]
             lines.append(
                 f"{name}: {comparison.tuning_runs} further runs, not shown, chose on validation data:"
             )
-            lines += [f"{choice.note}." for choice in comparison.chosen]
+            lines += [f"{choice.note(labels)}." for choice in comparison.chosen]
     named = {run.path: g.label for g in groups for run in g.runs}
     for run in runs:
         if not run.is_finished:
-            label = named.get(run.path, run.config.algorithm)
+            label = named.get(run.path) or labels.of("algorithm", run.config.algorithm)
             lines.append(f"{label}, seed {run.config.seed}: {run.state}.")
     if any(len({run.is_finished for run in g.alive}) > 1 for g in groups):
         lines.append(
@@ -75,7 +77,7 @@ def runs_table(groups: list[RunGroup]) -> Table:
             g.label,
             str(run.config.seed),
             say(run.config.split_seed),
-            str(run.path),
+            run.name,
             "diverged" if run.diverged is not None else run.state,
         ]
         for g in groups

@@ -8,11 +8,13 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from fastsaddle.graphs import topology
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.sim import methods
+from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.report.drawing import INK, Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.groups import RunGroup
+from fastsaddle.sim.report.paths import without_folders
+from fastsaddle.sim.run import topologies
 
 MOST_TOPOLOGIES = 4
 MOST_LABELED = 200
@@ -21,7 +23,7 @@ FEW_LINES = 300
 MOST_LINES = 2_000
 MOST_EDGES = 50_000
 SIZE = 3.6
-ON_A_CIRCLE = re.compile("ring|exponential|fully_connected|dyck|random_regular.*")
+ON_A_CIRCLE = re.compile("ring|exponential|fully-connected|dyck|random-regular.*")
 TORUS = re.compile(r"torus:(\d+)x(\d+)")
 NODE = "#56B4E9"
 
@@ -30,17 +32,27 @@ Positions = Mapping[int, np.ndarray]
 
 def draw(groups: list[RunGroup]) -> Picture:
     """The topologies of the groups, each once and at most four."""
-    configs = [g.runs[0].config for g in groups]
-    talking = [c for c in configs if methods.takes(c.algorithm, "topology")]
-    named = dict.fromkeys((c.topology, c.agents) for c in talking)
+    alone: dict[str, None] = {}
+    # a graph may be drawn from the seed: of a group's runs the first stands for all
+    named: dict[tuple[str, int], TrainConfig] = {}
+    for g in groups:
+        config = g.runs[0].config
+        if methods.takes(config.algorithm, "topology"):
+            named.setdefault((g.options["topology"], config.agents), config)
+        else:
+            alone[g.options["algorithm"]] = None
     panels, sentences = [], []
     for text, agents in list(named)[:MOST_TOPOLOGIES]:
-        graph = topology.parse(text, agents)
+        config = named[text, agents]
+        try:
+            graph = topologies.find(config.topology, agents, config.seed)
+        except (ValueError, OSError, ImportError) as error:
+            sentences.append(f"{text} could not be drawn: {without_folders(str(error))}.")
+            continue
         name = f"topology-{len(panels)}"
         title = f"{text}, {agents} agents" if len(named) > 1 else ""
         panels.append(Panel(title, to_svg(_draw(graph), name, f"{text}, {agents} agents")))
         sentences.append(_describe(graph, text))
-    alone = {c.algorithm: None for c in configs if c not in talking}
     if alone:
         sentences.append(f"Not along a graph, but all with all: {', '.join(alone)}.")
     caption = " ".join(["Agents and the links along which models are averaged.", *sentences])

@@ -9,9 +9,10 @@ from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.sim import choices
 from fastsaddle.sim.config import TrainConfig, option
 from fastsaddle.sim.engines import _choice
+from fastsaddle.sim.run.labels import label
 
 # options whose code runs in each step
-IN_A_STEP = ("algorithm", "model", "compressor", "engine")
+IN_A_STEP = ("algorithm", "gradient", "model", "compressor", "engine")
 
 
 def resolve(
@@ -33,7 +34,7 @@ def resolve(
         return "on", "asked for"
     own = [name for name in IN_A_STEP if choices.OWN.fullmatch(getattr(config, name))]
     if against is None and own:
-        named = f"--{option(own[0])} {getattr(config, own[0])}"
+        named = f"--{option(own[0])} {label(getattr(config, own[0]))}"
         against = f"{named} may decide on the host, --cuda-graph on says that it does not"
     return ("on", "every step is alike") if against is None else ("off", against)
 

@@ -18,8 +18,6 @@ from fastsaddle.sim.run.tensorboard import writer_class
 
 CLASSES = "classes.png"
 CURVES = "curves.png"
-# options that may name a file of the user's
-OWN = ("algorithm", "dataset", "model", "partition", "feature_skew", "compressor")
 
 
 @dataclass
@@ -44,7 +42,8 @@ def start(config: TrainConfig) -> Job:
     if config.tensorboard:
         writer_class()
     simulation = Simulation(config)
-    own = {n: choices.absolute(text) for n in OWN if (text := getattr(config, n)) is not None}
+    named = {n: getattr(config, n) for n in choices.OPTIONS}
+    own = {n: choices.absolute(text) for n, text in named.items() if text is not None}
     config = replace(config, **own, steps=simulation.steps)
     config = replace(
         config,

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import time
 import weakref
 from dataclasses import fields
@@ -14,6 +15,7 @@ import numpy as np
 
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
 from fastsaddle.sim.run.checkpoint import sync, write_synced
+from fastsaddle.sim.run.labels import label
 
 # options that came with a later version, whose default is not what was done before
 BEFORE = {"cuda_graph": "off"}
@@ -127,9 +129,9 @@ def check_new(path: Path) -> None:
 
 def make_unique(config: TrainConfig) -> Path:
     """A new directory under runs/ whose name tells what the run is; no other process gets it."""
-    topology = config.topology.replace(":", "-")
     what = (config.algorithm, config.dataset, config.model)
-    parts = (*(Path(text.split(":")[0]).stem for text in what), config.agents, topology)
+    named = (*(label(text).split(":")[0] for text in what), config.agents, label(config.topology))
+    parts = (re.sub(r"[^\w.]+", "-", str(part)).strip("-.") for part in named)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = "-".join(map(str, (*parts, f"a{config.alpha:g}", f"s{config.seed}", stamp)))
     path, number = Path("runs", name), 1

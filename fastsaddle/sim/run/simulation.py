@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastsaddle.graphs.topology import parse
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
 from fastsaddle.sim.gradient_engine import GradientEngine
-from fastsaddle.sim.run import graph_choice, initial_models, schedule
+from fastsaddle.sim.run import graph_choice, initial_models, schedule, topologies
 from fastsaddle.sim.run.cross_features import CrossFeatures
 from fastsaddle.sim.run.devices import find_device
 from fastsaddle.sim.run.evaluation import Evaluation, evaluate
@@ -33,7 +32,7 @@ class Simulation:
     def __init__(self, config: TrainConfig) -> None:
         config.check()
         self.device = find_device(config.device)
-        self.topology = parse(config.topology, config.agents)
+        self.topology = topologies.find(config.topology, config.agents, config.seed)
         self.data = AgentData(config, self.device)
         self.dataset = self.data.dataset
         self.steps = config.steps
@@ -43,7 +42,9 @@ class Simulation:
         self.stack = initial_models.build_stack(config, self.dataset, self.device)
         groups = initial_models.decay_groups(self.stack, config.weight_decay, config.norm_decay)
         options = optimizer_options(config, self.topology, self.steps)
-        self.optimizer = methods.build(config.algorithm, groups, **options)
+        self.optimizer = methods.build(
+            config.algorithm, groups, config.gradient, config.option, **options
+        )
         if self.optimizer.locals is not None:
             raise ValueError(
                 f"--algorithm {config.algorithm} makes local optimizers (local=), whose state no checkpoint "
@@ -144,7 +145,7 @@ class Simulation:
         weights = config.ccl_model, config.ccl_data
         if not any(weights):
             return None
-        sent = isinstance(self.optimizer, methods.SENDING_MODELS)
+        sent = isinstance(self.optimizer.rule, methods.SENDING_MODELS)
         classes = len(self.dataset.classes)
         return CrossFeatures(self.engine, self.topology, classes, *weights, models_are_sent=sent)
 

@@ -3,25 +3,28 @@
 import shlex
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.run import checkpoint
+from fastsaddle.sim.run import checkpoint, topologies
 from fastsaddle.sim.run.job import CLASSES, CURVES, Job
+from fastsaddle.sim.run.labels import Labels, label
 from fastsaddle.sim.run.progress import number, percent
 
 
 def describe(job: Job) -> list[str]:
     """What is about to run, in a few lines."""
-    config, simulation = job.config, job.simulation
+    config, simulation, labels = job.config, job.simulation, Labels([job.config])
     split = simulation.data.partition
     backends = sorted(set(job.directory.config["backend"].values()))
     return [
-        f"{config.algorithm}: {config.agents} agents, {who_talks(job)}, {config.model} with "
+        f"{method(config, labels)}: {config.agents} agents, {who_talks(job)}, "
+        f"{labels.of('model', config.model)} with "
         f"{simulation.stack.layout.dim:,} parameters",
-        f"{config.dataset}: {len(simulation.dataset.train_labels):,} training samples, "
-        f"{split_name(config)} gives {split.mean_classes:.1f} classes an agent, "
+        f"{labels.of('dataset', config.dataset)}: {len(simulation.dataset.train_labels):,} training samples, "
+        f"{split_name(config, labels)} gives {split.mean_classes:.1f} classes an agent, "
         f"{split.mean_top_share:.0%} of its samples in the largest",
         *_messages(job),
         f"{config.device}, CPU threads {config.threads}, engine {config.engine}, "
@@ -34,7 +37,10 @@ def who_talks(job: Job) -> str:
     """The graph and how fast gossip mixes on it, or how often all agents are averaged."""
     if methods.takes(job.config.algorithm, "topology"):
         graph = job.simulation.topology
-        return f"{graph.name} (spectral gap {graph.spectral_gap:.4f})"
+        text = job.config.topology
+        # a built-in name may leave sizes and seeds open, which the graph's has
+        name = label(text) if topologies.is_own(text) else graph.name
+        return f"{name} (spectral gap {graph.spectral_gap:.4f})"
     period = job.config.period
     return "averaged by QSR" if period.startswith("qsr") else f"averaged every {period} steps"
 
@@ -58,29 +64,40 @@ def _messages(job: Job) -> list[str]:
     sent, whole = choco.compressor.message_bytes(layout), 4 * layout.dim
     how = f"{job.config.gossip_order}, consensus step {job.config.consensus_step:g}"
     return [
-        f"{job.config.compressor}: {sent:,} bytes a message, {sent / whole:.3f} of float32's; {how}"
+        f"{label(job.config.compressor)}: {sent:,} bytes a message, {sent / whole:.3f} of float32's; {how}"
     ]
 
 
 def title(job: Job) -> str:
     """The run's name and what it did, for its figures."""
-    c = job.config
+    c, labels = job.config, Labels([job.config])
     what = (
-        c.algorithm,
+        method(c, labels),
         f"{c.agents} agents",
-        *([c.topology] if methods.takes(c.algorithm, "topology") else []),
-        *([] if c.choco is None else [c.compressor]),
-        c.dataset,
-        split_name(c),
+        *([labels.of("topology", c.topology)] if methods.takes(c.algorithm, "topology") else []),
+        *([] if c.choco is None else [labels.of("compressor", c.compressor)]),
+        labels.of("dataset", c.dataset),
+        split_name(c, labels),
         f"seed {c.seed}",
     )
     return f"{job.directory.path.resolve().name}\n{', '.join(what)}"
 
 
-def split_name(config: TrainConfig) -> str:
+def method(config: TrainConfig, labels: Labels) -> str:
+    """The algorithm, and what else is said of it."""
+    found = str(labels.of("algorithm", config.algorithm))
+    if config.gradient != "auto":
+        shown = "SAM" if config.gradient == "sam" else labels.of("gradient", config.gradient)
+        found += f" with {shown} gradients"
+    return f"{found}, {config.option.replace('=', ' ')}" if config.option else found
+
+
+def split_name(config: TrainConfig, labels: Labels) -> str:
     """The partition with its concentration, where it has one, and what else makes agents unlike."""
-    split = f"{config.partition}({config.alpha:g})" if config.has_alpha else config.partition
-    return split if config.feature_skew is None else f"{split} with {config.feature_skew}"
+    partition = labels.of("partition", config.partition)
+    split = f"{partition}({config.alpha:g})" if config.has_alpha else partition
+    skew = labels.of("feature_skew", config.feature_skew)
+    return split if skew is None else f"{split} with {skew}"
 
 
 def resume_command(job: Job) -> str:
@@ -101,7 +118,7 @@ def summarize(job: Job, steps_per_second: float, console: Console) -> None:
         ("mean accuracy of the agents", percent(row["mean_accuracy"])),
         ("worst accuracy of the agents", percent(row["worst_accuracy"])),
         ("consensus distance", number(row["consensus_distance"])),
-        ("compressor", job.config.compressor),
+        ("compressor", escape(label(job.config.compressor))),
         ("sent per agent", f"{sent / job.config.agents:.2f} MB"),
         ("sent in total", f"{sent:.2f} MB"),
         ("speed", f"{steps_per_second:.4g} steps/s"),

@@ -1,0 +1,166 @@
+"""Methods that are put together on the command line: a rule of one's own, or an algorithm with another gradient."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+
+import fastsaddle as fs
+from fastsaddle.gradients import Cross, Gradient, Mixed
+from fastsaddle.optimizer.hyperparameters import Flag, Hyperparameter, Pair
+from fastsaddle.sim import choices
+
+# gradients that options name; "auto" is the algorithm's own
+AUTO, PLAIN, SAM = "auto", "plain", "sam"
+# options that act on any rule, and those that are hyperparameters of some
+OF_RULES = ("topology", "consensus_step", "compressor", "seed", "state_dtype", "lr", "weight_decay")
+SHARED = ("momentum", "nesterov")
+
+Params = Iterable[Parameter] | list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class RuleChoice(choices.Choice):
+    """A `fs.rules.Rule` of the user's, called as an optimizer's class is: SGD's place is taken by the rule."""
+
+    def names(self) -> tuple[str, ...]:
+        """The options that it has use for."""
+        return (*OF_RULES, *(name for name in SHARED if name in self._hyperparameters))
+
+    @property
+    def _hyperparameters(self) -> Mapping[str, Hyperparameter]:
+        found: Mapping[str, Hyperparameter] = self.function.hyperparameters  # type: ignore[attr-defined]
+        return found
+
+    def __call__(self, **offered: Any) -> fs.Optimizer:
+        """Raises ValueError for an option that the rule does not have."""
+        given = {n: offered[n] for n in SHARED if n in self.names() and offered.get(n)}
+        for argument, name in zip(self.arguments, self._ordered(), strict=False):
+            given[name] = _value(self, name, argument.partition("=")[2] or argument)
+        rule = self.function(**{**given, **offered.get("own", {})})
+        return fs.Optimizer(
+            offered["params"],
+            offered["lr"],
+            gradient=offered.get("gradient"),
+            rule=rule,
+            communicator=fs.comm.Gossip(
+                offered["topology"], offered["compressor"], offered["consensus_step"]
+            ),
+            weight_decay=offered["weight_decay"],
+            state_dtype=offered["state_dtype"],
+            seed=offered["seed"],
+        )
+
+    def _ordered(self) -> list[str]:
+        """Which hyperparameter each argument after the colons is for."""
+        names = list(self._hyperparameters)
+        if len(self.arguments) > len(names):
+            raise ValueError(
+                f"{self.text} has too many arguments after the colon, it takes {', '.join(names) or 'none'}"
+            )
+        told = (argument.partition("=") for argument in self.arguments)
+        return [t[0] if t[1] else name for t, name in zip(told, names, strict=False)]
+
+
+def build(
+    choice: choices.Choice, params: Params, gradient: str, option: str, options: dict[str, Any]
+) -> fs.Optimizer:
+    """The optimizer that an algorithm, `--gradient` and `--option` come to; options it does not take are left out.
+
+    Raises ValueError for an option that the algorithm does not have, and for parts that cannot be combined.
+    """
+    own = parse(choice, option)
+    wanted = find_gradient(gradient, options)
+    if isinstance(choice, RuleChoice):
+        found: fs.Optimizer = choice(params=params, own=own, gradient=wanted, **options)
+        return found
+    if wanted is None:
+        found = choice(params=params, **{**options, **own})
+        return found
+    if type(choice.function) is type and choice.function.__module__.startswith("fastsaddle."):
+        # its parts are what is wanted: they are connected to a row of one number
+        agents = options["agents"]
+        parts: fs.Optimizer = choice(
+            params=[Parameter(torch.zeros(agents, 1))], **{**options, **own}
+        )
+        return fs.Optimizer(
+            params,
+            options["lr"],
+            gradient=within(parts.gradient, wanted),
+            rule=parts.rule,
+            communicator=parts.plan,
+            weight_decay=options["weight_decay"],
+            state_dtype=parts.state_dtype,
+            seed=options["seed"],
+        )
+    raise ValueError(
+        f"--gradient is for built-in algorithms and own rules, {choice.text} says itself where its gradients are taken"
+    )
+
+
+def within(old: Gradient, new: Gradient) -> Gradient:
+    """`new` taken where `old` is taken: at the neighbors' models, at mixed ones, or at the model."""
+    if isinstance(old, Cross):
+        return Cross(old.kind, new, old.perturb_which, old.mixed_self_gradient)
+    return Mixed(new) if isinstance(old, Mixed) else new
+
+
+def find_gradient(text: str, options: dict[str, Any]) -> Gradient | None:
+    """What `--gradient` names: plain, sam, or the user's own by import path; None for the algorithm's own.
+
+    Raises ValueError for another name, and for something that is no Gradient.
+    """
+    if text == AUTO:
+        return None
+    if text == PLAIN:
+        return fs.gradients.Plain()
+    if text == SAM:
+        return fs.gradients.SAM(options["rho"], options["adaptive"], options["sam"])
+    own = choices.own_choice(text)
+    if own is None:
+        raise ValueError(choices.unknown("--gradient", text, (AUTO, PLAIN, SAM)))
+    if not (inspect.isclass(own.function) and issubclass(own.function, Gradient)):
+        raise ValueError(f"--gradient {text} must be a subclass of fs.gradients.Gradient")
+    found: Gradient = own(**{name: options[name] for name in ("rho", "adaptive", "sam")})
+    return found
+
+
+def parse(choice: choices.Choice, text: str) -> dict[str, Any]:
+    """The values that `--option` gives: name=value, several with commas between them.
+
+    Raises ValueError for a text that is none, a name that the algorithm does not have, or a value of another kind.
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise ValueError(f"--option must be name=value, got {part!r}")
+        found[name] = _value(choice, name, value.strip())
+    return found
+
+
+def _value(choice: choices.Choice, name: str, text: str) -> Any:
+    hyperparameters = getattr(choice.function, "hyperparameters", {})
+    kind = hyperparameters.get(name)
+    if kind is not None and isinstance(choice, RuleChoice):
+        try:
+            if isinstance(kind, Flag):
+                return choices.boolean(text)
+            return tuple(map(float, text.split(":"))) if isinstance(kind, Pair) else float(text)
+        except ValueError as error:
+            rule = "true or false" if isinstance(kind, Flag) else str(kind)
+            raise ValueError(f"--option {name} must be {rule}, got {text!r}") from error
+    parameters = inspect.signature(choice.function).parameters
+    if name not in parameters or name in ("params", "self"):
+        able = [
+            n for n in (*hyperparameters, *parameters) if n not in ("params", "self", "options")
+        ]
+        raise ValueError(
+            f"--option {name} needs an algorithm that has it, {choice.text} has "
+            f"{', '.join(dict.fromkeys(able)) or 'none'}"
+        )
+    return choices.convert(choice.text, parameters[name], text)

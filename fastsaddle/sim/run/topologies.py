@@ -1,0 +1,85 @@
+"""The graphs that a run can choose: built-in ones by their text, the user's own from a file or a function."""
+
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import torch
+
+from fastsaddle.graphs import edge_list, topology
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.sim import choices
+
+
+def find(text: str, agents: int, seed: int) -> Topology:
+    """The graph that `--topology` names: built in, a file of edges (.txt), a mixing matrix (.npy), or file.py:name.
+
+    Raises ValueError for what is no connected graph of so many agents, FileNotFoundError for a file that is not there.
+    """
+    if choices.is_data_file(text):
+        path = Path(text)
+        if not path.is_file():
+            raise FileNotFoundError(f"--topology {path.resolve()} is not there")
+        return _checked(text, _read(path, agents), agents)
+    own = choices.own_choice(text)
+    if own is not None:
+        return _checked(text, _called(own, agents, seed), agents)
+    if text.partition(":")[0] not in topology.names():
+        raise ValueError(
+            f"--topology must be one of {', '.join(topology.names())}, or your own as edges.txt, matrix.npy, "
+            f"file.py:name or package.module:name, got {text!r}"
+        )
+    return topology.parse(text, agents)
+
+
+def is_own(text: str) -> bool:
+    """Whether the graph is a file or a function of the user's."""
+    return choices.is_data_file(text) or choices.OWN.fullmatch(text) is not None
+
+
+def _read(path: Path, agents: int) -> Topology:
+    if path.suffix == ".txt":
+        return edge_list.read(path, agents)
+    try:
+        matrix = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} must hold a matrix as numpy.save writes it: {error}") from error
+    return _from_matrix(str(path), matrix)
+
+
+def _called(own: choices.Choice, agents: int, seed: int) -> Topology:
+    """What the user's function says, which may be a topology, a graph of networkx or a mixing matrix."""
+    found = own(agents=agents, seed=seed)
+    if isinstance(found, Topology):
+        return found
+    if isinstance(found, nx.Graph):
+        try:
+            return topology.from_networkx(found)
+        except ValueError as error:
+            raise ValueError(f"--topology {own.text}: {error}") from error
+    return _from_matrix(f"--topology {own.text}", found)
+
+
+def _from_matrix(source: str, content: Any) -> Topology:
+    rule = f"{source} must give a Topology, a networkx graph or a matrix of real numbers"
+    if isinstance(content, torch.Tensor):
+        matrix, is_real = content, not content.is_complex()
+    else:
+        try:
+            matrix = np.asarray(content)
+        except ValueError as error:
+            raise ValueError(f"{rule}: {error}") from error
+        is_real = matrix.dtype.kind in "biuf"
+    if not is_real:
+        raise ValueError(f"{rule}, got {type(content).__name__} of {matrix.dtype}")
+    try:
+        return topology.from_matrix(matrix)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _checked(text: str, graph: Topology, agents: int) -> Topology:
+    if graph.agents != agents:
+        raise ValueError(f"--topology {text} has {graph.agents} agents, but --agents is {agents}")
+    return graph
