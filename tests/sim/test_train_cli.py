@@ -126,6 +126,7 @@ def test_equal_options_make_equal_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", ["qsaddle", "qgm", "dsaddle", "dsgdm", "dsgd"])
 def test_algorithms_go_on_bit_for_bit(algorithm: str, tmp_path: Path) -> None:
     options = ["--algorithm", algorithm, *SMALL, "--weight-decay", "1e-3", "--steps", "45"]
+    options += ["--schedule", "cosine", "--warmup", "0.1"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(["train", *options, "--out", str(whole)]) == 0
     assert main(["train", *options, "--out", str(cut)]) == 0
@@ -152,7 +153,7 @@ def test_other_options_train(options: tuple[str, ...], tmp_path: Path) -> None:
     assert rows(run)[-1]["loss"] < rows(run)[0]["loss"]
 
 
-@pytest.mark.parametrize("algorithm", ["qsaddle", "qgm", "dsaddle", "dsgdm", "dsgd"])
+@pytest.mark.parametrize("algorithm", ["qgm", "dsaddle"])
 def test_algorithms_survive_sigkill(algorithm: str, tmp_path: Path) -> None:
     options = ("--algorithm", algorithm, *LONG, "--schedule", "cosine", "--warmup", "0.1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -164,24 +165,6 @@ def test_algorithms_survive_sigkill(algorithm: str, tmp_path: Path) -> None:
     assert main(["train", "--resume", str(killed)]) == 0
     assert main(["train", *options, "--out", str(whole)]) == 0
     assert outcome(killed) == outcome(whole)
-
-
-def test_killed_at_any_moment(tmp_path: Path, uninterrupted: Outcome) -> None:
-    killed = tmp_path / "killed"
-    process = start(*LONG, "--out", str(killed))
-    wait_for(killed, "config.json", process)
-    process.kill()
-    process.communicate()
-    assert not list(killed.glob("checkpoint-*"))
-    process = start("--resume", str(killed))
-    wait_for(killed, "checkpoint-*.safetensors", process)
-    process.kill()
-    process.communicate()
-    assert not (killed / "checkpoint-350.safetensors").exists()
-    assert main(["train", "--resume", str(killed)]) == 0
-    assert outcome(killed) == uninterrupted
-    seconds = [row["seconds"] for row in rows(killed)]
-    assert seconds == sorted(seconds)
 
 
 def stop(process: "subprocess.Popen[str]", run: Path, number: int) -> list[str]:
@@ -196,15 +179,23 @@ def stop(process: "subprocess.Popen[str]", run: Path, number: int) -> list[str]:
     return shlex.split(found[2])
 
 
-def test_signals_leave_a_checkpoint_and_the_way_on(tmp_path: Path, uninterrupted: Outcome) -> None:
-    stopped = tmp_path / "with space"
-    process = start(*LONG, "--out", str(stopped))
-    wait_for(stopped, "checkpoint-*", process)
-    process = start(*stop(process, stopped, signal.SIGINT))
+def test_killed_and_told_to_stop_at_any_moment(tmp_path: Path, uninterrupted: Outcome) -> None:
+    """One run is killed before it has a checkpoint; signals then leave a checkpoint and the way on."""
+    run = tmp_path / "with space"
+    process = start(*LONG, "--out", str(run))
+    wait_for(run, "config.json", process)
+    process.kill()
+    process.communicate()
+    assert not list(run.glob("checkpoint-*"))
+    process = start("--resume", str(run))
+    wait_for(run, "checkpoint-*.safetensors", process)
+    process = start(*stop(process, run, signal.SIGINT))
     assert process.stdout
     assert any("going on at step" in process.stdout.readline() for _ in range(4))
-    assert main(["train", *stop(process, stopped, signal.SIGTERM)]) == 0
-    assert outcome(stopped) == uninterrupted
+    assert main(["train", *stop(process, run, signal.SIGTERM)]) == 0
+    assert outcome(run) == uninterrupted
+    seconds = [row["seconds"] for row in rows(run)]
+    assert seconds == sorted(seconds)
 
 
 def test_a_damaged_checkpoint_falls_back(
