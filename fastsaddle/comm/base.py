@@ -312,7 +312,9 @@ class Round:
         sends: tuple[str, ...],
         gossips: bool = True,
     ) -> None:
-        self.communicator, self.exchanges, self.gossips = communicator, exchanges, gossips
+        self.communicator, self.exchanges, self.gossips = communicator, list(exchanges), gossips
+        for exchange in exchanges:
+            exchange.nbytes = 0
         self.told: torch.Tensor | None = None
         self._sends, self._sent = sends, 0
 

@@ -10,6 +10,7 @@ import torch
 
 from fastsaddle.comm.base import Communicator
 from fastsaddle.gradients.ascents import Ascent
+from fastsaddle.kernels.op import use_backend
 from fastsaddle.optimizer.hyperparameters import Hyperparameter
 from fastsaddle.optimizer.state import State
 
@@ -28,11 +29,11 @@ class Found:
 
     Attributes:
         norm: `[agents]` float32: agents for which it is not finite have no gradient in this step.
-        at: rows `[agents, stride]` that gradients were taken at and weight decay is taken at; None: the models.
+        at_mixed: whether gradients were taken, and weight decay is to be taken, at the mixed models.
     """
 
     norm: torch.Tensor
-    at: torch.Tensor | None = None
+    at_mixed: bool = False
 
 
 class Gradient:
@@ -125,7 +126,8 @@ class Gradient:
             slot: which of a step's several evaluations this is.
         """
         loss = self.take(optimizer, closure)
-        return loss, self.found(optimizer).norm
+        with use_backend(optimizer.backend):
+            return loss, self.found(optimizer).norm
 
     def keep(self, optimizer: Optimizer) -> None:
         """Called when all groups have stepped and nothing can fail any more: make what was found the state."""

@@ -121,26 +121,21 @@ class Cross(Gradient):
     def take(self, optimizer: Optimizer, closure: Closure | None, passes: int | None = None) -> Any:
         assert closure is not None
         own = optimizer.rows.x
-        known, mixed = torch.empty_like(own), own.clone()
+        known = torch.empty_like(own)
         with use_backend(optimizer.backend):
             for comm, columns in optimizer.begin_rounds():
                 x, exchange = own[:, columns], comm.apart()
                 comm.communicator.publish(x, exchange)
                 known[:, columns] = comm.communicator.copies(x, exchange)
-                comm.told = mixed[:, columns]
-                comm.told.copy_(comm.communicator.pulled(x, exchange))
-        loss = self._evaluate(optimizer, closure, known, mixed)
-        optimizer.phase.passing["at"] = mixed if self.mixed_self_gradient else None
-        return loss
+                comm.told = comm.communicator.pulled(x, exchange)
+        return self._evaluate(optimizer, closure, known)
 
-    def _evaluate(
-        self, optimizer: Optimizer, closure: Closure, known: torch.Tensor, mixed: torch.Tensor
-    ) -> Any:
+    def _evaluate(self, optimizer: Optimizer, closure: Closure, known: torch.Tensor) -> Any:
         """All slots' gradients into their buffer; agents whose gradient is not finite have NaN there."""
         columns, rows = optimizer.model_columns, optimizer.rows
         lists = optimizer.communicator.lists(rows.x.device)
         known = optimizer.communicator.halo(known)
-        first, loss = mixed if self.mixed_self_gradient else rows.x, None
+        first, loss = None if self.mixed_self_gradient else rows.x, None
         for slot in range(models_of(optimizer.communicator)):
             model = first if slot == 0 else known.index_select(0, lists.whose(slot))
             optimizer.visit(model)
@@ -160,7 +155,7 @@ class Cross(Gradient):
         self._send(optimizer)
         made = optimizer.made
         weighted_sum(gradients[:, columns], g, made["sources"], made["weights"])
-        return Found(row_norms(g), optimizer.phase.passing["at"])
+        return Found(row_norms(g), at_mixed=self.mixed_self_gradient)
 
     def keep(self, optimizer: Optimizer) -> None:
         self.of.keep(optimizer)

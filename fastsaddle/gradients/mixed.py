@@ -63,19 +63,17 @@ class Mixed(Gradient):
 
     def take(self, optimizer: Optimizer, closure: Closure | None, passes: int | None = None) -> Any:
         assert closure is not None
-        mixed = optimizer.rows.x.clone()
         with use_backend(optimizer.backend):
             for comm, columns in optimizer.begin_rounds():
-                comm.told = mixed[:, columns].copy_(comm.mixed(optimizer.rows.x[:, columns]))
-        optimizer.visit(mixed)
+                comm.told = comm.mixed(optimizer.rows.x[:, columns])
+        optimizer.visit(None)
         loss, norm = self.of.evaluate(optimizer, closure)
         optimizer.leave()
-        optimizer.phase.passing |= {"norm": norm, "at": mixed}
+        optimizer.phase.passing["norm"] = norm
         return loss
 
     def found(self, optimizer: Optimizer) -> Found:
-        passing = optimizer.phase.passing
-        return Found(passing["norm"], passing["at"])
+        return Found(optimizer.phase.passing["norm"], at_mixed=True)
 
     def keep(self, optimizer: Optimizer) -> None:
         self.of.keep(optimizer)

@@ -176,7 +176,8 @@ class SAM(Gradient):
             self._perturb(optimizer, False)
             second = optimizer.evaluate(closure)
             loss = second if loss is None else loss
-        norm = self.found(optimizer).norm
+        with use_backend(optimizer.backend):
+            norm = self.found(optimizer).norm
         phase.norm = None
         return loss, norm
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, Protocol
 
@@ -42,6 +43,24 @@ GROUP_STRIDE = 0x9E3779B97F4A7C15
 ROW_STRIDE = 0x94D049BB133111EB
 # the name that a step's models have among the rows that it sends
 MODELS = "x"
+
+
+@dataclass(frozen=True)
+class Views:
+    """One group's part of all buffers.
+
+    Attributes:
+        index, columns: which group, and where it lies in a row.
+        x, g, states: models, gradients and the rule's states.
+        exchanges: of each row buffer that a step sends.
+    """
+
+    index: int
+    columns: slice
+    x: torch.Tensor
+    g: torch.Tensor
+    states: dict[str, torch.Tensor]
+    exchanges: list[Exchange]
 
 
 class Connects(Protocol):
@@ -427,30 +446,39 @@ class Optimizer(torch.optim.Optimizer):
             live.skipped, live.tickets = skipped, torch.zeros_like(skipped)
             live.scalars = Scalars(self.agents, device, self.hyperparameters)
             live.rounds = live.rounds.to(device)
-            live.flat_state = {
-                state.name: rows.layout.allocate(
-                    1 if state.rows == "one" else self.agents, device, self._dtype_of(state)
-                )
-                for state in states
-                if state.width == "columns"
-            }
+            live.flat_state = self._allocate(states, device)
             live.scalar_state = {
-                state.name: torch.zeros(len(groups), self.agents, device=device, dtype=state.dtype)
+                state.name: torch.zeros(len(groups), self.agents, device=device)
                 for state in states
-                if state.width == "scalar" and state.rows != "one" and state.dtype != "state"
+                if is_per_agent(state)
             }
         live.dim = sum(p.numel() for p in mine) // self.agents
         for state in states:
             if state.width == "columns":
                 parts = rows.parts(live.flat_state[state.name])
                 self._fill(state, mine, parts)
-            elif state.width == "scalar" and state.rows != "one":
+            elif is_per_agent(state):
                 numbers = live.scalar_state[state.name]
                 parts = [numbers[index] for index, group in enumerate(groups) for _ in group]
                 self._fill(state, mine, parts)
         self._bind_rounds(mine)
         self.gradient.bind(self)
         self.rule.bind(self)
+
+    def _allocate(self, states: tuple[State, ...], device: torch.device) -> dict[str, torch.Tensor]:
+        """Zeroed buffers for all states of whole rows; a rule's behind its passing rows, where it has such."""
+        allocate, agents = self.rows.layout.allocate, self.agents
+        own = [s.name for s in self.rule.states_with(self.communicator) if s.width == "columns"]
+        found: dict[str, torch.Tensor] = {}
+        if self.rule.passing:
+            block = allocate((self.rule.passing + len(own)) * agents, device)
+            self._live.made["block"] = block
+            found |= dict(zip(own, block.split(agents)[self.rule.passing :], strict=True))
+        for state in states:
+            if state.width == "columns" and state.name not in found:
+                rows = 1 if state.rows == "one" else agents
+                found[state.name] = allocate(rows, device, self._dtype_of(state))
+        return found
 
     def _dtype_of(self, state: State) -> torch.dtype:
         return self.state_dtype if state.dtype == "state" else state.dtype
@@ -498,9 +526,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def collect(self) -> None:
         """Bring every gradient into the flat buffer, and state to where the parameters are."""
-        with torch.no_grad():
-            self.follow()
-            self.rows.collect_gradients()
+        self.follow()
+        self.rows.collect_gradients()
 
     def mark_written(self) -> None:
         """Let autograd notice that parameters, each with a counter of its own, were written through the flat buffer."""
@@ -526,10 +553,9 @@ class Optimizer(torch.optim.Optimizer):
             NonFiniteGradientError: see `nonfinite`.
         """
         live, columns = self._live, self.model_columns
-        with use_backend(self.backend):
-            norm = torch.empty(self.agents, dtype=torch.float32, device=live.skipped.device)
-            scale = None if scale is None else scale[:, columns]
-            agent_norm(self.rows.g[:, columns], scale, gate, norm, live.skipped, live.tickets)
+        norm = torch.empty(self.agents, dtype=torch.float32, device=live.skipped.device)
+        scale = None if scale is None else scale[:, columns]
+        agent_norm(self.rows.g[:, columns], scale, gate, norm, live.skipped, live.tickets)
         if self.nonfinite == "raise" and norm.device.type == "cpu" and not norm.isfinite().all():
             self.raise_if_skipped()
         return norm
@@ -585,12 +611,13 @@ class Optimizer(torch.optim.Optimizer):
                 phase.rounds = self._open_rounds()
             at_home = phase.home is None or self.rule.takes_saved
             # all is read before the first group moves: a bad value must leave nothing half done
-            scalars = [self._scalars_of(index) for index in self.filled]
+            views = self._views()
+            scalars = [self._scalars_of(v.index) for v in views]
             if not at_home:
                 self._go_home()
             groups = [
-                (self._rows_of(index, found, numbers), comm)
-                for index, numbers, comm in zip(self.filled, scalars, phase.rounds, strict=True)
+                (self._rows_of(v, found, numbers, comm), comm)
+                for v, numbers, comm in zip(views, scalars, phase.rounds, strict=True)
             ]
             undo = None if self._cannot_fail else self._copies()
             try:
@@ -618,76 +645,73 @@ class Optimizer(torch.optim.Optimizer):
 
     def _scalars_of(self, index: int) -> dict[str, torch.Tensor]:
         """Group `index`'s numbers as tensors."""
-        return {
-            name: self.scalar(index, name)
-            for name, allowed in self.hyperparameters.items()
-            if isinstance(allowed, Range)
-        }
+        names = ("", *(n for n, a in self.hyperparameters.items() if isinstance(a, Range)))
+        return {name: self.scalar(index, name) for name in names}
 
-    def _rows_of(self, index: int, found: Found, scalars: dict[str, torch.Tensor]) -> Rows:
-        live, rows, columns = self._live, self.rows, self.columns(index)
-        x, home = rows.x[:, columns], self.phase.home
+    def _rows_of(
+        self, views: Views, found: Found, scalars: dict[str, torch.Tensor], comm: Round
+    ) -> Rows:
+        home, columns = self.phase.home, views.columns
         saved = None if home is None else home[:, columns]
-        models = x if saved is None else saved
-        own = self.rule.states_with(self.communicator)
-        states = {
-            state.name: live.flat_state[state.name][:, columns]
-            if state.width == "columns"
-            else live.scalar_state[state.name][index]
-            for state in own
-            if state.width == "columns" or (state.width == "scalar" and state.rows != "one")
-        }
+        models = views.x if saved is None else saved
         return Rows(
-            x=x,
+            x=views.x,
             saved=saved,
-            gradient=rows.g[:, columns],
-            at=models if found.at is None else found.at[:, columns],
-            states=states,
-            group=self.param_groups[index],
+            gradient=views.g,
+            at=comm.told if found.at_mixed and comm.told is not None else models,
+            states=views.states,
+            group=self.param_groups[views.index],
             scalars=scalars,
             norm=found.norm,
-            round=live.rounds,
+            round=self.rounds,
             columns=columns,
             first_agent=self.communicator.first_agent,
-            seed=self.seed_of(index),
-            may_be_bad=self.nonfinite == "skip" or x.device.type != "cpu",
-            made=live.made,
+            seed=self.seed_of(views.index),
+            may_be_bad=self.nonfinite == "skip" or views.x.device.type != "cpu",
+            made=self.made,
         )
+
+    def _views(self) -> list[Views]:
+        """Of each group that has columns, what its steps work on: found once for these buffers."""
+        if "views" not in self.made:
+            self.made["views"] = [self._views_of(index) for index in self.filled]
+        found: list[Views] = self.made["views"]
+        return found
+
+    def _views_of(self, index: int) -> Views:
+        live, rows, columns = self._live, self.rows, self.columns(index)
+        own = self.rule.states_with(self.communicator)
+        wide = {s.name: live.flat_state[s.name][:, columns] for s in own if s.width == "columns"}
+        numbers = {s.name: live.scalar_state[s.name][index] for s in own if is_per_agent(s)}
+        kept = self.communicator.states
+        exchanges = [
+            Exchange(
+                layout=live.layouts[index],
+                states={
+                    state.name: live.flat_state[copy_name(row, state.name)][:, columns]
+                    for state in kept
+                },
+                seed=(self.seed_of(index) + k * ROW_STRIDE) % 2**63,
+                number=live.rounds,
+                squares=live.squares[index, k],
+            )
+            for k, row in enumerate(self.rule.sends)
+        ]
+        x, g = rows.x[:, columns], rows.g[:, columns]
+        return Views(index, columns, x, g, {**wide, **numbers}, exchanges)
 
     def _open_rounds(self) -> list[Round]:
         """This step's exchanges of all groups that have columns."""
-        live, gossips = self._live, self.communicator.gossips(self)
-        kept = self.communicator.states
-        return [
-            Round(
-                self.communicator,
-                [
-                    Exchange(
-                        layout=live.layouts[index],
-                        states={
-                            state.name: live.flat_state[copy_name(row, state.name)][
-                                :, self.columns(index)
-                            ]
-                            for state in kept
-                        },
-                        seed=(self.seed_of(index) + k * ROW_STRIDE) % 2**63,
-                        number=live.rounds,
-                        squares=live.squares[index, k],
-                    )
-                    for k, row in enumerate(self.rule.sends)
-                ],
-                self.rule.sends,
-                gossips,
-            )
-            for index in self.filled
-        ]
+        gossips = self.communicator.gossips(self)
+        sends = self.rule.sends
+        return [Round(self.communicator, v.exchanges, sends, gossips) for v in self._views()]
 
     def begin_rounds(self) -> Iterator[tuple[Round, slice]]:
         """Begin this step's exchanges before its gradients: each group's round and columns."""
         self.follow()
         self.phase.rounds = self._open_rounds()
-        columns = [self.columns(index) for index in self.filled]
-        yield from zip(self.phase.rounds, columns, strict=True)
+        for comm, views in zip(self.phase.rounds, self._views(), strict=True):
+            yield comm, views.columns
 
     @property
     def _cannot_fail(self) -> bool:
@@ -721,14 +745,15 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- models elsewhere
 
-    def visit(self, models: torch.Tensor) -> None:
-        """Let parameters hold other models `[agents, stride]` until `leave`."""
-        phase, columns = self.phase, self.model_columns
+    def visit(self, models: torch.Tensor | None) -> None:
+        """Let parameters hold other models `[agents, stride]` until `leave`; None: the mixed ones of this step."""
+        phase = self.phase
         with Commit():
             if phase.home is None:
-                phase.home, phase.end = self.rows.x.clone(), columns.stop
+                phase.home, phase.end = self.rows.x.clone(), self.model_columns.stop
                 phase.home_parts = self.rows.parts(phase.home)
-            self.rows.x[:, columns].copy_(models[:, columns])
+            for views, comm in zip(self._views(), phase.rounds or (), strict=True):
+                views.x.copy_(comm.told if models is None else models[:, views.columns])
             self.mark_written()
 
     def leave(self) -> None:
@@ -897,6 +922,11 @@ KEPT = (
     *("gradient", "rule", "communicator", "plan", "hyperparameters"),
     *("seed", "nonfinite", "backend", "state_dtype"),
 )
+
+
+def is_per_agent(state: State) -> bool:
+    """Whether it is a number for each group and agent."""
+    return state.width == "scalar" and state.rows != "one"
 
 
 def copy_name(row: str, state: str) -> str:

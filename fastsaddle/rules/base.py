@@ -44,6 +44,7 @@ class Rule:
             are copied before each step, and put back where it raises.
         mixes_first: whether it begins with mixed models, as cross-gradients need.
         mixes_before: whether its gradients are taken at mixed models.
+        passing: row buffers that lie in front of its states and are not kept between steps, see `Rows.block`.
         keeps_half: whether its buffers may be bfloat16.
         ascent_state: the momentum buffer that MomentumSAM perturbs along; None where there is none.
 
@@ -61,6 +62,7 @@ class Rule:
     is_atomic: bool = False
     mixes_first: bool = False
     mixes_before: bool = False
+    passing: int = 0
     keeps_half: bool = False
     ascent_state: str | None = None
     decides_on_host: str | None = None
