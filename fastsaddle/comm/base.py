@@ -124,6 +124,7 @@ class Exchange:
             overwritten, untouched where nothing is compressed.
         nbytes: bytes sent so far by the agents here, counted by the communicator.
         origin: whose states these are copies of; None where they are the states themselves.
+        scratch: rows that one step after the other may use.
     """
 
     layout: FlatLayout
@@ -133,6 +134,13 @@ class Exchange:
     squares: torch.Tensor
     nbytes: int = 0
     origin: Exchange | None = None
+    scratch: torch.Tensor | None = None
+
+    def copy_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """A copy of `rows` in memory that is kept for the next step."""
+        if self.scratch is None or self.scratch.shape != rows.shape:
+            self.scratch = torch.empty_like(rows)
+        return self.scratch.copy_(rows)
 
     def apart(self) -> Exchange:
         """The same with copies of its states, which become the states when it is settled."""
@@ -167,6 +175,7 @@ class Communicator:
         averages: whether agents meet in a mean of all, not in a mixing matrix.
         is_compressed: whether messages are less than the rows.
         may_refuse: whether it can raise in the middle of a step, as compressors do where numbers are not finite.
+        refuses_first: whether an exchange that is refused has changed nothing.
         decides_on_host: what it reads or counts on the host, which keeps a step out of a CUDA graph; None: nothing.
         once_a_step: whether each step has one exchange of each row, no more and no less.
     """
@@ -183,6 +192,7 @@ class Communicator:
     averages: bool = False
     is_compressed: bool = False
     may_refuse: bool = False
+    refuses_first: bool = False
     decides_on_host: str | None = None
     once_a_step: bool = True
 

@@ -716,22 +716,28 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def _cannot_fail(self) -> bool:
         """Whether nothing can raise once groups have begun to move."""
-        refuses = self.communicator.may_refuse and self.rows.x.device.type == "cpu"
-        return self.rule.is_atomic and not refuses
+        if not self.communicator.may_refuse or self.rows.x.device.type != "cpu":
+            return self.rule.is_atomic
+        # a single group's exchange refuses before anything has moved
+        return (
+            self.rule.exchanges_first and self.communicator.refuses_first and len(self.filled) == 1
+        )
 
     def _copies(self) -> list[tuple[Any, Any]]:
-        """All that a step changes, with what it is now."""
+        """All that a step changes, with what it is now, in buffers that are kept: fresh memory would cost more."""
         live, home, columns = self._live, self.phase.home, self.model_columns
         models = self.rows.x if home is None else home
-        tensors = [*live.flat_state.values(), *live.scalar_state.values(), live.squares]
+        states = [*live.flat_state.values(), *live.scalar_state.values(), live.squares]
+        changed = [self.rows.x[:, columns], *states]
+        if "undo" not in self.made:
+            self.made["undo"] = [torch.empty_like(tensor) for tensor in changed]
+        kept = self.made["undo"]
+        for before, now in zip(kept, [models[:, columns], *states], strict=True):
+            before.copy_(now)
         groups: list[tuple[Any, Any]] = [
             (group, {name: group[name] for name in self.remembered}) for group in self.param_groups
         ]
-        return [
-            (self.rows.x[:, columns], models[:, columns].clone()),
-            *((tensor, tensor.clone()) for tensor in tensors),
-            *groups,
-        ]
+        return [*zip(changed, kept, strict=True), *groups]
 
     def _put_back(self, copies: list[tuple[Any, Any]]) -> None:
         for changed, before in copies:

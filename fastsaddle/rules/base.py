@@ -45,6 +45,7 @@ class Rule:
         mixes_first: whether it begins with mixed models, as cross-gradients need.
         mixes_before: whether its gradients are taken at mixed models.
         passing: row buffers that lie in front of its states and are not kept between steps, see `Rows.block`.
+        exchanges_first: whether nothing has changed where its one exchange is refused.
         keeps_half: whether its buffers may be bfloat16.
         ascent_state: the momentum buffer that MomentumSAM perturbs along; None where there is none.
 
@@ -63,6 +64,7 @@ class Rule:
     mixes_first: bool = False
     mixes_before: bool = False
     passing: int = 0
+    exchanges_first: bool = False
     keeps_half: bool = False
     ascent_state: str | None = None
     decides_on_host: str | None = None

@@ -56,6 +56,7 @@ class Momentum(Rule):
 
     takes_saved = True
     is_atomic = True
+    exchanges_first = True
     keeps_half = True
 
     def __init__(
