@@ -76,6 +76,7 @@ class CompressedGossip(StackedGossip):
     """
 
     is_compressed = True
+    is_elementwise = False
 
     def __init__(
         self,
