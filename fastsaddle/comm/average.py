@@ -108,6 +108,8 @@ class StackedAverage(Communicator):
     """`Average` among the rows of one buffer."""
 
     averages = True
+    is_elementwise = True
+    may_refuse = False
     once_a_step = False
     shared_states = (STEPS_DONE, NEXT)
     hyperparameters = Average.hyperparameters

@@ -77,6 +77,7 @@ class CompressedGossip(StackedGossip):
     """
 
     is_compressed = True
+    is_elementwise = False
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class Gradient:
         decides_on_host: what it reads or counts on the host, which keeps a step out of a CUDA graph; None: nothing.
         ascent: how it comes by a SAM gradient; None where it is none.
         needs_closure: why a step cannot do without a closure; None where it can.
+        at_mixed: whether it is taken at the mixed models.
     """
 
     hyperparameters: Mapping[str, Hyperparameter] = {}
@@ -56,6 +57,7 @@ class Gradient:
     decides_on_host: str | None = None
     ascent: Ascent | None = None
     needs_closure: str | None = None
+    at_mixed: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -145,3 +147,12 @@ class Gradient:
 
 class Plain(Gradient):
     """The gradient at the model, one a step."""
+
+
+def at_one_model(of: Gradient | None) -> Gradient:
+    """What `of=` means, None being plain; raises ValueError where it goes to other models by itself."""
+    if of is not None and (not isinstance(of, Gradient) or of.needs_closure is not None):
+        raise ValueError(
+            f"of must be a gradient at one model, fs.gradients.Plain() or SAM(...), got {of!r}"
+        )
+    return Plain() if of is None else of

@@ -12,7 +12,7 @@ from fastsaddle.comm.lists import Lists, MixingLists
 from fastsaddle.compressors._wire import row_norms
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.gradients.ascents import Ascent
-from fastsaddle.gradients.base import Found, Gradient, Plain
+from fastsaddle.gradients.base import Found, Gradient, Plain, at_one_model
 from fastsaddle.gradients.sam import SLOT_STRIDE
 from fastsaddle.kernels.op import use_backend
 from fastsaddle.kernels.weighted_sum import weighted_sum
@@ -45,7 +45,7 @@ class Cross(Gradient):
             does.
 
     Raises:
-        ValueError: another kind, or another word for `perturb`.
+        ValueError: another kind, another word for `perturb`, or `of` that is not taken at one model.
     """
 
     needs_closure = "takes gradients at the neighbors' models"
@@ -61,7 +61,7 @@ class Cross(Gradient):
             raise ValueError(f'cross_gradients must be "data" or "model", got {kind!r}')
         if perturb not in ("all", "self"):
             raise ValueError(f'perturb must be "all" or "self", got {perturb!r}')
-        self.kind, self.of = kind, Plain() if of is None else of
+        self.kind, self.of = kind, at_one_model(of)
         self.perturb_which, self.mixed_self_gradient = perturb, mixed_self_gradient
         self.hyperparameters = self.of.hyperparameters
 
@@ -96,7 +96,9 @@ class Cross(Gradient):
         if not rule.mixes_first:
             return f"cross-gradients need a rule that mixes first, AdaptedMomentum, {rule.name} mixes later"
         if not communicator.once_a_step:
-            return "cross-gradients need the neighbors' models in each step, once"
+            return "cross-gradients need Gossip with every=1 and rounds=1: the neighbors' models, once a step"
+        if not communicator.has_graph:
+            return f"cross-gradients need a graph, {type(communicator).__name__} has none"
         return self.of.refuses(rule, communicator)
 
     def bind(self, optimizer: Optimizer) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastsaddle.comm.base import Communicator
 from fastsaddle.gradients.ascents import Ascent
-from fastsaddle.gradients.base import Found, Gradient, Plain
+from fastsaddle.gradients.base import Found, Gradient, at_one_model
 from fastsaddle.kernels.op import use_backend
 from fastsaddle.optimizer.state import State
 
@@ -23,12 +23,16 @@ class Mixed(Gradient):
 
     Args:
         of: the gradient that is taken there, `Plain()` or `SAM(...)`.
+
+    Raises:
+        ValueError: `of` that is not taken at one model.
     """
 
     needs_closure = "takes gradients at the mixed models"
+    at_mixed = True
 
     def __init__(self, of: Gradient | None = None) -> None:
-        self.of = Plain() if of is None else of
+        self.of = at_one_model(of)
         self.hyperparameters = self.of.hyperparameters
 
     @property

@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 from fastsaddle.comm.base import Communicator, Exchange, Round
 from fastsaddle.comm.choco import CompressedGossip, check_copies
 from fastsaddle.comm.gossip import Gossip
+from fastsaddle.compressors._wire import listed
 from fastsaddle.gradients.base import Found, Gradient, Plain
 from fastsaddle.kernels._shared.bfloat16.reference import STATE_DTYPES
 from fastsaddle.kernels.agent_norm import agent_norm
@@ -252,8 +253,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check_parts(self) -> None:
         """Raise ValueError where gradient, rule and communicator cannot be combined."""
-        refused = self.rule.refuses(self.communicator) or self.gradient.refuses(
-            self.rule, self.communicator
+        refused = (
+            self.rule.refuses(self.communicator)
+            or self.rule.refuses_gradient(self.gradient)
+            or self.gradient.refuses(self.rule, self.communicator)
         )
         if refused is not None:
             raise ValueError(refused)
@@ -567,7 +570,7 @@ class Optimizer(torch.optim.Optimizer):
         a host synchronization; call this whenever results are read. Saving the state calls it too.
         """
         if self.nonfinite == "raise" and bool(self.skipped.any()):
-            agents = self.skipped.nonzero().flatten().tolist()
+            agents = listed(self.skipped != 0)
             self.skipped.zero_()
             raise NonFiniteGradientError(
                 f"gradients must be finite, got NaN or infinity for agents {agents}; "

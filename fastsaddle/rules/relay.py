@@ -41,8 +41,13 @@ class Relay(Tracking):
 
     def refuses(self, communicator: Communicator) -> str | None:
         if communicator.is_compressed:
-            return f"{self.name} relays sums of many models, whose compression errors would add up"
-        return super().refuses(communicator)
+            return (
+                f"{self.name} takes no compressor: errors would add up in the sums that are relayed"
+            )
+        refused = super().refuses(communicator)
+        if refused is None and not communicator.has_graph:
+            refused = f"{self.name} needs a tree, {type(communicator).__name__} has no graph"
+        return refused
 
     def states_with(self, communicator: Communicator) -> tuple[State, ...]:
         most = max(map(len, neighbors_of(communicator)))
