@@ -87,7 +87,7 @@ def gpu_or_tiny(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def room_on_the_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+def given_back(request: pytest.FixtureRequest) -> Iterator[None]:
     """Give the memory of each case back, so that the next can have it in one piece."""
     yield
     if kind(request.config) == "cuda":

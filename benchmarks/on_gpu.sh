@@ -5,10 +5,10 @@
 #
 # Parts, with their limits in seconds:
 #
-#   tests 210         the rooms, the optimizers and stacked convolutions on the GPU
+#   tests 210         the ops, the optimizers and stacked convolutions on the GPU
 #   sanitizer 130     the same at small sizes under compute-sanitizer
 #   launches 60       kernels and waits of the host in a step
-#   rooms 250         percent of copy bandwidth, 1 to 4,096 agents, buffers of 1 MB to 8 GB
+#   ops 250           percent of copy bandwidth, 1 to 4,096 agents, buffers of 1 MB to 8 GB
 #   steps 100         whole optimizer steps against eager PyTorch, torch._foreach and torch.compile
 #   compression 50    compressors against eager PyTorch
 #   stacking 220      stacked gradients against one model on the concatenated batch
@@ -17,7 +17,7 @@
 #   memory 120        4,096 agents with ResNet-20: memory and time of a step against plain PyTorch
 #
 # Without names all run in this order, in 25 minutes at most. Where a machine is lent for ten, three calls with the
-# same DIR do: "tests sanitizer launches shapes compression", "rooms steps stacking" and "training memory". Each part writes
+# same DIR do: "tests sanitizer launches shapes compression", "ops steps stacking" and "training memory". Each part writes
 # DIR/PART.json and DIR/PART.log, also where its time runs out; what was measured so far is merged into DIR/gpu.json after
 # each part, ready to be committed as benchmarks/results/gpu_<device>.json, and printed as tables at the end.
 # Files of several folders are merged by: python benchmarks/report.py A/gpu.json B/gpu.json --keep RESULT
@@ -26,7 +26,7 @@
 # --tiny runs the smallest sizes on a CPU: it shows that the parts run, and measures nothing.
 set -uo pipefail
 
-parts=(tests sanitizer launches rooms steps compression stacking shapes training memory)
+parts=(tests sanitizer launches ops steps compression stacking shapes training memory)
 scale=()
 device=cuda
 if [ "${1:-}" = --tiny ]; then
@@ -85,13 +85,13 @@ part() { # name, limit in seconds, command...
     fi
 }
 
-figures() { # part, limit in seconds, suite
+figures() { # part, limit in seconds, file
     if ! "$python" -c 'import pytest_benchmark' 2>/dev/null; then
         echo "== $1: pytest-benchmark is not installed, left out"
         failed=1
         return
     fi
-    part "$1" "$2" "$python" -m pytest "benchmarks/test_$3.py" --benchmark-only -q -p no:cacheprovider \
+    part "$1" "$2" "$python" -m pytest "benchmarks/$3" --benchmark-only -q -p no:cacheprovider \
         --device "$device" "${scale[@]}" --benchmark-json="$out/$1.json"
     merge --keep "$out/gpu.json"
 }
@@ -134,14 +134,14 @@ for name in "${chosen[@]}"; do
             tests/kernels/test_gpu.py tests/kernels/test_ops.py tests/kernels/test_stacked_convolution.py -k "triton or gpu"
         ;;
     sanitizer) sanitizer ;;
-    launches) figures launches 60 launches ;;
-    rooms) figures rooms 250 rooms ;;
-    steps) figures steps 100 optimizer_step ;;
-    compression) figures compression 50 compression ;;
-    stacking) figures stacking 220 stacking_tax ;;
-    shapes) figures shapes 60 shapes ;;
-    training) figures training 280 training ;;
-    memory) figures memory 120 step_memory ;;
+    launches) figures launches 60 kernels/test_launches.py ;;
+    ops) figures ops 250 kernels/test_ops.py ;;
+    steps) figures steps 100 steps/test_optimizer_step.py ;;
+    compression) figures compression 50 kernels/test_compression.py ;;
+    stacking) figures stacking 220 steps/test_stacking_tax.py ;;
+    shapes) figures shapes 60 kernels/test_shapes.py ;;
+    training) figures training 280 steps/test_training.py ;;
+    memory) figures memory 120 steps/test_step_memory.py ;;
     esac
 done
 [ ! -s "$out/table.md" ] || cat "$out/table.md"

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import machine
 from peers_process import EngineProcess
-from peers_report import report
+from reporting.peers import report
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Kind = Literal["own", "loop", "rows", "peer", "peer on all cores", "peer without gossip"]

@@ -12,8 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from report_files import read, write
-from report_render import render
+from reporting.files import read, write
+from reporting.render import render
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -42,7 +42,7 @@ def main() -> None:
             if options.keep:
                 write(report, options.keep)
             if options.svg:
-                from report_picture import draw
+                from reporting.picture import draw
 
                 draw(report, options.svg)
             if not (options.readme or options.check):
@@ -62,7 +62,7 @@ def rewritten(readme: Path, results: Path) -> str:
         ValueError: not one of each mark, in order.
     """
     # needs tabulate, which a machine that only measures may lack
-    from report_page import page
+    from reporting.page import page
 
     text = readme.read_text()
     before, begin, rest = text.partition(BEGIN)

@@ -55,8 +55,8 @@ def moved(name: str, percent: float, agents: int, dim: int, **info: Any) -> dict
 def gpu_report() -> dict[str, Any]:
     """Made-up figures of every part that a GPU is measured in."""
     rows = [
-        moved(f"test_room[{room}-{agents}-{dim}]", percent, agents, dim, room=room, **triton)
-        for room, agents, dim, percent in (
+        moved(f"test_op[{name}-{agents}-{dim}]", percent, agents, dim, op=name, **triton)
+        for name, agents, dim, percent in (
             ("gossip_step", 16, 2**22, 91.4),
             ("gossip_step", 4096, 2**14, 72.6),
             ("agent_norm", 16, 2**22, 88.0),
@@ -125,7 +125,7 @@ def test_readme_is_written_from_committed_results(report: ModuleType) -> None:
 
 
 def test_pages_of_peers_and_growth_are_written_from_their_json() -> None:
-    for name, module in (("peers", "peers_report"), ("growth", "growth")):
+    for name, module in (("peers", "reporting.peers"), ("growth", "growth")):
         content = json.loads((RESULTS / f"{name}.json").read_text())
         written = importlib.import_module(module).report(content)
         assert (RESULTS / f"{name}.md").read_text() == written
@@ -147,7 +147,7 @@ def test_every_cell_of_the_readme_is_in_the_json() -> None:
 
 
 def test_gpu_results_appear_after_the_cpus(results: Path) -> None:
-    page = importlib.import_module("report_page").page
+    page = importlib.import_module("reporting.page").page
     (results / "cpu.json").write_text((RESULTS / "cpu.json").read_text())
     without = page(results)
     assert "Not measured on a GPU: no figure for one is claimed." in without
@@ -174,13 +174,13 @@ def test_a_figure_that_is_missed_is_told(report: ModuleType) -> None:
     (tax,) = [r for r in content["benchmarks"] if r["name"] == "test_tax[16]"]
     tax["extra_info"]["stacking_tax"] = 1.31
     assert "| stacking tax, 16 agents | at most 1.3 | 1.31 | no |" in report.render(content)
-    native = {"room": "agent_norm", "implementation": "native"}
+    native = {"op": "agent_norm", "implementation": "native"}
     content["machine_info"] = machine_info("cpu")
     content["benchmarks"] = [
-        moved("a", 90.0, 16, 10, room="sam_perturb", implementation="native"),
+        moved("a", 90.0, 16, 10, op="sam_perturb", implementation="native"),
         moved("b", 76.0, 16, 10, **native),
         moved("c", 3.0, 256, 10, **native),
-        moved("d", 2.0, 16, 10, room="agent_norm", implementation="reference"),
+        moved("d", 2.0, 16, 10, op="agent_norm", implementation="reference"),
     ]
     text = report.render(content)
     assert "`sam_perturb`: % of copy bandwidth, 16 agents | at least 77 | 76 | no |" in text
@@ -190,7 +190,7 @@ def test_a_figure_that_is_missed_is_told(report: ModuleType) -> None:
 
 
 def test_peers_are_spoken_of_where_they_were_measured(results: Path) -> None:
-    peers = importlib.import_module("report_page").peers
+    peers = importlib.import_module("reporting.page").peers
     kinds = {"fastsaddle": "own", "a": "peer", "b": "peer without gossip"}
     speeds = {("fastsaddle", 16): 800.0, ("fastsaddle", 64): 600.0, ("a", 16): 100.0}
     content = {
@@ -217,7 +217,7 @@ def test_peers_are_spoken_of_where_they_were_measured(results: Path) -> None:
 
 
 def test_nothing_measured(results: Path) -> None:
-    assert importlib.import_module("report_page").page(results).split("\n\n") == [
+    assert importlib.import_module("reporting.page").page(results).split("\n\n") == [
         "Not measured on a CPU.",
         "Not measured on a GPU: no figure for one is claimed.",
         "Not measured beside peers.",
@@ -248,6 +248,15 @@ def test_files_of_a_machine_are_merged(report: ModuleType, tmp_path: Path) -> No
         report.read(paths[:2])
 
 
+def test_files_of_old_are_read(report: ModuleType, tmp_path: Path) -> None:
+    """They call an op a room."""
+    old = json.dumps(gpu_report()).replace("test_op[", "test_room[").replace('"op":', '"room":')
+    assert old.count('"room":') == 4
+    path = tmp_path / "old.json"
+    path.write_text(old)
+    assert report.render(report.read([path])) == report.render(gpu_report())
+
+
 def test_check_and_rewrite(
     report: ModuleType, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,16 +283,16 @@ def test_check_and_rewrite(
 
 
 def test_remarks_quote_the_report() -> None:
-    remarks = importlib.import_module("report_remarks").remarks
+    remarks = importlib.import_module("reporting.remarks").remarks
     content = gpu_report()
     assert remarks(content) == ""
-    both = {"implementation": "native", "room": "consensus"}
+    both = {"implementation": "native", "op": "consensus"}
     content["benchmarks"] = [
         moved("a", 99.6, 256, 10, **both),
         moved("b", 54.4, 16, 10, **both),
-        moved("c", 7.0, 16, 10, room="consensus", implementation="reference"),
-        moved("d", 50.0, 16, 10, room="compress_ef", implementation="native"),
-        moved("e", 20.0, 16, 10, room="error feedback, 8 bits", implementation="fastsaddle"),
+        moved("c", 7.0, 16, 10, op="consensus", implementation="reference"),
+        moved("d", 50.0, 16, 10, op="compress_ef", implementation="native"),
+        moved("e", 20.0, 16, 10, op="error feedback, 8 bits", implementation="fastsaddle"),
     ]
     text = remarks(content)
     assert "`consensus` sums in float64: 54 to 100. " in text and "2.5 times as long" in text
@@ -291,8 +300,8 @@ def test_remarks_quote_the_report() -> None:
 
 
 def test_picture(report: ModuleType, tmp_path: Path) -> None:
-    draw = importlib.import_module("report_picture").draw
-    content = json.loads((RESULTS / "cpu.json").read_text())
+    draw = importlib.import_module("reporting.picture").draw
+    content = report.read([RESULTS / "cpu.json"])
     paths = [tmp_path / name for name in ("a.svg", "b.svg", "c.png")]
     for path in paths:
         draw(content, path)

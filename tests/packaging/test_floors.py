@@ -1,4 +1,4 @@
-"""Imports only go down: a file may use the floors below it, and on its own floor only `base.py`."""
+"""Imports only go down: a file may use the floors below it, and on its own floor only its folder's `base.py`."""
 
 import ast
 import sys
@@ -9,23 +9,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# lowest first; "" is fastsaddle/__init__.py, which offers the public names
+# lowest first; a file stands on the floor of its longest name here, "" is fastsaddle/__init__.py with the public names
 FLOORS = (
     ("kernels", "_checkout"),
-    ("flat", "topology", "batch_norm", "hyperparameters", "metrics", "normalization", "period"),
-    ("wire", "relay_lists", "gradient_lists"),
-    ("selection", "ascent"),
-    ("compressors",),
-    ("flat_parameters",),
-    ("agents",),
-    ("objective",),
+    (
+        *("optimizer.commit", "optimizer.flat_layout", "optimizer.hyperparameters"),
+        *("optimizer.phase", "optimizer.state"),
+        *("comm.period", "gradients.second_pass", "graphs", "mapping", "metrics"),
+        "sharpness.normalization",
+    ),
+    ("comm.lists", "compressors._wire", "gradients.ascents", "graphs.needs"),
+    ("compressors._selection", "optimizer.errors", "optimizer.flat_parameters"),
+    ("agents", "compressors", "optimizer.live"),
+    ("sharpness.objective",),
     ("sharpness",),
+    ("comm.base",),
+    ("comm.average", "comm.stacked"),
+    ("comm.choco",),
     ("comm",),
-    ("stacked_optimizer",),
-    ("optimizer", "local_optimizers"),
-    ("averaging_optimizer", "tracking_optimizer", "perturbation"),
-    ("cross_gradients",),
-    ("algorithms",),
+    ("optimizer.rows",),
+    ("rules.base", "rules.tracking"),
+    ("rules",),
+    ("gradients.base", "gradients.sam"),
+    ("gradients",),
+    ("optimizer",),
+    ("methods",),
     ("",),
     ("sim",),
     ("cli",),
@@ -42,35 +50,54 @@ FILES = {
 }
 
 
-def imported(module: str) -> Iterator[str]:
-    """Full names of the modules that a file imports, wherever in the file it does."""
-    package = f"fastsaddle.{module}"
+def run(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but what stands under `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        yield node
+        yield from run(node)
+
+
+def imported(module: str, source: str) -> Iterator[str]:
+    """Full names of the modules that a file with this text imports, wherever in the file it does."""
+    package = f"fastsaddle.{module}" if module else "fastsaddle"
     if FILES[module].name != "__init__.py":
         package = package.rpartition(".")[0]
-    for node in ast.walk(ast.parse(FILES[module].read_text())):
+    for node in run(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            source = resolve_name("." * node.level + (node.module or ""), package)
+            origin = resolve_name("." * node.level + (node.module or ""), package)
             for alias in node.names:
-                name = f"{source}.{alias.name}"
-                yield name if name.removeprefix("fastsaddle.") in FILES else source
+                name = f"{origin}.{alias.name}"
+                yield name if name.removeprefix("fastsaddle.") in FILES else origin
+
+
+def height(module: str) -> int:
+    name = module
+    while name and name not in HEIGHT:
+        name = name.rpartition(".")[0]
+    assert name or not module, f"{module} stands on no floor"
+    return HEIGHT[name]
 
 
 def allowed(module: str, target: str) -> bool:
     """Whether `module` may import `target`, both named as in FILES."""
-    floor, other = module.split(".")[0], target.split(".")[0]
-    if HEIGHT[floor] != HEIGHT[other]:
+    if height(module) != height(target):
         # the library lies beside fastsaddle/__init__.py, whose path is all that this file takes
-        return HEIGHT[floor] > HEIGHT[other] or (module, target) == ("kernels._native", "")
-    if floor == "kernels":
-        return target.startswith("kernels._") or target.split(".")[:2] == module.split(".")[:2]
-    return floor == other and (floor == "sim" or module == floor or target == f"{floor}.base")
+        return height(module) > height(target) or (module, target) == ("kernels.native", "")
+    folder, other = module.split(".")[0], target.split(".")[0]
+    if folder == "kernels" == other:
+        # what all ops share lies beside their folders or in _shared
+        is_an_op = FILES[target].parent != FILES["kernels.op"].parent and "_shared" not in target
+        return not is_an_op or target.split(".")[:2] == module.split(".")[:2]
+    return folder == other and (folder == "sim" or module == folder or target == f"{folder}.base")
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_imports_go_down(module: str) -> None:
-    for name in imported(module):
+    for name in imported(module, FILES[module].read_text()):
         root, _, target = name.partition(".")
         if root == "fastsaddle":
             assert allowed(module, target), f"{module or 'fastsaddle'} imports {name}"
@@ -82,13 +109,38 @@ def test_imports_go_down(module: str) -> None:
     ("module", "target"),
     [
         ("kernels.agent_norm", "kernels.consensus"),
-        ("kernels._op", "flat"),
-        ("topology", "agents"),
-        ("comm.stacked", "algorithms.base"),
-        ("algorithms.qgm", "algorithms.saddle"),
-        ("algorithms.base", "sim.engine"),
+        ("kernels._shared.buckets.reference", "kernels.quantize.reference"),
+        ("kernels.op", "optimizer.flat_layout"),
+        ("graphs.topology", "agents"),
+        ("optimizer.state", "optimizer.shell"),
+        ("optimizer.flat_layout", "optimizer.state"),
+        ("optimizer.rows", "rules.base"),
+        ("comm.stacked", "comm.choco"),
+        ("comm.choco", "rules.momentum"),
+        ("gradients.sam", "gradients.cross"),
+        ("rules.momentum", "gradients.sam"),
+        ("rules.d2", "rules.relay"),
+        ("rules.base", "methods.qgm"),
+        ("methods.qgm", "methods.saddle"),
+        ("optimizer.shell", "sim.engine"),
+        ("sharpness.base", "comm.base"),
         ("metrics", ""),
     ],
 )
 def test_the_rule_forbids(module: str, target: str) -> None:
+    assert {module, target} <= {*FILES}
     assert not allowed(module, target)
+
+
+def test_imports_for_type_checkers_do_not_count() -> None:
+    source = """
+if TYPE_CHECKING:
+    from fastsaddle.methods import qgm
+if typing.TYPE_CHECKING:
+    import fastsaddle.sim
+def later():
+    from fastsaddle.comm import base
+    from ..graphs import topology
+"""
+    expected = ["fastsaddle.comm.base", "fastsaddle.graphs.topology"]
+    assert [*imported("rules.momentum", source)] == expected

@@ -40,12 +40,10 @@ def test_refusals(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     usage = on_gpu()
     assert usage.returncode == 2 and "usage: bash benchmarks/on_gpu.sh [--tiny] DIR" in usage.stderr
-    unknown = on_gpu(str(folder), "rooms", "room")
+    unknown = on_gpu(str(folder), "ops", "op")
     assert unknown.returncode == 2 and not folder.exists()
-    assert (
-        "a part must be one of tests sanitizer" in unknown.stderr and "got room" in unknown.stderr
-    )
-    none = on_gpu(str(folder), "rooms")
+    assert "a part must be one of tests sanitizer" in unknown.stderr and "got op" in unknown.stderr
+    none = on_gpu(str(folder), "ops")
     assert none.returncode == 1 and list(folder.iterdir()) == []
     assert "no GPU: torch" in none.stderr and "nothing was measured" in none.stderr
 
@@ -93,19 +91,19 @@ def test_a_run_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 def test_grid_of_a_gpu() -> None:
-    rooms = part("test_ops")
-    for room in ("agent_norm", "sam_perturb", "gossip_step"):
-        found = rooms.sizes(room, "cuda")
+    ops = part("kernels.test_ops")
+    for name in ("agent_norm", "sam_perturb", "gossip_step"):
+        found = ops.sizes(name, "cuda")
         assert len(set(found)) == len(found) == 17
         assert {agents for agents, _ in found} == {1, 16, 64, 128, 256, 1024, 4096}
         sizes = {4 * agents * dim for agents, dim in found}
         assert sizes == {2**20, 2**24, 2**26, 2**28, 2**30, 2**33}
-    assert {4 * a * d for a, d in rooms.sizes("consensus", "cuda")} == {2**28}
-    assert rooms.sizes("consensus", "cpu") == ((16, 1_000_000), (256, 62_500))
+    assert {4 * a * d for a, d in ops.sizes("consensus", "cuda")} == {2**28}
+    assert ops.sizes("consensus", "cpu") == ((16, 1_000_000), (256, 62_500))
 
 
 def test_launches_are_counted_from_a_profile(seed: int) -> None:
-    launches = part("test_launches")
+    launches = part("kernels.test_launches")
 
     def event(kind: str, name: str, is_user_annotation: bool = False) -> SimpleNamespace:
         device = SimpleNamespace(name=kind)
@@ -135,12 +133,12 @@ def test_speed_leaves_the_warm_up_out() -> None:
         {"step": step, "step_seconds": seconds}
         for step, seconds in ((0, 0.0), (30, 99.5), (60, 107.0))
     ]
-    assert part("test_training").speed(rows) == 4.0
+    assert part("steps.test_training").speed(rows) == 4.0
 
 
 @pytest.mark.parametrize("implementation", ["eager, shifted rows", "eager, dense W"])
 def test_plain_qsaddle_is_ours(implementation: str, seed: int) -> None:
-    memory, baselines = part("test_step_memory"), part("baselines")
+    memory, baselines = part("steps.test_step_memory"), part("baselines")
     source = torch.Generator().manual_seed(seed)
     x, g = (torch.randn(7, 37, generator=source) for _ in range(2))
     p = nn.Parameter(x.clone())
@@ -157,7 +155,7 @@ def test_plain_qsaddle_is_ours(implementation: str, seed: int) -> None:
 
 
 def test_sgd_for_each_agent_is_ours(seed: int) -> None:
-    memory, baselines = part("test_step_memory"), part("baselines")
+    memory, baselines = part("steps.test_step_memory"), part("baselines")
     source = torch.Generator().manual_seed(seed)
     x, g = (torch.randn(7, 37, generator=source) for _ in range(2))
     p = nn.Parameter(x.clone())
@@ -174,7 +172,7 @@ def test_sgd_for_each_agent_is_ours(seed: int) -> None:
 
 def test_memory_of_every_implementation() -> None:
     """All cases but the compiled one, which takes long to start, in this process."""
-    memory = part("test_step_memory")
+    memory = part("steps.test_step_memory")
     calls: list[str] = []
     for method, implementation in memory.CASES:
         if implementation != "torch.compile":

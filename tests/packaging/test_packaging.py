@@ -78,7 +78,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, pypi_kernels: Path) -> Path:
     return build("wheel", tree, pypi_kernels)
 
 
-def test_wheel_ships_the_rooms_and_the_library(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_ships_the_kernels_and_the_library(wheel: Path, tmp_path: Path) -> None:
     names = unpack(wheel, tmp_path)
     _, version, *_ = wheel.name.split("-")
     folders = {"fastsaddle", f"fastsaddle-{version}.dist-info"}

@@ -114,7 +114,7 @@ def content(speeds: dict[str, float]) -> dict[str, Any]:
 
 
 def test_report() -> None:
-    module = importlib.import_module("peers_report")
+    module = importlib.import_module("reporting.peers")
     peers = {"a": 100.0, "b": 250.0, "c": 1000.0, "d": 400.0}
     full = content({"fastsaddle": 2000.0, "loop": 800.0, **peers})
     expected = {

@@ -43,7 +43,7 @@ def find(text: str) -> choices.Choice:
 
 
 def choose_engine(module: nn.Module, device: torch.device, agents: int) -> str:
-    """The engine for a network, by a fixed rule from measurements (benchmarks/test_stacking_tax.py, peers.py).
+    """The engine for a network, by a fixed rule from measurements (benchmarks/steps/test_stacking_tax.py, peers.py).
 
     Chains of linear and elementwise layers are batched: under vmap the perceptron 784-50-10 took 1.7 times as long,
     in a loop 2.7 times. A single agent is run by itself on a CPU.

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.test_ops import DRAWN, compare, widened
 
 from benchmarks.conftest import Measure, kind
+from benchmarks.kernels.test_ops import DRAWN, compare, widened
 from fastsaddle.kernels.op import ops, use_backend
 
-# room -> the module that launches its kernel
+# op -> the module that launches its kernel
 LAUNCHERS = {
     "sam_perturb": "fastsaddle.kernels.sam_perturb.triton_gpu",
     "local_step": "fastsaddle.kernels._shared.step.gossip_triton",
@@ -24,9 +24,9 @@ RESIDENT = (1, 2, 3, 4)
 
 @pytest.mark.parametrize("size", range(len(SIZES)))
 @pytest.mark.parametrize(("columns", "warps"), SHAPES)
-@pytest.mark.parametrize("room", LAUNCHERS)
+@pytest.mark.parametrize("name", LAUNCHERS)
 def test_shape(
-    room: str,
+    name: str,
     columns: int,
     warps: int,
     size: int,
@@ -36,7 +36,7 @@ def test_shape(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    op = ops()[room]
+    op = ops()[name]
     reason = op.unavailable(kind(request.config)).get("triton")
     if reason is not None:
         pytest.skip(reason)
@@ -45,7 +45,7 @@ def test_shape(
     agents, dim = (TINY_SIZES if gpu_or_tiny else SIZES)[size]
     example = next(iter(op.examples(agents, DRAWN, torch.Generator().manual_seed(0)).values()))
     arguments: dict[str, Any] = widened(op, example, dim, device)
-    launcher = importlib.import_module(LAUNCHERS[room])
+    launcher = importlib.import_module(LAUNCHERS[name])
     monkeypatch.setattr(launcher, "STREAM_COLUMNS", columns)
     # every launch passes these on to Triton
     monkeypatch.setattr(launcher, "EXACT", {**launcher.EXACT, "num_warps": warps})
@@ -57,7 +57,7 @@ def test_shape(
             implementation="triton",
             agents=agents,
             dim=dim,
-            info={"shape_of": room, "columns": columns, "warps": warps},
+            info={"shape_of": name, "columns": columns, "warps": warps},
         )
 
 

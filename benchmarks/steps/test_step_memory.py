@@ -10,7 +10,7 @@ import torch
 import fastsaddle as fs
 from benchmarks import baselines
 from benchmarks.conftest import needs, synchronized
-from benchmarks.test_optimizer_step import RATES, whole_step
+from benchmarks.steps.test_optimizer_step import RATES, whole_step
 from fastsaddle.sim.run import initial_models
 
 AGENTS, NETWORK, SHAPE = 4096, "resnet20", (3, 32, 32)

@@ -1,4 +1,4 @@
-"""Every room and every implementation that runs here, against the copy bandwidth of the same run."""
+"""Every op and every implementation that runs here, against the copy bandwidth of the same run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from fastsaddle.optimizer.flat_layout import FlatLayout
 
 # agents, parameters of one agent; the first alone for the reference
 SMALL = {"cpu": ((16, 1_000_000), (256, 62_500)), "tiny": ((5, 300), (3, 130))}
-# on a GPU: 256 MB a buffer for all rooms, those of a step on more stacks and from 1 MB to 8 GB
+# on a GPU: 256 MB a buffer for all ops, those of a step on more stacks and from 1 MB to 8 GB
 ELEMENTS = 2**26
 GPU_AGENTS = (16, 256, 1024, 4096)
 STEP_OPS = ("agent_norm", "sam_perturb", "gossip_step", "quantize", "choco_step")
@@ -23,7 +23,7 @@ STEP_SIZES = tuple((agents, 2**n) for n in (18, 22, 24, 28, 31) for agents in (1
 # up to 1 GB a buffer, results are compared with the reference's
 COMPARED = 2**28
 DRAWN = 32
-# rooms that take whole tensors; the others' buckets have so many elements
+# ops that take whole tensors; the others' buckets have so many elements
 WHOLE_TENSORS, BUCKET = ("sign", "top_k"), 512
 KEPT = 0.1
 # state kept as bfloat16
@@ -50,8 +50,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 wanted = sizes(op.name, wanted_scale)
                 for agents, dim in wanted[:1] if backend == "reference" else wanted:
                     for variant in (None, *([HALF] if op.name in HALF_OPS else [])):
-                        room = op.name if variant is None else f"{op.name}-bfloat16"
-                        name = f"{room}-{backend}-{agents}x{dim}"
+                        what = op.name if variant is None else f"{op.name}-bfloat16"
+                        name = f"{what}-{backend}-{agents}x{dim}"
                         found.append(pytest.param(op, variant, backend, agents, dim, id=name))
     metafunc.parametrize(("op", "variant", "backend", "agents", "dim"), found)
 
@@ -129,7 +129,7 @@ def copied(arguments: dict[str, Any]) -> dict[str, Any]:
     return {n: copy(v) if isinstance(v, torch.Tensor) else v for n, v in arguments.items()}
 
 
-def test_room(
+def test_op(
     op: Op,
     variant: str | None,
     backend: str,
@@ -138,7 +138,7 @@ def test_room(
     measure: Measure,
     device: str,
 ) -> None:
-    # rows of the room, those of the copy beside it, and what drawing them takes
+    # rows of the op, those of the copy beside it, and what drawing them takes
     needs(10 * agents * dim * 4, device)
     generator = torch.Generator().manual_seed(torch.seed() % 2**32)
     examples = op.examples(agents, DRAWN, generator)
@@ -155,7 +155,7 @@ def test_room(
             agents=agents,
             dim=dim,
             info={
-                "room": op.name if variant is None else f"{op.name}, bfloat16 state",
+                "op": op.name if variant is None else f"{op.name}, bfloat16 state",
                 "passes": op.passes(arguments),
             },
         )

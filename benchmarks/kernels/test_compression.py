@@ -1,4 +1,4 @@
-"""Compression beside what a user would write today, same size and same run: rooms through their compressors."""
+"""Compression beside what a user would write today, same size and same run: ops through their compressors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +48,7 @@ def test_encode(
         implementation=implementation,
         agents=agents,
         dim=dim,
-        info={"room": what, "payload": sent / x.nbytes},
+        info={"op": what, "payload": sent / x.nbytes},
     )
 
 
@@ -68,7 +68,7 @@ def test_decode(implementation: str, agents: int, dim: int, measure: Measure, de
         implementation=implementation,
         agents=agents,
         dim=dim,
-        info={"room": "decode and add, 8 bits"},
+        info={"op": "decode and add, 8 bits"},
     )
 
 
@@ -88,5 +88,5 @@ def test_error_feedback(
         implementation=implementation,
         agents=agents,
         dim=dim,
-        info={"room": "error feedback, 8 bits"},
+        info={"op": "error feedback, 8 bits"},
     )

@@ -28,7 +28,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Any], int]] = {
     "QSADDLe": (fs.QSADDLe, 11),
     "Comp QGM": (partial(fs.QGM, compressor=EIGHT_BITS), 8),
     "Comp QSADDLe": (partial(fs.QSADDLe, compressor=EIGHT_BITS), 13),
-    # eager between the rooms: what a fused step would have to move
+    # eager between the ops: what a fused step would have to move
     "GradientTracking": (fs.GradientTracking, 10),
     "MomentumTracking": (fs.MomentumTracking, 8),
     "D2": (partial(fs.D2, consensus_step=0.5), 8),

@@ -6,7 +6,7 @@ from typing import Any
 
 Info = dict[str, Any]
 STREAMING = ("agent_norm", "sam_perturb", "gossip_step")
-# bytes of a buffer from which on a GPU's rooms are judged
+# bytes of a buffer from which on a GPU's ops are judged
 LARGE = 256 * 10**6
 
 
@@ -44,7 +44,7 @@ def figures_table(infos: list[Info], is_gpu: bool) -> list[str]:
 
 def of_cpu(infos: list[Info]) -> list[Figure]:
     def percents(*names: str) -> float | None:
-        return least(i["percent_of_copy"] for i in rooms(infos, names) if i["agents"] == 16)
+        return least(i["percent_of_copy"] for i in ops(infos, names) if i["agents"] == 16)
 
     share = "% of copy bandwidth, 16 agents"
     return [
@@ -63,7 +63,7 @@ def of_gpu(infos: list[Info]) -> list[Figure]:
     large = [i for i in infos if 4 * i.get("dim", 0) * i.get("agents", 0) >= LARGE]
 
     def percents(names: tuple[str, ...], agents: range) -> float | None:
-        return least(i["percent_of_copy"] for i in rooms(large, names) if i["agents"] in agents)
+        return least(i["percent_of_copy"] for i in ops(large, names) if i["agents"] in agents)
 
     few, many = range(1, 129), range(1024, 1025)
     spoken = ", ".join(f"`{name}`" for name in STREAMING)
@@ -81,11 +81,11 @@ def of_gpu(infos: list[Info]) -> list[Figure]:
     ]
 
 
-def rooms(infos: list[Info], names: tuple[str, ...]) -> list[Info]:
-    """Rooms of these names by the implementation that runs there, block shapes left out."""
+def ops(infos: list[Info], names: tuple[str, ...]) -> list[Info]:
+    """Ops of these names by the implementation that runs there, block shapes left out."""
     kinds = ("native", "triton")
     mine = [i for i in infos if i.get("implementation") in kinds and "shape_of" not in i]
-    return [i for i in mine if i.get("room") in names and "percent_of_copy" in i]
+    return [i for i in mine if i.get("op") in names and "percent_of_copy" in i]
 
 
 def tax(infos: list[Info], agents: int, network: str | None = None) -> float | None:

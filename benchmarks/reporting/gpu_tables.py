@@ -1,4 +1,4 @@
-"""Markdown of what is measured on GPUs alone: rooms by agents and size, launches, training, memory, block shapes."""
+"""Markdown of what is measured on GPUs alone: ops by agents and size, launches, training, memory, block shapes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,30 +24,28 @@ def pivot(
     return lines
 
 
-def room_tables(infos: list[Info]) -> list[str]:
-    """Rooms by agents at the size that most were measured at, then those of a step by size of a buffer."""
+def op_tables(infos: list[Info]) -> list[str]:
+    """Ops by agents at the size that most were measured at, then those of a step by size of a buffer."""
     by_size: dict[int, list[Info]] = {}
     for info in infos:
         by_size.setdefault(size_of(info), []).append(info)
     common = max(by_size, key=lambda size: len(by_size[size]))
-    by_room = sorted(by_size[common], key=lambda i: i["room"])
+    by_op = sorted(by_size[common], key=lambda i: i["op"])
     lines = [
         "",
         f"Percent of the copy bandwidth with {size_text(common)} a buffer, by agents:",
         "",
-        *pivot(by_room, lambda i: f"{i['room']}, {i['implementation']}", lambda i: i["agents"]),
+        *pivot(by_op, lambda i: f"{i['op']}, {i['implementation']}", lambda i: i["agents"]),
     ]
-    repeated = {
-        (i["room"], i["implementation"], i["agents"]) for i in infos if size_of(i) != common
-    }
-    varied = [i for i in infos if (i["room"], i["implementation"], i["agents"]) in repeated]
+    repeated = {(i["op"], i["implementation"], i["agents"]) for i in infos if size_of(i) != common}
+    varied = [i for i in infos if (i["op"], i["implementation"], i["agents"]) in repeated]
     if varied:
-        varied.sort(key=lambda i: (i["room"], i["agents"]))
+        varied.sort(key=lambda i: (i["op"], i["agents"]))
         lines += [
             "",
             "The same by size of a buffer:",
             "",
-            *pivot(varied, lambda i: f"{i['room']}, {i['agents']} agents", size_of, size_text),
+            *pivot(varied, lambda i: f"{i['op']}, {i['agents']} agents", size_of, size_text),
         ]
     return lines
 

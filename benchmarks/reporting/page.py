@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import peers_report
-from report_files import read
-from report_remarks import remarks
-from report_render import render
+import reporting.peers as peers_report
+from reporting.files import read
+from reporting.remarks import remarks
+from reporting.render import render
 
 COUNTS = {1: "one thread", 2: "two threads"}
 

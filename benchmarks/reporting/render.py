@@ -2,9 +2,15 @@
 
 from typing import Any
 
-from report_figures import figures_table
-from report_gpu_tables import launch_table, memory_table, room_tables, shape_table, training_table
-from report_tables import Row, bandwidth_table, comparison, machine, tax_tables
+from reporting.figures import figures_table
+from reporting.gpu_tables import (
+    launch_table,
+    memory_table,
+    op_tables,
+    shape_table,
+    training_table,
+)
+from reporting.tables import Row, bandwidth_table, comparison, machine, tax_tables
 
 # tables of figures that a row carries under this name
 SPECIAL = {
@@ -16,17 +22,17 @@ SPECIAL = {
 
 
 def render(report: dict[str, Any]) -> str:
-    """The whole text for one machine; on a GPU the rooms are laid out by agents and by size."""
+    """The whole text for one machine; on a GPU the ops are laid out by agents and by size."""
     rows = report["benchmarks"]
     special = {key: [r["extra_info"] for r in rows if key in r["extra_info"]] for key in SPECIAL}
-    moved = [r for r in timed(report) if not (is_room(r) and on_gpu(report))]
-    rooms = [r["extra_info"] for r in timed(report) if is_room(r) and on_gpu(report)]
+    moved = [r for r in timed(report) if not (is_op(r) and on_gpu(report))]
+    ops = [r["extra_info"] for r in timed(report) if is_op(r) and on_gpu(report)]
     tax = [r for r in rows if "stacking_tax" in r["extra_info"]]
     parts = [machine(report)]
     if moved:
         parts += ["", *bandwidth_table(moved), *comparison(moved)]
-    if rooms:
-        parts += room_tables(rooms)
+    if ops:
+        parts += op_tables(ops)
     parts += tax_tables(tax)
     for key, table in SPECIAL.items():
         if special[key]:
@@ -41,9 +47,9 @@ def timed(report: dict[str, Any]) -> list[Row]:
     return [row for row, info in infos if "percent_of_copy" in info and "shape_of" not in info]
 
 
-def is_room(row: Row) -> bool:
+def is_op(row: Row) -> bool:
     """Whether a row timed an op by itself."""
-    return row["name"].startswith("test_room[")
+    return row["name"].startswith("test_op[")
 
 
 def on_gpu(report: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.conftest import kind
-from benchmarks.test_optimizer_step import OPTIMIZERS, RATES, agents_and_gradients, whole_step
+from benchmarks.steps.test_optimizer_step import OPTIMIZERS, RATES, agents_and_gradients, whole_step
 
 STEPS = 4
 # within and beyond what one program of the fused step holds

@@ -21,6 +21,6 @@ def test_copy(agents: int, dim: int, measure: Measure, device: str) -> None:
         implementation="copy_",
         agents=agents,
         dim=dim,
-        info={"room": "copy", "passes": 2},
+        info={"op": "copy", "passes": 2},
     )
     assert torch.equal(source, target)

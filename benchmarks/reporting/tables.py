@@ -6,9 +6,9 @@ Row = dict[str, Any]
 
 
 def label(row: Row) -> str:
-    """What a row timed: the room, or the optimizer's step."""
+    """What a row timed: the op, or the optimizer's step."""
     info = row["extra_info"]
-    return info["room"] if "room" in info else f"{info['method']}.step"
+    return info["op"] if "op" in info else f"{info['method']}.step"
 
 
 def machine(report: dict[str, Any]) -> str:
@@ -61,7 +61,7 @@ def comparison(rows: list[Row]) -> list[str]:
 
 
 def _key(info: dict[str, Any]) -> tuple[Any, ...]:
-    return info.get("method", info.get("room")), info["agents"], info["dim"]
+    return info.get("method", info.get("op")), info["agents"], info["dim"]
 
 
 def tax_tables(rows: list[Row]) -> list[str]:
