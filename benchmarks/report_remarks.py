@@ -23,7 +23,7 @@ def remarks(report: dict[str, Any]) -> str:
         (("quantize",), "`quantize` nearly is, as random bits are a third of its work: {}"),
         (("top_k",), "`top_k` ranks what it collects: {}"),
         (("weighted_sum",), "`weighted_sum` reads three times what it writes: {}"),
-        (TRACKING, "tracking methods are PyTorch between their rooms, in pieces that stay in the caches: {}"),
+        (TRACKING, "tracking methods are PyTorch between their ops, in pieces that stay in the caches: {}"),
     )  # fmt: skip
     found = [(text, percents(lambda what, names=names: what in names)) for names, text in spoken]
     clauses = [text.format(percent) for text, percent in found if percent]
