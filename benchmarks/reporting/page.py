@@ -46,7 +46,7 @@ def few(results: Path, link: str = "benchmarks/results") -> str:
 
 
 def _has_name(row: dict[str, Any]) -> bool:
-    return bool({"room", "method"} & row["extra_info"].keys())
+    return bool({"op", "method"} & row["extra_info"].keys())
 
 
 def _step_cells(what: str, infos: list[tuple[str, dict[str, Any]]]) -> list[str]:

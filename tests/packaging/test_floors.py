@@ -18,7 +18,7 @@ FLOORS = (
         *("comm.period", "gradients.second_pass", "graphs", "mapping", "metrics"),
         "sharpness.normalization",
     ),
-    ("comm.lists", "compressors._wire", "gradients.ascents", "graphs.needs"),
+    ("comm.lists", "compressors._wire", "gradients.ascents", "graphs.edge_list", "graphs.needs"),
     ("compressors._selection", "optimizer.errors", "optimizer.flat_parameters"),
     ("agents", "compressors", "optimizer.live"),
     ("sharpness.objective",),
