@@ -13,10 +13,10 @@ OURS = ("native", "triton", "fastsaddle")
 # title of a part of the picture -> what belongs to it
 PARTS = {
     "steps": lambda row: "method" in row["extra_info"],
-    "rooms": lambda row: "passes" in row["extra_info"] and "method" not in row["extra_info"],
+    "ops": lambda row: "passes" in row["extra_info"] and "method" not in row["extra_info"],
     "compressors": lambda row: "passes" not in row["extra_info"],
 }
-COLORS = {"steps": "#009E73", "rooms": "#0072B2", "compressors": "#E69F00"}
+COLORS = {"steps": "#009E73", "ops": "#0072B2", "compressors": "#E69F00"}
 MARKS = ("o", "D", "s", "^", "v", "P", "X", "*")
 
 
