@@ -33,13 +33,17 @@ def few(results: Path, link: str = "benchmarks/results") -> str:
     if tax:
         tax.sort(key=lambda info: info["stacking_tax"])
         said = ", ".join(f"{info['stacking_tax']:.2f} ({info['network']})" for info in tax)
-        first = "gradients of 16 agents, over those of one model on all their batches"
+        first = "time of 16 agents' gradients, over that of one model on all their samples"
         cells.append([first, said, ""])
     cells += [_peer_cells(results), _growth_cells(results)]
     lines = ["| what | measured | times as fast as |", "| --- | --- | --- |"]
     lines += [f"| {' | '.join(row)} |" for row in cells if row]
     picture = f"![percent of copy bandwidth]({link}/cpu.svg)"
-    parts = [f"{machine(report)}:", "\n".join(lines), picture]
+    parts = [
+        f"{machine(report)}. Steps, ops and codes: 16 agents x 1,000,000 parameters.",
+        "\n".join(lines),
+        picture,
+    ]
     if not list(results.glob("gpu_*.json")):
         parts.append("Nothing was measured on a GPU yet.")
     return "\n\n".join(parts)

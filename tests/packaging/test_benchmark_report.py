@@ -147,7 +147,7 @@ def test_the_few_rows_are_in_the_json() -> None:
             times = other["bytes"] / other["gb_per_s"] * own["gb_per_s"] / own["bytes"]
             assert other is own or f"{times:.1f} x {other['implementation']}" in cells[what]
     taxes = {i["network"]: i["stacking_tax"] for i in infos if i.get("asked") == "auto"}
-    (row,) = [line for line in lines if "gradients of 16 agents" in line]
+    (row,) = [line for line in lines if "16 agents' gradients" in line]
     assert len(taxes) == 3 and all(f"{tax:.2f} ({name})" in row for name, tax in taxes.items())
     best = {r["engine"]: r.get("best", 0) for r in content["peers"]["results"] if r["agents"] == 16}
     kinds = {e["name"]: e["kind"] for e in content["peers"]["engines"]}

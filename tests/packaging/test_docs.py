@@ -20,6 +20,9 @@ import torch
 
 import fastsaddle as fs
 from fastsaddle.cli import main
+from fastsaddle.sim import choices
+from fastsaddle.sim import methods as sim_methods
+from fastsaddle.sim.run import messages
 
 ROOT = Path(__file__).parents[2]
 README, ADDING = ROOT / "README.md", ROOT / "docs" / "adding.md"
@@ -261,7 +264,7 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
     row = json.loads((here / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     told = [key for cells in table(page, "| key |")[1:] for key in re.findall(r"`(\w+)`", cells[0])]
     assert told == list(row)
-    files = re.findall(r"^\| ((?:`[\w.-]+`(?:, )?)+) \|", page.split("## metrics")[0], re.MULTILINE)
+    files = re.findall(r"^\| ((?:`[\w.-]+`(?:, )?)+) \|", page.split("## ")[1], re.MULTILINE)
     named = {name for cell in files for name in re.findall(r"`([\w.-]+)`", cell)}
     found = {re.sub(r"-\d+\.", "-STEP.", path.name) for path in (here / "run").iterdir()}
     assert found == named
@@ -270,3 +273,49 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
 @pytest.mark.parametrize("name", ["methods.md"])
 def test_code_of_other_pages_runs(name: str, here: Path, one_thread: None) -> None:
     run((ROOT / "docs" / name).read_text(), here)
+
+
+def test_options_have_the_choices_of_the_page() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    cells = {option.strip("`"): rest for option, rest in table(page, "| option |")[1:]}
+    folders = {"--dataset": "datasets", "--model": "networks", "--partition": "partitions"}
+    for option, folder in {**folders, "--engine": "engines"}.items():
+        told = {name.split(":")[0] for name in re.findall(r"`([\w:-]+)`", cells[option])}
+        assert set(choices.names(folder)) <= told, option
+    assert set(choices.names("feature_skews")) == {"rotation", "color", "noise"}
+    for text in re.findall(r"`([\w:.=-]+)`", cells["--compressor"]):
+        assert text == "none" or messages.find(text)()
+    for text in re.findall(r"`([\w:.]+)`", cells["--sam"]):
+        assert sim_methods.parse_sam(text)
+
+
+def test_messages_have_the_sizes_of_the_page() -> None:
+    made = fs.compressors
+    (eight, four, two), whole, top, random, sign = (
+        tuple(made.StochasticQuantizer(bits) for bits in (8, 4, 2)),
+        made.StochasticQuantizer(8, bucket=None, norm="l2", levels=255),
+        *(made.TopK(0.1), made.RandomK(0.1), made.Sign()),
+    )
+    shares = [c.wire_bytes(10**6) / 4e6 for c in (eight, four, two, whole, top, random, sign)]
+    cells = " ".join(row[1] for row in table(METHODS, "| compressor |")[1:])
+    assert [float(n) for n in re.findall(r"\b0\.\d+", cells)] == pytest.approx(shares, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "gamma", "learns"),
+    [
+        ("sign", "0.4", True),
+        ("top-k:0.1", "0.2", True),
+        ("top-k:0.1", "1", False),
+        ("stochastic-quantizer:2:biased=true", "0.1", True),
+        ("stochastic-quantizer:2", "1", False),
+        ("stochastic-quantizer:4", "1", True),
+    ],
+)
+def test_consensus_steps_of_the_page_train(
+    compressor: str, gamma: str, learns: bool, here: Path, one_thread: None
+) -> None:
+    options = ("--compressor", compressor, "--consensus-step", gamma, "--steps", "100")
+    status = main(["train", *options, "--eval-every", "100", "--out", "run"])
+    row = json.loads((here / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (status == 0 and row["consensus_accuracy"] > 0.85) == learns
