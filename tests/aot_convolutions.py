@@ -58,8 +58,11 @@ def widths(kernel: JITFunction, listing: str) -> dict[str, dict[int, int]]:
     for name, at in listings.instructions(listing):
         bits = listings.memory_bits(name)
         if bits is not None:
-            line = source[int(at.split(":")[0]) - 1].strip()
-            what = line.split(" = ")[0] if " = tl.load(" in line else "stored"
+            number = int(at.split(":")[0])
+            # a call's own line, or the one after it: Triton 3.6 and 3.7 name that of its first argument
+            line = next((n for n in (number, number - 1) if "tl.load(" in source[n - 1]), number)
+            what, loads, _ = source[line - 1].strip().partition(" = tl.load(")
+            what = what if loads else "stored"
             found.setdefault(what, Counter())[bits] += 1
     return {what: dict(count) for what, count in found.items()}
 
@@ -102,6 +105,7 @@ class Recorder:
         self.reports.append(
             {
                 **report,
+                "triton": triton.__version__,
                 "tile": [kwargs.get(n) for n in ("ROWS", "POSITIONS", "TERMS")],
                 "threads": binary.metadata.num_warps * binary.metadata.target.warp_size,
                 "shared": binary.metadata.shared,

@@ -53,12 +53,28 @@ ALONE = (
     "gossip_step_kernel",
     "top_k_tensor_kernel",
 )
-# 128 registers just do in the second order: ptxas 12.9 spills nothing, ptxas 13.4 up to 12 bytes, up to 56 as Triton
-# 3.9 calls it (regAllocOptLevel=2, for a bug elsewhere). Triton 3.6's keeps a float64 on the stack while it divides.
-# Bytes of a thread, stored and loaded together, at most
+# Bytes of a thread, stored and loaded together, at most: the largest over Triton 3.6 to 3.9, which bring ptxas 12.8
+# to 13.4 and each spill elsewhere
 FEW_SPILLS = {
+    # 128 registers just do in the second order: with Triton 3.7
+    ("choco_step_kernel", "sm_80"): 32,
+    # the same: with 3.8, less with 3.7
+    ("choco_step_kernel", "sm_90"): 120,
+    # the same: from 3.7 on, which call ptxas with regAllocOptLevel=2 (for a bug elsewhere)
     ("choco_step_kernel", "sm_100"): 128,
-    ("choco_step_pieces_kernel", "sm_100"): 16,
+    # ptxas keeps to 64 registers here and below, though 128 or more are free: with 3.7, one variant of 17 agents
+    ("choco_step_pieces_kernel", "sm_80"): 20,
+    # with 3.7, less with 3.6
+    ("choco_step_pieces_kernel", "sm_100"): 20,
+    # with 3.7 and 3.8: bfloat16 models of more than 128 agents
+    ("gossip_step_kernel", "sm_80"): 8,
+    # with 3.7: quasi-global momentum of 17 agents
+    ("gossip_step_kernel", "sm_100"): 16,
+    # with 3.6 to 3.8: bfloat16 momentum
+    ("gossip_step_slices_kernel", "sm_90"): 16,
+    # with 3.6: the same
+    ("gossip_step_slices_kernel", "sm_100"): 16,
+    # Triton 3.6's keeps a float64 on the stack while it divides
     ("consensus_slices_kernel", "sm_100"): 16,
 }
 # accesses that find their rows in L2: the other neighbors' slices; the same slice, once more

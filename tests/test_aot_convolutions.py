@@ -10,9 +10,14 @@ import pytest
 
 from tests.test_aot import TARGETS, Report, Reports, compiled_by, resident
 
-# Triton 3.9 calls ptxas 13.4 with regAllocOptLevel=2 (for a bug elsewhere), which spills while most registers are free;
-# without it ptxas 13.4 spills nothing here. Bytes of a thread, stored and loaded together, at most
-FEW_SPILLS = {"sm_100": 64}
+# Bytes of a thread, stored and loaded together, at most: the largest over Triton 3.6 to 3.9, whose ptxas (12.8 to 13.4)
+# spill in one layer or two while registers are free, each in others
+FEW_SPILLS = {
+    ("convolution_kernel", "sm_80"): 16,
+    ("convolution_kernel", "sm_100"): 20,
+    ("weight_gradient_kernel", "sm_90"): 8,
+    ("weight_gradient_kernel", "sm_100"): 12,
+}
 # a matrix instruction of each arithmetic, on NVIDIA's and on AMD's listings
 MATRIX = {
     "tf32": r"mma.*tf32|v_mfma_.*_xf32$",
@@ -29,6 +34,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
 
 def label(report: Report) -> str:
     return f"{report['layer']}, {report['of']}, {report['precision']}"
+
+
+def minor_version(triton: str) -> tuple[int, ...]:
+    return tuple(map(int, triton.split(".")[:2]))
 
 
 def least_bits(report: Report, what: str) -> int:
@@ -59,15 +68,17 @@ def test_kernels(target: str, reports: Reports) -> None:
     assert len([r for r in compiled if r["precision"] == "ieee"]) >= 27
     for report in compiled:
         spilled = max(report["spills"], report["private"])
-        assert spilled <= FEW_SPILLS.get(target, 0), (label(report), spilled)
+        assert spilled <= FEW_SPILLS.get((report["kernel"], target), 0), (label(report), spilled)
         assert resident(report, target) >= 2, label(report)
         if report["kernel"] == "sum_of_parts_kernel":
             assert min(map(int, report["widths"]["stored"])) >= 64, report["widths"]
             continue
         for what, widths in report["widths"].items():
             assert min(map(int, widths)) >= least_bits(report, what), (label(report), what, widths)
-        # neighbors of a row go to neighboring lanes: scalar loads of patches fill their sectors
-        assert report["lanes_apart"] and set(report["lanes_apart"]) == {1}, label(report)
+        # neighbors of a row go to neighboring lanes: scalar loads of patches fill their sectors; Triton 3.6 gives lanes
+        # other terms first in two layers of three, as its loads there have no contiguous axis
+        apart = {1} if minor_version(report["triton"]) >= (3, 7) else {0, 1}
+        assert report["lanes_apart"] and set(report["lanes_apart"]) <= apart, label(report)
 
 
 @pytest.mark.parametrize("target", TARGETS)
