@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, Protocol
@@ -18,7 +19,7 @@ from fastsaddle.gradients.base import Found, Gradient, Plain
 from fastsaddle.kernels._shared.bfloat16.reference import STATE_DTYPES
 from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.kernels.op import ops, use_backend
-from fastsaddle.optimizer.commit import Commit
+from fastsaddle.optimizer.commit import Commit, interruptible
 from fastsaddle.optimizer.errors import NonFiniteGradientError
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
@@ -416,26 +417,34 @@ class Optimizer(torch.optim.Optimizer):
         is_bound = self._live.rows is not None
         if is_bound:
             self.refuse_perturbed("given another group")
-        super().add_param_group(param_group)
-        if is_bound:
-            try:
-                check_group(self.param_groups[-1], self.hyperparameters, self.agents)
-                self._check_groups()
-                self._bind()
-            except Exception:
-                self.param_groups.pop()
-                raise
+        with Commit():
+            super().add_param_group(param_group)
+            if is_bound:
+                try:
+                    check_group(self.param_groups[-1], self.hyperparameters, self.agents)
+                    self._check_groups()
+                    self._bind()
+                except BaseException:
+                    for p in self.param_groups.pop()["params"]:
+                        self.state.pop(p, None)
+                    self._bind()
+                    raise
 
     def _bind(self) -> None:
         """Lay parameters, gradients and state out flat; what `state` holds is copied, the rest starts anew.
 
         Buffers that fit stay where they are: a captured graph knows nothing but their addresses.
         """
+        with Commit():
+            self._bind_all()
+
+    def _bind_all(self) -> None:
         live, groups = self._live, [group["params"] for group in self.param_groups]
         rows = FlatParameters.over(groups, self.agents, self.stacked)
         device, states = rows.x.device, self.states
         fits = live.rows is rows and live.version == rows.version
-        live.rows, live.version = rows, rows.version
+        # what fails here is done again by the next step: no layout has this version
+        live.rows, live.version = rows, -1
         mine = [p for group in groups for p in group]
         if not fits:
             live.made = {}
@@ -467,6 +476,7 @@ class Optimizer(torch.optim.Optimizer):
         self._bind_rounds(mine)
         self.gradient.bind(self)
         self.rule.bind(self)
+        live.version = rows.version
 
     def _allocate(self, states: tuple[State, ...], device: torch.device) -> dict[str, torch.Tensor]:
         """Zeroed buffers for all states of whole rows; a rule's behind its passing rows, where it has such."""
@@ -541,7 +551,7 @@ class Optimizer(torch.optim.Optimizer):
     def evaluate(self, closure: Closure) -> Any:
         """Call a closure where gradients are wanted: at the rows that the communicator says."""
         with torch.enable_grad(), self.communicator.point(self.rows.x):
-            return closure()
+            return interruptible(closure)
 
     def check_gradients(
         self, scale: torch.Tensor | None = None, gate: torch.Tensor | None = None
@@ -577,7 +587,6 @@ class Optimizer(torch.optim.Optimizer):
                 'their updates were not made (nonfinite="skip" leaves such agents out instead)'
             )
 
-    @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Closure | None = None, *, closure_passes: Literal[1, 2] | None = None
     ) -> Any:
@@ -595,18 +604,19 @@ class Optimizer(torch.optim.Optimizer):
             NonFiniteGradientError: see `nonfinite`; parameters are as they were.
         """
         self.gradient.check_call(self, closure, closure_passes)
-        try:
-            loss = self.gradient.take(self, closure, closure_passes)
-            self._commit()
-        except BaseException:
-            self.restore()
-            raise
+        with Commit(), torch.no_grad():
+            try:
+                loss = self.gradient.take(self, closure, closure_passes)
+                self._commit()
+            except BaseException:
+                self.restore()
+                raise
         return loss
 
     def _commit(self) -> None:
         """From gradients to the next models, whole or not at all."""
         live, phase = self._live, self._live.phase
-        with Commit(), use_backend(self.backend):
+        with use_backend(self.backend):
             found = self.gradient.found(self)
             self.communicator.agree(found.norm)
             self._check_groups()
@@ -757,19 +767,17 @@ class Optimizer(torch.optim.Optimizer):
     def visit(self, models: torch.Tensor | None) -> None:
         """Let parameters hold other models `[agents, stride]` until `leave`; None: the mixed ones of this step."""
         phase = self.phase
-        with Commit():
-            if phase.home is None:
-                phase.home, phase.end = self.rows.x.clone(), self.model_columns.stop
-                phase.home_parts = self.rows.parts(phase.home)
-            for views, comm in zip(self._views(), phase.rounds or (), strict=True):
-                views.x.copy_(comm.told if models is None else models[:, views.columns])
-            self.mark_written()
+        if phase.home is None:
+            phase.home, phase.end = self.rows.x.clone(), self.model_columns.stop
+            phase.home_parts = self.rows.parts(phase.home)
+        for views, comm in zip(self._views(), phase.rounds or (), strict=True):
+            views.x.copy_(comm.told if models is None else models[:, views.columns])
+        self.mark_written()
 
     def leave(self) -> None:
         """Let parameters hold the models again, exactly."""
-        with Commit():
-            self._go_home()
-            self.rows.second_pass = False
+        self._go_home()
+        self.rows.second_pass = False
 
     def _go_home(self) -> None:
         phase = self.phase
@@ -779,7 +787,6 @@ class Optimizer(torch.optim.Optimizer):
             phase.home, phase.home_parts, phase.norm = None, [], None
             self.mark_written()
 
-    @torch.no_grad()
     def perturb(self, zero_grad: bool = False) -> None:
         """Move every agent to where its second gradient is to be taken, keeping x; `zero_grad` then zeroes gradients.
 
@@ -791,7 +798,13 @@ class Optimizer(torch.optim.Optimizer):
         """
         if self.perturbed:
             raise RuntimeError("the parameters are perturbed already: step() or restore() first")
-        self.gradient.perturb(self, zero_grad)
+        with Commit() as commit, torch.no_grad():
+            try:
+                self.gradient.perturb(self, zero_grad)
+                commit.deliver()
+            except BaseException:
+                self.restore()
+                raise
 
     def first_step(self, zero_grad: bool = False) -> None:
         """The same as `perturb`, under its customary name."""
@@ -803,25 +816,23 @@ class Optimizer(torch.optim.Optimizer):
         if zero_grad:
             self.zero_grad()
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Undo a perturbation exactly, for evaluation or a skipped step; does nothing where there is none."""
-        with Commit():
+        with Commit(), torch.no_grad():
             if self.phase.home is not None:
                 self.follow()
                 self._go_home()
                 self.rows.second_pass = False
             self.phase.clear()
 
-    @torch.no_grad()
     def synchronize(self) -> None:
         """Bring all agents together now; `step` does it by itself when it is time.
 
         Raises:
             RuntimeError: a method on a graph, whose agents never meet.
         """
-        self.follow()
-        with Commit(), use_backend(self.backend):
+        with Commit(), torch.no_grad(), use_backend(self.backend):
+            self.follow()
             self.bytes_sent += self.communicator.synchronize(self)
             self.mark_written()
 
@@ -868,9 +879,15 @@ class Optimizer(torch.optim.Optimizer):
             )
         self._check_state(state_dict)
         with Commit():
-            super().load_state_dict({n: v for n, v in state_dict.items() if n != "local"})
-            if self.locals is not None and own is not None:
-                self.locals.load_state_dicts(own)
+            before = None if self.locals is None else deepcopy(self.locals.state_dicts())
+            try:
+                if self.locals is not None and own is not None:
+                    self.locals.load_state_dicts(own)
+                super().load_state_dict({n: v for n, v in state_dict.items() if n != "local"})
+            except BaseException:
+                if self.locals is not None and before is not None:
+                    self.locals.load_state_dicts(before)
+                raise
 
     def _check_state(self, state_dict: Mapping[str, Any]) -> None:
         saved = [index for group in state_dict["param_groups"] for index in group["params"]]
@@ -914,6 +931,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         counted = state.pop("_counted", None)
+        if "_live" in self.__dict__:
+            # loaded: wrappers share what holds groups and state
+            self.param_groups[:] = state.pop("param_groups")
+            held = state.pop("state")
+            self.state.clear()
+            self.state.update(held)
         super().__setstate__(state)
         if counted is not None:
             self._live = live = Live()
