@@ -599,7 +599,7 @@ TABLE: dict[str, tuple[Callable[[], fs.rules.Rule], tuple[str, ...], bool]] = {
 
 @pytest.mark.parametrize("rule", TABLE)
 def test_what_can_be_combined(rule: str, seed: int) -> None:
-    """It steps, and agents whose losses fall have lower ones after ten steps."""
+    """It steps, and the mean model is a better one after five steps."""
     make, hears, ascends = TABLE[rule]
     b = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed))
     for heard in hears:
@@ -609,7 +609,7 @@ def test_what_can_be_combined(rule: str, seed: int) -> None:
             p = torch.nn.Parameter(torch.zeros(4, 6))
             gradient = G.Mixed(sharp) if rule == "gut" else sharp
             optimizer = fs.Optimizer(
-                [p], 0.02, gradient=gradient, rule=make(), communicator=HEARS[heard]
+                [p], 0.04, gradient=gradient, rule=make(), communicator=HEARS[heard]
             )
 
             def closure(p: Any = p, optimizer: Any = optimizer) -> torch.Tensor:
@@ -621,7 +621,7 @@ def test_what_can_be_combined(rule: str, seed: int) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 first = closure().item()
-                for _ in range(10):
+                for _ in range(5):
                     optimizer.step(closure)
             assert (p.detach().mean(0) - b).square().sum() < first, (heard, name)
             assert (optimizer.bytes_sent > 0) and p.isfinite().all()
