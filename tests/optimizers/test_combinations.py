@@ -366,6 +366,20 @@ def test_bytes_of_compressed_rules(rule: str, compressor: Any, seed: int) -> Non
     assert len(hats) == (0 if compressor is None else SENT[kind])
 
 
+@pytest.mark.parametrize("rule", ["gt", "mt", "adapted-qg"])
+def test_copies_are_of_the_rows_that_they_are_named_after(rule: str, seed: int) -> None:
+    """Sent whole they are the models of before the step, which these rules mix."""
+    work = Work(ALL[rule], "plain", "ring", seed)
+    optimizer, parameters = work.made("native", communicator=fs.comm.Gossip("ring", TopK(1.0)))
+    train(optimizer, work.world, parameters, 3)
+    before = rows(parameters)
+    optimizer.step(work.world.closure(optimizer, parameters))
+    close(rows([optimizer.state[p]["x_hat"] for p in parameters]), before, 1e-6)
+    kept = {"gt": {"x_hat", "tracked_hat"}, "mt": {"x_hat", "correction_hat"}}
+    named = {name for name in optimizer.flat_state if name.endswith("_hat")}
+    assert named == kept.get(rule, {"x_hat"})
+
+
 # -- several local steps, several gossips
 
 LOCAL: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = {
