@@ -1,5 +1,6 @@
-"""What all tests share: fresh seeds that can be repeated, data that may be absent, GPU marks."""
+"""What all tests share: two processes, fresh seeds that can be repeated, data that may be absent, GPU marks."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,11 +8,63 @@ import numpy as np
 import pytest
 import torch
 
+WORKERS = 2
+# who looks for one failure wants one process
+SINGLE = ("collectonly", "lf", "stepwise", "trace", "usepdb", "benchmark_only")
+# files that take long with few tests begin first, so that no process is left alone with one at the end
+LONG = ("test_packaging.py", "test_aot.py", "test_aot_convolutions.py", "test_interpreter.py")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     data = "folder with fashion-mnist/ and cifar10/; write --data-dir=DIR, with the equals sign"
     parser.addoption("--data-dir", type=Path, help=data)
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="all combinations where else each pair of choices is tested",
+    )
     parser.addoption("--seed", type=int, help="repeat a failure: the seed that it printed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run in two processes, file by file, where pytest-xdist is installed and nothing else was asked for."""
+    option = config.option
+    if (
+        getattr(option, "numprocesses", 0) is not None
+        or option.tx
+        or option.dist != "no"
+        or option.distload
+        or option.maxfail == 1
+        or option.capture == "no"
+        or any(getattr(option, name, False) for name in SINGLE)
+        # pytest that a test started
+        or {"PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"} & {*os.environ}
+        or not several_files(config)
+    ):
+        return
+    option.numprocesses, option.dist = WORKERS, "loadfile"
+    # in the order of `pytest_collection_modifyitems`, not by how many tests a file has
+    option.loadscopereorder = False
+    # nothing is timed beside another process
+    option.benchmark_disable = True
+
+
+def several_files(config: pytest.Config) -> bool:
+    files = {config.invocation_params.dir / name.split("::")[0] for name in config.args}
+    return len(files) > 1 or any(file.is_dir() for file in files)
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # threads of processes side by side would wait for each other
+        share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        torch.set_num_threads(max(1, share))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,4 +1,4 @@
-"""Compiles the Triton convolutions for one target, without its GPU: `python aot_convolutions.py TARGET REPORT`.
+"""Compiles the Triton convolutions for one target, without its GPU: `python aot_convolutions.py TARGET REPORT [full]`.
 
 As aot_compile.py does for ops; the report is read by tests/kernels/test_aot_convolutions.py.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import aot_listings as listings
 import torch
 import triton
-from aot_compile import TARGETS, StandIn
+from aot_compile import TARGETS, StandIn, is_chosen
 from triton.backends import backends
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
@@ -137,7 +137,7 @@ def compile_layer(layer: str, precision: str, recorder: Recorder) -> None:
     _convolution_weight_triton.launch(out, x, weight, geometry, tf32)
 
 
-def main(target: str, report: str) -> None:
+def main(target: str, report: str, full: str = "") -> None:
     backend, gpu = TARGETS[target]
     if backend not in backends:
         Path(report).write_text(json.dumps({"missing": f"this Triton was built without {backend}"}))
@@ -147,9 +147,10 @@ def main(target: str, report: str) -> None:
     triton.knobs.nvidia.dump_ptxas_log = True
     recorder = Recorder()
     JITFunction.run = lambda kernel, *args, **kwargs: recorder(kernel, *args, **kwargs)
-    for layer in LAYERS:
-        for precision in PRECISIONS if layer in ALL_PRECISIONS else ("ieee",):
-            compile_layer(layer, precision, recorder)
+    for number, precision in enumerate(PRECISIONS):
+        for place, layer in enumerate(LAYERS if precision == "ieee" else ALL_PRECISIONS):
+            if is_chosen(target, bool(full), place, number):
+                compile_layer(layer, precision, recorder)
     Path(report).write_text(json.dumps({"reports": recorder.reports}))
 
 

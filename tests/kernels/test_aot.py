@@ -1,7 +1,8 @@
 """Every Triton kernel, compiled ahead of time for GPUs that are not here: code quality read from the machine code.
 
 aot_compile.py compiles in a process for each target, apart from this one's environment and from the user's
-cache; tests/kernels/aot_listings.py reads the listings. Nothing here runs on, or says anything measured about, a GPU.
+cache; tests/kernels/aot_listings.py reads the listings. Each variant of an op is compiled for each target and for each
+number of agents, and all three at once with --full. Nothing here runs on, or says anything measured about, a GPU.
 """
 
 import importlib.util
@@ -87,11 +88,13 @@ Reports = Callable[[str], list[Report]]
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
-    yield from compiled_by("aot_compile.py", tmp_path_factory.mktemp("aot"))
+def reports(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Reports]:
+    yield from compiled_by("aot_compile.py", tmp_path_factory.mktemp("aot"), request.config)
 
 
-def compiled_by(program: str, folder: Path) -> Iterator[Reports]:
+def compiled_by(program: str, folder: Path, config: pytest.Config) -> Iterator[Reports]:
     """target -> what a program beside this file compiled for it; all targets compile side by side."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
@@ -102,10 +105,12 @@ def compiled_by(program: str, folder: Path) -> Iterator[Reports]:
     }
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
 
+    full = ["full"] if config.getoption("--full") else []
+
     def start(target: str) -> subprocess.Popen[bytes]:
         with open(folder / f"{target}.log", "wb") as log:
             return subprocess.Popen(
-                [sys.executable, str(HERE / program), target, str(folder / target)],
+                [sys.executable, str(HERE / program), target, str(folder / target), *full],
                 env={**environment, "TRITON_CACHE_DIR": str(folder / f"{target}.cache")},
                 stdout=log,
                 stderr=log,

@@ -61,7 +61,7 @@ def test_parts_are_kept_and_merged(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "gpu.json").read_text())["benchmarks"]
     kept = [row["extra_info"] for row in rows]
     shapes = {(info["columns"], info["warps"]) for info in kept if "shape_of" in info}
-    assert shapes == {(16, 8), *((c, w) for c in (512, 1024, 2048, 4096) for w in (4, 8))}
+    assert shapes == {(16, 8), (512, 4), (4096, 8)}
     (speed,) = [info["steps_per_second"] for info in kept if "training" in info]
     assert speed > 0
 
