@@ -1,14 +1,16 @@
-"""Tables and a picture of `pytest benchmarks/ --benchmark-only --benchmark-json=FILE`, and the README's part.
+"""Tables and a picture of `pytest benchmarks/ --benchmark-only --benchmark-json=FILE`, and the pages that show them.
 
-    python benchmarks/report.py FILE... [--keep RESULT] [--svg PICTURE] [--readme README.md]
-    python benchmarks/report.py --check README.md
+    python benchmarks/report.py FILE... [--keep RESULT] [--svg PICTURE]
+    python benchmarks/report.py --page docs/measured.md --readme README.md
+    python benchmarks/report.py --check docs/measured.md README.md
 
 Files of one machine are merged. `--keep` writes their figures, to be committed under benchmarks/results/ as cpu.json or
-gpu_<device>.json. The README's text between its marks comes from the committed files alone: `--readme` writes it,
-`--check` fails where it differs. Without `--readme` and `--check` the tables are printed.
+gpu_<device>.json. A page's text between its marks comes from the committed files alone: `--page` writes all tables,
+`--readme` the README's few rows, and `--check` fails where either differs. Without these the tables are printed.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from reporting.files import read, write
 from reporting.render import render
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+# the README's
+FEW, FEW_END = "<!-- figures: begin -->", "<!-- figures: end -->"
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -26,15 +30,17 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="pytest-benchmark's, or kept ones")
     parser.add_argument("--keep", type=Path, help="write the figures there, for benchmarks/results")
     parser.add_argument("--svg", type=Path, help="draw them there (.svg or .png)")
-    parser.add_argument("--readme", type=Path, help="write the text between this file's marks")
+    parser.add_argument("--page", type=Path, help="write all tables between this file's marks")
+    parser.add_argument("--readme", type=Path, help="write a few rows between this file's marks")
     parser.add_argument(
-        "--check", type=Path, help="fail where that text is not what --readme writes"
+        "--check", type=Path, nargs="+", help="fail where a page is not what the two write"
     )
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder of the committed files"
     )
     options = parser.parse_args()
-    if not options.files and (options.keep or options.svg or not (options.readme or options.check)):
+    pages = [page for page in (options.page, options.readme) if page]
+    if not options.files and (options.keep or options.svg or not (pages or options.check)):
         parser.error("--keep, --svg and the tables need files")
     try:
         if options.files:
@@ -45,31 +51,34 @@ def main() -> None:
                 from reporting.picture import draw
 
                 draw(report, options.svg)
-            if not (options.readme or options.check):
+            if not (pages or options.check):
                 print(render(report))
-        if options.readme:
-            options.readme.write_text(rewritten(options.readme, options.results))
-        if options.check and options.check.read_text() != rewritten(options.check, options.results):
-            sys.exit(f"{options.check} differs from {options.results}: write it with --readme")
+        for page in pages:
+            page.write_text(rewritten(page, options.results))
+        for page in options.check or ():
+            if page.read_text() != rewritten(page, options.results):
+                sys.exit(f"{page} differs from {options.results}: write it with --page or --readme")
     except (OSError, ValueError) as error:
         sys.exit(str(error))
 
 
-def rewritten(readme: Path, results: Path) -> str:
+def rewritten(file: Path, results: Path) -> str:
     """The file with the text between its marks made from the committed results.
 
     Raises:
         ValueError: not one of each mark, in order.
     """
     # needs tabulate, which a machine that only measures may lack
-    from reporting.page import page
+    from reporting.page import few, page
 
-    text = readme.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    text = file.read_text()
+    first, last, make = (FEW, FEW_END, few) if FEW in text else (BEGIN, END, page)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
-        raise ValueError(f"{readme} must hold the marks {BEGIN} and {END}, in this order")
-    return f"{before}{BEGIN}\n{page(results)}\n{END}{after}"
+        raise ValueError(f"{file} must hold the marks {first} and {last}, in this order")
+    link = Path(os.path.relpath(results.resolve(), file.resolve().parent)).as_posix()
+    return f"{before}{first}\n{make(results, link)}\n{last}{after}"
 
 
 if __name__ == "__main__":

@@ -108,6 +108,8 @@ class StackedAverage(Communicator):
     """`Average` among the rows of one buffer."""
 
     averages = True
+    is_elementwise = True
+    may_refuse = False
     once_a_step = False
     shared_states = (STEPS_DONE, NEXT)
     hyperparameters = Average.hyperparameters
@@ -175,6 +177,7 @@ class StackedElastic(StackedAverage):
     """`Elastic` among the rows of one buffer."""
 
     hyperparameters = Elastic.hyperparameters
+    decides_on_host = "Elastic counts on the host when the agents meet their center"
     shared_states = (STEPS_DONE, NEXT, State("center", rows="one", initial="mean"))
 
     def center(self, optimizer: Optimizer) -> torch.Tensor:

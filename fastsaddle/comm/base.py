@@ -119,11 +119,12 @@ class Exchange:
         states: the communicator's own state for this buffer, by name, `[agents, columns]` float32, updated. Public
             copies may be bfloat16 where a step is one kernel.
         seed: of a compressor's random numbers.
-        number: int64, 0-d: rounds done before.
+        number: int64, 0-d: steps done before; where `Gossip` does not talk once a step, gossips done before.
         squares: `[agents, 2]` float64: squared norms of what was to be sent and what compression lost of it;
             overwritten, untouched where nothing is compressed.
         nbytes: bytes sent so far by the agents here, counted by the communicator.
         origin: whose states these are copies of; None where they are the states themselves.
+        scratch: rows that one step after the other may use.
     """
 
     layout: FlatLayout
@@ -133,6 +134,13 @@ class Exchange:
     squares: torch.Tensor
     nbytes: int = 0
     origin: Exchange | None = None
+    scratch: torch.Tensor | None = None
+
+    def copy_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """A copy of `rows` in memory that is kept for the next step."""
+        if self.scratch is None or self.scratch.shape != rows.shape:
+            self.scratch = torch.empty_like(rows)
+        return self.scratch.copy_(rows)
 
     def apart(self) -> Exchange:
         """The same with copies of its states, which become the states when it is settled."""
@@ -166,7 +174,11 @@ class Communicator:
         hyperparameters, defaults: its entries of the parameter groups, what they may be, and their values.
         averages: whether agents meet in a mean of all, not in a mixing matrix.
         is_compressed: whether messages are less than the rows.
-        may_refuse: whether it can raise in the middle of a step, as compressors do where numbers are not finite.
+        is_elementwise: whether columns have nothing to do with each other and states are none, so that a row may be
+            exchanged piece by piece.
+        may_refuse: whether it can raise in the middle of a step, as compressors do where numbers are not finite: all
+            is copied before, and put back then.
+        refuses_first: whether an exchange that is refused has changed nothing.
         decides_on_host: what it reads or counts on the host, which keeps a step out of a CUDA graph; None: nothing.
         once_a_step: whether each step has one exchange of each row, no more and no less.
     """
@@ -182,7 +194,9 @@ class Communicator:
     hyperparameters: Mapping[str, Hyperparameter] = {}
     averages: bool = False
     is_compressed: bool = False
-    may_refuse: bool = False
+    is_elementwise: bool = False
+    may_refuse: bool = True
+    refuses_first: bool = False
     decides_on_host: str | None = None
     once_a_step: bool = True
 
@@ -193,6 +207,11 @@ class Communicator:
     @property
     def defaults(self) -> dict[str, Any]:
         return {name: rule.default for name, rule in self.hyperparameters.items()}
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether it is known who hears whom; a single agent hears nobody."""
+        return self.topology is not None or (self.agents or 1) == 1
 
     def connect(self, leading: int | None) -> Communicator:
         """A communicator for an optimizer whose parameters have `leading` rows (None: a 0-d parameter is among them).
@@ -312,7 +331,9 @@ class Round:
         sends: tuple[str, ...],
         gossips: bool = True,
     ) -> None:
-        self.communicator, self.exchanges, self.gossips = communicator, exchanges, gossips
+        self.communicator, self.exchanges, self.gossips = communicator, list(exchanges), gossips
+        for exchange in exchanges:
+            exchange.nbytes = 0
         self.told: torch.Tensor | None = None
         self._sends, self._sent = sends, 0
 

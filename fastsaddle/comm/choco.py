@@ -1,6 +1,6 @@
 """CHOCO gossip: agents send compressed differences to public copies of their models, and mix the copies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from fastsaddle.compressors.base import Compressor
 from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
 from fastsaddle.graphs.topology import Topology
+from fastsaddle.kernels._shared.step.reference import LOCAL
 from fastsaddle.kernels.choco_step import MOST_ELEMENTS, MOST_LEVELS, choco_step
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
 from fastsaddle.optimizer.state import ROUND, State
@@ -76,6 +77,7 @@ class CompressedGossip(StackedGossip):
     """
 
     is_compressed = True
+    is_elementwise = False
 
     def __init__(
         self,
@@ -102,6 +104,12 @@ class CompressedGossip(StackedGossip):
         return fused(self.choco) is None
 
     @property
+    def refuses_first(self) -> bool:  # type: ignore[override]
+        # in the other order the running mean of an adaptive gamma has moved by then
+        moves_before = self.choco.adaptive and self.choco.order == ORDERS[1]
+        return self.rounds == 1 and not moves_before
+
+    @property
     def shared_states(self) -> tuple[State, ...]:  # type: ignore[override]
         return (ROUND, *super().shared_states)
 
@@ -111,7 +119,13 @@ class CompressedGossip(StackedGossip):
             self._fused_step(x, step, exchange, quantizer)
             exchange.nbytes += quantizer.message_bytes(exchange.layout) * self.messages
             return
-        mixed = self.mix(local_models(x, step), exchange)
+        aside = step
+        if step.momentum is not None and step.kind == LOCAL and x.device.type == "cpu":
+            # the exchange may refuse, and then nothing may have changed
+            aside = replace(step, momentum=exchange.copy_of(step.momentum))
+        mixed = self.mix(local_models(x, aside), exchange)
+        if step.momentum is not None and aside.momentum is not None and aside is not step:
+            step.momentum.copy_(aside.momentum)
         take_mixed(x, step.saved, mixed, step, self.alone(x.device))
 
     def differences(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 # from this many terms a row on, a dense product is faster than walking neighbor lists
 DENSE_WIDTH = 64
-# 2^64 over a power of a ratio like the golden one: seeds of further rounds lie far apart
-ROUND_STRIDE = 0xD1B54A32D192ED03
 STEPS_DONE = State("steps_done", width="group", dtype=torch.int64)
 
 
@@ -36,6 +34,9 @@ class StackedGossip(Communicator):
     Raises:
         ValueError: gamma outside [0, 1].
     """
+
+    is_elementwise = True
+    may_refuse = False
 
     def __init__(
         self,
@@ -110,8 +111,8 @@ class StackedGossip(Communicator):
         self.publish(x, exchange)
 
     def mix(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        for number in range(self.rounds):
-            x = self._mix_once(x, in_round(exchange, number), exchange)
+        for k in range(self.rounds):
+            x = self._mix_once(x, self._round(exchange, k), exchange)
         return x
 
     def differences(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
@@ -127,8 +128,14 @@ class StackedGossip(Communicator):
             mix_neighbors(x, out, lists.neighbors, lists.weights)
         return out
 
+    def _round(self, exchange: Exchange, k: int) -> Exchange:
+        """The exchange of a step's gossip number `k`: numbered by the gossips that there were, not by steps."""
+        if self.once_a_step:
+            return exchange
+        return replace(exchange, number=exchange.number // self.every * self.rounds + k, nbytes=0)
+
     def _mix_once(self, x: torch.Tensor, now: Exchange, counted: Exchange) -> torch.Tensor:
-        """One round of several, `now` with its own draws; bytes are added to `counted`."""
+        """One gossip of several, `now` with its own draws; bytes are added to `counted`."""
         self.publish(x, now)
         if now is not counted:
             counted.nbytes += now.nbytes
@@ -143,11 +150,3 @@ class StackedGossip(Communicator):
                 1, lists.neighbors.clamp(min=0).long(), lists.weights
             )
         return self._matrices[device]
-
-
-def in_round(exchange: Exchange, number: int) -> Exchange:
-    """The exchange of round `number` of a step: the first is the step's own, later ones draw apart."""
-    if number == 0:
-        return exchange
-    seed = (exchange.seed + number * ROUND_STRIDE) % 2**63
-    return replace(exchange, seed=seed, nbytes=0)

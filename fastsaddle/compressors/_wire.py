@@ -8,6 +8,9 @@ import torch
 from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.optimizer.flat_layout import TENSOR, FlatLayout, round_up
 
+# rows that a message names
+MOST_LISTED = 10
+
 
 def rows_of(x: torch.Tensor, layout: FlatLayout | None) -> tuple[torch.Tensor, FlatLayout]:
     """x as ops take it, its columns a multiple of 32, and the layout of that; copies only to pad.
@@ -121,10 +124,28 @@ class NonFiniteError(ValueError):
     """NaN or infinity where only finite numbers can be worked with."""
 
 
-def refuse_nonfinite(numbers: torch.Tensor) -> None:
-    """Raise NonFiniteError where a row of `numbers` is not finite; on a GPU nothing is read, and NaN travels on."""
-    if numbers.device.type == "cpu" and not bool(numbers.isfinite().all()):
-        agents = (~numbers.isfinite()).any(1).nonzero().flatten().tolist()
+def refuse_nonfinite(numbers: torch.Tensor, rows: torch.Tensor) -> None:
+    """Raise NonFiniteError where `numbers`, made from `rows`, are not finite; on a GPU nothing is read.
+
+    Args:
+        numbers: `[agents, ...]`: what is sent, or norms.
+        rows: `[agents, columns]`: what was to be compressed.
+    """
+    if numbers.device.type != "cpu" or bool(numbers.isfinite().all()):
+        return
+    bad = ~rows.isfinite().all(1)
+    if bad.any():
         raise NonFiniteError(
-            f"only finite values can be compressed, got NaN or infinity in rows {agents}"
+            f"only finite values can be compressed, got NaN or infinity in rows {listed(bad)}"
         )
+    bad = ~numbers.isfinite().flatten(1).all(1)
+    raise NonFiniteError(
+        f"values are too large to be compressed: what is sent overflows in rows {listed(bad)}"
+    )
+
+
+def listed(which: torch.Tensor) -> str:
+    """The numbers of the rows for which `which` `[rows]` holds: ten of them, and how many more there are."""
+    numbers = which.nonzero().flatten().tolist()
+    more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
+    return f"{numbers[:MOST_LISTED]}{more}"

@@ -29,7 +29,7 @@ class Identity(Compressor):
         first_agent: int = 0,
     ) -> Payload:
         rows, place = rows_of(x, layout)
-        refuse_nonfinite(rows)
+        refuse_nonfinite(rows, rows)
         values = rows.detach().clone(memory_format=torch.contiguous_format)
         travels = {"values": bit_ranges(place, 32)}
         return Payload((x.shape[0], x.shape[1]), layout, {"values": values}, travels)

@@ -47,7 +47,7 @@ class RandomK(Compressor):
         rows, place = rows_of(x, layout)
         # a norm reads faster than a test of every element; one that overflowed says nothing
         if rows.device.type == "cpu" and not bool(row_norms(rows).isfinite().all()):
-            refuse_nonfinite(rows)
+            refuse_nonfinite(rows, rows)
         indices, values = chosen(rows, place, self.keep, True, seed, step, first_agent)
         if self.unbiased:
             values *= _growth(place, self.keep, rows.device)

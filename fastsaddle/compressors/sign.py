@@ -43,7 +43,7 @@ class Sign(Compressor):
         signs = rows.new_empty(len(rows), rows.shape[1] // 8, dtype=torch.uint8)
         scales = rows.new_empty(len(rows), len(table))
         sign(rows, table, largest_of(place, None), signs, scales)
-        refuse_nonfinite(scales)
+        refuse_nonfinite(scales, rows)
         parts = {"signs": signs, "scales": scales}
         return Payload((x.shape[0], x.shape[1]), layout, parts, {"signs": bit_ranges(place, 1)})
 

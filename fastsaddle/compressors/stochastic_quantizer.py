@@ -94,7 +94,7 @@ class StochasticQuantizer(Compressor):
             *self._draw(rows, seed, step, first_agent),
             *self._outputs(payload),
         )
-        refuse_nonfinite(payload.parts["scales"])
+        refuse_nonfinite(payload.parts["scales"], rows)
         if self.biased:
             payload.parts["scales"].mul_(self._tau(place, rows.device))
         return payload

@@ -38,7 +38,7 @@ class TopK(Compressor):
         rows, place = rows_of(x, layout)
         indices, values = chosen(rows, place, self.keep, False, seed, step, first_agent)
         # what is not finite has the largest magnitude
-        refuse_nonfinite(values)
+        refuse_nonfinite(values, rows)
         return Payload((x.shape[0], x.shape[1]), layout, {"values": values, "indices": indices})
 
     def decode_add_(

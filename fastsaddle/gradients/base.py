@@ -10,6 +10,7 @@ import torch
 
 from fastsaddle.comm.base import Communicator
 from fastsaddle.gradients.ascents import Ascent
+from fastsaddle.kernels.op import use_backend
 from fastsaddle.optimizer.hyperparameters import Hyperparameter
 from fastsaddle.optimizer.state import State
 
@@ -28,11 +29,11 @@ class Found:
 
     Attributes:
         norm: `[agents]` float32: agents for which it is not finite have no gradient in this step.
-        at: rows `[agents, stride]` that gradients were taken at and weight decay is taken at; None: the models.
+        at_mixed: whether gradients were taken, and weight decay is to be taken, at the mixed models.
     """
 
     norm: torch.Tensor
-    at: torch.Tensor | None = None
+    at_mixed: bool = False
 
 
 class Gradient:
@@ -48,6 +49,7 @@ class Gradient:
         decides_on_host: what it reads or counts on the host, which keeps a step out of a CUDA graph; None: nothing.
         ascent: how it comes by a SAM gradient; None where it is none.
         needs_closure: why a step cannot do without a closure; None where it can.
+        at_mixed: whether it is taken at the mixed models.
     """
 
     hyperparameters: Mapping[str, Hyperparameter] = {}
@@ -55,6 +57,7 @@ class Gradient:
     decides_on_host: str | None = None
     ascent: Ascent | None = None
     needs_closure: str | None = None
+    at_mixed: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -125,7 +128,8 @@ class Gradient:
             slot: which of a step's several evaluations this is.
         """
         loss = self.take(optimizer, closure)
-        return loss, self.found(optimizer).norm
+        with use_backend(optimizer.backend):
+            return loss, self.found(optimizer).norm
 
     def keep(self, optimizer: Optimizer) -> None:
         """Called when all groups have stepped and nothing can fail any more: make what was found the state."""
@@ -143,3 +147,12 @@ class Gradient:
 
 class Plain(Gradient):
     """The gradient at the model, one a step."""
+
+
+def at_one_model(of: Gradient | None) -> Gradient:
+    """What `of=` means, None being plain; raises ValueError where it goes to other models by itself."""
+    if of is not None and (not isinstance(of, Gradient) or of.needs_closure is not None):
+        raise ValueError(
+            f"of must be a gradient at one model, fs.gradients.Plain() or SAM(...), got {of!r}"
+        )
+    return Plain() if of is None else of

@@ -12,7 +12,7 @@ from fastsaddle.comm.lists import Lists, MixingLists
 from fastsaddle.compressors._wire import row_norms
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.gradients.ascents import Ascent
-from fastsaddle.gradients.base import Found, Gradient, Plain
+from fastsaddle.gradients.base import Found, Gradient, Plain, at_one_model
 from fastsaddle.gradients.sam import SLOT_STRIDE
 from fastsaddle.kernels.op import use_backend
 from fastsaddle.kernels.weighted_sum import weighted_sum
@@ -45,7 +45,7 @@ class Cross(Gradient):
             does.
 
     Raises:
-        ValueError: another kind, or another word for `perturb`.
+        ValueError: another kind, another word for `perturb`, or `of` that is not taken at one model.
     """
 
     needs_closure = "takes gradients at the neighbors' models"
@@ -61,7 +61,7 @@ class Cross(Gradient):
             raise ValueError(f'cross_gradients must be "data" or "model", got {kind!r}')
         if perturb not in ("all", "self"):
             raise ValueError(f'perturb must be "all" or "self", got {perturb!r}')
-        self.kind, self.of = kind, Plain() if of is None else of
+        self.kind, self.of = kind, at_one_model(of)
         self.perturb_which, self.mixed_self_gradient = perturb, mixed_self_gradient
         self.hyperparameters = self.of.hyperparameters
 
@@ -96,7 +96,9 @@ class Cross(Gradient):
         if not rule.mixes_first:
             return f"cross-gradients need a rule that mixes first, AdaptedMomentum, {rule.name} mixes later"
         if not communicator.once_a_step:
-            return "cross-gradients need the neighbors' models in each step, once"
+            return "cross-gradients need Gossip with every=1 and rounds=1: the neighbors' models, once a step"
+        if not communicator.has_graph:
+            return f"cross-gradients need a graph, {type(communicator).__name__} has none"
         return self.of.refuses(rule, communicator)
 
     def bind(self, optimizer: Optimizer) -> None:
@@ -121,26 +123,21 @@ class Cross(Gradient):
     def take(self, optimizer: Optimizer, closure: Closure | None, passes: int | None = None) -> Any:
         assert closure is not None
         own = optimizer.rows.x
-        known, mixed = torch.empty_like(own), own.clone()
+        known = torch.empty_like(own)
         with use_backend(optimizer.backend):
             for comm, columns in optimizer.begin_rounds():
                 x, exchange = own[:, columns], comm.apart()
                 comm.communicator.publish(x, exchange)
                 known[:, columns] = comm.communicator.copies(x, exchange)
-                comm.told = mixed[:, columns]
-                comm.told.copy_(comm.communicator.pulled(x, exchange))
-        loss = self._evaluate(optimizer, closure, known, mixed)
-        optimizer.phase.passing["at"] = mixed if self.mixed_self_gradient else None
-        return loss
+                comm.told = comm.communicator.pulled(x, exchange)
+        return self._evaluate(optimizer, closure, known)
 
-    def _evaluate(
-        self, optimizer: Optimizer, closure: Closure, known: torch.Tensor, mixed: torch.Tensor
-    ) -> Any:
+    def _evaluate(self, optimizer: Optimizer, closure: Closure, known: torch.Tensor) -> Any:
         """All slots' gradients into their buffer; agents whose gradient is not finite have NaN there."""
         columns, rows = optimizer.model_columns, optimizer.rows
         lists = optimizer.communicator.lists(rows.x.device)
         known = optimizer.communicator.halo(known)
-        first, loss = mixed if self.mixed_self_gradient else rows.x, None
+        first, loss = None if self.mixed_self_gradient else rows.x, None
         for slot in range(models_of(optimizer.communicator)):
             model = first if slot == 0 else known.index_select(0, lists.whose(slot))
             optimizer.visit(model)
@@ -160,7 +157,7 @@ class Cross(Gradient):
         self._send(optimizer)
         made = optimizer.made
         weighted_sum(gradients[:, columns], g, made["sources"], made["weights"])
-        return Found(row_norms(g), optimizer.phase.passing["at"])
+        return Found(row_norms(g), at_mixed=self.mixed_self_gradient)
 
     def keep(self, optimizer: Optimizer) -> None:
         self.of.keep(optimizer)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastsaddle.comm.base import Communicator
 from fastsaddle.gradients.ascents import Ascent
-from fastsaddle.gradients.base import Found, Gradient, Plain
+from fastsaddle.gradients.base import Found, Gradient, at_one_model
 from fastsaddle.kernels.op import use_backend
 from fastsaddle.optimizer.state import State
 
@@ -23,12 +23,16 @@ class Mixed(Gradient):
 
     Args:
         of: the gradient that is taken there, `Plain()` or `SAM(...)`.
+
+    Raises:
+        ValueError: `of` that is not taken at one model.
     """
 
     needs_closure = "takes gradients at the mixed models"
+    at_mixed = True
 
     def __init__(self, of: Gradient | None = None) -> None:
-        self.of = Plain() if of is None else of
+        self.of = at_one_model(of)
         self.hyperparameters = self.of.hyperparameters
 
     @property
@@ -63,19 +67,17 @@ class Mixed(Gradient):
 
     def take(self, optimizer: Optimizer, closure: Closure | None, passes: int | None = None) -> Any:
         assert closure is not None
-        mixed = optimizer.rows.x.clone()
         with use_backend(optimizer.backend):
             for comm, columns in optimizer.begin_rounds():
-                comm.told = mixed[:, columns].copy_(comm.mixed(optimizer.rows.x[:, columns]))
-        optimizer.visit(mixed)
+                comm.told = comm.mixed(optimizer.rows.x[:, columns])
+        optimizer.visit(None)
         loss, norm = self.of.evaluate(optimizer, closure)
         optimizer.leave()
-        optimizer.phase.passing |= {"norm": norm, "at": mixed}
+        optimizer.phase.passing["norm"] = norm
         return loss
 
     def found(self, optimizer: Optimizer) -> Found:
-        passing = optimizer.phase.passing
-        return Found(passing["norm"], passing["at"])
+        return Found(optimizer.phase.passing["norm"], at_mixed=True)
 
     def keep(self, optimizer: Optimizer) -> None:
         self.of.keep(optimizer)

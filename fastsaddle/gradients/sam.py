@@ -14,7 +14,6 @@ from fastsaddle.gradients.base import Found, Gradient
 from fastsaddle.kernels._shared.philox.reference import ASCENT, halves
 from fastsaddle.kernels.op import use_backend
 from fastsaddle.kernels.sam_perturb import sam_perturb
-from fastsaddle.optimizer.commit import Commit
 from fastsaddle.optimizer.flat_layout import round_up
 from fastsaddle.optimizer.hyperparameters import Range
 from fastsaddle.optimizer.state import ROUND, State
@@ -153,7 +152,8 @@ class SAM(Gradient):
             loss = optimizer.evaluate(closure)
         if plain:
             return loss
-        self.perturb(optimizer, zero_grad=customs == 1)
+        optimizer.collect()
+        self._perturb(optimizer, zero_grad=customs == 1)
         second = optimizer.evaluate(closure)
         return second if loss is None else loss
 
@@ -176,7 +176,8 @@ class SAM(Gradient):
             self._perturb(optimizer, False)
             second = optimizer.evaluate(closure)
             loss = second if loss is None else loss
-        norm = self.found(optimizer).norm
+        with use_backend(optimizer.backend):
+            norm = self.found(optimizer).norm
         phase.norm = None
         return loss, norm
 
@@ -185,18 +186,13 @@ class SAM(Gradient):
             direction.copy_(across)
 
     def perturb(self, optimizer: Optimizer, zero_grad: bool = False) -> None:
-        try:
-            optimizer.collect()
-            self._perturb(optimizer, zero_grad)
-        except BaseException:
-            optimizer.restore()
-            raise
+        optimizer.collect()
+        self._perturb(optimizer, zero_grad)
 
-    @torch.no_grad()
     def _perturb(self, optimizer: Optimizer, zero_grad: bool) -> None:
         """With gradients in their buffer: move all groups, or raise with nothing moved."""
         groups, phase = range(len(optimizer.param_groups)), optimizer.phase
-        with use_backend(optimizer.backend), Commit():
+        with use_backend(optimizer.backend):
             direction, norm = self._direction(optimizer)
             radii = [self._radius(optimizer, index) for index in groups]
             is_visiting = phase.home is not None

@@ -1,17 +1,111 @@
-"""Signals wait while a step changes things, so that it is done whole or not at all."""
+"""Signals wait while a step is taken, so that it is done whole or not at all."""
 
+from __future__ import annotations
+
+import os
 import signal
 import threading
 from _signal import getsignal  # without the enums of the module signal, which take most of its time
 from _signal import signal as set_handler
+from _thread import get_ident
 from collections import deque
-from collections.abc import Callable, Iterable
-from itertools import repeat
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 SIGNALS = tuple(sorted(map(int, signal.valid_signals())))
 Handler = Callable[[int, FrameType | None], Any]
+Result = TypeVar("Result")
+# exhausts an iterator in one instruction of the interpreter, after which alone handlers can run
+at_once = deque[None](maxlen=0).extend
+
+
+class Stub:
+    """Stands in for a handler: lets it run at once, or notes that it is to run later."""
+
+    __slots__ = ("handler",)
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if waiting.is_open:
+            self.handler(number, frame)
+        else:
+            waiting.held.append((self.handler, number, frame))
+
+
+class Waiting:
+    """Which handlers wait, and what has come for them; the interpreter has one main thread, and one of these.
+
+    Attributes:
+        is_open: whether handlers run at once, also those that a stub stands in for.
+        held: what is to be run, in order.
+        stubs: what stands in for handlers that are written in Python, by the signal's number.
+        found, ours: all signals' handlers as they were last found, and with stubs in their place.
+    """
+
+    __slots__ = ("found", "held", "is_open", "ours", "stubs")
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.held: list[tuple[Handler, int, FrameType | None]] = []
+        self.stubs: dict[int, Stub] = {}
+        self.found: list[Any] = []
+        self.ours: list[Any] = []
+
+    def close(self) -> None:
+        """Let handlers wait from now on."""
+        self.is_open = False
+        found = list(map(getsignal, SIGNALS))
+        if found == self.ours:
+            return
+        if found != self.found:
+            ours = [Stub(h) if callable(h) and not isinstance(h, Stub) else h for h in found]
+            named = zip(SIGNALS, ours, strict=True)
+            stubs = {number: stub for number, stub in named if isinstance(stub, Stub)}
+            self.found, self.ours, self.stubs = found, ours, stubs
+        at_once(map(set_handler, self.stubs, self.stubs.values()))
+
+    def put_back(self) -> None:
+        """Put handlers where stubs stand in for them; one that was changed meanwhile stays."""
+        mine = [number for number, stub in self.stubs.items() if getsignal(number) is stub]
+        handlers = [self.stubs[number].handler for number in mine]
+        # a handler that is back may raise while others are not; should all tries fail, stubs let handlers run
+        first, second, third = (map(set_handler, mine, handlers) for _ in range(3))
+        try:
+            at_once(first)
+        except BaseException:
+            try:
+                at_once(second)
+            finally:
+                at_once(third)
+            raise
+
+    def run(self) -> None:
+        """Run what has come, all of it, also where a handler raises; meanwhile others run at once."""
+        held, was_open = self.held, self.is_open
+        try:
+            while held:
+                handler, number, frame = held[0]
+                del held[0]
+                self.is_open = True
+                try:
+                    handler(number, frame)
+                finally:
+                    self.is_open = was_open
+        finally:
+            if held:
+                self.run()
+
+    def forget(self) -> None:
+        """In a forked child, which never leaves the `with` blocks of its parent's other threads."""
+        self.is_open, self.held = True, []
+
+
+waiting = Waiting()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=waiting.forget)
 
 
 class Commit:
@@ -21,53 +115,50 @@ class Commit:
     in a commit inside another, there is nothing to do. Default actions and handlers written in C are left as they are.
     """
 
-    _active = False
-    # all handlers as they were last found, and those of them that can be called, by number
-    _last: tuple[list[Any], dict[int, Handler]] = ([], {})
+    __slots__ = ("_closes",)
 
-    def __enter__(self) -> "Commit":
-        self._handlers: dict[int, Handler] = {}
-        self._held: list[tuple[int, FrameType | None]] = []
-        if Commit._active or threading.get_ident() != threading.main_thread().ident:
-            return self
-        found = list(map(getsignal, SIGNALS))
-        if found != Commit._last[0]:
-            named = zip(SIGNALS, found, strict=True)
-            Commit._last = found, {n: h for n, h in named if callable(h)}
-        handlers = Commit._last[1]
-        if handlers:
-            self._handlers = handlers
+    def __enter__(self) -> Commit:
+        self._closes = waiting.is_open and in_main_thread()
+        if self._closes:
             try:
-                at_once(map(set_handler, handlers, repeat(self._hold)))
-                Commit._active = True
+                waiting.close()
             except BaseException:
-                self._restore()
+                # first of all: whatever comes now, handlers must not wait for ever
+                waiting.is_open = True
+                self.__exit__()
                 raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._handlers:
-            self._restore()
-            for number, frame in self._held:
-                self._handlers[number](number, frame)
-
-    def _hold(self, number: int, frame: FrameType | None) -> None:
-        self._held.append((number, frame))
-
-    def _restore(self) -> None:
-        """Put all handlers back, also where one that is back already raises meanwhile."""
-        Commit._active = False
-        numbers, handlers = self._handlers.keys(), self._handlers.values()
-        try:
-            at_once(map(set_handler, numbers, handlers))
-        except BaseException:
+        if self._closes:
             try:
-                at_once(map(set_handler, numbers, handlers))
+                waiting.run()
             finally:
-                at_once(map(set_handler, numbers, handlers))
-            raise
+                try:
+                    waiting.put_back()
+                finally:
+                    waiting.is_open = True
+                    waiting.run()
+
+    def deliver(self) -> None:
+        """Run what has come so far; later handlers wait, so that what is undone after an error is undone in peace."""
+        if self._closes:
+            waiting.run()
 
 
-def at_once(calls: Iterable[Any]) -> None:
-    """Make all calls in one instruction of the interpreter, after which alone other handlers can run."""
-    deque(calls, maxlen=0)
+def interruptible(call: Callable[[], Result]) -> Result:
+    """Call what may take long: handlers run at once meanwhile, and wait again afterwards where they waited before."""
+    if waiting.is_open or not in_main_thread():
+        return call()
+    # no handler runs between these lines and the block, nor between the block's end and the line that closes
+    waiting.is_open = True
+    try:
+        waiting.run()
+        return call()
+    finally:
+        waiting.is_open = False
+        waiting.close()
+
+
+def in_main_thread() -> bool:
+    return get_ident() == threading.main_thread().ident

@@ -8,8 +8,10 @@ from itertools import pairwise
 
 import torch
 from torch.nn import Parameter
+from torch.utils.dlpack import from_dlpack, to_dlpack
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from fastsaddle.optimizer.commit import Commit
 from fastsaddle.optimizer.flat_layout import FlatLayout
 
 # parameter -> weak reference to its buffers; an attribute would be pickled along with the parameter
@@ -78,7 +80,10 @@ class FlatParameters:
 
     def parts(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Each parameter's part of `rows` `[agents, stride]`, in the parameter's own shape."""
-        views = self.layout.views(rows)
+        return self._parts(self.layout, rows)
+
+    def _parts(self, layout: FlatLayout, rows: torch.Tensor) -> list[torch.Tensor]:
+        views = layout.views(rows)
         return views if self.stacked else [view[0] for view in views]
 
     def verify(self) -> None:
@@ -130,26 +135,29 @@ class FlatParameters:
         layout = FlatLayout.pack(shapes)
         device = parameters[0].device
         x, g = layout.allocate(self.agents, device), layout.allocate(self.agents, device)
-        self.layout = layout
-        values, gradients = self.parts(x), self.parts(g)
+        values, gradients = (self._parts(layout, rows) for rows in (x, g))
         for p, value, gradient in zip(parameters, values, gradients, strict=True):
             value.copy_(p.detach())
             if p.grad is not None:
                 gradient.copy_(p.grad)
         # from here on nothing can fail: the parameters change owner together
-        for p, value, gradient in zip(parameters, values, gradients, strict=True):
-            p.grad = None
-            p.data = value
-            attach(p, gradient)
-            former = owner_of(p)
-            if former is not None and former is not self:
-                former.deserted = True
-            _OWNERS[p] = weakref.ref(self)
-        self.groups = [list(group) for group in groups]
-        self.parameters, self.x, self.g = parameters, x, g
-        self._gradients = gradients
-        self._places = [place(p) for p in parameters]
-        self.version += 1
+        with Commit():
+            for p, value, gradient in zip(
+                parameters, map(own_storage, values), gradients, strict=True
+            ):
+                p.grad = None
+                p.data = value
+                attach(p, gradient)
+                former = owner_of(p)
+                if former is not None and former is not self:
+                    former.deserted = True
+                _OWNERS[p] = weakref.ref(self)
+            self.layout = layout
+            self.groups = [list(group) for group in groups]
+            self.parameters, self.x, self.g = parameters, x, g
+            self._gradients = gradients
+            self._places = [place(p) for p in parameters]
+            self.version += 1
         if self.agents > 1:
             silence_layout_warning(layout.stride)
 
@@ -158,6 +166,11 @@ def owner_of(p: Parameter) -> FlatParameters | None:
     """The buffers that a parameter lies in, None where it was never laid out."""
     owner = _OWNERS.get(p)
     return None if owner is None else owner()
+
+
+def own_storage(part: torch.Tensor) -> torch.Tensor:
+    """The same memory as a storage of its own, as tools expect that ask who shares one (safetensors, torch.save)."""
+    return from_dlpack(to_dlpack(part)) if part.numel() else part
 
 
 def place(p: Parameter) -> tuple[int, tuple[int, ...]]:

@@ -32,6 +32,12 @@ class Range:
             if self.default is not None:
                 raise ValueError(f"{name} must be {self}, got None")
             return
+        if isinstance(value, (int, float)):
+            # nan fails both comparisons
+            is_below = value <= self.most if self.closed else value < self.most
+            if not (self.least <= value and is_below and math.isfinite(value)):
+                raise ValueError(f"{name} must be {self}, got {value}")
+            return
         values = torch.as_tensor(value, dtype=torch.float64)
         below = values <= self.most if self.closed else values < self.most
         if not bool(((values >= self.least) & below & values.isfinite()).all()):

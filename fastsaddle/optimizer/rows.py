@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from fastsaddle.kernels._shared.step.reference import LOCAL, NONE
 MOMENTUM = "momentum_buffer"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Rows:
     """One parameter group of the agents here; buffers are `[agents, columns]` float32.
 
@@ -26,7 +26,7 @@ class Rows:
         at: the models that gradients and weight decay are taken at.
         states: the rule's states by name, to be overwritten: rows, or `[agents]` for scalars.
         group: the parameter group, for options that are no numbers.
-        scalars: the hyperparameters that are numbers, as tensors, float32, 0-d or `[agents]`.
+        scalars: the hyperparameters that are numbers, as tensors, float32, 0-d or `[agents]`; "" is zero.
         norm: `[agents]` float32: agents for which it is not finite have no gradient in this step.
         round: int64, 0-d or `[agents]`: steps done before.
         columns: where the group lies in a row.
@@ -63,8 +63,7 @@ class Rows:
 
     def scalar(self, name: str) -> torch.Tensor:
         """A hyperparameter, float32, 0-d or `[agents]`; zero where the group has none."""
-        found = self.scalars.get(name)
-        return torch.zeros_like(self.scalars["lr"]) if found is None else found
+        return self.scalars.get(name, self.scalars[""])
 
     @property
     def agents(self) -> int:
@@ -78,6 +77,11 @@ class Rows:
     def __getitem__(self, name: str) -> torch.Tensor:
         """A hyperparameter, float32, 0-d or `[agents, 1]`: it broadcasts over rows."""
         return column(self.scalar(name))
+
+    def block(self, buffers: int) -> torch.Tensor:
+        """The rule's passing rows and first states as one buffer `[buffers agents, columns]`, in the declared order."""
+        block: torch.Tensor = self.made["block"]
+        return block[: buffers * self.agents, self.columns]
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once for these buffers and kept."""
@@ -147,14 +151,21 @@ class Rows:
         def cut(rows: torch.Tensor) -> torch.Tensor:
             return rows[:, part] if rows.dim() == 2 else rows
 
-        return replace(
-            self,
-            x=self.x[:, part],
-            saved=None if self.saved is None else self.saved[:, part],
-            gradient=self.gradient[:, part],
-            at=self.at[:, part],
-            states={name: cut(rows) for name, rows in self.states.items()},
-            columns=slice(self.columns.start + part.start, self.columns.start + part.stop),
+        return Rows(
+            self.x[:, part],
+            None if self.saved is None else self.saved[:, part],
+            self.gradient[:, part],
+            self.at[:, part],
+            {name: cut(rows) for name, rows in self.states.items()},
+            self.group,
+            self.scalars,
+            self.norm,
+            self.round,
+            slice(self.columns.start + part.start, self.columns.start + part.stop),
+            self.first_agent,
+            self.seed,
+            self.may_be_bad,
+            self.made,
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, Protocol
 
@@ -12,11 +14,12 @@ from torch.optim.optimizer import ParamsT
 from fastsaddle.comm.base import Communicator, Exchange, Round
 from fastsaddle.comm.choco import CompressedGossip, check_copies
 from fastsaddle.comm.gossip import Gossip
+from fastsaddle.compressors._wire import listed
 from fastsaddle.gradients.base import Found, Gradient, Plain
 from fastsaddle.kernels._shared.bfloat16.reference import STATE_DTYPES
 from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.kernels.op import ops, use_backend
-from fastsaddle.optimizer.commit import Commit
+from fastsaddle.optimizer.commit import Commit, interruptible
 from fastsaddle.optimizer.errors import NonFiniteGradientError
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
@@ -42,6 +45,24 @@ GROUP_STRIDE = 0x9E3779B97F4A7C15
 ROW_STRIDE = 0x94D049BB133111EB
 # the name that a step's models have among the rows that it sends
 MODELS = "x"
+
+
+@dataclass(frozen=True)
+class Views:
+    """One group's part of all buffers.
+
+    Attributes:
+        index, columns: which group, and where it lies in a row.
+        x, g, states: models, gradients and the rule's states.
+        exchanges: of each row buffer that a step sends.
+    """
+
+    index: int
+    columns: slice
+    x: torch.Tensor
+    g: torch.Tensor
+    states: dict[str, torch.Tensor]
+    exchanges: list[Exchange]
 
 
 class Connects(Protocol):
@@ -233,8 +254,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check_parts(self) -> None:
         """Raise ValueError where gradient, rule and communicator cannot be combined."""
-        refused = self.rule.refuses(self.communicator) or self.gradient.refuses(
-            self.rule, self.communicator
+        refused = (
+            self.rule.refuses(self.communicator)
+            or self.rule.refuses_gradient(self.gradient)
+            or self.gradient.refuses(self.rule, self.communicator)
         )
         if refused is not None:
             raise ValueError(refused)
@@ -394,26 +417,34 @@ class Optimizer(torch.optim.Optimizer):
         is_bound = self._live.rows is not None
         if is_bound:
             self.refuse_perturbed("given another group")
-        super().add_param_group(param_group)
-        if is_bound:
-            try:
-                check_group(self.param_groups[-1], self.hyperparameters, self.agents)
-                self._check_groups()
-                self._bind()
-            except Exception:
-                self.param_groups.pop()
-                raise
+        with Commit():
+            super().add_param_group(param_group)
+            if is_bound:
+                try:
+                    check_group(self.param_groups[-1], self.hyperparameters, self.agents)
+                    self._check_groups()
+                    self._bind()
+                except BaseException:
+                    for p in self.param_groups.pop()["params"]:
+                        self.state.pop(p, None)
+                    self._bind()
+                    raise
 
     def _bind(self) -> None:
         """Lay parameters, gradients and state out flat; what `state` holds is copied, the rest starts anew.
 
         Buffers that fit stay where they are: a captured graph knows nothing but their addresses.
         """
+        with Commit():
+            self._bind_all()
+
+    def _bind_all(self) -> None:
         live, groups = self._live, [group["params"] for group in self.param_groups]
         rows = FlatParameters.over(groups, self.agents, self.stacked)
         device, states = rows.x.device, self.states
         fits = live.rows is rows and live.version == rows.version
-        live.rows, live.version = rows, rows.version
+        # what fails here is done again by the next step: no layout has this version
+        live.rows, live.version = rows, -1
         mine = [p for group in groups for p in group]
         if not fits:
             live.made = {}
@@ -427,30 +458,40 @@ class Optimizer(torch.optim.Optimizer):
             live.skipped, live.tickets = skipped, torch.zeros_like(skipped)
             live.scalars = Scalars(self.agents, device, self.hyperparameters)
             live.rounds = live.rounds.to(device)
-            live.flat_state = {
-                state.name: rows.layout.allocate(
-                    1 if state.rows == "one" else self.agents, device, self._dtype_of(state)
-                )
-                for state in states
-                if state.width == "columns"
-            }
+            live.flat_state = self._allocate(states, device)
             live.scalar_state = {
-                state.name: torch.zeros(len(groups), self.agents, device=device, dtype=state.dtype)
+                state.name: torch.zeros(len(groups), self.agents, device=device)
                 for state in states
-                if state.width == "scalar" and state.rows != "one" and state.dtype != "state"
+                if is_per_agent(state)
             }
         live.dim = sum(p.numel() for p in mine) // self.agents
         for state in states:
             if state.width == "columns":
                 parts = rows.parts(live.flat_state[state.name])
                 self._fill(state, mine, parts)
-            elif state.width == "scalar" and state.rows != "one":
+            elif is_per_agent(state):
                 numbers = live.scalar_state[state.name]
                 parts = [numbers[index] for index, group in enumerate(groups) for _ in group]
                 self._fill(state, mine, parts)
         self._bind_rounds(mine)
         self.gradient.bind(self)
         self.rule.bind(self)
+        live.version = rows.version
+
+    def _allocate(self, states: tuple[State, ...], device: torch.device) -> dict[str, torch.Tensor]:
+        """Zeroed buffers for all states of whole rows; a rule's behind its passing rows, where it has such."""
+        allocate, agents = self.rows.layout.allocate, self.agents
+        own = [s.name for s in self.rule.states_with(self.communicator) if s.width == "columns"]
+        found: dict[str, torch.Tensor] = {}
+        if self.rule.passing:
+            block = allocate((self.rule.passing + len(own)) * agents, device)
+            self._live.made["block"] = block
+            found |= dict(zip(own, block.split(agents)[self.rule.passing :], strict=True))
+        for state in states:
+            if state.width == "columns" and state.name not in found:
+                rows = 1 if state.rows == "one" else agents
+                found[state.name] = allocate(rows, device, self._dtype_of(state))
+        return found
 
     def _dtype_of(self, state: State) -> torch.dtype:
         return self.state_dtype if state.dtype == "state" else state.dtype
@@ -498,9 +539,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def collect(self) -> None:
         """Bring every gradient into the flat buffer, and state to where the parameters are."""
-        with torch.no_grad():
-            self.follow()
-            self.rows.collect_gradients()
+        self.follow()
+        self.rows.collect_gradients()
 
     def mark_written(self) -> None:
         """Let autograd notice that parameters, each with a counter of its own, were written through the flat buffer."""
@@ -511,7 +551,7 @@ class Optimizer(torch.optim.Optimizer):
     def evaluate(self, closure: Closure) -> Any:
         """Call a closure where gradients are wanted: at the rows that the communicator says."""
         with torch.enable_grad(), self.communicator.point(self.rows.x):
-            return closure()
+            return interruptible(closure)
 
     def check_gradients(
         self, scale: torch.Tensor | None = None, gate: torch.Tensor | None = None
@@ -526,10 +566,9 @@ class Optimizer(torch.optim.Optimizer):
             NonFiniteGradientError: see `nonfinite`.
         """
         live, columns = self._live, self.model_columns
-        with use_backend(self.backend):
-            norm = torch.empty(self.agents, dtype=torch.float32, device=live.skipped.device)
-            scale = None if scale is None else scale[:, columns]
-            agent_norm(self.rows.g[:, columns], scale, gate, norm, live.skipped, live.tickets)
+        norm = torch.empty(self.agents, dtype=torch.float32, device=live.skipped.device)
+        scale = None if scale is None else scale[:, columns]
+        agent_norm(self.rows.g[:, columns], scale, gate, norm, live.skipped, live.tickets)
         if self.nonfinite == "raise" and norm.device.type == "cpu" and not norm.isfinite().all():
             self.raise_if_skipped()
         return norm
@@ -541,14 +580,13 @@ class Optimizer(torch.optim.Optimizer):
         a host synchronization; call this whenever results are read. Saving the state calls it too.
         """
         if self.nonfinite == "raise" and bool(self.skipped.any()):
-            agents = self.skipped.nonzero().flatten().tolist()
+            agents = listed(self.skipped != 0)
             self.skipped.zero_()
             raise NonFiniteGradientError(
                 f"gradients must be finite, got NaN or infinity for agents {agents}; "
                 'their updates were not made (nonfinite="skip" leaves such agents out instead)'
             )
 
-    @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Closure | None = None, *, closure_passes: Literal[1, 2] | None = None
     ) -> Any:
@@ -566,18 +604,19 @@ class Optimizer(torch.optim.Optimizer):
             NonFiniteGradientError: see `nonfinite`; parameters are as they were.
         """
         self.gradient.check_call(self, closure, closure_passes)
-        try:
-            loss = self.gradient.take(self, closure, closure_passes)
-            self._commit()
-        except BaseException:
-            self.restore()
-            raise
+        with Commit(), torch.no_grad():
+            try:
+                loss = self.gradient.take(self, closure, closure_passes)
+                self._commit()
+            except BaseException:
+                self.restore()
+                raise
         return loss
 
     def _commit(self) -> None:
         """From gradients to the next models, whole or not at all."""
         live, phase = self._live, self._live.phase
-        with Commit(), use_backend(self.backend):
+        with use_backend(self.backend):
             found = self.gradient.found(self)
             self.communicator.agree(found.norm)
             self._check_groups()
@@ -585,12 +624,13 @@ class Optimizer(torch.optim.Optimizer):
                 phase.rounds = self._open_rounds()
             at_home = phase.home is None or self.rule.takes_saved
             # all is read before the first group moves: a bad value must leave nothing half done
-            scalars = [self._scalars_of(index) for index in self.filled]
+            views = self._views()
+            scalars = [self._scalars_of(v.index) for v in views]
             if not at_home:
                 self._go_home()
             groups = [
-                (self._rows_of(index, found, numbers), comm)
-                for index, numbers, comm in zip(self.filled, scalars, phase.rounds, strict=True)
+                (self._rows_of(v, found, numbers, comm), comm)
+                for v, numbers, comm in zip(views, scalars, phase.rounds, strict=True)
             ]
             undo = None if self._cannot_fail else self._copies()
             try:
@@ -618,96 +658,99 @@ class Optimizer(torch.optim.Optimizer):
 
     def _scalars_of(self, index: int) -> dict[str, torch.Tensor]:
         """Group `index`'s numbers as tensors."""
-        return {
-            name: self.scalar(index, name)
-            for name, allowed in self.hyperparameters.items()
-            if isinstance(allowed, Range)
-        }
+        names = ("", *(n for n, a in self.hyperparameters.items() if isinstance(a, Range)))
+        return {name: self.scalar(index, name) for name in names}
 
-    def _rows_of(self, index: int, found: Found, scalars: dict[str, torch.Tensor]) -> Rows:
-        live, rows, columns = self._live, self.rows, self.columns(index)
-        x, home = rows.x[:, columns], self.phase.home
+    def _rows_of(
+        self, views: Views, found: Found, scalars: dict[str, torch.Tensor], comm: Round
+    ) -> Rows:
+        home, columns = self.phase.home, views.columns
         saved = None if home is None else home[:, columns]
-        models = x if saved is None else saved
-        own = self.rule.states_with(self.communicator)
-        states = {
-            state.name: live.flat_state[state.name][:, columns]
-            if state.width == "columns"
-            else live.scalar_state[state.name][index]
-            for state in own
-            if state.width == "columns" or (state.width == "scalar" and state.rows != "one")
-        }
+        models = views.x if saved is None else saved
         return Rows(
-            x=x,
+            x=views.x,
             saved=saved,
-            gradient=rows.g[:, columns],
-            at=models if found.at is None else found.at[:, columns],
-            states=states,
-            group=self.param_groups[index],
+            gradient=views.g,
+            at=comm.told if found.at_mixed and comm.told is not None else models,
+            states=views.states,
+            group=self.param_groups[views.index],
             scalars=scalars,
             norm=found.norm,
-            round=live.rounds,
+            round=self.rounds,
             columns=columns,
             first_agent=self.communicator.first_agent,
-            seed=self.seed_of(index),
-            may_be_bad=self.nonfinite == "skip" or x.device.type != "cpu",
-            made=live.made,
+            seed=self.seed_of(views.index),
+            may_be_bad=self.nonfinite == "skip" or views.x.device.type != "cpu",
+            made=self.made,
         )
+
+    def _views(self) -> list[Views]:
+        """Of each group that has columns, what its steps work on: found once for these buffers."""
+        if "views" not in self.made:
+            self.made["views"] = [self._views_of(index) for index in self.filled]
+        found: list[Views] = self.made["views"]
+        return found
+
+    def _views_of(self, index: int) -> Views:
+        live, rows, columns = self._live, self.rows, self.columns(index)
+        own = self.rule.states_with(self.communicator)
+        wide = {s.name: live.flat_state[s.name][:, columns] for s in own if s.width == "columns"}
+        numbers = {s.name: live.scalar_state[s.name][index] for s in own if is_per_agent(s)}
+        kept = self.communicator.states
+        exchanges = [
+            Exchange(
+                layout=live.layouts[index],
+                states={
+                    state.name: live.flat_state[copy_name(row, state.name)][:, columns]
+                    for state in kept
+                },
+                seed=(self.seed_of(index) + k * ROW_STRIDE) % 2**63,
+                number=live.rounds,
+                squares=live.squares[index, k],
+            )
+            for k, row in enumerate(self.rule.sends)
+        ]
+        x, g = rows.x[:, columns], rows.g[:, columns]
+        return Views(index, columns, x, g, {**wide, **numbers}, exchanges)
 
     def _open_rounds(self) -> list[Round]:
         """This step's exchanges of all groups that have columns."""
-        live, gossips = self._live, self.communicator.gossips(self)
-        kept = self.communicator.states
-        return [
-            Round(
-                self.communicator,
-                [
-                    Exchange(
-                        layout=live.layouts[index],
-                        states={
-                            state.name: live.flat_state[copy_name(row, state.name)][
-                                :, self.columns(index)
-                            ]
-                            for state in kept
-                        },
-                        seed=(self.seed_of(index) + k * ROW_STRIDE) % 2**63,
-                        number=live.rounds,
-                        squares=live.squares[index, k],
-                    )
-                    for k, row in enumerate(self.rule.sends)
-                ],
-                self.rule.sends,
-                gossips,
-            )
-            for index in self.filled
-        ]
+        gossips = self.communicator.gossips(self)
+        sends = self.rule.sends
+        return [Round(self.communicator, v.exchanges, sends, gossips) for v in self._views()]
 
     def begin_rounds(self) -> Iterator[tuple[Round, slice]]:
         """Begin this step's exchanges before its gradients: each group's round and columns."""
         self.follow()
         self.phase.rounds = self._open_rounds()
-        columns = [self.columns(index) for index in self.filled]
-        yield from zip(self.phase.rounds, columns, strict=True)
+        for comm, views in zip(self.phase.rounds, self._views(), strict=True):
+            yield comm, views.columns
 
     @property
     def _cannot_fail(self) -> bool:
         """Whether nothing can raise once groups have begun to move."""
-        refuses = self.communicator.may_refuse and self.rows.x.device.type == "cpu"
-        return self.rule.is_atomic and not refuses
+        if not self.communicator.may_refuse or self.rows.x.device.type != "cpu":
+            return self.rule.is_atomic
+        # a single group's exchange refuses before anything has moved
+        return (
+            self.rule.exchanges_first and self.communicator.refuses_first and len(self.filled) == 1
+        )
 
     def _copies(self) -> list[tuple[Any, Any]]:
-        """All that a step changes, with what it is now."""
+        """All that a step changes, with what it is now, in buffers that are kept: fresh memory would cost more."""
         live, home, columns = self._live, self.phase.home, self.model_columns
         models = self.rows.x if home is None else home
-        tensors = [*live.flat_state.values(), *live.scalar_state.values(), live.squares]
+        states = [*live.flat_state.values(), *live.scalar_state.values(), live.squares]
+        changed = [self.rows.x[:, columns], *states]
+        if "undo" not in self.made:
+            self.made["undo"] = [torch.empty_like(tensor) for tensor in changed]
+        kept = self.made["undo"]
+        for before, now in zip(kept, [models[:, columns], *states], strict=True):
+            before.copy_(now)
         groups: list[tuple[Any, Any]] = [
             (group, {name: group[name] for name in self.remembered}) for group in self.param_groups
         ]
-        return [
-            (self.rows.x[:, columns], models[:, columns].clone()),
-            *((tensor, tensor.clone()) for tensor in tensors),
-            *groups,
-        ]
+        return [*zip(changed, kept, strict=True), *groups]
 
     def _put_back(self, copies: list[tuple[Any, Any]]) -> None:
         for changed, before in copies:
@@ -721,21 +764,20 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- models elsewhere
 
-    def visit(self, models: torch.Tensor) -> None:
-        """Let parameters hold other models `[agents, stride]` until `leave`."""
-        phase, columns = self.phase, self.model_columns
-        with Commit():
-            if phase.home is None:
-                phase.home, phase.end = self.rows.x.clone(), columns.stop
-                phase.home_parts = self.rows.parts(phase.home)
-            self.rows.x[:, columns].copy_(models[:, columns])
-            self.mark_written()
+    def visit(self, models: torch.Tensor | None) -> None:
+        """Let parameters hold other models `[agents, stride]` until `leave`; None: the mixed ones of this step."""
+        phase = self.phase
+        if phase.home is None:
+            phase.home, phase.end = self.rows.x.clone(), self.model_columns.stop
+            phase.home_parts = self.rows.parts(phase.home)
+        for views, comm in zip(self._views(), phase.rounds or (), strict=True):
+            views.x.copy_(comm.told if models is None else models[:, views.columns])
+        self.mark_written()
 
     def leave(self) -> None:
         """Let parameters hold the models again, exactly."""
-        with Commit():
-            self._go_home()
-            self.rows.second_pass = False
+        self._go_home()
+        self.rows.second_pass = False
 
     def _go_home(self) -> None:
         phase = self.phase
@@ -745,7 +787,6 @@ class Optimizer(torch.optim.Optimizer):
             phase.home, phase.home_parts, phase.norm = None, [], None
             self.mark_written()
 
-    @torch.no_grad()
     def perturb(self, zero_grad: bool = False) -> None:
         """Move every agent to where its second gradient is to be taken, keeping x; `zero_grad` then zeroes gradients.
 
@@ -757,7 +798,13 @@ class Optimizer(torch.optim.Optimizer):
         """
         if self.perturbed:
             raise RuntimeError("the parameters are perturbed already: step() or restore() first")
-        self.gradient.perturb(self, zero_grad)
+        with Commit() as commit, torch.no_grad():
+            try:
+                self.gradient.perturb(self, zero_grad)
+                commit.deliver()
+            except BaseException:
+                self.restore()
+                raise
 
     def first_step(self, zero_grad: bool = False) -> None:
         """The same as `perturb`, under its customary name."""
@@ -769,25 +816,23 @@ class Optimizer(torch.optim.Optimizer):
         if zero_grad:
             self.zero_grad()
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Undo a perturbation exactly, for evaluation or a skipped step; does nothing where there is none."""
-        with Commit():
+        with Commit(), torch.no_grad():
             if self.phase.home is not None:
                 self.follow()
                 self._go_home()
                 self.rows.second_pass = False
             self.phase.clear()
 
-    @torch.no_grad()
     def synchronize(self) -> None:
         """Bring all agents together now; `step` does it by itself when it is time.
 
         Raises:
             RuntimeError: a method on a graph, whose agents never meet.
         """
-        self.follow()
-        with Commit(), use_backend(self.backend):
+        with Commit(), torch.no_grad(), use_backend(self.backend):
+            self.follow()
             self.bytes_sent += self.communicator.synchronize(self)
             self.mark_written()
 
@@ -834,9 +879,15 @@ class Optimizer(torch.optim.Optimizer):
             )
         self._check_state(state_dict)
         with Commit():
-            super().load_state_dict({n: v for n, v in state_dict.items() if n != "local"})
-            if self.locals is not None and own is not None:
-                self.locals.load_state_dicts(own)
+            before = None if self.locals is None else deepcopy(self.locals.state_dicts())
+            try:
+                if self.locals is not None and own is not None:
+                    self.locals.load_state_dicts(own)
+                super().load_state_dict({n: v for n, v in state_dict.items() if n != "local"})
+            except BaseException:
+                if self.locals is not None and before is not None:
+                    self.locals.load_state_dicts(before)
+                raise
 
     def _check_state(self, state_dict: Mapping[str, Any]) -> None:
         saved = [index for group in state_dict["param_groups"] for index in group["params"]]
@@ -880,6 +931,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         counted = state.pop("_counted", None)
+        if "_live" in self.__dict__:
+            # loaded: wrappers share what holds groups and state
+            self.param_groups[:] = state.pop("param_groups")
+            held = state.pop("state")
+            self.state.clear()
+            self.state.update(held)
         super().__setstate__(state)
         if counted is not None:
             self._live = live = Live()
@@ -897,6 +954,11 @@ KEPT = (
     *("gradient", "rule", "communicator", "plan", "hyperparameters"),
     *("seed", "nonfinite", "backend", "state_dtype"),
 )
+
+
+def is_per_agent(state: State) -> bool:
+    """Whether it is a number for each group and agent."""
+    return state.width == "scalar" and state.rows != "one"
 
 
 def copy_name(row: str, state: str) -> str:

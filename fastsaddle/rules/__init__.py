@@ -3,7 +3,7 @@
 from fastsaddle.graphs.needs import GraphNeeds
 from fastsaddle.optimizer.hyperparameters import Flag, Pair, Range
 from fastsaddle.optimizer.rows import Rows
-from fastsaddle.optimizer.state import State
+from fastsaddle.optimizer.state import ROUND, State
 from fastsaddle.rules.any_torch import Torch
 from fastsaddle.rules.base import Rule
 from fastsaddle.rules.d2 import D2
@@ -16,6 +16,7 @@ from fastsaddle.rules.tracking import GradientTracking, MomentumTracking
 __all__ = [
     "D2",
     "GUT",
+    "ROUND",
     "AdaptedMomentum",
     "Flag",
     "GradientTracking",

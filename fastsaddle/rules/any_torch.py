@@ -41,7 +41,7 @@ class Torch(Rule):
 
     def refuses(self, communicator: Communicator) -> str | None:
         if communicator.is_compressed:
-            return f"{self.name} has no compressed form"
+            return f"{self.name} takes no compressor"
         return None
 
     def check_groups(self, groups: list[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from fastsaddle.optimizer.rows import Rows
 from fastsaddle.optimizer.state import State
 
 if TYPE_CHECKING:
+    from fastsaddle.gradients.base import Gradient
     from fastsaddle.optimizer.shell import Optimizer
 
 # bytes of one row buffer that a step works on at once on a CPU: its passing buffers then stay in the caches
@@ -43,7 +44,9 @@ class Rule:
         is_atomic: whether nothing can fail once `step` has begun to write. Where that is not said, states and models
             are copied before each step, and put back where it raises.
         mixes_first: whether it begins with mixed models, as cross-gradients need.
-        mixes_before: whether its gradients are taken at mixed models.
+        mixes_before: whether its gradients must be taken at mixed models.
+        passing: row buffers that lie in front of its states and are not kept between steps, see `Rows.block`.
+        exchanges_first: whether nothing has changed where its one exchange is refused.
         keeps_half: whether its buffers may be bfloat16.
         ascent_state: the momentum buffer that MomentumSAM perturbs along; None where there is none.
 
@@ -61,6 +64,8 @@ class Rule:
     is_atomic: bool = False
     mixes_first: bool = False
     mixes_before: bool = False
+    passing: int = 0
+    exchanges_first: bool = False
     keeps_half: bool = False
     ascent_state: str | None = None
     decides_on_host: str | None = None
@@ -91,6 +96,13 @@ class Rule:
 
     def refuses(self, communicator: Communicator) -> str | None:
         """Why it cannot work with such a communicator; None where it can."""
+        return None
+
+    def refuses_gradient(self, gradient: Gradient) -> str | None:
+        """Why it cannot step by such gradients; None where it can."""
+        if self.mixes_before and not gradient.at_mixed:
+            kind = type(gradient).__name__
+            return f"{self.name} needs gradients at the mixed models, fs.gradients.Mixed(...), got {kind}"
         return None
 
     def refuses_ascent(self, sam: Ascent) -> str | None:
@@ -132,6 +144,6 @@ class Rule:
         """Columns of a group that are stepped together, one part after the other."""
         agents, columns = rows.x.shape
         size = columns
-        if self.is_elementwise and not comm.communicator.is_compressed and not rows.x.is_cuda:
+        if self.is_elementwise and comm.communicator.is_elementwise and not rows.x.is_cuda:
             size = max(ALIGNMENT, PIECE // (4 * agents) // ALIGNMENT * ALIGNMENT)
         return [slice(first, min(first + size, columns)) for first in range(0, columns, size)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from fastsaddle.comm.base import Round
@@ -10,6 +12,13 @@ from fastsaddle.optimizer.hyperparameters import Flag, Range
 from fastsaddle.optimizer.rows import MOMENTUM, Rows
 from fastsaddle.optimizer.state import State
 from fastsaddle.rules.tracking import Tracking
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
+
+
+# rates of the step before, by a group's first column, where they are known on the host
+RATES = "rates of the step before"
 
 
 class D2(Tracking):
@@ -42,14 +51,24 @@ class D2(Tracking):
     def __init__(self, momentum: float | torch.Tensor = 0.0, nesterov: bool = False) -> None:
         super().__init__(momentum=momentum, nesterov=nesterov)
 
+    def bind(self, optimizer: Optimizer) -> None:
+        # what was loaded may have come from another rate
+        optimizer.made[RATES] = {}
+
     def begin(self, rows: Rows) -> None:
+        known, now = rows.made[RATES].get(rows.columns.start), rows.group["lr"]
+        if isinstance(now, (int, float)) and known == now:
+            return
         before = rows.states["previous_lr"]
         lr = rows.scalar("lr").expand_as(before)
-        # on a GPU nothing is read: a factor of one changes no bit
-        if before.device.type != "cpu" or not torch.equal(before, lr):
-            factor = torch.where((before > 0) & (lr > 0), lr / before, 1.0)
-            rows.states["correction"].mul_(factor[:, None])
-            before.copy_(lr)
+        factor = torch.where((before > 0) & (lr > 0), lr / before, 1.0)
+        rows.states["correction"].mul_(factor[:, None])
+        before.copy_(lr)
+
+    def end(self, rows: Rows) -> None:
+        lr = rows.group["lr"]
+        # tensors are not read, a GPU would be waited for: a factor of one changes no bit
+        rows.made[RATES][rows.columns.start] = lr if isinstance(lr, (int, float)) else None
 
     def step(self, rows: Rows, comm: Round) -> None:
         c = rows.states["correction"]

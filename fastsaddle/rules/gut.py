@@ -59,9 +59,7 @@ class GUT(Tracking):
 
     def refuses(self, communicator: Communicator) -> str | None:
         if communicator.is_compressed:
-            return (
-                f"{self.name} follows differences of models, whose compression errors would add up"
-            )
+            return f"{self.name} takes no compressor: errors would add up in the differences that it follows"
         return super().refuses(communicator)
 
     def refuses_ascent(self, sam: Ascent) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from fastsaddle.comm.base import Communicator, Round, local_models, take_mixed
+from fastsaddle.comm.base import Round, local_models, take_mixed
 from fastsaddle.optimizer.hyperparameters import Flag, Hyperparameter, Range
 from fastsaddle.optimizer.rows import Rows
 from fastsaddle.optimizer.state import State
@@ -56,6 +56,7 @@ class Momentum(Rule):
 
     takes_saved = True
     is_atomic = True
+    exchanges_first = True
     keeps_half = True
 
     def __init__(
@@ -141,11 +142,6 @@ class AdaptedMomentum(Momentum):
     def _buffers(self, name: str) -> tuple[State, ...]:
         before = (State("previous_mixed"), State("previous_lr", width="scalar"))
         return (State(name), *(before if self._follows_mixed else ()))
-
-    def refuses(self, communicator: Communicator) -> str | None:
-        if communicator.averages:
-            return f"{self.name} begins with mixed models, and an average of all mixes after steps"
-        return None
 
     def check_groups(self, groups: list[dict[str, Any]]) -> None:
         given = [group["qg_momentum"] for group in groups]

@@ -62,7 +62,9 @@ class QGAdam(Rule):
 
     def refuses(self, communicator: Communicator) -> str | None:
         if not communicator.averages and not communicator.once_a_step:
-            return f"{self.name} needs one gossip in each step, whose displacement it follows"
+            return (
+                f"{self.name} needs Gossip with every=1 and rounds=1, whose displacement it follows"
+            )
         return None
 
     def advance(self, groups: list[tuple[Rows, Round]], optimizer: Optimizer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastsaddle.comm.base import Communicator, Round
+from fastsaddle.comm.lists import Lists
 from fastsaddle.graphs.needs import GraphNeeds
 from fastsaddle.graphs.relay_lists import Neighbors, average_lists, message_lists
 from fastsaddle.kernels.weighted_sum import weighted_sum
@@ -33,14 +34,20 @@ class Relay(Tracking):
 
     hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}
     needs = GraphNeeds(tree=True)
+    passing = 1
 
     def __init__(self, momentum: float | torch.Tensor = 0.0, nesterov: bool = False) -> None:
         super().__init__(momentum=momentum, nesterov=nesterov)
 
     def refuses(self, communicator: Communicator) -> str | None:
         if communicator.is_compressed:
-            return f"{self.name} relays sums of many models, whose compression errors would add up"
-        return super().refuses(communicator)
+            return (
+                f"{self.name} takes no compressor: errors would add up in the sums that are relayed"
+            )
+        refused = super().refuses(communicator)
+        if refused is None and not communicator.has_graph:
+            refused = f"{self.name} needs a tree, {type(communicator).__name__} has no graph"
+        return refused
 
     def states_with(self, communicator: Communicator) -> tuple[State, ...]:
         most = max(map(len, neighbors_of(communicator)))
@@ -50,24 +57,36 @@ class Relay(Tracking):
     def step(self, rows: Rows, comm: Round) -> None:
         device = rows.x.device
         near = neighbors_of(comm.communicator)
-        lists = rows.once("messages", lambda: [t.to(device) for t in message_lists(near)])
+        lists = rows.once("messages", lambda: arriving(near, comm, device))
         sources, shares = rows.once("averages", lambda: [t.to(device) for t in average_lists(near)])
-        relays = [state for name, state in rows.states.items() if name.startswith("relay_")]
-        h = rows.descended(rows.x, rows.g)
-        arrived = torch.cat([h, *relays])
-        if relays:
-            messages = torch.empty_like(arrived[rows.agents :])
+        most, agents = max(map(len, near)), rows.agents
+        # this step's models, then what arrived from the first neighbor of each agent, and so on
+        arrived = rows.block(1 + most)
+        arrived[:agents] = rows.descended(rows.x, rows.g)
+        if most:
+            messages = torch.empty_like(arrived[agents:])
             weighted_sum(arrived, messages, *lists)
-            sent = comm.deliver(messages)
-            incoming = comm.lists(device).incoming
-            for slot, relay in enumerate(relays):
-                heard = incoming[:, slot]
-                # a row that nobody sends to is its own zeros
-                torch.index_select(sent, 0, heard.clamp(min=0), out=relay)
-                relay.masked_fill_(heard[:, None] < 0, 0.0)
-            torch.cat([h, *relays], out=arrived)
+            delivered = comm.deliver(messages)
+            if delivered is not messages:
+                delivered = delivered.index_select(0, heard_rows(comm.lists(device)))
+            arrived[agents:] = delivered
         step = rows.round.clamp(max=len(shares) - 1).reshape(1)
         weighted_sum(arrived, rows.x, sources, shares.index_select(0, step)[0])
+
+
+def arriving(near: Neighbors, comm: Round, device: torch.device) -> list[torch.Tensor]:
+    """Sources and weights of all messages: in the order that they arrive in where all agents are here."""
+    lists = [t.to(device) for t in message_lists(near)]
+    if comm.communicator.all_agents == comm.communicator.agents and lists[0].numel():
+        lists = [t.index_select(0, heard_rows(comm.lists(device))) for t in lists]
+    return lists
+
+
+def heard_rows(lists: Lists) -> torch.Tensor:
+    """For each slot and agent the row of what was delivered that it hears; its own message, zero, where nobody is."""
+    own = torch.arange(lists.incoming.numel(), device=lists.incoming.device)
+    incoming = lists.incoming.T.reshape(-1).long()
+    return torch.where(incoming < 0, own, incoming)
 
 
 def neighbors_of(communicator: Communicator) -> Neighbors:

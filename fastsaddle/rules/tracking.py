@@ -21,9 +21,9 @@ class Tracking(Rule):
 
     def refuses(self, communicator: Communicator) -> str | None:
         if communicator.averages:
-            return f"{self.name} tracks sums along a graph, which an average of all does not have"
+            return f"{self.name} tracks sums along a graph, Average has none"
         if not communicator.once_a_step:
-            return f"{self.name} needs one gossip in each step, its sums would not add up otherwise"
+            return f"{self.name} needs Gossip with every=1 and rounds=1: its sums would not add up otherwise"
         return None
 
     def refuses_ascent(self, sam: Ascent) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fastsaddle.gradients.ascents import ESAM, SAM, LookSAM, MomentumSAM
+from fastsaddle.gradients.ascents import ESAM, Ascent, LookSAM, MomentumSAM
 
 
 @dataclass
@@ -27,7 +27,7 @@ class CheapSaddle:
     eta: torch.Tensor
     decay: torch.Tensor
     method: str
-    sam: SAM | None = None
+    sam: Ascent | None = None
     rho: float = 0.05
     adaptive: bool = False
     momentum: float = 0.0

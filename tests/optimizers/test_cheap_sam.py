@@ -322,9 +322,9 @@ def test_bad_numbers(name: str, options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("method", "sam", "message"),
     [
-        ("DSADDLe", fs.MomentumSAM(), "MomentumSAM needs a momentum buffer, DSADDLe has none"),
-        ("QSADDLe", "looksam", "sam must be one of .*got 'looksam'"),
-        ("NSADDLe", fs.ESAM, "sam must be one of .*got .*ESAM"),
+        ("DSADDLe", fs.MomentumSAM(), "MomentumSAM needs a momentum buffer, Momentum has none"),
+        ("QSADDLe", "looksam", "sam must be fs.LookSAM.*got 'looksam'"),
+        ("NSADDLe", fs.ESAM, "sam must be fs.LookSAM.*got .*ESAM"),
     ],
 )
 def test_bad_options(method: str, sam: Any, message: str, seed: int) -> None:

@@ -111,6 +111,48 @@ def test_twenty_steps_with_a_drop(name: str, graph: str, variant: str, seed: int
     follow(work.optimizer, work.world, work.parameters, work.oracle())
 
 
+@pytest.mark.parametrize("method", ["NGM", "NSADDLe"])
+def test_quasi_global_momentum_of_mixed_models(method: str, seed: int) -> None:
+    """The authors' trainer, in its order: mix, let the buffer follow the mixed models over the rate of the step before,
+    take gradients, and step from the mixed models. Quadratics, whose gradients are written out; a rate that drops."""
+    draw = torch.Generator().manual_seed(seed)
+    h, b, x = (torch.randn(5, 6, generator=draw).double() for _ in range(3))
+    h, beta, mu, W = h.square(), 0.8, 0.9, GRAPHS["ring"][1]
+    options = {"rho": 0.0} if method == "NSADDLe" else {}
+    p = torch.nn.Parameter(x.float())
+    optimizer = getattr(fs, method)(
+        [p],
+        topology="ring",
+        cross_gradients="model",
+        momentum=beta,
+        qg_momentum=mu,
+        mixed_self_gradient=True,
+        **options,
+    )
+    m, before, last = torch.zeros_like(x), None, 0.0
+    for step in range(12):
+        lr = 0.05 if step < 6 else 0.005
+        optimizer.param_groups[0]["lr"] = lr
+        mixed = W @ x
+        if before is not None:
+            m = mu * m + (1 - mu) * (before - mixed) / last
+        own = W.diag()[:, None] * h * (mixed - b)
+        others = sum(
+            W[:, j, None] * h * (x[j] - b) * (torch.arange(5) != j)[:, None] for j in range(5)
+        )
+        before, last = mixed, lr
+        x = mixed - lr * (beta * m + own + others)
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = (h.float() * (p - b.float()).square()).sum() / 2
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    close(p.detach().double(), x)
+
+
 @each_variant
 @few
 def test_uneven_weights(name: str, variant: str, seed: int) -> None:

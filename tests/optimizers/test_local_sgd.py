@@ -274,6 +274,18 @@ def test_periods_follow_the_quadratic_rule(total: int | None, seed: int) -> None
     assert len(set(gaps)) > 2 and (total is None or met[-1] == total)
 
 
+def test_a_period_takes_the_rate_of_its_first_step(seed: int) -> None:
+    """As in the official trainer, whose schedule moves before it asks for the period; the last one is cut."""
+    work = Work("local", seed, lr=0.1, period=fs.QSR(base=2, growth=0.03, total=60))
+    met = []
+    for step in range(60):
+        work.optimizer.param_groups[0]["lr"] = 0.1 if step < 20 else 0.01
+        work.step(step % 20)
+        if agreed(work.parameters):
+            met.append(step + 1)
+    assert met == [*range(2, 21, 2), 29, 38, 47, 56, 60]
+
+
 def test_the_first_period_is_the_base(seed: int) -> None:
     """At a warm-up's small rate the rule would wait for ever; a total shorter than the base still ends together."""
     for total, met in ((None, 3), (8, 3), (2, 2)):

@@ -1,13 +1,13 @@
 """Every public optimizer still gives the bits that were recorded in recorded_bits.json, on both CPU backends.
 
-`python tests/test_recorded_bits.py --write [WORD]` records anew: all cases, or those whose names hold WORD. Entries of
-state and groups that are not in the file are not looked at, so that later versions may add some.
+`python tests/optimizers/test_recorded_bits.py --write [WORD]` records anew: all cases, or those whose names hold WORD.
+Entries of state and groups that are not in the file are not looked at, so that later versions may add some.
 
-Cases whose bits may change on purpose, when a fault is put right, hold one of these in their names; record those anew
-and no others:
+They were recorded before the optimizers were composed of parts. Of what was put right since, those cases were recorded
+anew whose names hold one of these, and no others; "frozen" still waits:
 
 * "D2 rate drop": how D2's correction goes on after the rate changed; its other cases keep one rate.
-* "QSR rate drop": periods after the rate changed; other QSR cases keep one rate.
+* "QSR rate drop", "QSR total": periods after the rate changed, and when the next one is known.
 * "mixed quasi-global": NGM and NSADDLe with `qg_momentum` and `mixed_self_gradient` together.
 * "ESAM": what is drawn.
 * "frozen": whether weight decay reaches parameters that need no gradient.

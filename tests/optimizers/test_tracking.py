@@ -230,6 +230,22 @@ def test_d2_does_not_drift(seed: int) -> None:
     assert problem.distance("D2", GRAPHS["ring"][0], 2500, lr=0.1) <= 2e-5
 
 
+@pytest.mark.parametrize("rate", [float, torch.tensor], ids=["float", "tensor"])
+def test_d2_stays_at_its_solution_when_the_rate_changes(rate: Any) -> None:
+    """The correction rests at the rate times a gradient: unscaled it would throw models off by 0.13."""
+    c = torch.tensor([1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.0, 0.0])[:, None]
+    p = torch.nn.Parameter(torch.zeros(8, 1))
+    optimizer = fs.D2([p], lr=rate(0.1), topology="ring", consensus_step=0.5)
+    for lr, steps in ((0.1, 300), (0.01, 50), (0.001, 50), (0.1, 50)):
+        optimizer.param_groups[0]["lr"] = rate(lr)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (0.5 * (p - c) ** 2).sum().backward()
+            optimizer.step()
+            assert steps == 300 or p.abs().max() <= 1e-6
+        assert p.abs().max() <= 1e-6
+
+
 BINARY = nx.balanced_tree(2, 2)
 TREES = {
     "chain": nx.path_graph(5),

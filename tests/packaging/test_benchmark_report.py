@@ -1,4 +1,4 @@
-"""The benchmark report: the README quotes what is committed, GPUs' figures appear where there are some."""
+"""The benchmark report: pages quote what is committed, GPUs' figures appear where there are some."""
 
 import importlib
 import json
@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "measured.md"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 @pytest.fixture(autouse=True)
@@ -118,10 +119,47 @@ One step of 4,096 agents with resnet20 outside the closures (4.46 GB a buffer):
 """.strip().splitlines()
 
 
-def test_readme_is_written_from_committed_results(report: ModuleType) -> None:
-    assert README.read_text() == report.rewritten(README, RESULTS), (
-        "run: python benchmarks/report.py --readme README.md"
+@pytest.mark.parametrize("page", [README, PAGE], ids=lambda page: page.name)
+def test_pages_are_written_from_committed_results(report: ModuleType, page: Path) -> None:
+    assert page.read_text() == report.rewritten(page, RESULTS), (
+        "run: python benchmarks/report.py --page docs/measured.md --readme README.md"
     )
+
+
+def test_the_few_rows_are_in_the_json() -> None:
+    """Counted from the JSON, with no help of the report's code."""
+    text = README.read_text()
+    lines = text[text.index("| what | measured |") :].split("\n\n")[0].splitlines()[2:]
+    cells = {line.split(" | ")[0].strip("| `"): line for line in lines}
+    assert len(lines) == len(cells) == 8
+    content = {
+        n: json.loads((RESULTS / f"{n}.json").read_text()) for n in ("cpu", "peers", "growth")
+    }
+    infos = [r["extra_info"] for r in content["cpu"]["benchmarks"]]
+    timed = [i for i in infos if i.get("dim") == 1_000_000 and i["agents"] == 16]
+    for what in ("QGM.step", "QSADDLe.step", "Comp QGM.step", "gossip_step", "encode, 8 bits"):
+        named = {"method": what.removesuffix(".step")} if what.endswith(".step") else {"room": what}
+        alike = [i for i in timed if named.items() <= i.items()]
+        (own,) = [i for i in alike if i["implementation"] in ("fastsaddle", "native")]
+        said = f"{own['bytes'] / own['gb_per_s'] / 1e6:.2f} ms, {own['percent_of_copy']:.0f} % of the copy"
+        assert said in cells[what]
+        for other in alike:
+            times = other["bytes"] / other["gb_per_s"] * own["gb_per_s"] / own["bytes"]
+            assert other is own or f"{times:.1f} x {other['implementation']}" in cells[what]
+    taxes = {i["network"]: i["stacking_tax"] for i in infos if i.get("asked") == "auto"}
+    (row,) = [line for line in lines if "16 agents' gradients" in line]
+    assert len(taxes) == 3 and all(f"{tax:.2f} ({name})" in row for name, tax in taxes.items())
+    best = {r["engine"]: r.get("best", 0) for r in content["peers"]["results"] if r["agents"] == 16}
+    kinds = {e["name"]: e["kind"] for e in content["peers"]["engines"]}
+    peers = [s for name, s in best.items() if kinds[name] in ("peer", "peer without gossip")]
+    (row,) = [line for line in lines if "agent-steps per second" in line]
+    assert (
+        f"| {best['fastsaddle']:,.0f} | {best['fastsaddle'] / max(peers):.1f} x the fastest peer"
+        in row
+    )
+    grown = [r for r in content["growth"]["rows"] if r["agents"] == 1024 and r["threads"] == 1]
+    (row,) = [line for line in lines if "1,024 agents" in line]
+    assert f"{1e3 * grown[0]['seconds']:.0f} ms, {grown[0]['bytes'] / 2**20:.0f} MiB" in row
 
 
 def test_pages_of_peers_and_growth_are_written_from_their_json() -> None:
@@ -131,7 +169,7 @@ def test_pages_of_peers_and_growth_are_written_from_their_json() -> None:
         assert (RESULTS / f"{name}.md").read_text() == written
 
 
-def test_every_cell_of_the_readme_is_in_the_json() -> None:
+def test_every_cell_of_the_page_is_in_the_json() -> None:
     """Counted from the JSON, with no help of the report's code."""
     rows = [r["extra_info"] for r in json.loads((RESULTS / "cpu.json").read_text())["benchmarks"]]
     expected = sorted(
@@ -140,7 +178,7 @@ def test_every_cell_of_the_readme_is_in_the_json() -> None:
         for i in rows
         if "percent_of_copy" in i
     )
-    text = README.read_text().partition("![percent of copy bandwidth]")[0]
+    text = PAGE.read_text().partition("![percent of copy bandwidth]")[0]
     cell = r"^\|.*\| (\d+ x [\d,]+ \| [\d.]+ \| [\d.]+ \| \d+) \|$"
     cells = re.findall(cell, text, re.MULTILINE)
     assert sorted(cells) == expected and len(cells) > 50
@@ -270,8 +308,12 @@ def test_check_and_rewrite(
     with pytest.raises(SystemExit, match=r"page\.md differs from"):
         run("--check", str(page))
     assert "stale" in page.read_text()
-    run("--readme", str(page))
-    run("--check", str(page))
+    run("--page", str(page))
+    few = tmp_path / "few.md"
+    few.write_text(f"{report.FEW}\n{report.FEW_END}\n")
+    run("--readme", str(few))
+    run("--check", str(page), str(few))
+    assert few.read_text() == f"{report.FEW}\nNot measured on a CPU.\n{report.FEW_END}\n"
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith(f"{report.END}\nafter\n")
     (results / "gpu_a.json").write_text(json.dumps(gpu_report()))
@@ -279,7 +321,7 @@ def test_check_and_rewrite(
         run("--check", str(page))
     page.write_text(f"{report.END} and {report.BEGIN}")
     with pytest.raises(SystemExit, match=r"must hold the marks .* in this order"):
-        run("--readme", str(page))
+        run("--page", str(page))
 
 
 def test_remarks_quote_the_report() -> None:

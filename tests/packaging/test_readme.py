@@ -1,34 +1,40 @@
-"""The README's code runs as printed, and names the commands that users and CI type."""
+"""The README names the commands that users and CI type, and its table of methods says what the code does."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import tyro
-from torch import nn
 
+import fastsaddle as fs
 from fastsaddle.cli import main
+from fastsaddle.sim import methods
 from fastsaddle.sim.comparison.grid_source import build
 from fastsaddle.sim.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGES = (README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))))
+# | `NAME` | what it does | gradients a step | rows sent to each neighbor a step |
+ROW = re.compile(r"^\| `(\w+)` \|[^|]+\|([^|]*)\|([^|]*)\|", re.MULTILINE)
+TABLE = README.split("## Methods")[1].split("## ")[0]
+METHODS = {name: (each.strip(), sent.strip()) for name, each, sent in ROW.findall(TABLE)}
 
 
-def test_own_network_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = [block for block in BLOCKS if block.startswith("# my_net.py")]
-    (command,) = re.findall(r"fastsaddle (train .*)", block)
-    monkeypatch.chdir(tmp_path)
-    Path("my_net.py").write_text(block)
-    assert main([*command.split(), "--agents", "3", "--steps", "4", "--out", "run"]) == 0
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 180
 
 
 def test_comparisons_and_trainings_are_real() -> None:
-    """Every command line of the README is one that the package reads."""
-    lines = re.findall(r"^    fastsaddle (compare|train) (.*)$", README, flags=re.MULTILINE)
-    assert len(lines) >= 6
+    """Every command line of the pages is one that the package reads."""
+    lines = [
+        found
+        for page in PAGES
+        for found in re.findall(r"^    fastsaddle (compare|train) (.*)$", page, flags=re.MULTILINE)
+    ]
+    assert len(lines) >= 9
     for command, text in lines:
         words = [word for word in text.split() if word not in ("--sharpness", "--help")]
         if command == "train" and "--resume" not in words:
@@ -38,26 +44,45 @@ def test_comparisons_and_trainings_are_real() -> None:
             build(ROOT / file[0] if file else None, words[len(file) :])
 
 
-def test_examples_run_and_learn() -> None:
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-    inputs, targets = torch.randn(16, 10, 6), torch.randint(0, 3, (16, 10))
-    names = {
-        "torch": torch,
-        "model": model,
-        "loss_function": nn.functional.cross_entropy,
-        "loader": [(inputs[0], targets[0])] * 30,
-        "batches": [(inputs, targets)] * 3,
+def test_all_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = set(re.findall(r"^    fastsaddle (\w+)", README, flags=re.MULTILINE))
+    assert commands == {"train", "compare", "report", "info"}
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert all(command in said for command in commands)
+
+
+def test_all_methods_are_in_the_table() -> None:
+    public = {name: getattr(fs, name) for name in fs.__all__}
+    optimizers = {
+        n for n, v in public.items() if isinstance(v, type) and issubclass(v, fs.Optimizer)
     }
-    before = float(nn.functional.cross_entropy(model(inputs[0]), targets[0]).detach())
-    for block in (block for block in BLOCKS if not block.startswith("# my_net.py")):
-        exec(block, names)  # the README is ours
-    assert float(names["loss"].detach()) != before
-    after = nn.functional.cross_entropy(model(inputs[0]), targets[0])
-    assert float(after.detach()) < before
-    assert isinstance(names["averaged"], nn.Sequential)
-    messages, floats = 2 * 16, sum(p.numel() for p in model.parameters())
-    # four tensors: bytes of codes and a scale each
-    assert names["optimizer"].bytes_sent == messages * (floats + 4 * 4)
+    assert set(METHODS) == optimizers - {"Optimizer"} and len(METHODS) == len(methods.names()) == 16
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_table_counts_gradients_and_rows(name: str) -> None:
+    """On a tree of 5 agents, of largest degree 2, with models of 7 numbers."""
+    gradients, sent = METHODS[name]
+    p = torch.nn.Parameter(torch.randn(5, 7))
+    is_average = "all-reduce" in sent
+    options: dict[str, Any] = {"agents": 5, "period": 1} if is_average else {"topology": "chain"}
+    if name == "D2":
+        options["topology"] = fs.topology.ring(5)
+    optimizer = getattr(fs, name)([p], lr=0.01, **options)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    expected = {"1": 1, "2": 2, "degree + 1": 3, "2 (degree + 1)": 6}[gradients]
+    assert optimizer.evaluations == expected
+    messages = 2 * (5 - 1) if is_average else int(sent) * optimizer.topology.messages
+    assert optimizer.bytes_sent == 4 * 7 * messages
 
 
 def test_commands_are_literal() -> None:

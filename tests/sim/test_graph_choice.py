@@ -58,7 +58,6 @@ def test_auto_takes_a_graph_on_a_gpu() -> None:
     ("options", "sam", "engine", "rule"),
     [
         ({}, fs.LookSAM(3), "vmap", "LookSAM counts on the host which steps take one gradient"),
-        ({}, fs.ESAM(), "vmap", "ESAM draws on the host which weights are perturbed"),
         ({"ccl_data": 0.1}, None, "loop", "the loop engine reads on the host whose features"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`fastsaddle info --model`: rows as the README's table has them, bytes as they are allocated."""
+"""`fastsaddle info --model`: rows as the table of docs/methods.md has them, bytes as they are allocated."""
 
 import re
 from pathlib import Path
@@ -11,9 +11,11 @@ from fastsaddle.sim import methods
 from fastsaddle.sim.commands.memory import MemoryQuestion, kept_rows, resident_bytes, size
 from fastsaddle.sim.run import initial_models
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-# | `NAME` | method | rows kept beside x and g |
-TABLE = dict(re.findall(r"^\| `(\w+)` \|[^|]+\|([^|]*)\|", README, flags=re.MULTILINE))
+PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+# | `NAME` | made of | rows kept beside x and g |
+TABLE = dict(
+    re.findall(r"^\| `(\w+)` \|[^|]+\|([^|]*)\|", PAGE.split("## Gradients")[0], re.MULTILINE)
+)
 METHODS = [name for name in fs.__all__ if name.lower() in methods.names()]
 
 
@@ -23,7 +25,7 @@ def question(**options: object) -> MemoryQuestion:
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("topology", "degree"), [("ring", 2), ("torus:3x4", 4)])
-def test_rows_are_those_of_the_readme(name: str, topology: str, degree: int) -> None:
+def test_rows_are_those_of_the_page(name: str, topology: str, degree: int) -> None:
     if name == "RelaySGD":
         topology, degree = {2: ("chain", 2), 4: ("star", 11)}[degree]
     if not methods.takes(name.lower(), "topology"):

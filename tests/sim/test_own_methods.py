@@ -14,6 +14,7 @@ from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run.simulation import Simulation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+EXAMPLES = (("decentlam.py", "DecentLaM"), ("exact_diffusion.py", "ExactDiffusion"))
 OWN = '''
 import torch
 import fastsaddle as fs
@@ -177,3 +178,22 @@ def test_state_of_an_own_rule_goes_on(own: Path) -> None:
     p.grad.copy_(torch.randn(4, 3))
     optimizer.step()
     assert "momentum_buffer" in optimizer.state_dict()["state"][0]
+
+
+def test_the_examples_through_train_compare_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(__file__).parents[2] / "examples" / "own_methods"
+    own = [f"{folder / file}:{name}" for file, name in EXAMPLES]
+    monkeypatch.chdir(tmp_path)
+    small = ["--agents", "4", "--steps", "6", "--batch-size", "8"]
+    for number, algorithm in enumerate(own):
+        assert main(["train", "--algorithm", algorithm, *small, "--out", f"run-{number}"]) == 0
+    assert (
+        main(["compare", "--algorithm", *own, "dsgd", *small, "--seed", "0", "--out", "all"]) == 0
+    )
+    table = (tmp_path / "all" / "table.md").read_text()
+    assert main(["report", "run-0", "run-1", "all", "--out", "page.html"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    for shown in (table, page):
+        assert "DecentLaM" in shown and "exact diffusion" in shown and str(folder) not in shown

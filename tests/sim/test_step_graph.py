@@ -20,11 +20,10 @@ from tests.sim.step_recorder import CpuRecorder
 pytestmark = pytest.mark.usefixtures("one_thread")
 REFUSED = {
     "qsaddle, looksam:2": ({"sam": "looksam:2"}, "LookSAM counts on the host"),
-    "dsaddle, esam": ({"sam": "esam:0.6:1"}, "ESAM draws on the host"),
     "gut": ({}, "GUT keeps the learning rate"),
-    "local-sgd": ({"period": "3"}, "LocalSGD counts on the host when"),
-    "dppf": ({"period": "qsr:2:0.1", "push_schedule": "rising"}, "DPPF counts on the host when"),
-    "easgd": ({"period": "2"}, "EASGD counts on the host when"),
+    "local-sgd": ({"period": "3"}, "Average counts on the host when"),
+    "dppf": ({"period": "qsr:2:0.1", "push_schedule": "rising"}, "Average counts on the host when"),
+    "easgd": ({"period": "2"}, "Elastic counts on the host when"),
 }
 
 

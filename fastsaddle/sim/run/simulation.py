@@ -215,6 +215,9 @@ class Simulation:
     def restore(self, saved: dict[str, Tensor], counters: dict[str, int]) -> None:
         """Take over a checkpoint's content. Raises ValueError when it is not this run's."""
         live = self.tensors()
+        # earlier versions kept fewer numbers, which begin at zero
+        for name, numbers in self.optimizer.scalar_state.items():
+            saved = {f"optimizer.{name}": torch.zeros_like(numbers), **saved}
         shapes = {name: tuple(tensor.shape) for name, tensor in live.items()}
         seen = {name: tuple(tensor.shape) for name, tensor in saved.items()}
         if shapes != seen:
