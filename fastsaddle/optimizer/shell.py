@@ -770,8 +770,9 @@ class Optimizer(torch.optim.Optimizer):
         if phase.home is None:
             phase.home, phase.end = self.rows.x.clone(), self.model_columns.stop
             phase.home_parts = self.rows.parts(phase.home)
-        for views, comm in zip(self._views(), phase.rounds or (), strict=True):
-            views.x.copy_(comm.told if models is None else models[:, views.columns])
+        for k, views in enumerate(self._views()):
+            told = phase.rounds[k].told if models is None and phase.rounds is not None else None
+            views.x.copy_(models[:, views.columns] if told is None else told)
         self.mark_written()
 
     def leave(self) -> None:

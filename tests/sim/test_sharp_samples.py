@@ -155,7 +155,7 @@ def test_who_wants_it() -> None:
         optimizer = fs.QSADDLe(stack.parameters(), topology="ring", sam=sam)
         assert is_wanted(optimizer) == wanted
         if sam is None:
-            with pytest.raises(ValueError, match=r"chosen for ESAM only, got SAM\(\)"):
+            with pytest.raises(ValueError, match=r"chosen for ESAM only, got FullSAM\(\)"):
                 SharpSamples(engine, optimizer)
     whole = fs.DSADDLe(stack.parameters(), topology="ring", sam=fs.ESAM(samples=1.0))
     assert not is_wanted(whole) and not is_wanted(fs.QGM(stack.parameters(), topology="ring"))

@@ -56,7 +56,7 @@ def test_replayed_steps_have_the_bits_of_eager_ones(
     for module in ("stochastic_quantizer", "top_k", "sign"):
         # on a CPU they read what they refuse, on a GPU they do not
         monkeypatch.setattr(
-            f"fastsaddle.compressors.{module}.refuse_nonfinite", lambda numbers: None
+            f"fastsaddle.compressors.{module}.refuse_nonfinite", lambda *_: None
         )
     may_overflow = "fastsaddle.compressors.stochastic_quantizer._may_overflow"
     monkeypatch.setattr(may_overflow, lambda x, residual, elements: False)
