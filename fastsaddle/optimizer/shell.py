@@ -764,13 +764,19 @@ class Optimizer(torch.optim.Optimizer):
         """
         if self.perturbed:
             raise RuntimeError("the parameters are perturbed already: step() or restore() first")
-        with Commit() as commit, torch.no_grad():
-            try:
-                self.gradient.perturb(self, zero_grad)
-                commit.deliver()
-            except BaseException:
-                self.restore()
-                raise
+        try:
+            with Commit() as commit, torch.no_grad():
+                try:
+                    self.gradient.perturb(self, zero_grad)
+                    commit.deliver()
+                except BaseException:
+                    # while further signals wait
+                    self.restore()
+                    raise
+        except BaseException:
+            # what came since: a signal that is told of here must not leave a perturbed model
+            self.restore()
+            raise
 
     def first_step(self, zero_grad: bool = False) -> None:
         """The same as `perturb`, under its customary name."""
