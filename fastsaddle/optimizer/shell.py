@@ -869,6 +869,10 @@ class Optimizer(torch.optim.Optimizer):
             self._check_copies(index, held)
             for name, value in held.items():
                 shape = self.state[p][name].shape if name in self.state[p] else p.shape
+                if name in self.state[p] and not isinstance(value, torch.Tensor):
+                    raise ValueError(
+                        f"state {name} of parameter {index} must be a tensor, got {value!r}"
+                    )
                 if isinstance(value, torch.Tensor) and value.shape != shape:
                     raise ValueError(
                         f"state {name} of parameter {index} must have shape {tuple(shape)}, "
