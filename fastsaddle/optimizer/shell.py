@@ -799,13 +799,19 @@ class Optimizer(torch.optim.Optimizer):
         """
         if self.perturbed:
             raise RuntimeError("the parameters are perturbed already: step() or restore() first")
-        with Commit() as commit, torch.no_grad():
-            try:
-                self.gradient.perturb(self, zero_grad)
-                commit.deliver()
-            except BaseException:
-                self.restore()
-                raise
+        try:
+            with Commit() as commit, torch.no_grad():
+                try:
+                    self.gradient.perturb(self, zero_grad)
+                    commit.deliver()
+                except BaseException:
+                    # while further signals wait
+                    self.restore()
+                    raise
+        except BaseException:
+            # what came since: a signal that is told of here must not leave a perturbed model
+            self.restore()
+            raise
 
     def first_step(self, zero_grad: bool = False) -> None:
         """The same as `perturb`, under its customary name."""
@@ -898,6 +904,10 @@ class Optimizer(torch.optim.Optimizer):
             self._check_copies(index, held)
             for name, value in held.items():
                 shape = self.state[p][name].shape if name in self.state[p] else p.shape
+                if name in self.state[p] and not isinstance(value, torch.Tensor):
+                    raise ValueError(
+                        f"state {name} of parameter {index} must be a tensor, got {value!r}"
+                    )
                 if isinstance(value, torch.Tensor) and value.shape != shape:
                     raise ValueError(
                         f"state {name} of parameter {index} must have shape {tuple(shape)}, "

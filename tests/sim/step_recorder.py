@@ -107,7 +107,8 @@ class Tape(TorchDispatchMode):
                 self._before[_memory(t)] = storage, storage.clone()
 
     def take_back(self) -> None:
-        for storage, before in self._before.values():
+        # the latest first: storages of parameters lie in the buffer's, which may have been written in between
+        for storage, before in reversed(self._before.values()):
             storage.copy_(before)
         self._before = {}
 
