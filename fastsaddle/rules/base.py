@@ -90,6 +90,11 @@ class Rule:
         """The label, or the class's name."""
         return self.label or type(self).__name__
 
+    @property
+    def described(self) -> str:
+        """The name, and what else tells such a rule from others of its class."""
+        return self.name
+
     def states_with(self, communicator: Communicator) -> tuple[State, ...]:
         """What it keeps beside such a communicator."""
         return self.states
@@ -108,7 +113,7 @@ class Rule:
     def refuses_ascent(self, sam: Ascent) -> str | None:
         """Why gradients cannot be perturbed in such a way; None where they can."""
         if isinstance(sam, MomentumSAM) and self.ascent_state is None:
-            return f"MomentumSAM needs a momentum buffer, {self.name} has none: QSADDLe does"
+            return f"MomentumSAM needs a momentum buffer, {self.described} has none: QSADDLe does"
         return None
 
     def check_groups(self, groups: list[dict[str, Any]]) -> None:

@@ -75,6 +75,11 @@ class Momentum(Rule):
         self.ascent_state = BUFFERS.get(self.kind)
         self.states = () if self.ascent_state is None else self._buffers(self.ascent_state)
 
+    @property
+    def described(self) -> str:
+        kind = next(name for name, kind in KINDS.items() if kind is self.kind)
+        return f'{self.name}("{kind}")'
+
     def _entries(self) -> dict[str, Hyperparameter]:
         if self.kind is MomentumKind.NONE:
             return {}

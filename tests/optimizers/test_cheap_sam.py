@@ -322,7 +322,11 @@ def test_bad_numbers(name: str, options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("method", "sam", "message"),
     [
-        ("DSADDLe", fs.MomentumSAM(), "MomentumSAM needs a momentum buffer, Momentum has none"),
+        (
+            "DSADDLe",
+            fs.MomentumSAM(),
+            r'MomentumSAM needs a momentum buffer, Momentum\("none"\) has none',
+        ),
         ("QSADDLe", "looksam", "sam must be fs.LookSAM.*got 'looksam'"),
         ("NSADDLe", fs.ESAM, "sam must be fs.LookSAM.*got .*ESAM"),
     ],

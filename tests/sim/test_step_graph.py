@@ -55,9 +55,7 @@ def test_replayed_steps_have_the_bits_of_eager_ones(
         pytest.skip("the loop reads on the host whose features are asked for")
     for module in ("stochastic_quantizer", "top_k", "sign"):
         # on a CPU they read what they refuse, on a GPU they do not
-        monkeypatch.setattr(
-            f"fastsaddle.compressors.{module}.refuse_nonfinite", lambda *_: None
-        )
+        monkeypatch.setattr(f"fastsaddle.compressors.{module}.refuse_nonfinite", lambda *_: None)
     may_overflow = "fastsaddle.compressors.stochastic_quantizer._may_overflow"
     monkeypatch.setattr(may_overflow, lambda x, residual, elements: False)
     if "contrastive" in name:

@@ -49,7 +49,7 @@ from fastsaddle.cli import main
         ("--sam looksam:0", "period must be a whole number >= 1, got 0"),
         (
             "--algorithm dsaddle --sam momentum",
-            "MomentumSAM needs a momentum buffer, DSADDLe has none",
+            'MomentumSAM needs a momentum buffer, Momentum("none") has none',
         ),
         ("--algorithm dppf --period 0", "--period must be a number of steps >= 1 or qsr:4:0.0175"),
         ("--algorithm dppf --pull 1.5", "--pull must be finite and in [0, 1], got 1.5"),
