@@ -145,9 +145,12 @@ class StackedAverage(Communicator):
         first, nbytes = optimizer.param_groups[0], 0
         done, due = first[STEPS_DONE.name] + 1, first[NEXT.name]
         if done > due:
-            # the first step of a period: the rate that it has says how long the period is
-            assert isinstance(self.period, QSR)
-            due = done - 1 + self.period.period(float(first["lr"]), done - 1)
+            # the first step of a period: the rate that it has says how long the period is; a fixed one begins here
+            # only where the state came from another communicator
+            period = self.period
+            if isinstance(period, QSR):
+                period = period.period(float(first["lr"]), done - 1)
+            due = done - 1 + period
         if done >= due:
             nbytes = self.synchronize(optimizer)
             due = done if isinstance(self.period, QSR) else done + self.period
@@ -179,6 +182,14 @@ class StackedElastic(StackedAverage):
     hyperparameters = Elastic.hyperparameters
     decides_on_host = "Elastic counts on the host when the agents meet their center"
     shared_states = (STEPS_DONE, NEXT, State("center", rows="one", initial="mean"))
+
+    def check_groups(self, groups: list[dict[str, Any]]) -> None:
+        super().check_groups(groups)
+        pull = torch.as_tensor(groups[0]["pull"])
+        if pull.numel() > 1:
+            raise ValueError(
+                f"Elastic needs one pull for all agents, got {tuple(pull.shape)} of them"
+            )
 
     def center(self, optimizer: Optimizer) -> torch.Tensor:
         """The row `[stride]` of the model to evaluate."""

@@ -14,6 +14,7 @@ class Phase:
     """Shared by all copies of an optimizer's `__dict__`, as wrappers of training loops make them.
 
     Attributes:
+        steps: whether a step is in progress.
         home: rows `[agents, stride]` that hold the models while parameters hold others; None where they hold them.
         end: columns of `home` that are filled, from the first on.
         norm: `[agents]`: norms of the rows ascended along, while parameters are perturbed.
@@ -24,6 +25,7 @@ class Phase:
     """
 
     def __init__(self) -> None:
+        self.steps = False
         self.clear()
 
     def clear(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from numbers import Integral
+from operator import is_not
 from typing import Any, Literal, Protocol
 
 import torch
@@ -43,6 +44,8 @@ Closure = Callable[[], Any]
 GROUP_STRIDE = 0x9E3779B97F4A7C15
 # and so, elsewhere, do those of a step's several row buffers
 ROW_STRIDE = 0x94D049BB133111EB
+# entries of parameter groups that belong to no part
+TAKEN = ("maximize", "params", "param_names")
 # the name that a step's models have among the rows that it sends
 MODELS = "x"
 
@@ -158,12 +161,9 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"state_dtype must be torch.float32 or torch.bfloat16, got {state_dtype}"
             )
-        self.hyperparameters: dict[str, Hyperparameter] = {
-            **COMMON,
-            **gradient.hyperparameters,
-            **rule.hyperparameters,
-            **plan.hyperparameters,
-        }
+        self.hyperparameters: dict[str, Hyperparameter] = apart(
+            COMMON, gradient.hyperparameters, rule.hyperparameters, plan.hyperparameters
+        )
         defaults = {
             "lr": lr,
             **gradient.defaults,
@@ -208,20 +208,23 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def states(self) -> tuple[State, ...]:
         """What all parts keep between steps, each once."""
+        return tuple({state.name: state for state in self._declared}.values())
+
+    @property
+    def _declared(self) -> tuple[State, ...]:
         copies = [
             State(copy_name(row, state.name), state.rows, state.width, state.dtype)
             for row in self.rule.sends
             for state in self.communicator.states
         ]
         drawn = (ROUND,) if self._draws_state else ()
-        declared = (
+        return (
             *self.rule.states_with(self.communicator),
             *copies,
             *self.communicator.shared_states,
             *self.gradient.states_with(self.communicator),
             *drawn,
         )
-        return tuple({state.name: state for state in declared}.values())
 
     @property
     def _draws_state(self) -> bool:
@@ -261,6 +264,13 @@ class Optimizer(torch.optim.Optimizer):
         )
         if refused is not None:
             raise ValueError(refused)
+        # the steps done are everybody's
+        names = [state.name for state in self._declared if state != ROUND]
+        twice = sorted({name for name in names if names.count(name) > 1 or name == ROUND.name})
+        if twice:
+            raise ValueError(
+                f"states of an optimizer's parts must differ, got {', '.join(twice)} twice"
+            )
         steps = 4 + (type(self) is not Optimizer)
         needs, gamma = self.rule.needs, self.communicator.consensus_step
         needs.check(self.topology, gamma, self.who, stacklevel=steps)
@@ -282,7 +292,7 @@ class Optimizer(torch.optim.Optimizer):
         self.communicator.check_groups(self.param_groups)
 
     def _check_backend(self) -> None:
-        device = self.param_groups[0]["params"][0].device
+        device = next(p for group in self.param_groups for p in group["params"]).device
         with use_backend(self.backend):
             for op in ops().values():
                 op.choice(device)
@@ -534,8 +544,19 @@ class Optimizer(torch.optim.Optimizer):
         if self.rows.deserted:
             self._bind()
         self.rows.verify()
-        if self._live.version != self.rows.version:
+        if self._live.version != self.rows.version or self._has_others:
             self._bind()
+
+    @property
+    def _has_others(self) -> bool:
+        """Whether groups name other parameters than lie in the buffers; while models are elsewhere it must wait."""
+        if self.phase.home is not None:
+            return False
+        theirs = zip(self.param_groups, self.rows.groups, strict=False)
+        return any(
+            len(group["params"]) != len(held) or any(map(is_not, group["params"], held))
+            for group, held in theirs
+        )
 
     def collect(self) -> None:
         """Bring every gradient into the flat buffer, and state to where the parameters are."""
@@ -600,17 +621,24 @@ class Optimizer(torch.optim.Optimizer):
             The closure's first loss, or None where it was not called.
 
         Raises:
-            RuntimeError: no closure, and no `perturb()` before, where this step needs it; or both.
+            RuntimeError: no closure, and no `perturb()` before, where this step needs it; or both; or a step within
+                a step.
             NonFiniteGradientError: see `nonfinite`; parameters are as they were.
         """
+        phase = self.phase
+        if phase.steps:
+            raise RuntimeError("a step is in progress: a closure must not step its own optimizer")
         self.gradient.check_call(self, closure, closure_passes)
         with Commit(), torch.no_grad():
+            phase.steps = True
             try:
                 loss = self.gradient.take(self, closure, closure_passes)
                 self._commit()
             except BaseException:
                 self.restore()
                 raise
+            finally:
+                phase.steps = False
         return loss
 
     def _commit(self) -> None:
@@ -658,7 +686,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def _scalars_of(self, index: int) -> dict[str, torch.Tensor]:
         """Group `index`'s numbers as tensors."""
-        names = ("", *(n for n, a in self.hyperparameters.items() if isinstance(a, Range)))
+        group = self.param_groups[index]
+        others = {n: a for n, a in self.hyperparameters.items() if not isinstance(a, Range)}
+        check_group(group, others)
+        names = ("", *(n for n in self.hyperparameters if n not in others))
         return {name: self.scalar(index, name) for name in names}
 
     def _rows_of(
@@ -902,6 +933,7 @@ class Optimizer(torch.optim.Optimizer):
         for index, p in zip(saved, mine, strict=False):
             held = state_dict["state"].get(index, {})
             self._check_copies(index, held)
+            self._check_counted(index, held)
             for name, value in held.items():
                 shape = self.state[p][name].shape if name in self.state[p] else p.shape
                 if name in self.state[p] and not isinstance(value, torch.Tensor):
@@ -924,6 +956,22 @@ class Optimizer(torch.optim.Optimizer):
                     f"state {together[0]} of parameter {index} must come with {', '.join(missing)}, "
                     f"got {', '.join(held)}"
                 )
+
+    def _check_counted(self, index: int, held: Mapping[str, Any]) -> None:
+        """Raise ValueError where steps are counted that the rule's own state of parameter `index` has not seen."""
+        own = self.rule.states_with(self.communicator)
+        missing = [s.name for s in own if s.width == "columns" and s.name not in held]
+        if ROUND in own and missing and int(held.get(ROUND.name, 0)):
+            raise ValueError(
+                f"state {ROUND.name} of parameter {index} must come with {', '.join(missing)} "
+                f"for {self.rule.name}, got {', '.join(held)}"
+            )
+
+    def __copy__(self) -> Optimizer:
+        # shares everything, as wrappers' copies of __dict__ do
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
         self.refuse_perturbed("copied")
@@ -965,6 +1013,19 @@ KEPT = (
     *("gradient", "rule", "communicator", "plan", "hyperparameters"),
     *("seed", "nonfinite", "backend", "state_dtype"),
 )
+
+
+def apart(*entries: Mapping[str, Hyperparameter]) -> dict[str, Hyperparameter]:
+    """All parts' entries of the parameter groups; raises ValueError where one would take another's place."""
+    found: dict[str, Hyperparameter] = {}
+    for part in entries:
+        taken = sorted(part.keys() & {*found, *TAKEN})
+        if taken:
+            raise ValueError(
+                f"hyperparameters of an optimizer's parts must differ, got {', '.join(taken)} twice"
+            )
+        found |= part
+    return found
 
 
 def is_per_agent(state: State) -> bool:

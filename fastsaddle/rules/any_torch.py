@@ -112,11 +112,12 @@ class LocalOptimizers:
     def step(self, owner: Optimizer, norm: torch.Tensor) -> None:
         """A step of every agent whose gradient norm, of `norm` `[agents]`, is finite."""
         self.attach(owner)
-        rates = [group["lr"] for group in owner.param_groups]
-        for optimizer, finite in zip(self.optimizers, norm.isfinite().tolist(), strict=True):
+        rates = [each_rate(group["lr"], len(self.optimizers)) for group in owner.param_groups]
+        for agent, finite in enumerate(norm.isfinite().tolist()):
             if finite:
+                optimizer = self.optimizers[agent]
                 for group, lr in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = lr
+                    group["lr"] = lr[agent]
                 optimizer.step()
 
     def state_dicts(self) -> list[dict[str, Any]]:
@@ -131,3 +132,10 @@ class LocalOptimizers:
             )
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def each_rate(lr: Any, agents: int) -> list[Any]:
+    """Each agent's learning rate; a tensor of one number is left to optimizers that take such."""
+    if isinstance(lr, torch.Tensor) and lr.numel() > 1:
+        return lr.tolist()
+    return [lr] * agents
