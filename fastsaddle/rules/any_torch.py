@@ -23,8 +23,9 @@ Local = Callable[[ParamsT], torch.optim.Optimizer]
 class Torch(Rule):
     """Local steps of any torch optimizer, one for each agent; then the models are mixed, where the step mixes.
 
-    Learning rates are read from this optimizer's groups at every step; weight decay and maximize belong to the local
-    optimizers. Their state is saved with this optimizer's, as `local` in its state.
+    Learning rates are read from this optimizer's groups at every step, an agent's own from a tensor `[agents]`; weight
+    decay and maximize belong to the local optimizers. Their state is saved with this optimizer's, as `local` in its
+    state.
 
     Args:
         local: a callable from one agent's parameters (from groups of them where this optimizer has several) to the
@@ -34,6 +35,8 @@ class Torch(Rule):
         ValueError: when an optimizer is made with it: weight decay or maximize, a callable that gives no torch
             optimizer, or one with other groups.
     """
+
+    decides_on_host = "local optimizers step one after the other, as norms read on the host say"
 
     def __init__(self, local: Local) -> None:
         super().__init__()
@@ -113,10 +116,13 @@ class LocalOptimizers:
         """A step of every agent whose gradient norm, of `norm` `[agents]`, is finite."""
         self.attach(owner)
         rates = [group["lr"] for group in owner.param_groups]
-        for optimizer, finite in zip(self.optimizers, norm.isfinite().tolist(), strict=True):
-            if finite:
+        are_finite = norm.isfinite().tolist()
+        for agent, (optimizer, is_finite) in enumerate(
+            zip(self.optimizers, are_finite, strict=True)
+        ):
+            if is_finite:
                 for group, lr in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = lr
+                    group["lr"] = own_rate(lr, agent)
                 optimizer.step()
 
     def state_dicts(self) -> list[dict[str, Any]]:
@@ -131,3 +137,8 @@ class LocalOptimizers:
             )
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def own_rate(lr: float | torch.Tensor, agent: int) -> float | torch.Tensor:
+    """An agent's rate: a tensor `[agents]` has one for each, as a number, which every torch optimizer takes."""
+    return lr[agent].item() if isinstance(lr, torch.Tensor) and lr.numel() > 1 else lr

@@ -80,7 +80,7 @@ class GUT(Tracking):
         mixed = comm.mixed_models(x)
         if not bool(rows.lr > 0):
             return
-        before, beta = group[PREVIOUS_LR], group["momentum"]
+        before, beta = group[PREVIOUS_LR], rows.number("momentum")
         rate = torch.as_tensor(group["lr"] if before is None else before).to(x).expand_as(x)
         previous, previous_mixed, update = (
             rows.states[name] for name in ("previous", "previous_mixed", "update")
@@ -90,7 +90,7 @@ class GUT(Tracking):
         if before is not None:
             times = 1 + beta + (beta**2 if group["nesterov"] else 0)
             expected = update + times * ((previous_mixed - previous) / rate)
-            y = d + group["tracking"] * ((previous_mixed - mixed) / rate - expected)
+            y = d + rows.number("tracking") * ((previous_mixed - mixed) / rate - expected)
         previous.copy_(x)
         previous_mixed.copy_(mixed)
         update.copy_(d)

@@ -87,7 +87,7 @@ class QGAdam(Rule):
         else:
             m = (beta1 * first).add_(g)
         scale = (1 - beta2**t).sqrt().float().expand(v.shape)
-        direction = m / v.sqrt_().div_(scale).add_(rows.group["eps"])
+        direction = m / v.sqrt_().div_(scale).add_(rows.number("eps"))
         rate = rows.lr / (1 - beta1**t).float().reshape(-1, 1)
         rows.x.copy_(comm.mixed(rows.x - direction.mul_(rate)))
 
