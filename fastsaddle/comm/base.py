@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -89,15 +90,15 @@ def take_mixed(
     mix_update(x, saved, mixed, momentum, alone.neighbors, alone.weights, *rates, *step.random)
 
 
-def local_step_(x: torch.Tensor, step: LocalStep, alone: Lists) -> None:
-    """A gossip step in which nobody listens: local step and momentum in place on `x`."""
+def fused_step_(x: torch.Tensor, step: LocalStep, lists: Lists) -> None:
+    """Local step, gossip by `lists` and momentum in one kernel, in place on `x`."""
     gossip_step(
         x,
         step.saved,
         step.g,
         step.momentum,
-        alone.neighbors,
-        alone.weights,
+        lists.neighbors,
+        lists.weights,
         step.lr,
         step.weight_decay,
         step.beta,
@@ -367,7 +368,7 @@ class Round:
         if self.gossips:
             self.communicator.gossip_step_(x, step, self._take())
         else:
-            local_step_(x, step, self.communicator.alone(x.device))
+            fused_step_(x, step, self.communicator.alone(x.device))
 
     def apart(self) -> Exchange:
         """Go on with copies of the models' states, as nothing may change yet; `settle` makes them the states."""
@@ -391,10 +392,10 @@ class Round:
 
     def piece(self, part: slice) -> Round:
         """The same round for some of the group's columns, where nothing is compressed. The first one's bytes count."""
-        told = None if self.told is None else self.told[:, part]
-        exchanges = [e if part.start == 0 else replace(e) for e in self.exchanges]
-        piece = Round(self.communicator, exchanges, self._sends, self.gossips)
-        piece.told = told
+        # not made anew: that would forget the bytes of what the gradient has sent
+        piece = copy.copy(self)
+        piece.told = None if self.told is None else self.told[:, part]
+        piece.exchanges = [e if part.start == 0 else replace(e) for e in self.exchanges]
         return piece
 
     def _take(self) -> Exchange:

@@ -129,12 +129,18 @@ class CompressedGossip(StackedGossip):
         take_mixed(x, step.saved, mixed, step, self.alone(x.device))
 
     def differences(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        if self.rounds > 1:
+            return super().differences(x, exchange)
+        now = self._round(exchange, 0)
         if self.choco.order == ORDERS[1]:
-            pull = self._pull(exchange)
-            self.publish(x + pull, exchange)
-            return pull
-        self.publish(x, exchange)
-        return self._pull(exchange)
+            pull = self._pull(now)
+            self.publish(x + pull, now)
+        else:
+            self.publish(x, now)
+            pull = self._pull(now)
+        if now is not exchange:
+            exchange.nbytes += now.nbytes
+        return pull
 
     def _fused_step(
         self, x: torch.Tensor, step: LocalStep, exchange: Exchange, q: StochasticQuantizer
@@ -167,16 +173,11 @@ class CompressedGossip(StackedGossip):
             exchange.squares,
         )
 
-    def _mix_once(self, x: torch.Tensor, now: Exchange, counted: Exchange) -> torch.Tensor:
-        before = now.nbytes
+    def _mix_once(self, x: torch.Tensor, now: Exchange) -> torch.Tensor:
         if self.choco.order == ORDERS[0]:
-            self.publish(x, now)
-            mixed = self.pulled(x, now)
-        else:
-            mixed = self.pulled(x, now)
-            self.publish(mixed, now)
-        if now is not counted:
-            counted.nbytes += now.nbytes - before
+            return super()._mix_once(x, now)
+        mixed = self.pulled(x, now)
+        self.publish(mixed, now)
         return mixed
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from fastsaddle.comm.base import Communicator, Exchange, LocalStep, local_models, take_mixed
+from fastsaddle.comm.base import (
+    Communicator,
+    Exchange,
+    LocalStep,
+    fused_step_,
+    local_models,
+    take_mixed,
+)
 from fastsaddle.comm.lists import Lists, MixingLists
 from fastsaddle.graphs.topology import Topology
-from fastsaddle.kernels.gossip_step import gossip_step
 from fastsaddle.kernels.mix_dense import mix_dense
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
 from fastsaddle.optimizer.state import State
@@ -90,32 +96,20 @@ class StackedGossip(Communicator):
             # everybody now reads its own row of what was mixed
             take_mixed(x, step.saved, mixed, step, self.alone(x.device))
             return
-        lists = self.lists(x.device)
-        gossip_step(
-            x,
-            step.saved,
-            step.g,
-            step.momentum,
-            lists.neighbors,
-            lists.weights,
-            step.lr,
-            step.weight_decay,
-            step.beta,
-            step.mu,
-            step.norm,
-            step.kind,
-            step.nesterov,
-            step.maximize,
-            *step.random,
-        )
+        fused_step_(x, step, self.lists(x.device))
         self.publish(x, exchange)
 
     def mix(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         for k in range(self.rounds):
-            x = self._mix_once(x, self._round(exchange, k), exchange)
+            now = self._round(exchange, k)
+            x = self._mix_once(x, now)
+            if now is not exchange:
+                exchange.nbytes += now.nbytes
         return x
 
     def differences(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        if self.rounds > 1:
+            return super().differences(x, exchange)
         self.publish(x, exchange)
         return self._lists.differences(x)
 
@@ -129,16 +123,14 @@ class StackedGossip(Communicator):
         return out
 
     def _round(self, exchange: Exchange, k: int) -> Exchange:
-        """The exchange of a step's gossip number `k`: numbered by the gossips that there were, not by steps."""
+        """A step's gossip number `k`, for its draws: numbered by the gossips before it, with bytes of its own."""
         if self.once_a_step:
             return exchange
         return replace(exchange, number=exchange.number // self.every * self.rounds + k, nbytes=0)
 
-    def _mix_once(self, x: torch.Tensor, now: Exchange, counted: Exchange) -> torch.Tensor:
-        """One gossip of several, `now` with its own draws; bytes are added to `counted`."""
+    def _mix_once(self, x: torch.Tensor, now: Exchange) -> torch.Tensor:
+        """One gossip of those that a step has."""
         self.publish(x, now)
-        if now is not counted:
-            counted.nbytes += now.nbytes
         return self.pulled(x, now)
 
     def _matrix(self, device: torch.device) -> torch.Tensor:

@@ -103,6 +103,8 @@ class Cross(Gradient):
 
     def bind(self, optimizer: Optimizer) -> None:
         self.of.bind(optimizer)
+        if "gradients" in optimizer.made:
+            return
         device, communicator = optimizer.rows.x.device, optimizer.communicator
         models = models_of(communicator)
         layout = optimizer.rows.layout

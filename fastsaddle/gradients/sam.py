@@ -126,6 +126,8 @@ class SAM(Gradient):
             optimizer.refuse_perturbed("stepped with a closure")
 
     def bind(self, optimizer: Optimizer) -> None:
+        if "saved" in optimizer.made:
+            return
         saved = optimizer.rows.layout.allocate(optimizer.agents, optimizer.rows.x.device)
         phase = optimizer.phase
         if phase.home is not None:

@@ -36,14 +36,13 @@ class LocalSGD(Optimizer):
             such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`; its lr follows this one's, its state is saved
             with this one's.
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the mixing.
+            step out, while their models still take part in the averages.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
 
     Raises:
-        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric, a period below 1, `local` together with weight decay or
-            maximize.
+        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
+            many agents, a period below 1, `local` together with weight decay or maximize.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class DPPF(Optimizer):
         x_i = mean + (1 - pull + push / ||D_i||) D_i              one norm over the whole model of each agent
 
     Dimlioglu and Choromanska 2025 (arXiv:2507.20424). The update is a reconstruction: no public code was found and the
-    paper's box was not readable; it agrees with the published law that the distance to the mean settles at push / pull,
+    paper's algorithm could not be read; it has the published law that the distance to the mean settles at push / pull,
     the width of the valley. push = 0 and pull = 1 is LocalSGD, bit for bit. The model to evaluate is the mean. The push
     costs no communication. State: `momentum_buffer`; groups remember `steps_done` and `next_synchronization`.
 
@@ -99,14 +98,13 @@ class DPPF(Optimizer):
             such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`; its lr follows this one's, its state is saved
             with this one's.
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the mixing.
+            step out, while their models still take part in the averages.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
 
     Raises:
-        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric, a period below 1, `local` together with weight decay or
-            maximize.
+        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
+            many agents, a period below 1, `local` together with weight decay or maximize.
     """
 
     def __init__(
@@ -161,14 +159,13 @@ class EASGD(Optimizer):
             such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`; its lr follows this one's, its state is saved
             with this one's.
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the mixing.
+            step out, while their models still take part in the averages.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
 
     Raises:
-        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric, a period below 1, `local` together with weight decay or
-            maximize.
+        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
+            many agents, a period below 1, `local` together with weight decay or maximize.
     """
 
     def __init__(

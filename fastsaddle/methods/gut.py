@@ -35,7 +35,7 @@ class GUT(Optimizer):
         momentum: beta, in [0, 1).
         nesterov: use Nesterov's form, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
+        consensus_step: gamma, in [0, 1]: models are mixed to x + gamma (W x - x).
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.

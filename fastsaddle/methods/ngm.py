@@ -97,7 +97,7 @@ class NGM(Optimizer):
 class NSADDLe(Optimizer):
     """NGM whose gradients are SAM gradients: grad F_j(y + rho g / ||g||) with g = grad F_j(y), for each model y.
 
-    Choudhary et al. 2024 (arXiv:2405.13961). A reconstruction: the paper's own box could not be read, and whether
+    Choudhary et al. 2024 (arXiv:2405.13961). A reconstruction: the paper's own algorithm could not be read, and whether
     cross-gradients are perturbed with their own norms is an open point; they are here, and `perturb="self"` perturbs
     the self-gradient alone. The closure is called 2 (degree + 1) times, or degree + 2. Comp N-SADDLe, with a
     compressor, is a reconstruction too, as in `NGM`. State as in `NGM`; with LookSAM also `sharp_direction`,

@@ -42,7 +42,7 @@ class QGAdam(Optimizer):
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers that a compressor draw, in [0, 2^63).
+        seed: of the random numbers that a compressor draws, in [0, 2^63).
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the

@@ -1,6 +1,6 @@
 """SADDLe: sharpness-aware decentralized learning, on D-PSGD and on quasi-global momentum.
 
-Choudhary et al. 2024 (arXiv:2405.13961). Both are reconstructions: the paper's own algorithm boxes could not be read,
+Choudhary et al. 2024 (arXiv:2405.13961). Both are reconstructions: the paper's own algorithms could not be read,
 so the SAM gradient (Foret et al. 2020, arXiv:2010.01412) takes the place of the gradient in D-PSGD and QGM, one norm
 over each agent's whole model, weight decay in the step only.
 """
@@ -26,7 +26,7 @@ class DSADDLe(Optimizer):
         gs_i = grad F_i(x_i + rho g_i / ||g_i||)   on the same batch as g_i = grad F_i(x_i)
         x_i  = sum_j W_ij (x_j - lr (gs_j + weight_decay x_j))
 
-    Choudhary et al. 2024 (arXiv:2405.13961); a reconstruction, as the paper's own algorithm box could not be read. With
+    Choudhary et al. 2024 (arXiv:2405.13961); a reconstruction, as the paper's own algorithm could not be read. With
     `topology=None` it is SAM with plain SGD on an ordinary module. For ways to call `step` see `fs.gradients.SAM`.
 
     Args:
@@ -100,7 +100,7 @@ class QSADDLe(Optimizer):
         mh_i = mu mh_i + (1 - mu) (x_i - x'_i) / lr
 
     Choudhary et al. 2024 (arXiv:2405.13961) on Lin et al. 2021 (arXiv:2102.04761); a reconstruction, as the paper's own
-    algorithm box could not be read. At lr = 0 gossip happens and the quasi-global buffer is left unchanged. For ways to
+    algorithm could not be read. At lr = 0 gossip happens and the quasi-global buffer is left unchanged. For ways to
     call `step` see `fs.gradients.SAM`. State: `quasi_global`.
 
     Args:

@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 class Live:
     """Everything that steps change but parameters and their groups.
 
-    Wrappers of training loops copy an optimizer's `__dict__`: what were an attribute there, and bound anew in a step,
-    would go apart in the copies. They share this object instead.
+    Wrappers of training loops copy an optimizer's `__dict__`. An attribute that a step binds anew would then differ
+    between the copies; they share this object instead.
 
     Attributes:
         rows: the flat buffers; version: of their layout, when state was last laid out like them.
         flat_state: buffers by name; scalar_state: numbers `[groups, agents]` by name.
+        layouts: where each group's tensors lie in its columns; dim: parameters of one agent.
         rounds: int64, 0-d: steps done.
+        squares: `[groups, rows sent, agents, 2]` float64, see `Optimizer.squares`.
+        skipped, tickets: `[agents]` int32: gradients that were not finite; what the norm's kernel counts with.
+        scalars: hyperparameters as tensors.
+        locals: the agents' own optimizers; held_locals: their states, until they are made.
         bytes_sent: by the agents here, so far.
         made: buffers that are not kept between steps, and what is made once for these buffers.
         phase: where a step in progress stands.

@@ -16,12 +16,14 @@ class Phase:
     Attributes:
         steps: whether a step is in progress.
         home: rows `[agents, stride]` that hold the models while parameters hold others; None where they hold them.
+        home_parts: each parameter's part of `home`.
         end: columns of `home` that are filled, from the first on.
         norm: `[agents]`: norms of the rows ascended along, while parameters are perturbed.
         rounds: exchanges that have begun before the step's commit.
         nbytes: bytes sent besides those of the rounds.
         passing: what one part of a step leaves for a later one.
         looked: pairs of a state and what it is to become.
+        slot: which of a step's several evaluations is in progress, see `Gradient.evaluate`.
     """
 
     def __init__(self) -> None:

@@ -74,6 +74,11 @@ class Rows:
         """The learning rate, float32, 0-d or `[agents, 1]`."""
         return self["lr"]
 
+    def number(self, name: str) -> Any:
+        """A hyperparameter as the group has it, in double precision; a tensor as `rows[name]` is."""
+        value = self.group[name]
+        return self[name] if isinstance(value, torch.Tensor) else value
+
     def __getitem__(self, name: str) -> torch.Tensor:
         """A hyperparameter, float32, 0-d or `[agents, 1]`: it broadcasts over rows."""
         return column(self.scalar(name))
@@ -89,10 +94,12 @@ class Rows:
         return block[: buffers * self.agents, self.columns]
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once for these buffers and kept."""
-        if name not in self.made:
-            self.made[name] = make()
-        return self.made[name]
+        """What `make` gives, made once for these buffers, for all groups and pieces, and kept."""
+        # names apart from those of gradients and the optimizer
+        mine: dict[str, Any] = self.made.setdefault("once", {})
+        if name not in mine:
+            mine[name] = make()
+        return mine[name]
 
     def local_step(
         self,

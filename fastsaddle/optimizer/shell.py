@@ -285,6 +285,12 @@ class Optimizer(torch.optim.Optimizer):
                 )
             if isinstance(self.communicator, CompressedGossip):
                 check_copies(self.communicator.choco, self.state_dtype)
+        for state in self.states:
+            if state.width == "scalar" and state.rows == "one" and state.name != ROUND.name:
+                raise ValueError(
+                    f"{self.who} cannot keep {state.name}: one number for the whole optimizer is ROUND alone, "
+                    'others are rows="agents"'
+                )
         self._check_groups()
 
     def _check_groups(self) -> None:
@@ -470,7 +476,9 @@ class Optimizer(torch.optim.Optimizer):
             live.rounds = live.rounds.to(device)
             live.flat_state = self._allocate(states, device)
             live.scalar_state = {
-                state.name: torch.zeros(len(groups), self.agents, device=device)
+                state.name: torch.zeros(
+                    len(groups), self.agents, dtype=self._dtype_of(state), device=device
+                )
                 for state in states
                 if is_per_agent(state)
             }
@@ -802,8 +810,12 @@ class Optimizer(torch.optim.Optimizer):
             phase.home, phase.end = self.rows.x.clone(), self.model_columns.stop
             phase.home_parts = self.rows.parts(phase.home)
         for k, views in enumerate(self._views()):
-            told = phase.rounds[k].told if models is None and phase.rounds is not None else None
-            views.x.copy_(models[:, views.columns] if told is None else told)
+            if models is not None:
+                views.x.copy_(models[:, views.columns])
+                continue
+            told = phase.rounds[k].told if phase.rounds is not None else None
+            assert told is not None
+            views.x.copy_(told)
         self.mark_written()
 
     def leave(self) -> None:
@@ -867,8 +879,9 @@ class Optimizer(torch.optim.Optimizer):
         """Bring all agents together now; `step` does it by itself when it is time.
 
         Raises:
-            RuntimeError: a method on a graph, whose agents never meet.
+            RuntimeError: a method on a graph, whose agents never meet; or parameters are perturbed.
         """
+        self.refuse_perturbed("synchronized")
         with Commit(), torch.no_grad(), use_backend(self.backend):
             self.follow()
             self.bytes_sent += self.communicator.synchronize(self)

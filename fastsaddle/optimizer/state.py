@@ -17,7 +17,7 @@ class State:
         rows: who has one: "agents", every agent of this process; "one", all of them together; "halo", the agents here
             and the foreign ones that they hear.
         width: "columns", a whole row as long as the model; "scalar", one number on the device, for each agent and
-            parameter group, or for the whole optimizer where rows is "one"; "group", a Python number in the parameter
+            parameter group (for the whole optimizer there is `ROUND` alone); "group", a Python number in the parameter
             group, for what is counted on the host.
         dtype: of tensors; "state" stands for the optimizer's `state_dtype`.
         initial: "zero", or "mean", the agents' mean model.

@@ -23,8 +23,9 @@ Local = Callable[[ParamsT], torch.optim.Optimizer]
 class Torch(Rule):
     """Local steps of any torch optimizer, one for each agent; then the models are mixed, where the step mixes.
 
-    Learning rates are read from this optimizer's groups at every step; weight decay and maximize belong to the local
-    optimizers. Their state is saved with this optimizer's, as `local` in its state.
+    Learning rates are read from this optimizer's groups at every step, an agent's own from a tensor `[agents]`; weight
+    decay and maximize belong to the local optimizers. Their state is saved with this optimizer's, as `local` in its
+    state.
 
     Args:
         local: a callable from one agent's parameters (from groups of them where this optimizer has several) to the
@@ -34,6 +35,8 @@ class Torch(Rule):
         ValueError: when an optimizer is made with it: weight decay or maximize, a callable that gives no torch
             optimizer, or one with other groups.
     """
+
+    decides_on_host = "local optimizers step one after the other, as norms read on the host say"
 
     def __init__(self, local: Local) -> None:
         super().__init__()

@@ -49,6 +49,7 @@ class Rule:
         exchanges_first: whether nothing has changed where its one exchange is refused.
         keeps_half: whether its buffers may be bfloat16.
         ascent_state: the momentum buffer that MomentumSAM perturbs along; None where there is none.
+        decides_on_host: what it reads or counts on the host, which keeps a step out of a CUDA graph; None: nothing.
 
     Raises:
         ValueError: an unknown option, or a value out of range.

@@ -24,7 +24,7 @@ PARTICULAR = (
 OF_SAM = ("rho", "adaptive", "sam")
 # options that say how another one moves
 SCHEDULED = {"pull_schedule": "pull", "push_schedule": "push"}
-# their messages are the models that a step begins with; other methods send them before mixing, or something else
+# rules whose step sends the models that it begins with: neighbors know these without a further message
 SENDING_MODELS = (fs.rules.GUT, fs.rules.GradientTracking, fs.rules.MomentumTracking)
 # where a class name is cut into words: before a capital and two small letters, and where such a word ends
 WORDS = re.compile(r"(?<=.)(?=[A-Z][a-z]{2})|(?<=[a-z]{2})(?=[A-Z])")

@@ -465,3 +465,29 @@ def test_groups_that_pull_apart_are_refused(name: str, late: bool, seed: int) ->
         go()
     if optimizer is not None and before is not None:
         assert equal(before, snapshot(optimizer, parameters))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_local_optimizers_get_their_own_agents_rate(kind: Any) -> None:
+    rates = torch.tensor([0.0, 0.125, 0.25])
+    found = []
+    for lr in (rates, *rates.tolist()):
+        p = torch.nn.Parameter(torch.ones(3, 2))
+        optimizer = fs.LocalSGD([p], lr, agents=3, period=9, local=kind)
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        found.append(p.detach())
+    assert torch.equal(found[0], torch.stack([row[k] for k, row in enumerate(found[1:])]))
+
+
+def test_agents_do_not_meet_at_perturbed_models() -> None:
+    p = torch.nn.Parameter(torch.randn(3, 2))
+    gradient, average = fs.gradients.SAM(), fs.comm.Average(3)
+    optimizer = fs.Optimizer([p], gradient=gradient, communicator=average)
+    p.grad = torch.ones_like(p)
+    optimizer.perturb()
+    with pytest.raises(RuntimeError, match="cannot be synchronized while parameters are perturbed"):
+        optimizer.synchronize()
+    optimizer.restore()
+    optimizer.synchronize()
+    assert torch.equal(p[0], p[1])

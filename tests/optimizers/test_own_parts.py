@@ -345,3 +345,77 @@ def test_rules_that_need_a_graph_say_so(own: ModuleType, rule: Any) -> None:
     gradient = fs.gradients.Plain() if rule is fs.rules.Relay else fs.gradients.Cross()
     with pytest.raises(ValueError, match="Pairs has no"):
         fs.Optimizer([p], gradient=gradient, rule=rule(), communicator=own.Pairs(6))
+
+
+class Differences(fs.rules.Rule):
+    def step(self, rows: Any, comm: Any) -> None:
+        rows.x.add_(comm.differences(rows.x))
+
+
+class Mixed(fs.rules.Rule):
+    def step(self, rows: Any, comm: Any) -> None:
+        rows.x.copy_(comm.mixed(rows.x))
+
+
+@pytest.mark.parametrize("compressor", [None, fs.compressors.TopK(0.3)])
+@pytest.mark.parametrize(("every", "rounds"), [(1, 2), (2, 1), (2, 3)])
+def test_differences_are_those_of_what_is_mixed(
+    compressor: Any, every: int, rounds: int, seed: int
+) -> None:
+    """Also where a step has several gossips, or none."""
+    draw = torch.Generator().manual_seed(seed)
+    start = torch.randn(4, 70, generator=draw)
+    found = []
+    for rule in (Differences(), Mixed()):
+        p = torch.nn.Parameter(start.clone())
+        gossip = fs.comm.Gossip("ring", compressor, 0.6, every=every, rounds=rounds)
+        optimizer = fs.Optimizer([p], rule=rule, communicator=gossip)
+        for _ in range(4):
+            optimizer.step()
+        found.append((p.detach(), optimizer.bytes_sent))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-5)
+    assert found[0][1] == found[1][1] > 0
+
+
+def test_a_number_for_the_whole_optimizer_is_refused() -> None:
+    class Clock(fs.rules.Rule):
+        states = (fs.rules.State("clock", "one", "scalar"),)
+
+    with pytest.raises(ValueError, match="Clock cannot keep clock"):
+        fs.Optimizer([torch.nn.Parameter(torch.zeros(2, 3))], rule=Clock())
+
+
+def test_numbers_for_each_agent_have_their_dtype() -> None:
+    class Clock(fs.rules.Rule):
+        states = (fs.rules.State("clock", width="scalar", dtype=torch.int64),)
+
+        def step(self, rows: Any, comm: Any) -> None:
+            rows.states["clock"].add_(1)
+
+    p = torch.nn.Parameter(torch.zeros(2, 3))
+    optimizer = fs.Optimizer([p], rule=Clock(), communicator=fs.comm.Gossip("ring"))
+    optimizer.step()
+    assert optimizer.state[p]["clock"].tolist() == [1, 1]
+    assert optimizer.state[p]["clock"].dtype == torch.int64
+
+
+def test_what_a_rule_makes_once_is_its_own() -> None:
+    """Names of the optimizer's own buffers may be its names too."""
+
+    class Counting(fs.rules.Rule):
+        def step(self, rows: Any, comm: Any) -> None:
+            rows.x.sub_(rows.once("saved", lambda: torch.ones(())))
+
+    p = torch.nn.Parameter(torch.zeros(2, 3))
+    optimizer = fs.Optimizer(
+        [p], gradient=fs.gradients.SAM(), rule=Counting(), communicator=fs.comm.Gossip("ring")
+    )
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert torch.equal(p.detach(), -torch.ones(2, 3))

@@ -508,3 +508,40 @@ def test_bad_options(method: str, options: dict[str, Any], message: str, seed: i
     with pytest.raises(ValueError, match=message):
         getattr(fs, method)(parameters, **{"lr": 0.1, "topology": "ring", **options})
     assert all(map(torch.equal, parameters, before))
+
+
+def test_gut_counts_the_bytes_of_long_rows() -> None:
+    """They are stepped piece by piece, after one exchange of them whole."""
+    p = torch.nn.Parameter(torch.ones(4, 400_000))
+    optimizer = fs.GUT([p], topology="ring")
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert optimizer.bytes_sent == 4 * 8 * 400_000
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "value"),
+    [("GUT", "tracking", 0.5), ("GUT", "momentum", 0.5), ("QGAdam", "eps", 0.25)],
+)
+def test_numbers_may_be_one_an_agent(method: str, name: str, value: float) -> None:
+    found = []
+    for given in (value, torch.full((3,), value)):
+        p = torch.nn.Parameter(torch.arange(30.0).reshape(3, 10))
+        optimizer = getattr(fs, method)([p], lr=0.05, topology="ring", **{name: given})
+
+        def closure(p: Any = p, optimizer: Any = optimizer) -> Any:
+            optimizer.zero_grad()
+            loss = p.square().sum()
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+        found.append(p.detach())
+    torch.testing.assert_close(*found)

@@ -75,6 +75,8 @@ def test_a_rule_is_what_it_says(own: Path) -> None:
     for options in ({"momentum": 0.7, "nesterov": True}, {"option": "momentum=0.7,nesterov=true"}):
         assert torch.equal(rows_after(simulated(algorithm="own.py:Plain", **options)), expected)
     assert torch.equal(rows_after(simulated(algorithm="own.py:Plain:0.7:true")), expected)
+    zero = rows_after(simulated(algorithm="own.py:Plain", momentum=0.0))
+    assert torch.equal(zero, rows_after(simulated(algorithm="dsgdm", momentum=0.0)))
 
 
 def test_an_optimizer_and_a_gradient(own: Path) -> None:

@@ -37,7 +37,9 @@ class RuleChoice(choices.Choice):
 
     def __call__(self, **offered: Any) -> fs.Optimizer:
         """Raises ValueError for an option that the rule does not have."""
-        given = {n: offered[n] for n in SHARED if n in self.names() and offered.get(n)}
+        # a momentum of zero is a choice; without --nesterov the rule's own default stands
+        chosen = {n: offered[n] for n in SHARED if n in offered and offered[n] is not False}
+        given = {n: value for n, value in chosen.items() if n in self._hyperparameters}
         for argument, name in zip(self.arguments, self._ordered(), strict=False):
             given[name] = _value(self, name, argument.partition("=")[2] or argument)
         rule = self.function(**{**given, **offered.get("own", {})})
