@@ -83,11 +83,6 @@ class Rows:
         """A hyperparameter, float32, 0-d or `[agents, 1]`: it broadcasts over rows."""
         return column(self.scalar(name))
 
-    def number(self, name: str) -> Any:
-        """A hyperparameter: a plain number as the group has it, a tensor as `rows[name]` is."""
-        value = self.group[name]
-        return self[name] if isinstance(value, torch.Tensor) else value
-
     def block(self, buffers: int) -> torch.Tensor:
         """The rule's passing rows and first states as one buffer `[buffers agents, columns]`, in the declared order."""
         block: torch.Tensor = self.made["block"]
