@@ -100,7 +100,8 @@ class Gradient:
 
         Args:
             optimizer: whose parameters and gradients they are.
-            closure: evaluates the loss and its gradient; None where `.grad` is already there.
+            closure: evaluates the loss and its gradient; None where `.grad` is already there. To be called by
+                `optimizer.evaluate`, in which alone signals act at once.
             passes: what `closure_passes` named for this step; of SAM.
 
         Raises:

@@ -132,13 +132,15 @@ class Commit:
     def __exit__(self, *error: object) -> None:
         if self._closes:
             try:
-                waiting.run()
+                if waiting.held:
+                    waiting.run()
             finally:
                 try:
                     waiting.put_back()
                 finally:
                     waiting.is_open = True
-                    waiting.run()
+                    if waiting.held:
+                        waiting.run()
 
     def deliver(self) -> None:
         """Run what has come so far; later handlers wait, so that what is undone after an error is undone in peace."""

@@ -108,8 +108,8 @@ class Optimizer(torch.optim.Optimizer):
     gradients lie in flat buffers, and are followed where they are moved (`.to()`, an assigned `.data`); Parameters
     replaced by others (`load_state_dict(assign=True)`) need a new optimizer, as everywhere in torch.
 
-    A step is done whole or not at all: signals wait while it changes things, and an error leaves parameters, state and
-    counters as they were before it.
+    A step is done whole or not at all: signals wait for its end, or interrupt a closure, and an error leaves
+    parameters, state and counters as they were before it.
 
     Attributes:
         gradient, rule, communicator: its parts; the communicator is that of these parameters, `plan` what was given.
@@ -578,7 +578,7 @@ class Optimizer(torch.optim.Optimizer):
     # -- a step
 
     def evaluate(self, closure: Closure) -> Any:
-        """Call a closure where gradients are wanted: at the rows that the communicator says."""
+        """Call a closure, which signals may interrupt, where gradients are wanted: at the communicator's point."""
         with torch.enable_grad(), self.communicator.point(self.rows.x):
             return interruptible(closure)
 

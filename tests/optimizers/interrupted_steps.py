@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
@@ -241,10 +241,13 @@ def count_moments(call: Callable[[], Any]) -> int:
 def handled(*signals: int, by: Any) -> Iterator[None]:
     """Let a handler have signals inside the block, and see that it still has them at its end."""
     before = {number: signal.signal(number, by) for number in signals}
+    # what is raised in finalizers is ignored by Python; to tell of it could be interrupted too
+    hook, sys.unraisablehook = sys.unraisablehook, deque[Any](maxlen=0).append
     try:
         yield
         assert all(signal.getsignal(number) is by for number in signals)
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
