@@ -54,7 +54,7 @@ class NGM(Optimizer):
             step out, while their models still take part in the mixing.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers that a compressor draw, in [0, 2^63).
+        seed: of the random numbers that a compressor draws, in [0, 2^63).
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
