@@ -37,7 +37,8 @@ class TrainConfig:
     """auto: the algorithm's own; plain; sam: sharpness-aware, by --rho, --adaptive and --sam, for any algorithm."""
 
     option: str = ""
-    """Values of an algorithm of your own, name=value with commas between them, such as momentum=0.8."""
+    """Values of what an algorithm takes, your own in particular: name=value, with commas between them, such as
+    momentum=0.8."""
 
     dataset: str = "digits"
     """digits comes with scikit-learn; mnist, fashion-mnist, cifar10, cifar100, imagenette (imagenette:160 for images of
@@ -99,7 +100,7 @@ class TrainConfig:
     """Share of the run during which the learning rate grows linearly to its value."""
 
     rho: float = 0.05
-    """Length of the sharpness-aware ascent step (dsaddle, qsaddle, nsaddle)."""
+    """Length of the sharpness-aware ascent step (dsaddle, qsaddle, nsaddle; any algorithm with --gradient sam)."""
 
     adaptive: bool = False
     """Scale the ascent step by each weight's size (ASAM; dsaddle, qsaddle, nsaddle)."""

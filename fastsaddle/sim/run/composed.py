@@ -1,6 +1,7 @@
 """Methods that are put together on the command line: a rule of one's own, or an algorithm with another gradient."""
 
 import inspect
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -85,9 +86,11 @@ def build(
     if type(choice.function) is type and choice.function.__module__.startswith("fastsaddle."):
         # its parts are what is wanted: they are connected to a row of one number
         agents = options["agents"]
-        parts: fs.Optimizer = choice(
-            params=[Parameter(torch.zeros(agents, 1))], **{**options, **own}
-        )
+        row = Parameter(torch.zeros(agents, 1))
+        with warnings.catch_warnings():
+            # the optimizer that is made of them warns itself
+            warnings.simplefilter("ignore")
+            parts: fs.Optimizer = choice(params=[row], **{**options, **own})
         return fs.Optimizer(
             params,
             options["lr"],
