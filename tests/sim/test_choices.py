@@ -100,7 +100,7 @@ def test_what_is_no_choice(own: Path) -> None:
     ):
         with pytest.raises(ValueError, match=rule):
             choices.find(text, "networks")
-    with pytest.raises(ValueError, match="must be a subclass of Optimizer"):
+    with pytest.raises(ValueError, match=r"must be a subclass of fs\.rules\.Rule or fs\.Optimizer"):
         methods.find("own.py:Net")
     with pytest.raises(ValueError, match=r"own.py:rows needs a value for labels.*offered by name"):
         choices.find("own.py:rows", "networks")(shape=(4,), classes=3)
