@@ -622,18 +622,19 @@ def test_what_can_be_combined(rule: str, seed: int) -> None:
                 continue
             p = torch.nn.Parameter(torch.zeros(4, 6))
             gradient = G.Mixed(sharp) if rule == "gut" else sharp
-            optimizer = fs.Optimizer(
-                [p], 0.04, gradient=gradient, rule=make(), communicator=HEARS[heard]
-            )
-
-            def closure(p: Any = p, optimizer: Any = optimizer) -> torch.Tensor:
-                optimizer.zero_grad()
-                loss = (p - b).square().sum()
-                loss.backward()
-                return loss
-
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
+                # it silences torch's remark on strided gradients, inside this block
+                optimizer = fs.Optimizer(
+                    [p], 0.04, gradient=gradient, rule=make(), communicator=HEARS[heard]
+                )
+
+                def closure(p: Any = p, optimizer: Any = optimizer) -> torch.Tensor:
+                    optimizer.zero_grad()
+                    loss = (p - b).square().sum()
+                    loss.backward()
+                    return loss
+
                 first = closure().item()
                 for _ in range(5):
                     optimizer.step(closure)
