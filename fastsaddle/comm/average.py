@@ -51,9 +51,7 @@ class Average:
     }
 
     def __post_init__(self) -> None:
-        check_steps("agents", self.agents, optional=True)
-        if not isinstance(self.period, QSR):
-            check_steps("period", self.period)
+        check_meetings(self.agents, self.period)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -91,9 +89,7 @@ class Elastic:
     }
 
     def __post_init__(self) -> None:
-        check_steps("agents", self.agents, optional=True)
-        if not isinstance(self.period, QSR):
-            check_steps("period", self.period)
+        check_meetings(self.agents, self.period)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -206,6 +202,13 @@ class StackedElastic(StackedAverage):
         center = self.center(optimizer)[: x.shape[1]]
         pull_push(x, center, squared_distance, pull / self.all_agents, torch.zeros_like(pull))
         center.copy_((1 - pull) * center + pull * mean)
+
+
+def check_meetings(agents: int | None, period: int | QSR) -> None:
+    """Raise ValueError for agents or a period below 1."""
+    check_steps("agents", agents, optional=True)
+    if not isinstance(period, QSR):
+        check_steps("period", period)
 
 
 def _first(period: int | QSR) -> dict[str, int]:

@@ -61,6 +61,7 @@ class Engine:
         Returns:
             The same tree, each leaf `[agents, ...]`.
         """
+        # every engine has its own
         raise NotImplementedError
 
     def outputs(self, inputs: Tensor, whose: Tensor | None, features: str | None) -> Any:
@@ -71,6 +72,7 @@ class Engine:
             whose: int64 `[agents]`: which agent's model each batch is put into; None: its own agent's.
             features: name of a layer whose input is to be returned too: (outputs, input).
         """
+        # and so here
         raise NotImplementedError
 
     def casting(self) -> AbstractContextManager[Any]:
