@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from numbers import Integral
 from operator import is_not
 from typing import Any, Literal, Protocol
@@ -12,7 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch.optim.optimizer import ParamsT
 
-from fastsaddle.comm.base import Communicator, Exchange, Round
+from fastsaddle.comm.base import Communicator, Round
 from fastsaddle.comm.choco import CompressedGossip, check_copies
 from fastsaddle.comm.gossip import Gossip
 from fastsaddle.compressors._wire import listed
@@ -20,21 +19,23 @@ from fastsaddle.gradients.base import Found, Gradient, Plain
 from fastsaddle.kernels._shared.bfloat16.reference import STATE_DTYPES
 from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.kernels.op import ops, use_backend
+from fastsaddle.optimizer.binding import bind
 from fastsaddle.optimizer.commit import Commit, interruptible
 from fastsaddle.optimizer.errors import NonFiniteGradientError
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
+from fastsaddle.optimizer.group_views import GroupViews, views_of
 from fastsaddle.optimizer.hyperparameters import (
     COMMON,
     Hyperparameter,
     Range,
-    Scalars,
     check_group,
 )
 from fastsaddle.optimizer.live import Live
 from fastsaddle.optimizer.phase import Phase
 from fastsaddle.optimizer.rows import Rows
-from fastsaddle.optimizer.state import ROUND, State
+from fastsaddle.optimizer.saved_state import check_state
+from fastsaddle.optimizer.state import ROUND, State, copy_name
 from fastsaddle.rules.base import Rule
 from fastsaddle.rules.momentum import Momentum
 
@@ -42,30 +43,8 @@ Closure = Callable[[], Any]
 
 # 2^64 over the golden ratio: seeds of parameter groups lie far apart
 GROUP_STRIDE = 0x9E3779B97F4A7C15
-# and so, elsewhere, do those of a step's several row buffers
-ROW_STRIDE = 0x94D049BB133111EB
 # entries of parameter groups that belong to no part
 TAKEN = ("maximize", "params", "param_names")
-# the name that a step's models have among the rows that it sends
-MODELS = "x"
-
-
-@dataclass(frozen=True)
-class Views:
-    """One group's part of all buffers.
-
-    Attributes:
-        index, columns: which group, and where it lies in a row.
-        x, g, states: models, gradients and the rule's states.
-        exchanges: of each row buffer that a step sends.
-    """
-
-    index: int
-    columns: slice
-    x: torch.Tensor
-    g: torch.Tensor
-    states: dict[str, torch.Tensor]
-    exchanges: list[Exchange]
 
 
 class Connects(Protocol):
@@ -174,7 +153,7 @@ class Optimizer(torch.optim.Optimizer):
         }
         check_group(defaults, self.hyperparameters)
         self.gradient, self.rule, self.plan = gradient, rule, plan
-        self._live = Live()
+        self.live = Live()
         super().__init__(params, defaults)
         # numpy's integers would overflow in the groups' seeds
         self.seed, self.nonfinite, self.backend = int(seed), nonfinite, backend
@@ -307,69 +286,69 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def phase(self) -> Phase:
-        return self._live.phase
+        return self.live.phase
 
     @property
     def rows(self) -> FlatParameters:
-        assert self._live.rows is not None
-        return self._live.rows
+        assert self.live.rows is not None
+        return self.live.rows
 
     @property
     def flat_state(self) -> dict[str, torch.Tensor]:
-        return self._live.flat_state
+        return self.live.flat_state
 
     @property
     def scalar_state(self) -> dict[str, torch.Tensor]:
-        return self._live.scalar_state
+        return self.live.scalar_state
 
     @property
     def layouts(self) -> list[FlatLayout]:
         """Where each group's tensors lie in its columns."""
-        return self._live.layouts
+        return self.live.layouts
 
     @property
     def made(self) -> dict[str, Any]:
         """Buffers that are not kept between steps, and what is made once for them."""
-        return self._live.made
+        return self.live.made
 
     @property
     def rounds(self) -> torch.Tensor:
-        return self._live.rounds
+        return self.live.rounds
 
     @property
     def bytes_sent(self) -> int:
-        return self._live.bytes_sent
+        return self.live.bytes_sent
 
     @bytes_sent.setter
     def bytes_sent(self, count: int) -> None:
-        self._live.bytes_sent = count
+        self.live.bytes_sent = count
 
     @property
     def skipped(self) -> torch.Tensor:
-        return self._live.skipped
+        return self.live.skipped
 
     @property
     def dim(self) -> int:
         """Parameters of one agent."""
-        return self._live.dim
+        return self.live.dim
 
     @property
     def locals(self) -> Any:
         """The agents' own optimizers of `fs.rules.Torch`; None where there are none."""
-        return self._live.locals
+        return self.live.locals
 
     @locals.setter
     def locals(self, optimizers: Any) -> None:
-        self._live.locals = optimizers
-        if self._live.held_locals is not None:
-            optimizers.load_state_dicts(self._live.held_locals)
-            self._live.held_locals = None
+        self.live.locals = optimizers
+        if self.live.held_locals is not None:
+            optimizers.load_state_dicts(self.live.held_locals)
+            self.live.held_locals = None
 
     @property
     def squares(self) -> torch.Tensor:
         """`[agents, 2]` float64: of the last step, the squared norms of what was to be sent (with a compressor: the
         difference to the public copy) and of what compression lost; zeros without a compressor."""
-        return self._live.squares.sum((0, 1))
+        return self.live.squares.sum((0, 1))
 
     @property
     def center(self) -> torch.Tensor | None:
@@ -414,8 +393,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def scalar(self, index: int, name: str) -> torch.Tensor:
         """Group `index`'s hyperparameter as a float32 tensor on the device."""
-        assert self._live.scalars is not None
-        return self._live.scalars.read(self.param_groups[index], index, name)
+        assert self.live.scalars is not None
+        return self.live.scalars.read(self.param_groups[index], index, name)
 
     def seed_of(self, index: int) -> int:
         """The seed of group `index`'s draws: groups draw apart, by a stride that no small seeds share."""
@@ -430,7 +409,7 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeError: parameters are perturbed.
             ValueError: numbers out of range, or parameters that do not fit; nothing has changed.
         """
-        is_bound = self._live.rows is not None
+        is_bound = self.live.rows is not None
         if is_bound:
             self.refuse_perturbed("given another group")
         with Commit():
@@ -452,107 +431,14 @@ class Optimizer(torch.optim.Optimizer):
         Buffers that fit stay where they are: a captured graph knows nothing but their addresses.
         """
         with Commit():
-            self._bind_all()
-
-    def _bind_all(self) -> None:
-        live, groups = self._live, [group["params"] for group in self.param_groups]
-        rows = FlatParameters.over(groups, self.agents, self.stacked)
-        device, states = rows.x.device, self.states
-        fits = live.rows is rows and live.version == rows.version
-        # what fails here is done again by the next step: no layout has this version
-        live.rows, live.version = rows, -1
-        mine = [p for group in groups for p in group]
-        if not fits:
-            live.made = {}
-            live.layouts = [rows.layout.group(index) for index in range(len(groups))]
-            shape = (len(groups), len(self.rule.sends), self.agents, 2)
-            # a step overwrites them, and only who reads `squares` adds them up
-            live.squares = torch.zeros(shape, dtype=torch.float64, device=device)
-            skipped = torch.zeros(self.agents, dtype=torch.int32, device=device)
-            if live.skipped.numel():
-                skipped.copy_(live.skipped)
-            live.skipped, live.tickets = skipped, torch.zeros_like(skipped)
-            live.scalars = Scalars(self.agents, device, self.hyperparameters)
-            live.rounds = live.rounds.to(device)
-            live.flat_state = self._allocate(states, device)
-            live.scalar_state = {
-                state.name: torch.zeros(
-                    len(groups), self.agents, dtype=self._dtype_of(state), device=device
-                )
-                for state in states
-                if is_per_agent(state)
-            }
-        live.dim = sum(p.numel() for p in mine) // self.agents
-        for state in states:
-            if state.width == "columns":
-                parts = rows.parts(live.flat_state[state.name])
-                self._fill(state, mine, parts)
-            elif is_per_agent(state):
-                numbers = live.scalar_state[state.name]
-                parts = [numbers[index] for index, group in enumerate(groups) for _ in group]
-                self._fill(state, mine, parts)
-        self._bind_rounds(mine)
-        self.gradient.bind(self)
-        self.rule.bind(self)
-        live.version = rows.version
-
-    def _allocate(self, states: tuple[State, ...], device: torch.device) -> dict[str, torch.Tensor]:
-        """Zeroed buffers for all states of whole rows; a rule's behind its passing rows, where it has such."""
-        allocate, agents = self.rows.layout.allocate, self.agents
-        own = [s.name for s in self.rule.states_with(self.communicator) if s.width == "columns"]
-        found: dict[str, torch.Tensor] = {}
-        if self.rule.passing:
-            block = allocate((self.rule.passing + len(own)) * agents, device)
-            self._live.made["block"] = block
-            found |= dict(zip(own, block.split(agents)[self.rule.passing :], strict=True))
-        for state in states:
-            if state.width == "columns" and state.name not in found:
-                rows = 1 if state.rows == "one" else agents
-                found[state.name] = allocate(rows, device, self._dtype_of(state))
-        return found
-
-    def _dtype_of(self, state: State) -> torch.dtype:
-        return self.state_dtype if state.dtype == "state" else state.dtype
-
-    def _fill(
-        self, state: State, mine: list[torch.nn.Parameter], parts: list[torch.Tensor]
-    ) -> None:
-        """Fill buffers with what parameters hold as this state, and make it their views."""
-        start: list[torch.Tensor] | None = None
-        for k, (p, part) in enumerate(zip(mine, parts, strict=False)):
-            held = self.state[p].get(state.name)
-            if held is not None:
-                part.copy_(held)
-            elif state.initial == "mean":
-                start = self._mean_parts() if start is None else start
-                part.copy_(start[k])
-            else:
-                part.zero_()
-            self.state[p][state.name] = part
-
-    def _mean_parts(self) -> list[torch.Tensor]:
-        """The agents' mean model, each parameter's part with a leading dimension of one."""
-        columns = self.model_columns
-        mean = self.rows.layout.allocate(1, self.rows.x.device)
-        mean[0, columns] = self.communicator.mean(self.rows.x[:, columns])[0]
-        return self.rows.parts(mean)
-
-    def _bind_rounds(self, mine: list[torch.nn.Parameter]) -> None:
-        """One counter for all parameters, kept as their state where something is drawn or counted by it."""
-        rounds, name = self._live.rounds, ROUND.name
-        if self.counts_rounds:
-            held = next((self.state[p][name] for p in mine if name in self.state[p]), None)
-            if held is not None:
-                rounds.copy_(held)
-            for p in mine:
-                self.state[p][name] = rounds
+            bind(self)
 
     def follow(self) -> None:
         """Find parameters that were moved, by hand or into other buffers, and lay the state out like them."""
         if self.rows.deserted:
             self._bind()
         self.rows.verify()
-        if self._live.version != self.rows.version or self._has_others:
+        if self.live.version != self.rows.version or self._has_others:
             self._bind()
 
     @property
@@ -594,7 +480,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             NonFiniteGradientError: see `nonfinite`.
         """
-        live, columns = self._live, self.model_columns
+        live, columns = self.live, self.model_columns
         norm = torch.empty(self.agents, dtype=torch.float32, device=live.skipped.device)
         scale = None if scale is None else scale[:, columns]
         agent_norm(self.rows.g[:, columns], scale, gate, norm, live.skipped, live.tickets)
@@ -651,7 +537,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _commit(self) -> None:
         """From gradients to the next models, whole or not at all."""
-        live, phase = self._live, self._live.phase
+        live, phase = self.live, self.live.phase
         with use_backend(self.backend):
             found = self.gradient.found(self)
             self.communicator.agree(found.norm)
@@ -701,7 +587,7 @@ class Optimizer(torch.optim.Optimizer):
         return {name: self.scalar(index, name) for name in names}
 
     def _rows_of(
-        self, views: Views, found: Found, scalars: dict[str, torch.Tensor], comm: Round
+        self, views: GroupViews, found: Found, scalars: dict[str, torch.Tensor], comm: Round
     ) -> Rows:
         home, columns = self.phase.home, views.columns
         saved = None if home is None else home[:, columns]
@@ -723,34 +609,12 @@ class Optimizer(torch.optim.Optimizer):
             made=self.made,
         )
 
-    def _views(self) -> list[Views]:
+    def _views(self) -> list[GroupViews]:
         """Of each group that has columns, what its steps work on: found once for these buffers."""
         if "views" not in self.made:
-            self.made["views"] = [self._views_of(index) for index in self.filled]
-        found: list[Views] = self.made["views"]
+            self.made["views"] = [views_of(self, index) for index in self.filled]
+        found: list[GroupViews] = self.made["views"]
         return found
-
-    def _views_of(self, index: int) -> Views:
-        live, rows, columns = self._live, self.rows, self.columns(index)
-        own = self.rule.states_with(self.communicator)
-        wide = {s.name: live.flat_state[s.name][:, columns] for s in own if s.width == "columns"}
-        numbers = {s.name: live.scalar_state[s.name][index] for s in own if is_per_agent(s)}
-        kept = self.communicator.states
-        exchanges = [
-            Exchange(
-                layout=live.layouts[index],
-                states={
-                    state.name: live.flat_state[copy_name(row, state.name)][:, columns]
-                    for state in kept
-                },
-                seed=(self.seed_of(index) + k * ROW_STRIDE) % 2**63,
-                number=live.rounds,
-                squares=live.squares[index, k],
-            )
-            for k, row in enumerate(self.rule.sends)
-        ]
-        x, g = rows.x[:, columns], rows.g[:, columns]
-        return Views(index, columns, x, g, {**wide, **numbers}, exchanges)
 
     def _open_rounds(self) -> list[Round]:
         """This step's exchanges of all groups that have columns."""
@@ -777,7 +641,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _copies(self) -> list[tuple[Any, Any]]:
         """All that a step changes, with what it is now, in buffers that are kept: fresh memory would cost more."""
-        live, home, columns = self._live, self.phase.home, self.model_columns
+        live, home, columns = self.live, self.phase.home, self.model_columns
         models = self.rows.x if home is None else home
         states = [*live.flat_state.values(), *live.scalar_state.values(), live.squares]
         changed = [self.rows.x[:, columns], *states]
@@ -928,7 +792,7 @@ class Optimizer(torch.optim.Optimizer):
                 f"state must {'not ' if self.locals is None else ''}come with local optimizers' states, "
                 f"got {', '.join(state_dict)}"
             )
-        self._check_state(state_dict)
+        check_state(self, state_dict)
         with Commit():
             before = None if self.locals is None else deepcopy(self.locals.state_dicts())
             try:
@@ -939,46 +803,6 @@ class Optimizer(torch.optim.Optimizer):
                 if self.locals is not None and before is not None:
                     self.locals.load_state_dicts(before)
                 raise
-
-    def _check_state(self, state_dict: Mapping[str, Any]) -> None:
-        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
-        mine = [p for group in self.param_groups for p in group["params"]]
-        for index, p in zip(saved, mine, strict=False):
-            held = state_dict["state"].get(index, {})
-            self._check_copies(index, held)
-            self._check_counted(index, held)
-            for name, value in held.items():
-                shape = self.state[p][name].shape if name in self.state[p] else p.shape
-                if name in self.state[p] and not isinstance(value, torch.Tensor):
-                    raise ValueError(
-                        f"state {name} of parameter {index} must be a tensor, got {value!r}"
-                    )
-                if isinstance(value, torch.Tensor) and value.shape != shape:
-                    raise ValueError(
-                        f"state {name} of parameter {index} must have shape {tuple(shape)}, "
-                        f"got {tuple(value.shape)}"
-                    )
-
-    def _check_copies(self, index: int, held: Mapping[str, Any]) -> None:
-        """Raise ValueError where parameter `index` comes with a part of what belongs together."""
-        for row in self.rule.sends:
-            together = [copy_name(row, state.name) for state in self.communicator.states]
-            missing = [name for name in together if name not in held]
-            if missing and together[0] in held:
-                raise ValueError(
-                    f"state {together[0]} of parameter {index} must come with {', '.join(missing)}, "
-                    f"got {', '.join(held)}"
-                )
-
-    def _check_counted(self, index: int, held: Mapping[str, Any]) -> None:
-        """Raise ValueError where steps are counted that the rule's own state of parameter `index` has not seen."""
-        own = self.rule.states_with(self.communicator)
-        missing = [s.name for s in own if s.width == "columns" and s.name not in held]
-        if ROUND in own and missing and int(held.get(ROUND.name, 0)):
-            raise ValueError(
-                f"state {ROUND.name} of parameter {index} must come with {', '.join(missing)} "
-                f"for {self.rule.name}, got {', '.join(held)}"
-            )
 
     def __copy__(self) -> Optimizer:
         # shares everything, as wrappers' copies of __dict__ do
@@ -1003,7 +827,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         counted = state.pop("_counted", None)
-        if "_live" in self.__dict__:
+        if "live" in self.__dict__:
             # loaded: wrappers share what holds groups and state
             self.param_groups[:] = state.pop("param_groups")
             held = state.pop("state")
@@ -1011,7 +835,7 @@ class Optimizer(torch.optim.Optimizer):
             self.state.update(held)
         super().__setstate__(state)
         if counted is not None:
-            self._live = live = Live()
+            self.live = live = Live()
             live.bytes_sent, live.held_locals = counted["bytes_sent"], counted["locals"]
             live.rounds, live.skipped = counted["rounds"], counted["skipped"]
         for group in self.param_groups:
@@ -1039,15 +863,3 @@ def apart(*entries: Mapping[str, Hyperparameter]) -> dict[str, Hyperparameter]:
             )
         found |= part
     return found
-
-
-def is_per_agent(state: State) -> bool:
-    """Whether it is a number for each group and agent."""
-    return state.width == "scalar" and state.rows != "one"
-
-
-def copy_name(row: str, state: str) -> str:
-    """The name of what a communicator keeps for one of the rows that a step sends: the models' names are plain."""
-    if row == MODELS:
-        return state
-    return f"{row}_{state.removeprefix(f'{MODELS}_')}"

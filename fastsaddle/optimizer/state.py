@@ -29,6 +29,21 @@ class State:
     dtype: torch.dtype | Literal["state"] = torch.float32
     initial: Literal["zero", "mean"] = "zero"
 
+    @property
+    def is_per_agent(self) -> bool:
+        """Whether it is a number for each group and agent."""
+        return self.width == "scalar" and self.rows != "one"
+
 
 # steps done: declared by every part that draws or counts by it
 ROUND = State("step", "one", "scalar", torch.int64)
+
+# the name that a step's models have among the rows that it sends
+MODELS = "x"
+
+
+def copy_name(row: str, state: str) -> str:
+    """The name of what a communicator keeps for one of the rows that a step sends: the models' names are plain."""
+    if row == MODELS:
+        return state
+    return f"{row}_{state.removeprefix(f'{MODELS}_')}"

@@ -27,7 +27,10 @@ FLOORS = (
     ("comm.average", "comm.stacked"),
     ("comm.choco",),
     ("comm",),
-    ("optimizer.rows",),
+    (
+        *("optimizer.binding", "optimizer.group_views", "optimizer.rows"),
+        "optimizer.saved_state",
+    ),
     ("rules.base", "rules.tracking"),
     ("rules",),
     ("gradients.base", "gradients.sam"),

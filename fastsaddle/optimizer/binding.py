@@ -1,0 +1,121 @@
+"""Lays parameters, gradients and state of an optimizer out flat, and again when they were moved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fastsaddle.optimizer.flat_parameters import FlatParameters
+from fastsaddle.optimizer.hyperparameters import Scalars
+from fastsaddle.optimizer.state import ROUND, State
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
+
+
+def bind(optimizer: Optimizer) -> None:
+    """Lay everything out; what `optimizer.state` holds is copied, the rest starts anew.
+
+    Buffers that fit stay where they are: a captured graph knows nothing but their addresses.
+    """
+    live, groups = optimizer.live, [group["params"] for group in optimizer.param_groups]
+    rows = FlatParameters.over(groups, optimizer.agents, optimizer.stacked)
+    device, states = rows.x.device, optimizer.states
+    fits = live.rows is rows and live.version == rows.version
+    # what fails here is done again by the next step: no layout has this version
+    live.rows, live.version = rows, -1
+    mine = [p for group in groups for p in group]
+    if not fits:
+        live.made = {}
+        live.layouts = [rows.layout.group(index) for index in range(len(groups))]
+        shape = (len(groups), len(optimizer.rule.sends), optimizer.agents, 2)
+        # a step overwrites them, and only who reads `squares` adds them up
+        live.squares = torch.zeros(shape, dtype=torch.float64, device=device)
+        skipped = torch.zeros(optimizer.agents, dtype=torch.int32, device=device)
+        if live.skipped.numel():
+            skipped.copy_(live.skipped)
+        live.skipped, live.tickets = skipped, torch.zeros_like(skipped)
+        live.scalars = Scalars(optimizer.agents, device, optimizer.hyperparameters)
+        live.rounds = live.rounds.to(device)
+        live.flat_state = allocate(optimizer, states, device)
+        live.scalar_state = {
+            state.name: torch.zeros(
+                len(groups), optimizer.agents, dtype=dtype_of(optimizer, state), device=device
+            )
+            for state in states
+            if state.is_per_agent
+        }
+    live.dim = sum(p.numel() for p in mine) // optimizer.agents
+    for state in states:
+        if state.width == "columns":
+            parts = rows.parts(live.flat_state[state.name])
+            fill(optimizer, state, mine, parts)
+        elif state.is_per_agent:
+            numbers = live.scalar_state[state.name]
+            parts = [numbers[index] for index, group in enumerate(groups) for _ in group]
+            fill(optimizer, state, mine, parts)
+    bind_rounds(optimizer, mine)
+    optimizer.gradient.bind(optimizer)
+    optimizer.rule.bind(optimizer)
+    live.version = rows.version
+
+
+def allocate(
+    optimizer: Optimizer, states: tuple[State, ...], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Zeroed buffers for all states of whole rows; a rule's behind its passing rows, where it has such."""
+    layout, agents = optimizer.rows.layout, optimizer.agents
+    own = [
+        s.name for s in optimizer.rule.states_with(optimizer.communicator) if s.width == "columns"
+    ]
+    found: dict[str, torch.Tensor] = {}
+    if optimizer.rule.passing:
+        block = layout.allocate((optimizer.rule.passing + len(own)) * agents, device)
+        optimizer.live.made["block"] = block
+        found |= dict(zip(own, block.split(agents)[optimizer.rule.passing :], strict=True))
+    for state in states:
+        if state.width == "columns" and state.name not in found:
+            rows = 1 if state.rows == "one" else agents
+            found[state.name] = layout.allocate(rows, device, dtype_of(optimizer, state))
+    return found
+
+
+def dtype_of(optimizer: Optimizer, state: State) -> torch.dtype:
+    return optimizer.state_dtype if state.dtype == "state" else state.dtype
+
+
+def fill(
+    optimizer: Optimizer, state: State, mine: list[torch.nn.Parameter], parts: list[torch.Tensor]
+) -> None:
+    """Fill buffers with what parameters hold as this state, and make it their views."""
+    start: list[torch.Tensor] | None = None
+    for k, (p, part) in enumerate(zip(mine, parts, strict=False)):
+        held = optimizer.state[p].get(state.name)
+        if held is not None:
+            part.copy_(held)
+        elif state.initial == "mean":
+            start = mean_parts(optimizer) if start is None else start
+            part.copy_(start[k])
+        else:
+            part.zero_()
+        optimizer.state[p][state.name] = part
+
+
+def mean_parts(optimizer: Optimizer) -> list[torch.Tensor]:
+    """The agents' mean model, each parameter's part with a leading dimension of one."""
+    columns = optimizer.model_columns
+    mean = optimizer.rows.layout.allocate(1, optimizer.rows.x.device)
+    mean[0, columns] = optimizer.communicator.mean(optimizer.rows.x[:, columns])[0]
+    return optimizer.rows.parts(mean)
+
+
+def bind_rounds(optimizer: Optimizer, mine: list[torch.nn.Parameter]) -> None:
+    """One counter for all parameters, kept as their state where something is drawn or counted by it."""
+    rounds, name = optimizer.live.rounds, ROUND.name
+    if optimizer.counts_rounds:
+        held = next((optimizer.state[p][name] for p in mine if name in optimizer.state[p]), None)
+        if held is not None:
+            rounds.copy_(held)
+        for p in mine:
+            optimizer.state[p][name] = rounds

@@ -1,0 +1,59 @@
+"""One parameter group's part of all buffers, as steps work on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from fastsaddle.comm.base import Exchange
+from fastsaddle.optimizer.state import copy_name
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
+
+# seeds of a step's several row buffers lie as far apart as those of groups, elsewhere
+ROW_STRIDE = 0x94D049BB133111EB
+
+
+@dataclass(frozen=True)
+class GroupViews:
+    """One group's part of all buffers.
+
+    Attributes:
+        index, columns: which group, and where it lies in a row.
+        x, g, states: models, gradients and the rule's states.
+        exchanges: of each row buffer that a step sends.
+    """
+
+    index: int
+    columns: slice
+    x: torch.Tensor
+    g: torch.Tensor
+    states: dict[str, torch.Tensor]
+    exchanges: list[Exchange]
+
+
+def views_of(optimizer: Optimizer, index: int) -> GroupViews:
+    """Those of group `index`."""
+    live, rows, columns = optimizer.live, optimizer.rows, optimizer.columns(index)
+    own = optimizer.rule.states_with(optimizer.communicator)
+    wide = {s.name: live.flat_state[s.name][:, columns] for s in own if s.width == "columns"}
+    numbers = {s.name: live.scalar_state[s.name][index] for s in own if s.is_per_agent}
+    kept = optimizer.communicator.states
+    exchanges = [
+        Exchange(
+            layout=live.layouts[index],
+            states={
+                state.name: live.flat_state[copy_name(row, state.name)][:, columns]
+                for state in kept
+            },
+            seed=(optimizer.seed_of(index) + k * ROW_STRIDE) % 2**63,
+            number=live.rounds,
+            squares=live.squares[index, k],
+        )
+        for k, row in enumerate(optimizer.rule.sends)
+    ]
+    x, g = rows.x[:, columns], rows.g[:, columns]
+    return GroupViews(index, columns, x, g, {**wide, **numbers}, exchanges)
