@@ -49,6 +49,8 @@ class Draw:
         """(rows, neighbors, weights): foreign rows lie behind those of the agents, and lists name rows of both."""
         stacked = Draw(self.agents + self.agents // 2 + 3, self.columns, self.generator)
         neighbors, weights = (lists[: self.agents].contiguous() for lists in stacked.lists(degree))
+        # agent 0 has a full list: its last entry, so that at least one foreign row is heard whatever was drawn
+        neighbors[0, -1] = stacked.agents - 1
         return stacked.rows(), neighbors, weights
 
     def norms(self) -> torch.Tensor:
