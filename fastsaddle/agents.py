@@ -72,7 +72,16 @@ class AgentStack:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        self.rows = FlatParameters.over([list(self._named.values())], self.agents, stacked=True)
+        parameters = list(self._named.values())
+        if not parameters:
+            raise ValueError("at least one parameter is needed, got none")
+        for number, p in enumerate(parameters):
+            if p.dtype != torch.float32:
+                raise ValueError(
+                    f"a stack's parameters must be float32, got {p.dtype} for parameter {number}: "
+                    "module.float() makes them so, and torch.autocast computes in bfloat16"
+                )
+        self.rows = FlatParameters.over([parameters], self.agents, True, parameters[0].device)
         self.rows.pinned = True
 
     def __getstate__(self) -> dict[str, Any]:

@@ -124,6 +124,8 @@ class Cross(Gradient):
 
     def take(self, optimizer: Optimizer, closure: Closure | None, passes: int | None = None) -> Any:
         assert closure is not None
+        # before their buffers are named
+        optimizer.follow()
         own = optimizer.rows.x
         known = torch.empty_like(own)
         with use_backend(optimizer.backend):
@@ -158,6 +160,8 @@ class Cross(Gradient):
         gradients, g = optimizer.made["gradients"], optimizer.rows.g[:, columns]
         self._send(optimizer)
         made = optimizer.made
+        if not columns.stop:
+            return Found(optimizer.check_gradients(), at_mixed=self.mixed_self_gradient)
         weighted_sum(gradients[:, columns], g, made["sources"], made["weights"])
         return Found(row_norms(g), at_mixed=self.mixed_self_gradient)
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import Parameter
 
 from fastsaddle.optimizer.flat_parameters import FlatParameters
 from fastsaddle.optimizer.hyperparameters import Scalars
+from fastsaddle.optimizer.rounded_parameters import is_rounded
 from fastsaddle.optimizer.state import ROUND, State
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
+
+# the key of a bfloat16 parameter's float32 master in the state
+MASTER = "master"
 
 
 def bind(optimizer: Optimizer) -> None:
@@ -19,8 +24,9 @@ def bind(optimizer: Optimizer) -> None:
 
     Buffers that fit stay where they are: a captured graph knows nothing but their addresses.
     """
-    live, groups = optimizer.live, [group["params"] for group in optimizer.param_groups]
-    rows = FlatParameters.over(groups, optimizer.agents, optimizer.stacked)
+    live, groups = optimizer.live, [moving(group) for group in optimizer.param_groups]
+    every = [p for group in optimizer.param_groups for p in group["params"]]
+    rows = FlatParameters.over(groups, optimizer.agents, optimizer.stacked, every[0].device)
     device, states = rows.x.device, optimizer.states
     fits = live.rows is rows and live.version == rows.version
     # what fails here is done again by the next step: no layout has this version
@@ -47,6 +53,10 @@ def bind(optimizer: Optimizer) -> None:
             if state.is_per_agent
         }
     live.dim = sum(p.numel() for p in mine) // optimizer.agents
+    live.count = len(mine)
+    forget(optimizer, every)
+    set_aside(optimizer, every)
+    keep_masters(optimizer, mine)
     for state in states:
         if state.width == "columns":
             parts = rows.parts(live.flat_state[state.name])
@@ -59,6 +69,45 @@ def bind(optimizer: Optimizer) -> None:
     optimizer.gradient.bind(optimizer)
     optimizer.rule.bind(optimizer)
     live.version = rows.version
+
+
+def moving(group: dict[str, Any]) -> list[Parameter]:
+    """The parameters of a group that steps move: as everywhere in torch, those that require a gradient."""
+    return [p for p in group["params"] if p.requires_grad]
+
+
+def forget(optimizer: Optimizer, every: list[Parameter]) -> None:
+    """Drop the state of parameters that groups no longer name."""
+    named = {id(p) for p in every}
+    gone = [p for p in optimizer.state if isinstance(p, torch.Tensor) and id(p) not in named]
+    for p in gone:
+        del optimizer.state[p]
+
+
+def set_aside(optimizer: Optimizer, every: list[Parameter]) -> None:
+    """Give the state of parameters that stand still memory of its own, until they move again."""
+    for p in every:
+        if not p.requires_grad and p in optimizer.state:
+            held = optimizer.state[p]
+            for name, value in held.items():
+                if isinstance(value, torch.Tensor) and value is not optimizer.rounds:
+                    held[name] = value.clone()
+
+
+def keep_masters(optimizer: Optimizer, mine: list[Parameter]) -> None:
+    """Make the float32 master of each bfloat16 parameter part of its state, and take over one that it has there.
+
+    A master that its parameter is not the rounded form of gives way to the parameter, see `RoundedParameters.absorb`.
+    """
+    rows = optimizer.rows
+    for p, part in zip(mine, rows.parts(rows.x), strict=False):
+        if not is_rounded(p):
+            optimizer.state[p].pop(MASTER, None)
+            continue
+        held = optimizer.state[p].get(MASTER)
+        if held is not None and held.data_ptr() != part.data_ptr():
+            part.copy_(held)
+        optimizer.state[p][MASTER] = part
 
 
 def allocate(
@@ -86,7 +135,7 @@ def dtype_of(optimizer: Optimizer, state: State) -> torch.dtype:
 
 
 def fill(
-    optimizer: Optimizer, state: State, mine: list[torch.nn.Parameter], parts: list[torch.Tensor]
+    optimizer: Optimizer, state: State, mine: list[Parameter], parts: list[torch.Tensor]
 ) -> None:
     """Fill buffers with what parameters hold as this state, and make it their views."""
     start: list[torch.Tensor] | None = None
@@ -110,7 +159,7 @@ def mean_parts(optimizer: Optimizer) -> list[torch.Tensor]:
     return optimizer.rows.parts(mean)
 
 
-def bind_rounds(optimizer: Optimizer, mine: list[torch.nn.Parameter]) -> None:
+def bind_rounds(optimizer: Optimizer, mine: list[Parameter]) -> None:
     """One counter for all parameters, kept as their state where something is drawn or counted by it."""
     rounds, name = optimizer.live.rounds, ROUND.name
     if optimizer.counts_rounds:

@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastsaddle.optimizer.commit import Commit
 from fastsaddle.optimizer.flat_layout import FlatLayout
+from fastsaddle.optimizer.rounded_parameters import RoundedParameters, check_dtype, is_rounded
 
 # parameter -> weak reference to its buffers; an attribute would be pickled along with the parameter
 _OWNERS = WeakTensorKeyDictionary()
@@ -21,21 +22,31 @@ _OWNERS = WeakTensorKeyDictionary()
 class FlatParameters:
     """Parameters of all agents in one buffer `x`, their gradients in another, `g`; both `[agents, stride]`.
 
-    Parameters become views of `x` and their `.grad` views of `g`, which autograd accumulates into.
+    Parameters become views of `x` and their `.grad` views of `g`, which autograd accumulates into. bfloat16 parameters
+    get rows of their own, of which `x` and `g` are the float32 master copy: see `RoundedParameters`.
 
     Attributes:
         agents: rows of the buffers.
         stacked: whether parameters are `[agents, ...]`; otherwise they are ordinary ones of a single agent.
         layout: where each parameter lies.
+        rounded: the bfloat16 parameters, None where there are none.
         version: counts how often the buffers were laid out anew; state laid out like them must follow.
         second_pass: whether gradients are being taken at a perturbed model (BatchNorm statistics rest).
         pinned: whether somebody else (an AgentStack) works on the buffers, so that parameters must stay in them.
         deserted: whether parameters have moved into other buffers, those of a later optimizer.
     """
 
-    def __init__(self, groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Parameter]],
+        agents: int,
+        stacked: bool,
+        device: torch.device,
+    ) -> None:
         check_parameters(groups, agents, stacked)
         self.agents, self.stacked = agents, stacked
+        # of rows without parameters: frozen ones may begin to move
+        self._device = device
         self.pinned = self.deserted = False
         self.version = 0
         self.second_pass = False
@@ -43,9 +54,15 @@ class FlatParameters:
 
     @classmethod
     def over(
-        cls, groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool
+        cls,
+        groups: Sequence[Sequence[Parameter]],
+        agents: int,
+        stacked: bool,
+        device: torch.device,
     ) -> "FlatParameters":
         """The buffers that hold `groups` as their first column ranges: those they already lie in, or new ones.
+
+        `device` is where rows lie that hold no parameter.
 
         Raises:
             ValueError: the parameters do not fit together, or would have to leave an AgentStack's buffers.
@@ -62,7 +79,7 @@ class FlatParameters:
                     if stacked
                     else f"an AgentStack of {owner.agents} agents needs a topology of as many, got None"
                 )
-        return cls(groups, agents, stacked)
+        return cls(groups, agents, stacked, device)
 
     def fits(self, agents: int, stacked: bool) -> bool:
         """Whether such an optimizer can work here: a stack of one agent is as good as an ordinary module."""
@@ -90,7 +107,7 @@ class FlatParameters:
         """Lay the buffers out anew where a parameter was moved (`.to()`, an assigned `.data`).
 
         Raises:
-            ValueError: the moved parameters are no longer float32 on one device, or have another shape.
+            ValueError: the moved parameters have another shape, a dtype that is not taken, or lie on several devices.
         """
         if any(place(p) != at for p, at in zip(self.parameters, self._places, strict=True)):
             for p, gradient in zip(self.parameters, self._gradients, strict=True):
@@ -119,12 +136,24 @@ class FlatParameters:
             elif grad.data_ptr() != view.data_ptr() or grad.stride() != view.stride():
                 view.copy_(grad)
             attach(p, view)
+        if self.rounded is not None:
+            self.rounded.collect()
+
+    def published(self) -> None:
+        """Tell parameters, and autograd of each, that `x` was written."""
+        if self.rounded is not None:
+            self.rounded.publish()
+        # each has a counter of its own
+        torch.autograd.graph.increment_version(self.parameters)
 
     def zero_gradients(self, groups: int | None = None) -> None:
         """Zero the gradients of the first `groups` groups (of all by default) and attach their views again."""
         ranges = self.layout.ranges[:groups]
         if ranges:
-            self.g[:, ranges[0][0] : ranges[-1][1]].zero_()
+            columns = slice(ranges[0][0], ranges[-1][1])
+            self.g[:, columns].zero_()
+            if self._rounded_g is not None:
+                self._rounded_g[:, columns].zero_()
         count = sum(len(group) for group in self.groups[:groups])
         for p, view in zip(self.parameters[:count], self._gradients, strict=False):
             attach(p, view)
@@ -133,17 +162,44 @@ class FlatParameters:
         parameters = [p for group in groups for p in group]
         shapes = [[p.shape[1:] if self.stacked else p.shape for p in group] for group in groups]
         layout = FlatLayout.pack(shapes)
-        device = parameters[0].device
+        device = parameters[0].device if parameters else self._device
         x, g = layout.allocate(self.agents, device), layout.allocate(self.agents, device)
-        values, gradients = (self._parts(layout, rows) for rows in (x, g))
-        for p, value, gradient in zip(parameters, values, gradients, strict=True):
+        masters, gradients = self._parts(layout, x), self._parts(layout, g)
+        values, value_gradients, rounded, rounded_g = masters, gradients, None, None
+        if any(map(is_rounded, parameters)):
+            rounded_x, rounded_g = (
+                layout.allocate(self.agents, device, torch.bfloat16) for _ in (x, g)
+            )
+            values, value_gradients = (
+                [
+                    half if is_rounded(p) else whole
+                    for p, half, whole in zip(parameters, *both, strict=True)
+                ]
+                for both in (
+                    (self._parts(layout, rounded_x), masters),
+                    (self._parts(layout, rounded_g), gradients),
+                )
+            )
+            buffers = (masters, gradients, values, value_gradients)
+            which = [k for k, p in enumerate(parameters) if is_rounded(p)]
+            rounded = (
+                # whole rows at once where they hold nothing else
+                RoundedParameters([x], [g], [rounded_x], [rounded_g])
+                if len(which) == len(parameters)
+                else RoundedParameters(*([buffer[k] for k in which] for buffer in buffers))
+            )
+        for p, master, value, gradient in zip(
+            parameters, masters, values, value_gradients, strict=True
+        ):
             value.copy_(p.detach())
+            if value is not master:
+                master.copy_(value)
             if p.grad is not None:
                 gradient.copy_(p.grad)
         # from here on nothing can fail: the parameters change owner together
         with Commit():
             for p, value, gradient in zip(
-                parameters, map(own_storage, values), gradients, strict=True
+                parameters, map(own_storage, values), value_gradients, strict=True
             ):
                 p.grad = None
                 p.data = value
@@ -155,8 +211,9 @@ class FlatParameters:
             self.layout = layout
             self.groups = [list(group) for group in groups]
             self.parameters, self.x, self.g = parameters, x, g
-            self._gradients = gradients
+            self._gradients, self._rounded_g = value_gradients, rounded_g
             self._places = [place(p) for p in parameters]
+            self.rounded = rounded
             self.version += 1
         if self.agents > 1:
             silence_layout_warning(layout.stride)
@@ -191,13 +248,10 @@ def silence_layout_warning(stride: int) -> None:
 
 
 def check_parameters(groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool) -> None:
-    """Raise ValueError unless the parameters are float32, on one device, apart, and stacked as asked."""
+    """Raise ValueError unless parameters are float32 or bfloat16, on one device, apart, and stacked as asked."""
     parameters = [p for group in groups for p in group]
-    if not parameters:
-        raise ValueError("at least one parameter is needed, got none")
     for number, p in enumerate(parameters):
-        if p.dtype != torch.float32:
-            raise ValueError(f"parameters must be float32, got {p.dtype} for parameter {number}")
+        check_dtype(p, number)
         if p.device != parameters[0].device:
             raise ValueError(
                 f"parameters must be on one device, got {parameters[0].device} and {p.device}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import Parameter
 
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
@@ -24,7 +25,8 @@ class Live:
     Attributes:
         rows: the flat buffers; version: of their layout, when state was last laid out like them.
         flat_state: buffers by name; scalar_state: numbers `[groups, agents]` by name.
-        layouts: where each group's tensors lie in its columns; dim: parameters of one agent.
+        layouts: where each group's tensors lie in its columns; dim: numbers of one agent that steps move;
+            count: parameters that they are in.
         rounds: int64, 0-d: steps done.
         squares: `[groups, rows sent, agents, 2]` float64, see `Optimizer.squares`.
         skipped, tickets: `[agents]` int32: gradients that were not finite; what the norm's kernel counts with.
@@ -33,6 +35,7 @@ class Live:
         bytes_sent: by the agents here, so far.
         made: buffers that are not kept between steps, and what is made once for these buffers.
         phase: where a step in progress stands.
+        loading: of parameters whose state is being loaded, the values that torch would cast.
     """
 
     def __init__(self) -> None:
@@ -48,7 +51,9 @@ class Live:
         self.scalars: Scalars | None = None
         self.bytes_sent = 0
         self.dim = 0
+        self.count = 0
         self.locals: LocalOptimizers | None = None
         self.held_locals: list[dict[str, Any]] | None = None
         self.made: dict[str, Any] = {}
         self.phase = Phase()
+        self.loading: dict[Parameter, dict[str, torch.Tensor]] = {}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import Parameter
 
-from fastsaddle.optimizer.state import ROUND, copy_name
+from fastsaddle.optimizer.rounded_parameters import is_rounded
+from fastsaddle.optimizer.state import ROUND, State, copy_name
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
@@ -17,21 +20,49 @@ def check_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
     """Raise ValueError where a state has other shapes, or lacks what belongs together."""
     saved = [index for group in state_dict["param_groups"] for index in group["params"]]
     mine = [p for group in optimizer.param_groups for p in group["params"]]
+    shapes = {
+        s.name: partial(shape_of, optimizer, s) for s in optimizer.states if s.width != "group"
+    }
     for index, p in zip(saved, mine, strict=False):
         held = state_dict["state"].get(index, {})
         check_copies(optimizer, index, held)
         check_counted(optimizer, index, held)
         for name, value in held.items():
-            shape = optimizer.state[p][name].shape if name in optimizer.state[p] else p.shape
-            if name in optimizer.state[p] and not isinstance(value, torch.Tensor):
+            if name in shapes and not isinstance(value, torch.Tensor):
                 raise ValueError(
                     f"state {name} of parameter {index} must be a tensor, got {value!r}"
                 )
+            shape = shapes[name](p) if name in shapes else p.shape
             if isinstance(value, torch.Tensor) and value.shape != shape:
                 raise ValueError(
                     f"state {name} of parameter {index} must have shape {tuple(shape)}, "
                     f"got {tuple(value.shape)}"
                 )
+
+
+def shape_of(optimizer: Optimizer, state: State, p: Parameter) -> torch.Size:
+    """The shape of a state as a parameter holds it."""
+    if state.width == "scalar":
+        return torch.Size([optimizer.agents] if state.is_per_agent else [])
+    one_for_all = optimizer.stacked and state.rows == "one"
+    return torch.Size([1, *p.shape[1:]]) if one_for_all else p.shape
+
+
+def uncast(
+    optimizer: Optimizer, state_dict: Mapping[str, Any]
+) -> dict[Parameter, dict[str, torch.Tensor]]:
+    """The saved tensors of bfloat16 parameters as they are: torch casts what it loads to the parameter's dtype."""
+    saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+    mine = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        p: {
+            name: value.detach().clone()
+            for name, value in state_dict["state"].get(index, {}).items()
+            if isinstance(value, torch.Tensor)
+        }
+        for index, p in zip(saved, mine, strict=False)
+        if is_rounded(p) and index in state_dict["state"]
+    }
 
 
 def check_copies(optimizer: Optimizer, index: int, held: Mapping[str, Any]) -> None:

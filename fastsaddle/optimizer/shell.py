@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from numbers import Integral
-from operator import is_not
+from operator import attrgetter, is_not
 from typing import Any, Literal, Protocol
 
 import torch
@@ -19,7 +19,7 @@ from fastsaddle.gradients.base import Found, Gradient, Plain
 from fastsaddle.kernels._shared.bfloat16.reference import STATE_DTYPES
 from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.kernels.op import ops, use_backend
-from fastsaddle.optimizer.binding import bind
+from fastsaddle.optimizer.binding import bind, moving
 from fastsaddle.optimizer.commit import Commit, interruptible
 from fastsaddle.optimizer.errors import NonFiniteGradientError
 from fastsaddle.optimizer.flat_layout import FlatLayout
@@ -34,7 +34,7 @@ from fastsaddle.optimizer.hyperparameters import (
 from fastsaddle.optimizer.live import Live
 from fastsaddle.optimizer.phase import Phase
 from fastsaddle.optimizer.rows import Rows
-from fastsaddle.optimizer.saved_state import check_state
+from fastsaddle.optimizer.saved_state import check_state, uncast
 from fastsaddle.optimizer.state import ROUND, State, copy_name
 from fastsaddle.rules.base import Rule
 from fastsaddle.rules.momentum import Momentum
@@ -43,6 +43,7 @@ Closure = Callable[[], Any]
 
 # 2^64 over the golden ratio: seeds of parameter groups lie far apart
 GROUP_STRIDE = 0x9E3779B97F4A7C15
+REQUIRES_GRAD = attrgetter("requires_grad")
 # entries of parameter groups that belong to no part
 TAKEN = ("maximize", "params", "param_names")
 
@@ -66,7 +67,7 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         params: what torch.optim takes: tensors, named parameters, or groups of them with their own numbers. With n
-            agents each parameter is stacked, `[n, ...]` float32, as `fs.AgentStack` has them.
+            agents each parameter is stacked, `[n, ...]`, as `fs.AgentStack` has them. float32 or bfloat16.
         lr: learning rate, >= 0, a number or a tensor, 0-d or `[agents]`; read at every step.
         gradient: `fs.gradients.Plain()`, `SAM(...)`, `Cross(...)`, `Mixed(...)` or your own; None is plain.
         rule: `fs.rules.Momentum(...)`, `D2(...)`, ... or your own `fs.rules.Rule`; None is SGD without momentum.
@@ -83,9 +84,12 @@ class Optimizer(torch.optim.Optimizer):
         backend: "reference", "native" or "triton"; None chooses by device.
         seed: of all random numbers, in [0, 2^63).
 
-    A parameter that got no gradient counts as one with a zero gradient: it decays and is mixed. Parameters and
-    gradients lie in flat buffers, and are followed where they are moved (`.to()`, an assigned `.data`); Parameters
-    replaced by others (`load_state_dict(assign=True)`) need a new optimizer, as everywhere in torch.
+    A parameter that requires no gradient stands still. One that requires a gradient and got none counts as one with a
+    zero gradient: it decays and is mixed. Parameters and gradients lie in flat buffers, and are followed where they are
+    moved (`.to()`, an assigned `.data`), frozen, or exchanged in `param_groups`.
+
+    bfloat16 parameters have a float32 master copy (`master` in their state) that steps work on; after every write it
+    is rounded to nearest into them.
 
     A step is done whole or not at all: signals wait for its end, or interrupt a closure, and an error leaves
     parameters, state and counters as they were before it.
@@ -103,8 +107,8 @@ class Optimizer(torch.optim.Optimizer):
         phase: where a step in progress stands.
 
     Raises:
-        ValueError: hyperparameters out of range, parts that cannot be combined, parameters that are not float32 on one
-            device or not stacked for the graph, a mixing matrix that the rule does not take.
+        ValueError: hyperparameters out of range, parts that cannot be combined, parameters that are not float32 or
+            bfloat16 on one device or not stacked for the graph, a mixing matrix that the rule does not take.
     """
 
     def __init__(
@@ -329,7 +333,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def dim(self) -> int:
-        """Parameters of one agent."""
+        """Numbers of one agent's model that steps move."""
         return self.live.dim
 
     @property
@@ -374,8 +378,8 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def count(self) -> int:
-        """Parameters of all groups."""
-        return sum(len(group["params"]) for group in self.param_groups)
+        """Parameters of all groups that steps move."""
+        return self.live.count
 
     def columns(self, index: int) -> slice:
         """Column range of group `index`."""
@@ -440,17 +444,22 @@ class Optimizer(torch.optim.Optimizer):
         self.rows.verify()
         if self.live.version != self.rows.version or self._has_others:
             self._bind()
+        if self.rows.rounded is not None:
+            self.rows.rounded.absorb()
 
     @property
     def _has_others(self) -> bool:
-        """Whether groups name other parameters than lie in the buffers; while models are elsewhere it must wait."""
+        """Whether other parameters are to move than lie in the buffers; while models are elsewhere it must wait."""
         if self.phase.home is not None:
             return False
-        theirs = zip(self.param_groups, self.rows.groups, strict=False)
-        return any(
-            len(group["params"]) != len(held) or any(map(is_not, group["params"], held))
-            for group, held in theirs
-        )
+        for group, held in zip(self.param_groups, self.rows.groups, strict=False):
+            named = group["params"]
+            # the usual case without a list of its own
+            if len(named) != len(held) or not all(map(REQUIRES_GRAD, named)):
+                named = moving(group)
+            if len(named) != len(held) or any(map(is_not, named, held)):
+                return True
+        return False
 
     def collect(self) -> None:
         """Bring every gradient into the flat buffer, and state to where the parameters are."""
@@ -458,8 +467,8 @@ class Optimizer(torch.optim.Optimizer):
         self.rows.collect_gradients()
 
     def mark_written(self) -> None:
-        """Let autograd notice that parameters, each with a counter of its own, were written through the flat buffer."""
-        torch.autograd.graph.increment_version(self.rows.parameters)
+        """Tell parameters, and autograd, that they were written through the flat buffer."""
+        self.rows.published()
 
     # -- a step
 
@@ -482,6 +491,8 @@ class Optimizer(torch.optim.Optimizer):
         """
         live, columns = self.live, self.model_columns
         norm = torch.empty(self.agents, dtype=torch.float32, device=live.skipped.device)
+        if not columns.stop:
+            return norm.zero_()
         scale = None if scale is None else scale[:, columns]
         agent_norm(self.rows.g[:, columns], scale, gate, norm, live.skipped, live.tickets)
         if self.nonfinite == "raise" and norm.device.type == "cpu" and not norm.isfinite().all():
@@ -556,8 +567,10 @@ class Optimizer(torch.optim.Optimizer):
             ]
             undo = None if self._cannot_fail else self._copies()
             try:
-                self.rule.advance(groups, self)
-                nbytes = self.communicator.finish(self)
+                nbytes = 0
+                if groups:
+                    self.rule.advance(groups, self)
+                    nbytes = self.communicator.finish(self)
                 self.gradient.keep(self)
             except BaseException:
                 if undo is not None:
@@ -774,6 +787,8 @@ class Optimizer(torch.optim.Optimizer):
         """
         self.refuse_perturbed("saved")
         self.raise_if_skipped()
+        with torch.no_grad():
+            self.follow()
         own = {} if self.locals is None else {"local": self.locals.state_dicts()}
         return {**super().state_dict(), **own}
 
@@ -798,11 +813,14 @@ class Optimizer(torch.optim.Optimizer):
             try:
                 if self.locals is not None and own is not None:
                     self.locals.load_state_dicts(own)
+                self.live.loading = uncast(self, state_dict)
                 super().load_state_dict({n: v for n, v in state_dict.items() if n != "local"})
             except BaseException:
                 if self.locals is not None and before is not None:
                     self.locals.load_state_dicts(before)
                 raise
+            finally:
+                self.live.loading = {}
 
     def __copy__(self) -> Optimizer:
         # shares everything, as wrappers' copies of __dict__ do
@@ -831,6 +849,8 @@ class Optimizer(torch.optim.Optimizer):
             # loaded: wrappers share what holds groups and state
             self.param_groups[:] = state.pop("param_groups")
             held = state.pop("state")
+            for p, values in self.live.loading.items():
+                held[p].update(values)
             self.state.clear()
             self.state.update(held)
         super().__setstate__(state)

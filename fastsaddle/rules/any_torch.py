@@ -83,7 +83,10 @@ class LocalOptimizers:
     def __init__(self, make: Local, owner: Optimizer) -> None:
         groups = [group["params"] for group in owner.param_groups]
         self.parameters = [
-            [[Parameter(p.detach()[agent]) for p in group] for group in groups]
+            [
+                [Parameter(p.detach()[agent].float(), p.requires_grad) for p in group]
+                for group in groups
+            ]
             for agent in range(owner.agents)
         ]
         self.optimizers = []
@@ -101,16 +104,22 @@ class LocalOptimizers:
     def attach(self, owner: Optimizer) -> None:
         """Point parameters and gradients at the owner's buffers, wherever those lie now."""
         theirs = [p for group in owner.param_groups for p in group["params"]]
-        gradients = owner.rows.parts(owner.rows.g)
+        rows = owner.rows
+        parts = zip(rows.parts(rows.x), rows.parts(rows.g), strict=True)
+        lying = dict(zip(map(id, rows.parameters), parts, strict=True))
         for agent, groups in enumerate(self.parameters):
             mine = [p for group in groups for p in group]
             if [p.shape for p in mine] != [p.shape[1:] for p in theirs]:
                 raise ValueError(
                     "parameters cannot be added to an optimizer with local optimizers of its own"
                 )
-            for p, stacked, gradient in zip(mine, theirs, gradients, strict=False):
-                p.data = stacked.detach()[agent]
-                p.grad = gradient[agent] if stacked.requires_grad else None
+            for p, stacked in zip(mine, theirs, strict=True):
+                p.requires_grad_(stacked.requires_grad)
+                p.grad = None
+                if stacked.requires_grad:
+                    value, gradient = lying[id(stacked)]
+                    p.data = value[agent]
+                    p.grad = gradient[agent]
 
     def step(self, owner: Optimizer, norm: torch.Tensor) -> None:
         """A step of every agent whose gradient norm, of `norm` `[agents]`, is finite."""

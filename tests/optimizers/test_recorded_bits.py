@@ -4,13 +4,13 @@
 Entries of state and groups that are not in the file are not looked at, so that later versions may add some.
 
 They were recorded before the optimizers were composed of parts. Of what was put right since, those cases were recorded
-anew whose names hold one of these, and no others; "frozen" still waits:
+anew whose names hold one of these, and no others:
 
 * "D2 rate drop": how D2's correction goes on after the rate changed; its other cases keep one rate.
 * "QSR rate drop", "QSR total": periods after the rate changed, and when the next one is known.
 * "mixed quasi-global": NGM and NSADDLe with `qg_momentum` and `mixed_self_gradient` together.
 * "ESAM": what is drawn.
-* "frozen": whether weight decay reaches parameters that need no gradient.
+* "frozen": parameters that require no gradient stand still.
 
 Gradients are written out, and all else is elementwise, so that bits do not depend on torch's version, threads, or
 AVX2 and AVX-512. Without either "AdamW" (torch's own) and "adaptive" with top-k (`addcmul`) round otherwise.

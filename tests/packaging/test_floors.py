@@ -14,7 +14,7 @@ FLOORS = (
     ("kernels", "_checkout"),
     (
         *("optimizer.commit", "optimizer.flat_layout", "optimizer.hyperparameters"),
-        *("optimizer.phase", "optimizer.state"),
+        *("optimizer.phase", "optimizer.rounded_parameters", "optimizer.state"),
         *("comm.period", "gradients.second_pass", "graphs", "mapping", "metrics"),
         "sharpness.normalization",
     ),
