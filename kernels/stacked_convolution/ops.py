@@ -45,12 +45,12 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def _launch(kernel: str, *arguments: Any) -> None:
+def _launch(launcher: str, *arguments: Any) -> None:
     device = arguments[0].device
     reason = unavailable(device)
     if reason is not None:
         raise ImportError(f"stacked convolutions cannot run: {reason}")
-    module = importlib.import_module(f"fastsaddle.kernels._{kernel}_triton")
+    module = importlib.import_module(f"fastsaddle.kernels.stacked_convolution.{launcher}")
     on_device = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with torch.no_grad(), on_device:
         module.launch(*arguments)
@@ -73,7 +73,7 @@ def _empty_output(x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> 
 
 def _output(x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
     out = _empty_output(x, weight, bias, *how)
-    _launch("convolution", x, weight, bias, out, _geometry(*how), False, how[3])
+    _launch("triton_gpu", x, weight, bias, out, _geometry(*how), False, how[3])
     return out
 
 
@@ -86,7 +86,7 @@ def _empty_input_gradient(gradient: Tensor, weight: Tensor, size: Shape, *how: A
 
 def _input_gradient(gradient: Tensor, weight: Tensor, size: Shape, *how: Any) -> Tensor:
     out = _empty_input_gradient(gradient, weight, size, *how)
-    _launch("convolution", gradient, weight, None, out, _geometry(*how), True, how[3])
+    _launch("triton_gpu", gradient, weight, None, out, _geometry(*how), True, how[3])
     return out
 
 
@@ -99,7 +99,7 @@ def _empty_weight_gradient(gradient: Tensor, x: Tensor, kernel: Shape, *how: Any
 
 def _weight_gradient(gradient: Tensor, x: Tensor, kernel: Shape, *how: Any) -> Tensor:
     out = _empty_weight_gradient(gradient, x, kernel, *how)
-    _launch("convolution_weight", gradient, x, out, _geometry(*how), how[3])
+    _launch("weight_triton", gradient, x, out, _geometry(*how), how[3])
     return out
 
 
