@@ -111,14 +111,20 @@ class Op:
         device = next(a.device for a in args if isinstance(a, torch.Tensor))
         backend = self.choice(device)
         launch = self.implementation(backend)
-        # Triton launches on the current device, wherever the tensors are
-        on_device = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-        with torch.no_grad(), on_device:
+        if device.type == "cpu" and not torch.is_grad_enabled():
             launch(*args, **kwargs)
+        else:
+            # Triton launches on the current device, wherever the tensors are
+            on_device = (
+                torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+            )
+            with torch.no_grad(), on_device:
+                launch(*args, **kwargs)
         if backend != "reference":
             # autograd must notice what was written behind its back
-            written = [args[n] for n in self._written if args[n] is not None]
-            written = [tensor for tensor in written if not tensor.is_inference()]
+            written = [
+                args[n] for n in self._written if args[n] is not None and not args[n].is_inference()
+            ]
             torch.autograd.graph.increment_version(written)
 
     def choice(self, device: torch.device | str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -111,23 +111,24 @@ class Rows:
             mu: the entry that a quasi-global buffer moves by.
             others: fields of `LocalStep` to be taken instead.
         """
-        fields = {
-            "saved": self.saved,
-            "g": self.gradient,
-            "momentum": momentum,
-            "lr": self.scalar("lr"),
-            "weight_decay": self.scalar("weight_decay"),
-            "beta": self.scalar("momentum"),
-            "mu": self.scalar(mu),
-            "norm": self.norm,
-            "kind": kind,
-            "nesterov": bool(self.group.get("nesterov", False)),
-            "maximize": bool(self.group["maximize"]),
-            "seed": self.seed,
-            "number": self.round,
-            "first_agent": self.first_agent,
-        }
-        return LocalStep(**{**fields, **others})
+        scalar, group = self.scalar, self.group
+        step = LocalStep(
+            self.saved,
+            self.gradient,
+            momentum,
+            scalar("lr"),
+            scalar("weight_decay"),
+            scalar("momentum"),
+            scalar(mu),
+            self.norm,
+            kind,
+            bool(group.get("nesterov", False)),
+            bool(group["maximize"]),
+            self.seed,
+            self.round,
+            self.first_agent,
+        )
+        return replace(step, **others) if others else step
 
     def descended(self, start: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
         """start - lr sgd(direction), new; moves the state `momentum_buffer` where the rule has one.

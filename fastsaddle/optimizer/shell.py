@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from numbers import Integral
@@ -155,6 +156,10 @@ class Optimizer(torch.optim.Optimizer):
             "maximize": maximize,
             **plan.defaults,
         }
+        # entries that steps read as tensors, "" being zero, and those that they only look at
+        is_range = {n: isinstance(a, Range) for n, a in self.hyperparameters.items()}
+        self._numbers = ("", *(n for n, is_one in is_range.items() if is_one))
+        self._others = {n: a for n, a in self.hyperparameters.items() if not is_range[n]}
         check_group(defaults, self.hyperparameters)
         self.gradient, self.rule, self.plan = gradient, rule, plan
         self.live = Live()
@@ -495,7 +500,9 @@ class Optimizer(torch.optim.Optimizer):
             return norm.zero_()
         scale = None if scale is None else scale[:, columns]
         agent_norm(self.rows.g[:, columns], scale, gate, norm, live.skipped, live.tickets)
-        if self.nonfinite == "raise" and norm.device.type == "cpu" and not norm.isfinite().all():
+        # the largest is NaN where one is, and takes one pass
+        is_told = self.nonfinite == "raise" and norm.device.type == "cpu"
+        if is_told and not math.isfinite(norm.max()):
             self.raise_if_skipped()
         return norm
 
@@ -593,11 +600,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _scalars_of(self, index: int) -> dict[str, torch.Tensor]:
         """Group `index`'s numbers as tensors."""
-        group = self.param_groups[index]
-        others = {n: a for n, a in self.hyperparameters.items() if not isinstance(a, Range)}
-        check_group(group, others)
-        names = ("", *(n for n in self.hyperparameters if n not in others))
-        return {name: self.scalar(index, name) for name in names}
+        check_group(self.param_groups[index], self._others)
+        return {name: self.scalar(index, name) for name in self._numbers}
 
     def _rows_of(
         self, views: GroupViews, found: Found, scalars: dict[str, torch.Tensor], comm: Round
@@ -867,7 +871,7 @@ class Optimizer(torch.optim.Optimizer):
 
 # what __getstate__ keeps besides torch's own and what is counted
 KEPT = (
-    *("gradient", "rule", "communicator", "plan", "hyperparameters"),
+    *("gradient", "rule", "communicator", "plan", "hyperparameters", "_numbers", "_others"),
     *("seed", "nonfinite", "backend", "state_dtype"),
 )
 
