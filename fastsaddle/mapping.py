@@ -14,7 +14,7 @@ from torch.utils._pytree import (
     tree_flatten,
     tree_flatten_with_path,
     tree_leaves,
-    tree_map,
+    tree_map_with_path,
     tree_unflatten,
 )
 
@@ -115,14 +115,16 @@ def looped(
         assigned |= {name for name in its if its[name] is not given[name]}
     for name in assigned:
         buffers[name] = torch.stack([its[name] for its in kept])
-    return tree_map(_stacked, *found)
+    return tree_map_with_path(_stacked, *found)
 
 
-def _stacked(*leaves: Any) -> Tensor | None:
+def _stacked(path: tuple[Any, ...], *leaves: Any) -> Tensor | None:
     if all(leaf is None for leaf in leaves):
         return None
-    if not all(isinstance(leaf, Tensor) for leaf in leaves):
-        raise ValueError(f"a module must return tensors or trees of them, got {type(leaves[0])}")
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            at = f" for outputs{keystr(path)}" if path else ""
+            raise ValueError(f"a module must return tensors or trees of them, got {type(leaf)}{at}")
     return torch.stack(leaves)
 
 
