@@ -13,7 +13,8 @@ from torch.nn.modules.module import _IncompatibleKeys as IncompatibleKeys
 from fastsaddle import mapping
 from fastsaddle.metrics import consensus_mean
 from fastsaddle.optimizer.flat_layout import FlatLayout
-from fastsaddle.optimizer.flat_parameters import FlatParameters, check_parameters
+from fastsaddle.optimizer.flat_parameters import FlatParameters
+from fastsaddle.stacking import check_module, drawn_anew
 
 
 class AgentStack:
@@ -51,7 +52,7 @@ class AgentStack:
             raise ValueError(f"agents must be at least 1, got {agents}")
         if init not in ("same", "independent"):
             raise ValueError(f'init must be "same" or "independent", got {init!r}')
-        check_memory(module)
+        check_module(module)
         template = copy.deepcopy(module)
         if device is not None:
             template = template.to(device)
@@ -82,14 +83,6 @@ class AgentStack:
 
     def _lay_out(self) -> None:
         parameters = list(self._named.values())
-        if not parameters:
-            raise ValueError("at least one parameter is needed, got none")
-        for number, p in enumerate(parameters):
-            if p.dtype != torch.float32:
-                raise ValueError(
-                    f"a stack's parameters must be float32, got {p.dtype} for parameter {number}: "
-                    "module.float() makes them so, and torch.autocast computes in bfloat16"
-                )
         self.rows = FlatParameters.over([parameters], self.agents, True, parameters[0].device)
         self.rows.pinned = True
 
@@ -434,31 +427,3 @@ class _MeanLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         return gradient.expand(ctx.shape)
-
-
-def check_memory(module: nn.Module) -> None:
-    """Raise ValueError where parameters of the module, or a buffer and a parameter, share memory: copies would not.
-
-    One parameter object under several names is fine.
-    """
-    check_parameters([list(module.parameters())], 1, stacked=False)
-    spans = [(name, p.data_ptr(), p.data_ptr() + p.nbytes) for name, p in module.named_parameters()]
-    for name, b in module.named_buffers():
-        start, end = b.data_ptr(), b.data_ptr() + b.nbytes
-        for other, first, last in spans:
-            if max(start, first) < min(end, last):
-                raise ValueError(
-                    f"buffers must not share memory with parameters, {name} does with {other}"
-                )
-
-
-def drawn_anew(module: nn.Module, seed: int, agent: int) -> nn.Module:
-    """A copy whose layers with `reset_parameters` drew new values; the global generator is left as it was."""
-    drawn = copy.deepcopy(module)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed * 1_000_003 + agent)
-        for layer in drawn.modules():
-            reset = getattr(layer, "reset_parameters", None)
-            if callable(reset):
-                reset()
-    return drawn
