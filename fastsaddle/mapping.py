@@ -99,21 +99,22 @@ def mapped(
 def looped(
     module: nn.Module, parameters: Named, buffers: dict[str, Tensor], arguments: Arguments
 ) -> Any:
-    """The same, agent after agent.
+    """The same, agent after agent; what is changed in place is put into `buffers` too.
 
     Raises:
         ValueError: the module returns something else than tensors, None, or trees of them; or see `called`.
     """
     rows = {name: p.unbind() for name, p in parameters.items()}
-    found, kept, assigned = [], [], set()
+    found, kept, changed = [], [], set()
     for agent in range(len(next(iter(rows.values())))):
         named = {name: row[agent] for name, row in rows.items()}
-        given = {name: b[agent] for name, b in buffers.items()}
+        # rows of one tensor count as changed together, which the backward pass of each would refuse
+        given = {name: b[agent].clone() for name, b in buffers.items()}
         its = dict(given)
         found.append(called(module, named, its, *arguments.of(agent)))
         kept.append(its)
-        assigned |= {name for name in its if its[name] is not given[name]}
-    for name in assigned:
+        changed |= {n for n, b in given.items() if its[n] is not b or b._version}
+    for name in changed:
         buffers[name] = torch.stack([its[name] for its in kept])
     return tree_map_with_path(_stacked, *found)
 
@@ -300,7 +301,7 @@ def _backward(outputs: Any, wanted: list[Tensor]) -> None:
 
 @contextmanager
 def no_new_buffers(module: nn.Module) -> Iterator[None]:
-    """Take away what comes up inside the block in place of no buffer, or of one with several names: ValueError."""
+    """Take away buffers that come up inside the block where there were none, and raise ValueError for the first."""
     before = [
         (path, layer._buffers, dict(layer._buffers)) for path, layer in module.named_modules()
     ]
@@ -314,11 +315,8 @@ def no_new_buffers(module: nn.Module) -> Iterator[None]:
             if changed:
                 now.clear()
                 now.update(own)
-    for name, given, value in made:
-        assigned_value(name, given, value)
-        raise ValueError(
-            f"buffers that have several names must not be assigned, forward does so with {name}"
-        )
+    for change in made:
+        assigned_value(*change)
 
 
 @contextmanager
