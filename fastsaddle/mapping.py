@@ -99,22 +99,20 @@ def mapped(
 def looped(
     module: nn.Module, parameters: Named, buffers: dict[str, Tensor], arguments: Arguments
 ) -> Any:
-    """The same, agent after agent; what is changed in place is put into `buffers` too.
+    """The same, agent after agent; all buffers are put into `buffers` anew.
 
     Raises:
         ValueError: the module returns something else than tensors, None, or trees of them; or see `called`.
     """
     rows = {name: p.unbind() for name, p in parameters.items()}
-    found, kept, changed = [], [], set()
+    found, kept = [], []
     for agent in range(len(next(iter(rows.values())))):
         named = {name: row[agent] for name, row in rows.items()}
-        # rows of one tensor count as changed together, which the backward pass of each would refuse
-        given = {name: b[agent].clone() for name, b in buffers.items()}
-        its = dict(given)
+        # rows of one tensor would count as changed together, which each agent's backward pass refuses
+        its = {name: b[agent].clone() for name, b in buffers.items()}
         found.append(called(module, named, its, *arguments.of(agent)))
         kept.append(its)
-        changed |= {n for n, b in given.items() if its[n] is not b or b._version}
-    for name in changed:
+    for name in buffers:
         buffers[name] = torch.stack([its[name] for its in kept])
     return tree_map_with_path(_stacked, *found)
 
