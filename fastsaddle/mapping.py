@@ -25,13 +25,13 @@ class Arguments:
     """Arguments of a call for all agents: tensors, in trees of any depth, are stacked; the rest is passed as it is."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
-        self.leaves, self.spec = tree_flatten((args, dict(kwargs or {})))
+        self.leaves, self.spec = tree_flatten((args, dict(kwargs or {})), _is_packed)
         self.tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
 
     def check(self, agents: int) -> None:
         """Raise ValueError unless every tensor is `[agents, ...]`; packed sequences of all agents cannot be."""
         for number, leaf in enumerate(self.leaves):
-            if isinstance(leaf, PackedSequence):
+            if _is_packed(leaf):
                 raise ValueError(
                     f"inputs must be tensors, got a PackedSequence for {self._place(number)}: "
                     "pass padded inputs with their lengths and pack them in the module's forward"
@@ -64,6 +64,10 @@ class Arguments:
         ]
         name = f"argument {key.idx}" if part.idx == 0 else str(key.key)
         return name + keystr(tuple(rest))
+
+
+def _is_packed(part: Any) -> bool:
+    return isinstance(part, PackedSequence)
 
 
 def mapped(
