@@ -59,9 +59,8 @@ class Arguments:
         return str(self.spec), *(x if isinstance(x, simple) else type(x) for x in self.leaves)
 
     def _place(self, number: int) -> str:
-        (part, key, *rest), _ = tree_flatten_with_path(tree_unflatten(self.leaves, self.spec))[0][
-            number
-        ]
+        tree = tree_unflatten(list(range(len(self.leaves))), self.spec)
+        (part, key, *rest), _ = tree_flatten_with_path(tree)[0][number]
         name = f"argument {key.idx}" if part.idx == 0 else str(key.key)
         return name + keystr(tuple(rest))
 
