@@ -32,8 +32,13 @@ class AgentStack:
         device: where the buffers lie; default: where the module is.
 
     Attributes:
+        agents: how many.
         x: all parameters, `[agents, stride]` float32; g: their gradients, the same shape.
+        layout: where in a row each parameter lies.
         buffers: the module's buffers (BatchNorm statistics), stacked `[agents, ...]`, by name.
+        device: where all of them are.
+        training: whether the models are in training mode.
+        template: the module that agents are copies of: its layers have the modes that calls take.
 
     Raises:
         ValueError: fewer than one agent, no parameters, an unknown `init`, parameters that are not float32, or

@@ -113,6 +113,41 @@ def test_engines_agree(in_place: bool, chunk: int | None, seed: int) -> None:
 
 
 @pytest.mark.parametrize("in_place", [False, True])
+def test_agents_side_by_side_are_those_in_turn(in_place: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    module = Counting(in_place, features=3)
+    xs, ys = torch.randn(4, 8, 5, 3), torch.randint(3, (4, 8, 5))
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        stack = fs.AgentStack(module, 8)
+        engine = GradientEngine(stack, F.cross_entropy, "threads")
+        losses = [engine.gradients(x, y) for x, y in zip(xs, ys, strict=True)]
+        found.append([*losses, stack.g.clone(), *stack.buffers.values()])
+    assert all(map(torch.allclose, *found))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_layers_keep_modes_of_their_own(engine: str, seed: int) -> None:
+    """A normalization in evaluation inside a network in training."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3))
+    x, y = torch.randn(8, 5, 4), torch.randint(3, (8, 5))
+    stack = fs.AgentStack(net, 8)
+    gradients = GradientEngine(stack, F.cross_entropy, engine)
+    for layer in (1, 2):
+        stack.template[layer].eval()
+    assert stack.training
+    losses = gradients.gradients(x, y)
+    assert not stack.buffers["1.num_batches_tracked"].any()
+    expected = [F.cross_entropy(stack.agent(i)(x[i]), y[i]) for i in range(8)]
+    assert torch.allclose(losses, torch.stack(expected), atol=1e-6)
+    stack.template[1].train()
+    gradients.gradients(x, y)
+    assert stack.buffers["1.num_batches_tracked"].tolist() == [1] * 8
+
+
+@pytest.mark.parametrize("in_place", [False, True])
 def test_second_passes_of_sam_leave_them(in_place: bool, seed: int) -> None:
     torch.manual_seed(seed)
     stack = fs.AgentStack(Counting(in_place), 2)
