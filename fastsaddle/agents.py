@@ -38,7 +38,8 @@ class AgentStack:
         buffers: the module's buffers (BatchNorm statistics), stacked `[agents, ...]`, by name.
         device: where all of them are.
         training: whether the models are in training mode.
-        template: the module that agents are copies of: its layers have the modes that calls take.
+        template: the module that agents are copies of: calls take its layers' modes, and nothing else that is changed
+            in it later.
 
     Raises:
         ValueError: fewer than one agent, no parameters, an unknown `init`, parameters that are not float32, or
