@@ -3,23 +3,28 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _IncompatibleKeys as IncompatibleKeys
 
 from fastsaddle import mapping
 from fastsaddle.metrics import consensus_mean
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
+from fastsaddle.stacking import check_module, drawn_anew
 
 
 class AgentStack:
     """`agents` copies of `module`; parameter `name` of all agents is one Parameter `[agents, *shape]`.
 
+    A stack is called as the module is, with tensors `[agents, batch, ...]`, and `loss` makes of its outputs what is to
+    be differentiated; docs/stacks.md says which modules work.
+
     Args:
-        module: the model; it is copied and stays as it is.
+        module: the model; it is copied and stays as it is. A parameter with several names (tied weights) is one here.
         agents: how many copies.
         init: "same" gives all agents the module's values (what the published runs do); "independent" draws each
             agent's values anew with every layer's `reset_parameters`, seeded with `(seed, agent)`.
@@ -27,11 +32,18 @@ class AgentStack:
         device: where the buffers lie; default: where the module is.
 
     Attributes:
+        agents: how many.
         x: all parameters, `[agents, stride]` float32; g: their gradients, the same shape.
+        layout: where in a row each parameter lies.
         buffers: the module's buffers (BatchNorm statistics), stacked `[agents, ...]`, by name.
+        device: where all of them are.
+        training: whether the models are in training mode.
+        template: the module that agents are copies of: calls take its layers' modes, and nothing else that is changed
+            in it later.
 
     Raises:
-        ValueError: fewer than one agent, no parameters, an unknown `init`, or parameters that are not float32.
+        ValueError: fewer than one agent, no parameters, an unknown `init`, parameters that are not float32, or
+            parameters that share memory without being one object.
     """
 
     def __init__(
@@ -46,6 +58,7 @@ class AgentStack:
             raise ValueError(f"agents must be at least 1, got {agents}")
         if init not in ("same", "independent"):
             raise ValueError(f'init must be "same" or "independent", got {init!r}')
+        check_module(module)
         template = copy.deepcopy(module)
         if device is not None:
             template = template.to(device)
@@ -65,29 +78,24 @@ class AgentStack:
             named[0][0]: torch.stack([b.detach() for _, b in named])
             for named in zip(*(m.named_buffers() for m in models), strict=True)
         }
-        # the modes, (training, with gradients), that torch.vmap was tried in, and whether it can in all of them
-        self._tried: set[tuple[bool, bool]] = set()
-        self._is_mapped = True
-        self._spare: nn.Module | None = None
+        # the kinds of calls that torch.vmap was tried with, and whether it can all of them
+        self._tried: set[tuple[Any, ...]] = set()
+        self._is_mapped = self._is_criterion_mapped = True
+        # buffers that forward assigns
+        self._assigned: frozenset[str] = frozenset()
+        self._are_frozen = False
+        self._called: nn.Module | None = None
         self._lay_out()
 
     def _lay_out(self) -> None:
         parameters = list(self._named.values())
-        if not parameters:
-            raise ValueError("at least one parameter is needed, got none")
-        for number, p in enumerate(parameters):
-            if p.dtype != torch.float32:
-                raise ValueError(
-                    f"a stack's parameters must be float32, got {p.dtype} for parameter {number}: "
-                    "module.float() makes them so, and torch.autocast computes in bfloat16"
-                )
         self.rows = FlatParameters.over([parameters], self.agents, True, parameters[0].device)
         self.rows.pinned = True
 
     def __getstate__(self) -> dict[str, Any]:
         # buffers are made for the very parameters that point into them: copies get their own
         return {name: value for name, value in self.__dict__.items() if name != "rows"} | {
-            "_spare": None
+            "_called": None
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -130,32 +138,88 @@ class AgentStack:
         views = {id(p): part for p, part in zip(self.rows.parameters, parts, strict=True)}
         yield from ((name, views[id(p)]) for name, p in self._named.items())
 
+    def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All buffers `[agents, ...]` with the module's names."""
+        yield from self.buffers.items()
+
+    def zero_grad(self) -> None:
+        """Zero all gradients, which stay in `g`."""
+        self.rows.verify()
+        self.rows.zero_gradients()
+
     def train(self, mode: bool = True) -> "AgentStack":
+        """Put every agent's model into training mode, or into evaluation."""
         self.template.train(mode)
         return self
 
     def eval(self) -> "AgentStack":
+        """Put every agent's model into evaluation mode."""
         return self.train(False)
 
-    def __call__(self, inputs: torch.Tensor) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Every agent's model on its own batch: `[agents, batch, ...]` to `[agents, batch, ...]`.
 
-        A module that returns a tree of tensors gives the same tree, each leaf `[agents, ...]`. All agents are computed
-        at once by `torch.vmap`; where it cannot map the module (recurrent layers, spectral norms), agent after agent,
-        which the first call says in a warning. Random layers (dropout) draw differently for each agent. Running
-        statistics move in training mode, but not in SAM's second pass.
+        Arguments are those of the module. Tensors in them, also inside lists, tuples, dicts and other trees that torch
+        knows, are `[agents, ...]`; everything else goes to all agents as it is. A module that returns a tree of tensors
+        or None gives the same tree, each leaf `[agents, ...]`.
+
+        All agents are computed at once by `torch.vmap`; where it cannot map the module (recurrent layers, spectral
+        norms), agent after agent, which the first call says in a warning. Random layers (dropout) draw differently for
+        each agent. Buffers move as the module's own would, whether `forward` writes into them or assigns them, but not
+        in SAM's second pass nor inside `frozen_buffers()`.
 
         Raises:
-            ValueError: the leading dimension is not the number of agents.
+            ValueError: the leading dimension of a tensor is not the number of agents, an argument is a PackedSequence,
+                the module returns something else, or `forward` assigns a parameter, makes a buffer that was None, or
+                changes a buffer's shape, dtype or device.
         """
-        if inputs.shape[:1] != (self.agents,):
-            raise ValueError(
-                f"inputs must be [{self.agents}, batch, ...], one batch an agent, "
-                f"got {tuple(inputs.shape)}"
-            )
-        if self._can_be_mapped(inputs):
-            return self.forward(self._named, self.pass_buffers(), inputs)
-        return mapping.looped(self._spare_module(), self._named, self.pass_buffers(), inputs)
+        arguments = mapping.Arguments(args, kwargs)
+        arguments.check(self.agents)
+        self._try(arguments)
+        live = self.pass_buffers()
+        # what is assigned is written back before the backward pass, which may need the values as they were
+        passed = {n: b.clone() if n in self._assigned else b for n, b in live.items()}
+        run = mapping.mapped if self._is_mapped else mapping.looped
+        outputs = run(self.called, self._named, passed, arguments)
+        with torch.no_grad():
+            for name, value in passed.items():
+                if value is not live[name]:
+                    live[name].copy_(value)
+        return outputs
+
+    def loss(self, criterion: Callable[..., torch.Tensor], *of: Any) -> torch.Tensor:
+        """The mean over agents of each one's loss; `backward` gives every agent the gradient of its own loss.
+
+        So an agent learns as if it were alone: its gradient is not divided by the number of agents, as that of a mean
+        over all samples would be.
+
+        Args:
+            criterion: called with one agent's part of `of`, such as its outputs `[batch, classes]` and targets
+                `[batch]`; a scalar, such as `torch.nn.functional.cross_entropy` gives: the mean over the agent's batch.
+            of: outputs and targets, or whatever the criterion takes: tensors `[agents, ...]`, or trees of them.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: the leading dimension of a tensor is not the number of agents, or the criterion does not give a
+                scalar.
+        """
+        arguments = mapping.Arguments(of)
+        arguments.check(self.agents)
+        if self._is_criterion_mapped:
+            try:
+                return _MeanLoss.apply(mapping.losses_at_once(criterion, arguments))
+            # whatever a criterion may raise: where it is to blame, it does so again
+            except Exception as error:
+                losses = mapping.losses_in_turn(criterion, arguments, self.agents)
+                self._is_criterion_mapped = False
+                said = f"torch.vmap cannot map the criterion: {mapping.first_sentence(error)}"
+                said += "; agents are run one after another"
+                warnings.warn(said, RuntimeWarning, stacklevel=2)
+        else:
+            losses = mapping.losses_in_turn(criterion, arguments, self.agents)
+        return _MeanLoss.apply(losses)
 
     def obstacle(
         self,
@@ -170,46 +234,159 @@ class AgentStack:
             inputs: `[agents, batch, ...]`.
             surroundings: makes the context of a pass, such as autocast.
         """
-        spare = self._spare_module()
-        return mapping.obstacle(spare, self._named, self.buffers, inputs, surroundings)
+        return self._trial(mapping.Arguments((inputs,)), surroundings).obstacle
 
-    def _can_be_mapped(self, inputs: torch.Tensor) -> bool:
-        """Whether torch.vmap maps the module in every mode that it was called in, this one tried if it is new."""
-        mode = self.training, torch.is_grad_enabled()
-        if self._is_mapped and mode not in self._tried:
-            self._tried.add(mode)
-            reason = self.obstacle(inputs)
-            if reason is not None:
-                self._is_mapped = False
-                said = f"torch.vmap cannot map {reason}; agents are run one after another"
-                warnings.warn(said, RuntimeWarning, stacklevel=3)
-        return self._is_mapped
+    def _trial(
+        self,
+        arguments: mapping.Arguments,
+        surroundings: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> mapping.Trial:
+        return mapping.trial(self.called, self._named, self.buffers, arguments, surroundings)
 
-    def _spare_module(self) -> nn.Module:
-        """The module in the template's mode, to be called where something of the call may stay in it.
+    def _try(self, arguments: mapping.Arguments) -> None:
+        """The first call of a kind: whether torch.vmap still maps the module, and which buffers it assigns."""
+        kind = self.training, torch.is_grad_enabled(), *arguments.kind
+        if kind in self._tried:
+            return
+        found = self._trial(arguments)
+        self._tried.add(kind)
+        self._assigned |= found.assigned
+        if self._is_mapped and found.obstacle is not None:
+            self._is_mapped = False
+            said = f"torch.vmap cannot map {found.obstacle}; agents are run one after another"
+            warnings.warn(said, RuntimeWarning, stacklevel=3)
 
-        Modules keep such things as attributes (spectral norms their last weights), and could not be copied then.
+    @property
+    def called(self) -> nn.Module:
+        """The module that passes call, in the template's mode.
+
+        What `forward` keeps in attributes (spectral norms their last weights, networks an auxiliary loss) stays in it:
+        the template could not be copied with them.
         """
-        if self._spare is None:
-            self._spare = mapping.copy_of(self.template)
-        for mine, its in zip(self._spare.modules(), self.template.modules(), strict=True):
+        if self._called is None:
+            self._called = mapping.copy_of(self.template)
+        for mine, its in zip(self._called.modules(), self.template.modules(), strict=True):
             mine.training = its.training
-        return self._spare
+        return self._called
+
+    @property
+    def buffers_rest(self) -> bool:
+        """Whether passes leave the buffers as they are."""
+        return self._are_frozen or self.rows.second_pass
+
+    @contextmanager
+    def frozen_buffers(self) -> Iterator[None]:
+        """Inside the block calls leave the buffers (running statistics, counters) as they are."""
+        before, self._are_frozen = self._are_frozen, True
+        try:
+            yield
+        finally:
+            self._are_frozen = before
 
     def pass_buffers(self) -> dict[str, torch.Tensor]:
-        """The stacked buffers for one pass: copies in SAM's second pass, so that statistics stay."""
-        if self.rows.second_pass:
+        """The stacked buffers for one pass: copies where they are to stay."""
+        if self.buffers_rest:
             return {name: value.clone() for name, value in self.buffers.items()}
-        return self.buffers
+        return dict(self.buffers)
 
     def forward(
         self,
         parameters: Mapping[str, torch.Tensor],
-        buffers: Mapping[str, torch.Tensor],
-        inputs: torch.Tensor,
+        buffers: dict[str, torch.Tensor],
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
-        """The module mapped over the leading dimension of parameters, buffers and inputs by `torch.vmap`."""
-        return mapping.mapped(self.template, parameters, buffers, inputs)
+        """The module mapped over the leading dimension of parameters, buffers and arguments by `torch.vmap`.
+
+        Buffers that it assigns are put into `buffers`; the stack's own are not touched then.
+        """
+        return mapping.mapped(self.called, parameters, buffers, mapping.Arguments(args, kwargs))
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Copies of all parameters and persistent buffers, `[agents, ...]`, with the names of `module.state_dict()`."""
+        self.rows.verify()
+        state = {name: self._value(of) for name, of in self._state_names().items()}
+        return {
+            name: value.detach().clone(memory_format=torch.contiguous_format)
+            for name, value in state.items()
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, torch.Tensor], strict: bool = True) -> Any:
+        """Take over the values of a stack's state dict, or those of a plain module's for all agents alike.
+
+        Args:
+            state: for each name `[agents, ...]`, or the module's own shape, which every agent gets.
+            strict: whether names must be those of `state_dict()`; otherwise others stay, or are passed over.
+
+        Returns:
+            A named tuple of the missing and the unexpected names, as `torch.nn.Module.load_state_dict`.
+
+        Raises:
+            ValueError: other names, or shapes; nothing has changed then.
+        """
+        names = self._state_names()
+        missing = [name for name in names if name not in state]
+        unexpected = [name for name in state if name not in names]
+        if strict and (missing or unexpected):
+            raise ValueError(
+                f"the state must have the module's names, missing are {missing}, unexpected {unexpected}"
+            )
+        self.rows.verify()
+        taken = {name: self._value(of) for name, of in names.items() if name in state}
+        for name, live in taken.items():
+            shape = tuple(getattr(state[name], "shape", ()))
+            if not isinstance(state[name], torch.Tensor) or shape not in (
+                live.shape,
+                live.shape[1:],
+            ):
+                raise ValueError(
+                    f"{name} must be {tuple(live.shape)}, or {tuple(live.shape[1:])} for all agents "
+                    f"alike, got {shape if isinstance(state[name], torch.Tensor) else type(state[name])}"
+                )
+        for name, live in taken.items():
+            live.copy_(state[name])
+        return IncompatibleKeys(missing, unexpected)
+
+    def _state_names(self) -> dict[str, str]:
+        """The keys of the module's state dict, and the parameter or buffer that each of them is."""
+        named = (*self.template.named_parameters(), *self.template.named_buffers())
+        own = {id(tensor): name for name, tensor in named}
+        state = self.template.state_dict(keep_vars=True)
+        return {key: own[id(value)] for key, value in state.items() if id(value) in own}
+
+    def _value(self, name: str) -> torch.Tensor:
+        return self._named[name] if name in self._named else self.buffers[name]
+
+    def to(self, *args: Any, **kwargs: Any) -> "AgentStack":
+        """Move all parameters, gradients and buffers to a device; optimizers of the parameters follow.
+
+        Args:
+            args, kwargs: as for `torch.nn.Module.to`: a device, a tensor on it, or torch.float32.
+
+        Raises:
+            ValueError: another dtype.
+        """
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        if dtype not in (None, torch.float32):
+            raise ValueError(f"a stack is float32 and moves between devices alone, got {dtype}")
+        if device is None:
+            return self
+        values = [p.detach().to(device, non_blocking=non_blocking) for p in self._named.values()]
+        self.buffers = {
+            name: b.to(device, non_blocking=non_blocking) for name, b in self.buffers.items()
+        }
+        self.template.to(device)
+        self._called = None
+        for p, value in zip(self._named.values(), values, strict=True):
+            p.data = value
+        self.rows.verify()
+        return self
+
+    def __repr__(self) -> str:
+        lines = f"(module): {self.template}".replace("\n", "\n  ")
+        size = f"agents={self.agents}, parameters={self.layout.dim}, device={self.device}"
+        return f"AgentStack(\n  {size}\n  {lines}\n)"
 
     def agent(self, index: int) -> nn.Module:
         """Agent `index`'s model as a plain module of its own."""
@@ -245,13 +422,14 @@ class AgentStack:
         return module
 
 
-def drawn_anew(module: nn.Module, seed: int, agent: int) -> nn.Module:
-    """A copy whose layers with `reset_parameters` drew new values; the global generator is left as it was."""
-    drawn = copy.deepcopy(module)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed * 1_000_003 + agent)
-        for layer in drawn.modules():
-            reset = getattr(layer, "reset_parameters", None)
-            if callable(reset):
-                reset()
-    return drawn
+class _MeanLoss(torch.autograd.Function):
+    """The mean of all agents' losses; to each of them it passes on the whole gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        ctx.shape = losses.shape
+        return losses.mean()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return gradient.expand(ctx.shape)

@@ -1,46 +1,221 @@
 """A module run for many agents: mapped over them at once by torch.vmap, or agent after agent where it cannot be."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import (
+    keystr,
+    tree_flatten,
+    tree_flatten_with_path,
+    tree_leaves,
+    tree_map_with_path,
+    tree_unflatten,
+)
 
 Named = Mapping[str, Tensor]
 
 
-def mapped(module: nn.Module, parameters: Named, buffers: Named, inputs: Tensor) -> Any:
-    """`module` mapped over the leading dimension of all others; random layers draw differently for each agent."""
+class Arguments:
+    """Arguments of a call for all agents: tensors, in trees of any depth, are stacked; the rest is passed as it is."""
 
-    def one(p: dict[str, Tensor], b: dict[str, Tensor], batch: Tensor) -> Any:
-        return functional_call(module, (p, b), (batch,))
+    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
+        self.leaves, self.spec = tree_flatten((args, dict(kwargs or {})), _is_packed)
+        self.tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
 
-    return torch.vmap(one, randomness="different")(dict(parameters), dict(buffers), inputs)
+    def check(self, agents: int) -> None:
+        """Raise ValueError unless every tensor is `[agents, ...]`; packed sequences of all agents cannot be."""
+        for number, leaf in enumerate(self.leaves):
+            if _is_packed(leaf):
+                raise ValueError(
+                    f"inputs must be tensors, got a PackedSequence for {self._place(number)}: "
+                    "pass padded inputs with their lengths and pack them in the module's forward"
+                )
+            if isinstance(leaf, Tensor) and leaf.shape[:1] != (agents,):
+                raise ValueError(
+                    f"inputs must be [{agents}, batch, ...], one batch an agent, "
+                    f"got {tuple(leaf.shape)} for {self._place(number)}"
+                )
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments with other tensors in place of its own."""
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        return tree_unflatten(leaves, self.spec)
+
+    def of(self, agent: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """One agent's arguments."""
+        return self.with_tensors([t[agent] for t in self.tensors])
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What may decide, beside a module's mode, which way it goes: names, flags, and what is not given."""
+        simple = (bool, str, type(None))
+        return str(self.spec), *(x if isinstance(x, simple) else type(x) for x in self.leaves)
+
+    def _place(self, number: int) -> str:
+        tree = tree_unflatten(list(range(len(self.leaves))), self.spec)
+        (part, key, *rest), _ = tree_flatten_with_path(tree)[0][number]
+        name = f"argument {key.idx}" if part.idx == 0 else str(key.key)
+        return name + keystr(tuple(rest))
 
 
-def looped(module: nn.Module, parameters: Named, buffers: Named, inputs: Tensor) -> Any:
-    """The same, agent after agent.
+def _is_packed(part: Any) -> bool:
+    return isinstance(part, PackedSequence)
+
+
+def mapped(
+    module: nn.Module, parameters: Named, buffers: dict[str, Tensor], arguments: Arguments
+) -> Any:
+    """`module` mapped over the leading dimension of all others; random layers draw differently for each agent.
+
+    Buffers that `forward` assigns are put into `buffers`; those it changes in place are changed.
 
     Raises:
-        ValueError: the module returns something else than tensors or trees of them.
+        ValueError: see `called`.
+    """
+    spec: Any = None
+    is_none: list[bool] = []
+
+    def one(p: dict[str, Tensor], b: dict[str, Tensor], tensors: list[Tensor]) -> Any:
+        nonlocal spec, is_none
+        given = dict(b)
+        args, kwargs = arguments.with_tensors(tensors)
+        leaves, spec = tree_flatten(called(module, p, b, args, kwargs))
+        is_none = [leaf is None for leaf in leaves]
+        assigned = {name: value for name, value in b.items() if value is not given[name]}
+        return [leaf for leaf in leaves if leaf is not None], assigned
+
+    with without_fast_path():
+        run = torch.vmap(one, randomness="different")
+        found, assigned = run(dict(parameters), dict(buffers), arguments.tensors)
+    buffers.update(assigned)
+    outputs = iter(found)
+    return tree_unflatten([None if none else next(outputs) for none in is_none], spec)
+
+
+def looped(
+    module: nn.Module, parameters: Named, buffers: dict[str, Tensor], arguments: Arguments
+) -> Any:
+    """The same, agent after agent; all buffers are put into `buffers` anew.
+
+    Raises:
+        ValueError: the module returns something else than tensors, None, or trees of them; or see `called`.
     """
     rows = {name: p.unbind() for name, p in parameters.items()}
-    found = []
-    for agent, batch in enumerate(inputs):
+    found, kept = [], []
+    for agent in range(len(next(iter(rows.values())))):
         named = {name: row[agent] for name, row in rows.items()}
-        its_buffers = {name: b[agent] for name, b in buffers.items()}
-        found.append(functional_call(module, (named, its_buffers), (batch,)))
-    return tree_map(_stacked, *found)
+        # rows of one tensor would count as changed together, which each agent's backward pass refuses
+        its = {name: b[agent].clone() for name, b in buffers.items()}
+        found.append(called(module, named, its, *arguments.of(agent)))
+        kept.append(its)
+    for name in buffers:
+        buffers[name] = torch.stack([its[name] for its in kept])
+    return tree_map_with_path(_stacked, *found)
 
 
-def _stacked(*leaves: Any) -> Tensor:
-    if not isinstance(leaves[0], Tensor):
-        raise ValueError(f"a module must return tensors or trees of them, got {type(leaves[0])}")
+def _stacked(path: tuple[Any, ...], *leaves: Any) -> Tensor | None:
+    if all(leaf is None for leaf in leaves):
+        return None
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            at = f" for outputs{keystr(path)}" if path else ""
+            raise ValueError(f"a module must return tensors or trees of them, got {type(leaf)}{at}")
     return torch.stack(leaves)
+
+
+def called(
+    module: nn.Module,
+    parameters: Named,
+    buffers: dict[str, Tensor],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """One agent's `module`, with these parameters and buffers in place of its own.
+
+    Buffers that `forward` assigns are put into `buffers`, detached and in memory of their own.
+
+    Raises:
+        ValueError: `forward` assigns a parameter, or a buffer of another shape, dtype or device.
+    """
+    given = {**parameters, **buffers}
+    values = dict(given)
+    outputs = functional_call(module, values, args, dict(kwargs))
+    for name in [name for name, value in values.items() if value is not given[name]]:
+        if name in parameters:
+            raise ValueError(f"forward must not assign parameters, it does so with {name}")
+        buffers[name] = assigned_value(name, given[name], values[name])
+    return outputs
+
+
+def assigned_value(name: str, given: Tensor | None, value: Tensor | None) -> Tensor:
+    """What `forward` assigned to buffer `name`, detached and in memory of its own.
+
+    Raises:
+        ValueError: it is not like the buffer that was given.
+    """
+    if given is None:
+        raise ValueError(
+            f"buffers must be registered with a tensor, forward makes {name}, which had none"
+        )
+    own, its = map(_description, (given, value))
+    if value is None or own != its:
+        raise ValueError(
+            f"buffers must keep shape, dtype and device, forward assigns {its} to {name}, which was {own}"
+        )
+    return value.detach().clone()
+
+
+def _description(value: Tensor | None) -> str:
+    if value is None:
+        return "None"
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
+
+
+def losses_at_once(criterion: Callable[..., Tensor], of: Arguments) -> Tensor:
+    """`criterion` of each agent's part, mapped over agents: `[agents]`.
+
+    Raises:
+        ValueError: it does not give a scalar.
+    """
+
+    def one(tensors: list[Tensor]) -> Tensor:
+        args, _ = of.with_tensors(tensors)
+        return _scalar(criterion(*args))
+
+    return torch.vmap(one, randomness="different")(of.tensors)
+
+
+def losses_in_turn(criterion: Callable[..., Tensor], of: Arguments, agents: int) -> Tensor:
+    """The same, agent after agent."""
+    return torch.stack([_scalar(criterion(*of.of(agent)[0])) for agent in range(agents)])
+
+
+def _scalar(loss: Tensor) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.dim():
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else str(type(loss))
+        raise ValueError(f"criterion must give a scalar for each agent, got {got}")
+    return loss
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Inside the block attention layers in evaluation are not fused: torch.vmap and derivatives do without.
+
+    The setting is torch's global one, restored after.
+    """
+    was_on = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_on)
 
 
 def copy_of(module: nn.Module) -> nn.Module:
@@ -49,57 +224,100 @@ def copy_of(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, shared)
 
 
-def obstacle(
+class Trial(NamedTuple):
+    """What a call does: why torch.vmap cannot map it, None where it can; the buffers that `forward` assigns."""
+
+    obstacle: str | None = None
+    assigned: frozenset[str] = frozenset()
+
+
+def trial(
     module: nn.Module,
     parameters: Named,
     buffers: Named,
-    inputs: Tensor,
+    arguments: Arguments,
     surroundings: Callable[[], AbstractContextManager[Any]],
-) -> str | None:
-    """Why torch.vmap cannot map `module`: its layer and the error, in one line; None where it can.
+) -> Trial:
+    """Run one agent, forward and backward, to learn how all are to be run; the obstacle names its layer and error.
 
-    One agent is tried, forward and backward. Parameters, buffers, inputs and random states are left as they are. Where
-    the plain module fails too, mapping is not to blame: None. While a CUDA graph is captured nothing can be tried.
+    Parameters, buffers, inputs and random states are left as they are. Where the plain module fails too, mapping is
+    not to blame. While a CUDA graph is captured nothing can be tried.
 
     Args:
         module: is called, and may keep what it was called with.
-        parameters, buffers, inputs: stacked `[agents, ...]`.
+        parameters, buffers, arguments: stacked `[agents, ...]`.
         surroundings: makes the context of a pass.
+
+    Raises:
+        ValueError: `forward` makes a buffer that was None, or was not there.
     """
-    if inputs.is_cuda and torch.cuda.is_current_stream_capturing():
-        return None
+    devices = [p.device for p in parameters.values() if p.is_cuda]
+    if devices and torch.cuda.is_current_stream_capturing():
+        return Trial()
+    assigned: set[str] = set()
 
     def attempt(run: Callable[..., Any]) -> Exception | None:
         named = {n: p.detach()[:1].requires_grad_(p.requires_grad) for n, p in parameters.items()}
-        its_buffers = {name: b[:1].clone() for name, b in buffers.items()}
+        given = {name: b[:1].clone() for name, b in buffers.items()}
+        its = dict(given)
+        tensors = [t[:1].clone() for t in arguments.tensors]
         try:
             with surroundings():
-                outputs = run(module, named, its_buffers, inputs[:1].clone())
+                args, kwargs = arguments.with_tensors(tensors)
+                outputs = run(module, named, its, Arguments(args, kwargs))
             _backward(outputs, [p for p in named.values() if p.requires_grad])
         # whatever a module may raise
         except Exception as error:
             return error
+        finally:
+            assigned.update(name for name in its if its[name] is not given[name])
         return None
 
-    with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
+    with torch.random.fork_rng(devices[:1]), no_new_buffers(module):
         error = attempt(mapped)
         if error is None or attempt(_first) is not None:
-            return None
+            return Trial(None, frozenset(assigned))
         with _entered(module) as names:
             attempt(mapped)
-    return f"{names[-1] if names else type(module).__name__}: {_first_sentence(error)}"
+    at = names[-1] if names else type(module).__name__
+    return Trial(f"{at}: {first_sentence(error)}", frozenset(assigned))
 
 
-def _first(module: nn.Module, parameters: Named, buffers: Named, inputs: Tensor) -> Any:
+def _first(
+    module: nn.Module, parameters: Named, buffers: dict[str, Tensor], arguments: Arguments
+) -> Any:
     """The first agent's plain module."""
-    mine = tuple({name: t[0] for name, t in of.items()} for of in (parameters, buffers))
-    return functional_call(module, mine, (inputs[0],))
+    named, given = ({name: t[0] for name, t in of.items()} for of in (parameters, buffers))
+    its = dict(given)
+    outputs = called(module, named, its, *arguments.of(0))
+    buffers.update({name: b[None] for name, b in its.items() if b is not given[name]})
+    return outputs
 
 
 def _backward(outputs: Any, wanted: list[Tensor]) -> None:
     ends = [t.sum() for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.requires_grad]
     if ends and wanted:
         torch.autograd.grad(ends, wanted, allow_unused=True)
+
+
+@contextmanager
+def no_new_buffers(module: nn.Module) -> Iterator[None]:
+    """Take away buffers that come up inside the block where there were none, and raise ValueError for the first."""
+    before = [
+        (path, layer._buffers, dict(layer._buffers)) for path, layer in module.named_modules()
+    ]
+    made = []
+    try:
+        yield
+    finally:
+        for path, now, own in before:
+            changed = [leaf for leaf, value in now.items() if value is not own.get(leaf)]
+            made += [(f"{path}.{leaf}".lstrip("."), own.get(leaf), now[leaf]) for leaf in changed]
+            if changed:
+                now.clear()
+                now.update(own)
+    for change in made:
+        assigned_value(*change)
 
 
 @contextmanager
@@ -127,6 +345,7 @@ def _entered(module: nn.Module) -> Iterator[list[str]]:
             hook.remove()
 
 
-def _first_sentence(error: Exception) -> str:
+def first_sentence(error: Exception) -> str:
+    """An error's message, cut to what fits into a line."""
     lines = str(error).strip().splitlines()
     return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 
 from fastsaddle.agents import AgentStack
+from fastsaddle.mapping import called, no_new_buffers, without_fast_path
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Model = nn.Module | AgentStack
@@ -62,7 +63,7 @@ class MeanLoss:
             )
         named = dict(model.named_parameters())
         if isinstance(model, AgentStack):
-            module, at_once = model.template, _agents_at_once(model)
+            module, at_once = model.called, _agents_at_once(model)
             values, buffers = {n: p.detach() for n, p in named.items()}, model.buffers
         else:
             module, at_once = model, 1
@@ -133,18 +134,26 @@ class MeanLoss:
         for inputs, targets in zip(
             self.inputs.split(self.batch_size), self.targets.split(self.batch_size), strict=True
         ):
+            values = {**self.frozen, **dict(zip(self.names, at, strict=True))}
             # a forward pass may write to buffers, even in evaluation
             buffers = {name: b.clone() for name, b in self.buffers.items()}
-            values = {**self.frozen, **buffers, **dict(zip(self.names, at, strict=True))}
             if len(at[0]) == 1:
-                losses = self._one({n: v[0] for n, v in values.items()}, inputs, targets)[None]
+                first = ({name: t[0] for name, t in of.items()} for of in (values, buffers))
+                losses = self._one(*first, inputs, targets)[None]
             else:
-                mapped = torch.vmap(self._one, in_dims=(0, None, None), randomness="different")
-                losses = mapped(values, inputs, targets)
+                dims = 0, 0, None, None
+                mapped = torch.vmap(self._one, in_dims=dims, randomness="different")
+                losses = mapped(values, buffers, inputs, targets)
             yield losses, len(inputs) / len(self.inputs)
 
-    def _one(self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-        loss = self.loss(functional_call(self.module, values, (inputs,)), targets)
+    def _one(
+        self,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+    ) -> Tensor:
+        loss = self.loss(called(self.module, parameters, buffers, (inputs,), {}), targets)
         if loss.ndim:
             raise ValueError(f"loss must give a scalar, got shape {tuple(loss.shape)}")
         return loss
@@ -158,6 +167,18 @@ def _agents_at_once(stack: AgentStack) -> int:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside the block the module is in evaluation, and attention is computed by products that have derivatives."""
+    with (
+        no_new_buffers(module),
+        _evaluation(module),
+        without_fast_path(),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
+        yield
+
+
+@contextmanager
+def _evaluation(module: nn.Module) -> Iterator[None]:
     modes = [(layer, layer.training) for layer in module.modules()]
     module.eval()
     try:

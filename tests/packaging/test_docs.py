@@ -270,7 +270,8 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
     assert found == named
 
 
-@pytest.mark.parametrize("name", ["methods.md"])
+@pytest.mark.filterwarnings("ignore:(?s).*There is a performance drop:UserWarning")
+@pytest.mark.parametrize("name", ["methods.md", "stacks.md"])
 def test_code_of_other_pages_runs(name: str, here: Path, one_thread: None) -> None:
     run((ROOT / "docs" / name).read_text(), here)
 

@@ -20,6 +20,7 @@ FLOORS = (
     ),
     ("comm.lists", "compressors._wire", "gradients.ascents", "graphs.edge_list", "graphs.needs"),
     ("compressors._selection", "optimizer.errors", "optimizer.flat_parameters"),
+    ("stacking",),
     ("agents", "compressors", "optimizer.live"),
     ("sharpness.objective",),
     ("sharpness",),

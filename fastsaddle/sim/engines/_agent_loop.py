@@ -1,6 +1,5 @@
 """Gradients agent after agent on plain modules whose parameters are rows of the stack, or several side by side."""
 
-import copy
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,6 +13,7 @@ from fastsaddle.sim.engines._agent_threads import AgentThreads
 from fastsaddle.sim.engines._features import returning_features
 from fastsaddle.sim.engines._joining import joined
 from fastsaddle.sim.engines._precision import in_float32
+from fastsaddle.sim.engines._replica import Replica, settled
 
 
 class AgentLoop(Engine):
@@ -35,13 +35,16 @@ class AgentLoop(Engine):
         self, stack: AgentStack, chunk: int | None = None, precision: str = "float32"
     ) -> None:
         super().__init__(stack, chunk, precision)
-        self._replicas: list[nn.Module] = []
-        self._version = -1
+        self._replicas: list[Replica] = []
+        # the stack's buffers that they were made for, and the modes of their layers
+        self._laid_out: list[int] = []
+        self._modes: list[bool] = []
         self._is_random: dict[bool, bool] = {}
         self._threads: AgentThreads | None = None
 
     def gradients(self, inputs: Tensor, targets: Any, loss: Any, features: str | None) -> Any:
-        models = self._models()
+        replicas = self._models()
+        still = self.stack.buffers_rest
 
         def forward(model: nn.Module, agent: int) -> Any:
             with self.casting(), returning_features(model, features):
@@ -50,44 +53,41 @@ class AgentLoop(Engine):
 
         def backward(agent: int) -> Any:
             with torch.enable_grad():
-                found = forward(models[agent], agent)
+                found = forward(replicas[agent].module, agent)
                 (found[0] if isinstance(found, tuple) else found).backward()
             return tree_map(Tensor.detach, found)
 
         threads = self._free_threads(lambda: forward(self.stack.agent(0), 0))
-        still = self.stack.rows.second_pass
-        kept = {n: b.clone() for n, b in self.stack.buffers.items()} if still else {}
         self.stack.g.zero_()
-        try:
+        with settled(replicas, list(self.stack.buffers.values()) if still else None):
             if threads is None:
                 found = [backward(agent) for agent in range(self.stack.agents)]
             else:
                 found = threads.run(backward, self.stack.agents)
-        finally:
-            for name, value in kept.items():
-                self.stack.buffers[name].copy_(value)
         return joined(torch.stack, found)
 
     def outputs(self, inputs: Tensor, whose: Tensor | None, features: str | None) -> Any:
-        models = self._models()
-        kept = {n: b.clone() for n, b in self.stack.buffers.items()}
+        replicas = self._models()
         agents = range(self.stack.agents) if whose is None else whose.tolist()
         found = []
-        try:
-            for agent, batch in zip(agents, inputs, strict=True):
-                with self.casting(), returning_features(models[agent], features):
-                    found.append(models[agent](batch))
-        finally:
-            for name, value in kept.items():
-                self.stack.buffers[name].copy_(value)
+        for agent, batch in zip(agents, inputs, strict=True):
+            replica = replicas[agent]
+            features_too = returning_features(replica.module, features)
+            with settled([replica], replica.rows), self.casting(), features_too:
+                found.append(replica.module(batch))
         return joined(torch.stack, found)
 
-    def _models(self) -> list[nn.Module]:
+    def _models(self) -> list[Replica]:
         """Every agent's plain module, in the stack's mode."""
-        if self._version != self.stack.rows.version:
-            self._replicas = replicas(self.stack)
-            self._version = self.stack.rows.version
-        return [model.train(self.stack.training) for model in self._replicas]
+        rows = [self.stack.rows.version, *map(id, self.stack.buffers.values())]
+        modes = [layer.training for layer in self.stack.template.modules()]
+        if self._laid_out != rows:
+            self._replicas = [Replica(self.stack, agent) for agent in range(self.stack.agents)]
+        elif self._modes != modes:
+            for replica in self._replicas:
+                replica.take_modes(modes)
+        self._laid_out, self._modes = rows, modes
+        return self._replicas
 
     def _free_threads(self, forward: Callable[[], Any]) -> AgentThreads | None:
         """Threads to take agents side by side, None where they are to follow each other."""
@@ -110,18 +110,3 @@ def _draws(work: Callable[[], Any]) -> bool:
         before = torch.get_rng_state()
         work()
         return not torch.equal(before, torch.get_rng_state())
-
-
-def replicas(stack: AgentStack) -> list[nn.Module]:
-    """Plain modules, one an agent, whose parameters, gradients and buffers are that agent's rows of the stack."""
-    parameters, gradients = dict(stack.named_parameters()), dict(stack.named_gradients())
-    models = []
-    for agent in range(stack.agents):
-        model = copy.deepcopy(stack.template)
-        for name, p in model.named_parameters():
-            p.data = parameters[name].detach()[agent]
-            p.grad = gradients[name][agent] if p.requires_grad else None
-        for name, b in model.named_buffers():
-            b.data = stack.buffers[name][agent]
-        models.append(model)
-    return models

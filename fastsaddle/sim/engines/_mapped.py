@@ -44,7 +44,7 @@ class Mapped(Engine):
 
     def gradients(self, inputs: Tensor, targets: Any, loss: Any, features: str | None) -> Any:
         buffers = self.stack.pass_buffers()
-        with returning_features(self.stack.template, features):
+        with returning_features(self.stack.called, features):
             found = [self._map_part(part, inputs, targets, loss, buffers) for part in self.parts()]
         return joined(torch.cat, found)
 
@@ -54,7 +54,7 @@ class Mapped(Engine):
             rows = part if whose is None else whose[part]
             named = {name: p.detach()[rows] for name, p in self.stack.named_parameters()}
             buffers = {name: b[rows].clone() for name, b in self.stack.buffers.items()}
-            features_too = returning_features(self.stack.template, features)
+            features_too = returning_features(self.stack.called, features)
             with self._mapping(), features_too, self.casting():
                 found.append(self.stack.forward(named, buffers, inputs[part]))
         return joined(torch.cat, found)
@@ -73,9 +73,9 @@ class Mapped(Engine):
         }
         with self.casting():
             with self._mapping():
-                outputs = self.stack.forward(
-                    named, {n: b[part] for n, b in buffers.items()}, inputs[part]
-                )
+                given = {n: b[part] for n, b in buffers.items()}
+                its = dict(given)
+                outputs = self.stack.forward(named, its, inputs[part])
             mine = tree_map(lambda t: t[part], targets)
             if self._by_hand and is_mean_cross_entropy(loss, outputs, mine):
                 found, starts = mean_cross_entropy(outputs.detach(), mine)
@@ -92,6 +92,9 @@ class Mapped(Engine):
                 view[part].zero_()
             else:
                 view[part].copy_(gradient)
+        for name, value in its.items():
+            if value is not given[name]:
+                buffers[name][part].copy_(value)
         return tree_map(Tensor.detach, found)
 
 

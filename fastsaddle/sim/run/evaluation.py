@@ -76,9 +76,10 @@ def _count_stacked(stack: AgentStack, images: Tensor, labels: Tensor) -> list[in
     right = torch.zeros(stack.agents, dtype=torch.int64, device=labels.device)
     stack.eval()
     try:
-        for batch, targets in _batches(images, labels, size):
-            outputs = stack(batch.expand(stack.agents, *batch.shape))
-            right += (outputs.argmax(dim=-1) == targets).sum(dim=1)
+        with stack.frozen_buffers():
+            for batch, targets in _batches(images, labels, size):
+                outputs = stack(batch.expand(stack.agents, *batch.shape))
+                right += (outputs.argmax(dim=-1) == targets).sum(dim=1)
     finally:
         stack.train()
     return right.tolist()
