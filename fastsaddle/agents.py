@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys as IncompatibleKeys
 
-from fastsaddle import mapping
 from fastsaddle.metrics import consensus_mean
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
-from fastsaddle.stacking import check_module, drawn_anew
+from fastsaddle.stacks import mapping
+from fastsaddle.stacks.modules import check_module, drawn_anew
 
 
 class AgentStack:

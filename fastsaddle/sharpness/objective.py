@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.mapping import called, no_new_buffers, without_fast_path
+from fastsaddle.stacks.mapping import called, no_new_buffers, without_fast_path
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Model = nn.Module | AgentStack

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.mapping import assigned_value
+from fastsaddle.stacks.mapping import assigned_value
 
 
 class Replica:
