@@ -389,9 +389,9 @@ class AgentStack:
         return f"AgentStack(\n  {size}\n  {lines}\n)"
 
     def agent(self, index: int) -> nn.Module:
-        """Agent `index`'s model as a plain module of its own."""
+        """Agent `index`'s model as a plain module of its own, also while an optimizer has perturbed it."""
         return self._module(
-            {name: p[index] for name, p in self._named.items()},
+            self._values(self.rows.models()[index]),
             {name: b[index] for name, b in self.buffers.items()},
         )
 
@@ -400,15 +400,19 @@ class AgentStack:
 
         `row` `[stride]` float32, such as an optimizer's `center`, takes the place of the agents' mean.
         """
-        parts = self.layout.views((consensus_mean(self.x) if row is None else row)[None])
-        values = {id(p): part[0] for p, part in zip(self.rows.parameters, parts, strict=True)}
         return self._module(
-            {name: values[id(p)] for name, p in self._named.items()},
+            self._values(consensus_mean(self.rows.models()) if row is None else row),
             {
                 name: b.mean(0) if b.is_floating_point() else b[0]
                 for name, b in self.buffers.items()
             },
         )
+
+    def _values(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The parameters that a row `[stride]` holds, by name."""
+        parts = self.layout.views(row[None])
+        values = {id(p): part[0] for p, part in zip(self.rows.parameters, parts, strict=True)}
+        return {name: values[id(p)] for name, p in self._named.items()}
 
     def _module(
         self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]

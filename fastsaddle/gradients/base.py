@@ -90,6 +90,14 @@ class Gradient:
         if closure is None and self.needs_closure is not None:
             raise RuntimeError(f"{optimizer.who} {self.needs_closure}: step needs a closure")
 
+    def skips_by_itself(self, optimizer: Optimizer) -> bool:
+        """Whether a GradScaler must call the step where gradients overflowed, too, to undo or to refuse it."""
+        return self.needs_closure is not None
+
+    def go_ahead(self, optimizer: Optimizer) -> bool:
+        """Move the models to where the next gradient is to be taken, where that is known; whether it is."""
+        return False
+
     def bind(self, optimizer: Optimizer) -> None:
         """Called when the buffers have been laid out, or laid out anew."""
 

@@ -16,6 +16,7 @@ from fastsaddle.kernels.op import use_backend
 from fastsaddle.kernels.sam_perturb import sam_perturb
 from fastsaddle.optimizer.flat_layout import round_up
 from fastsaddle.optimizer.hyperparameters import Range
+from fastsaddle.optimizer.own_gradient import with_gradient
 from fastsaddle.optimizer.state import ROUND, State
 
 if TYPE_CHECKING:
@@ -122,8 +123,16 @@ class SAM(Gradient):
     def check_call(self, optimizer: Optimizer, closure: Closure | None, passes: int | None) -> None:
         if passes is not None:
             check_closure_passes(passes)
-        if closure is not None:
-            optimizer.refuse_perturbed("stepped with a closure")
+
+    def skips_by_itself(self, optimizer: Optimizer) -> bool:
+        by_hand = optimizer.perturbed or not self._is_plain(optimizer)
+        return by_hand and not optimizer.live.trains
+
+    def go_ahead(self, optimizer: Optimizer) -> bool:
+        if isinstance(self.sam, MomentumSAM):
+            optimizer.follow()
+            self._perturb(optimizer, False)
+        return isinstance(self.sam, MomentumSAM)
 
     def bind(self, optimizer: Optimizer) -> None:
         if "saved" in optimizer.made:
@@ -143,12 +152,11 @@ class SAM(Gradient):
         customs = self.closure_passes if passes is None else passes
         plain = self._is_plain(optimizer)
         if closure is None:
-            if optimizer.phase.norm is None and not plain:
-                raise RuntimeError(
-                    f"{optimizer.who} needs two gradients a step: pass a closure, "
-                    "or call perturb() and take the gradient again before step()"
-                )
+            if not plain and not optimizer.perturbed:
+                raise RuntimeError(f"{optimizer.who} {self._missing}")
             return None
+        if optimizer.perturbed:
+            return optimizer.evaluate(closure, adds=not self._holds_first_gradient(optimizer))
         loss = None
         if customs == 2 and (plain or self.passes(optimizer) == 2):
             loss = optimizer.evaluate(closure)
@@ -158,6 +166,27 @@ class SAM(Gradient):
         self._perturb(optimizer, zero_grad=customs == 1)
         second = optimizer.evaluate(closure)
         return second if loss is None else loss
+
+    @property
+    def _missing(self) -> str:
+        """What a step without a closure lacks."""
+        if isinstance(self.sam, MomentumSAM):
+            return (
+                "with MomentumSAM takes its gradient at the perturbed model: "
+                "call train() before the gradient is taken, or pass a closure"
+            )
+        return (
+            "needs two gradients a step: pass a closure, "
+            "or call perturb() and take the gradient again before step()"
+        )
+
+    def _holds_first_gradient(self, optimizer: Optimizer) -> bool:
+        """Whether gradients are still those that `perturb()` left."""
+        if optimizer.phase.left is None:
+            return False
+        written, gradient = optimizer.phase.left
+        p = with_gradient(optimizer)
+        return written == optimizer.rows.g._version and p is not None and p.grad is gradient
 
     def found(self, optimizer: Optimizer) -> Found:
         optimizer.collect()
@@ -189,13 +218,18 @@ class SAM(Gradient):
 
     def perturb(self, optimizer: Optimizer, zero_grad: bool = False) -> None:
         optimizer.collect()
-        self._perturb(optimizer, zero_grad)
+        skipped = optimizer.skipped.clone()
+        self._perturb(optimizer, zero_grad, refuses=False)
+        p, phase = with_gradient(optimizer), optimizer.phase
+        phase.skipped = skipped
+        if not zero_grad:
+            phase.left = optimizer.rows.g._version, None if p is None else p.grad
 
-    def _perturb(self, optimizer: Optimizer, zero_grad: bool) -> None:
+    def _perturb(self, optimizer: Optimizer, zero_grad: bool, refuses: bool = True) -> None:
         """With gradients in their buffer: move all groups, or raise with nothing moved."""
         groups, phase = range(len(optimizer.param_groups)), optimizer.phase
         with use_backend(optimizer.backend):
-            direction, norm = self._direction(optimizer)
+            direction, norm = self._direction(optimizer, refuses)
             radii = [self._radius(optimizer, index) for index in groups]
             is_visiting = phase.home is not None
             if not is_visiting:
@@ -213,13 +247,13 @@ class SAM(Gradient):
             if zero_grad:
                 optimizer.zero_grad()
 
-    def _direction(self, optimizer: Optimizer) -> tuple[torch.Tensor, torch.Tensor]:
+    def _direction(self, optimizer: Optimizer, refuses: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows `[agents, stride]` to ascend along, and their norms `[agents]`."""
         scale = optimizer.rows.x if self.adaptive else None
         if isinstance(self.sam, MomentumSAM):
             momentum = optimizer.flat_state[optimizer.rule.ascent_state or ""]
             return momentum, self._norm_of(optimizer, momentum, scale)
-        norm = optimizer.check_gradients(scale)
+        norm = optimizer.check_gradients(scale, refuses=refuses)
         g = optimizer.rows.g
         if isinstance(self.sam, LookSAM):
             optimizer.phase.passing["first gradient"] = g.clone()

@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastsaddle.optimizer.commit import Commit
 from fastsaddle.optimizer.flat_layout import FlatLayout
+from fastsaddle.optimizer.phase import Phase
 from fastsaddle.optimizer.rounded_parameters import RoundedParameters, check_dtype, is_rounded
 
 # parameter -> weak reference to its buffers; an attribute would be pickled along with the parameter
@@ -34,6 +35,8 @@ class FlatParameters:
         second_pass: whether gradients are being taken at a perturbed model (BatchNorm statistics rest).
         pinned: whether somebody else (an AgentStack) works on the buffers, so that parameters must stay in them.
         deserted: whether parameters have moved into other buffers, those of a later optimizer.
+        renewals: counts how often all gradients were written anew, whatever they were.
+        phase: of the optimizer whose parameters these are; None where there is none.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class FlatParameters:
         self.pinned = self.deserted = False
         self.version = 0
         self.second_pass = False
+        self.renewals = 0
+        self.phase: Phase | None = None
         self._lay_out(groups)
 
     @classmethod
@@ -102,6 +107,16 @@ class FlatParameters:
     def _parts(self, layout: FlatLayout, rows: torch.Tensor) -> list[torch.Tensor]:
         views = layout.views(rows)
         return views if self.stacked else [view[0] for view in views]
+
+    def models(self) -> torch.Tensor:
+        """`x`, but the models themselves where parameters are elsewhere: perturbed, or at others' models."""
+        self.verify()
+        if self.phase is None or self.phase.home is None:
+            return self.x
+        columns = slice(0, self.phase.end)
+        models = self.x.clone()
+        models[:, columns] = self.phase.home[:, columns]
+        return models
 
     def verify(self) -> None:
         """Lay the buffers out anew where a parameter was moved (`.to()`, an assigned `.data`).

@@ -36,6 +36,10 @@ class Live:
         made: buffers that are not kept between steps, and what is made once for these buffers.
         phase: where a step in progress stands.
         loading: of parameters whose state is being loaded, the values that torch would cast.
+        zeroed, zero_at: how often gradients were zeroed, and where they were and what was written into them at last.
+        renews: whether closures are known to zero gradients themselves, in a way that is noticed.
+        scaler: what a `torch.amp.GradScaler` tells of the step that it drives.
+        trains: whether parameters stand at the perturbed models between steps, see `Optimizer.train`.
     """
 
     def __init__(self) -> None:
@@ -57,3 +61,8 @@ class Live:
         self.made: dict[str, Any] = {}
         self.phase = Phase()
         self.loading: dict[Parameter, dict[str, torch.Tensor]] = {}
+        self.zeroed = 0
+        self.zero_at: tuple[int, int, int] | None = None
+        self.renews = False
+        self.scaler: dict[str, Any] = {}
+        self.trains = False

@@ -24,6 +24,9 @@ class Phase:
         passing: what one part of a step leaves for a later one.
         looked: pairs of a state and what it is to become.
         slot: which of a step's several evaluations is in progress, see `Gradient.evaluate`.
+        evaluations: how many closures were called.
+        left: what `perturb()` left as gradients: the counter of what is written into them, and one of them.
+        skipped: counts of gradients that were not finite, as they were before `perturb()`.
     """
 
     def __init__(self) -> None:
@@ -36,8 +39,15 @@ class Phase:
         self.home_parts: list[torch.Tensor] = []
         self.end = 0
         self.norm: torch.Tensor | None = None
+        self.left: tuple[int, torch.Tensor | None] | None = None
+        self.skipped: torch.Tensor | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """No step is in progress, wherever parameters are."""
         self.rounds: list[Round] | None = None
         self.nbytes = 0
         self.passing: dict[str, Any] = {}
         self.looked: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.slot = 0
+        self.evaluations = 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from numbers import Integral
 from operator import attrgetter, is_not
 from typing import Any, Literal, Protocol
@@ -33,9 +35,11 @@ from fastsaddle.optimizer.hyperparameters import (
     check_group,
 )
 from fastsaddle.optimizer.live import Live
+from fastsaddle.optimizer.own_gradient import call_for_own, must_be_own, note_zeroed
 from fastsaddle.optimizer.phase import Phase
 from fastsaddle.optimizer.rows import Rows
 from fastsaddle.optimizer.saved_state import check_state, uncast
+from fastsaddle.optimizer.scaling import FromScaler, overflowed, refuse_closure, unscale
 from fastsaddle.optimizer.state import ROUND, State, copy_name
 from fastsaddle.rules.base import Rule
 from fastsaddle.rules.momentum import Momentum
@@ -172,7 +176,10 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             check_group(group, self.hyperparameters, self.agents)
         self._check_backend()
+        is_new = all(p.grad is None for group in self.param_groups for p in group["params"])
         self._bind()
+        if is_new:
+            note_zeroed(self)
 
     # -- what it is made of
 
@@ -369,6 +376,15 @@ class Optimizer(torch.optim.Optimizer):
         """Whether the parameters are at a perturbed model now."""
         return self.phase.norm is not None
 
+    # of torch's GradScaler, which sets them before a step that the optimizer may skip by itself
+    grad_scale = FromScaler()
+    found_inf = FromScaler()
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler is to call `step` where gradients overflowed, too: there is something to be undone."""
+        return not self.phase.steps and self.gradient.skips_by_itself(self)
+
     @property
     def counts_rounds(self) -> bool:
         """Whether `rounds` is part of the state."""
@@ -421,7 +437,7 @@ class Optimizer(torch.optim.Optimizer):
         is_bound = self.live.rows is not None
         if is_bound:
             self.refuse_perturbed("given another group")
-        with Commit():
+        with Commit(), self._at_models():
             super().add_param_group(param_group)
             if is_bound:
                 try:
@@ -441,6 +457,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         with Commit():
             bind(self)
+            self.rows.phase = self.phase
 
     def follow(self) -> None:
         """Find parameters that were moved, by hand or into other buffers, and lay the state out like them."""
@@ -477,19 +494,35 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- a step
 
-    def evaluate(self, closure: Closure) -> Any:
-        """Call a closure, which signals may interrupt, where gradients are wanted: at the communicator's point."""
+    def evaluate(self, closure: Closure, adds: bool = False) -> Any:
+        """Call a closure, which signals may interrupt, where gradients are wanted: at the communicator's point.
+
+        Args:
+            closure: evaluates the loss and its gradient.
+            adds: whether it may add to gradients that are there. It may always where it is the only one of a step that
+                takes its gradient at the models, so that gradients accumulate over batches.
+
+        Raises:
+            RuntimeError: it added its gradient to others where it must not.
+        """
+        call = partial(interruptible, closure)
         with torch.enable_grad(), self.communicator.point(self.rows.x):
-            return interruptible(closure)
+            loss = call_for_own(self, call) if not adds and must_be_own(self) else call()
+        self.phase.evaluations += 1
+        return loss
 
     def check_gradients(
-        self, scale: torch.Tensor | None = None, gate: torch.Tensor | None = None
+        self,
+        scale: torch.Tensor | None = None,
+        gate: torch.Tensor | None = None,
+        refuses: bool = True,
     ) -> torch.Tensor:
         """Norms of all gradients, `[agents]`; on a CPU a non-finite one raises now where that was asked for.
 
         Args:
             scale: rows like the gradients: norms are those of |scale| g.
             gate: `[agents]`: where it is not finite, so is the norm.
+            refuses: whether anything is raised; where not, later norms must be gated by these.
 
         Raises:
             NonFiniteGradientError: see `nonfinite`.
@@ -501,9 +534,13 @@ class Optimizer(torch.optim.Optimizer):
         scale = None if scale is None else scale[:, columns]
         agent_norm(self.rows.g[:, columns], scale, gate, norm, live.skipped, live.tickets)
         # the largest is NaN where one is, and takes one pass
-        is_told = self.nonfinite == "raise" and norm.device.type == "cpu"
+        is_told = refuses and self.nonfinite == "raise" and norm.device.type == "cpu"
         if is_told and not math.isfinite(norm.max()):
-            self.raise_if_skipped()
+            try:
+                # other processes wait for this one's word before they go on
+                self.communicator.agree(norm)
+            finally:
+                self.raise_if_skipped()
         return norm
 
     def raise_if_skipped(self) -> None:
@@ -527,27 +564,38 @@ class Optimizer(torch.optim.Optimizer):
 
         Args:
             closure: evaluates the loss and its gradient; see `fs.gradients.SAM` for how often it is called there.
+                Where parameters are perturbed it is called once, or has nothing left to do (Lightning passes such).
             closure_passes: overrides what the gradient was made with, for this step; of SAM alone.
 
         Returns:
             The closure's first loss, or None where it was not called.
 
         Raises:
-            RuntimeError: no closure, and no `perturb()` before, where this step needs it; or both; or a step within
-                a step.
-            NonFiniteGradientError: see `nonfinite`; parameters are as they were.
+            RuntimeError: no closure, and no `perturb()` before, where this step needs it; a closure that adds to
+                gradients that were there before, see `evaluate`; a closure in `GradScaler.step`; a step within a step.
+            NonFiniteGradientError: see `nonfinite`; parameters are as they were. A step that a GradScaler drives is
+                skipped instead.
         """
-        phase = self.phase
+        phase, live = self.phase, self.live
         if phase.steps:
             raise RuntimeError("a step is in progress: a closure must not step its own optimizer")
+        told, live.scaler = live.scaler, {}
+        if told and closure is not None:
+            refuse_closure(self)
         self.gradient.check_call(self, closure, closure_passes)
         with Commit(), torch.no_grad():
             phase.steps = True
             try:
+                if told and overflowed(self, told):
+                    self.restore()
+                    return None
                 loss = self.gradient.take(self, closure, closure_passes)
+                unscale(self, told)
                 self._commit()
+                if live.trains:
+                    self.gradient.go_ahead(self)
             except BaseException:
-                self.restore()
+                self._undo()
                 raise
             finally:
                 phase.steps = False
@@ -715,11 +763,11 @@ class Optimizer(torch.optim.Optimizer):
     def perturb(self, zero_grad: bool = False) -> None:
         """Move every agent to where its second gradient is to be taken, keeping x; `zero_grad` then zeroes gradients.
 
-        For SAM gradients: x + rho g / ||g||. `step()` then goes on from x.
+        For SAM gradients: x + rho g / ||g||. `step()` then goes on from x. Agents whose gradient is not finite stay
+        where they are: `step()` refuses it, or is skipped where a GradScaler drives it.
 
         Raises:
             RuntimeError: the parameters are perturbed already, or this gradient perturbs nothing.
-            NonFiniteGradientError: see `nonfinite`; nothing has moved.
         """
         if self.perturbed:
             raise RuntimeError("the parameters are perturbed already: step() or restore() first")
@@ -747,14 +795,66 @@ class Optimizer(torch.optim.Optimizer):
         if zero_grad:
             self.zero_grad()
 
+    def _undo(self) -> None:
+        """Undo a step that failed: parameters are where they were before it."""
+        if self.live.trains and self.phase.home is not None:
+            self.phase.forget()
+        elif self.live.trains:
+            self.phase.clear()
+            self.gradient.go_ahead(self)
+        else:
+            self.restore()
+
+    def train(self, mode: bool = True) -> None:
+        """Let parameters stand where the next gradient is to be taken, from here on and after each step.
+
+        For MomentumSAM, which perturbs by what is known before the gradient, in loops that know no closures:
+        `optimizer.train()` before training, `optimizer.eval()` before the model is evaluated or saved. `rho` is read
+        when parameters move. `state_dict`, `AgentStack.consensus`, `synchronize` and copies go by the models all the
+        same, and copies are in `eval()`. Other optimizers have their models in the parameters always, and do nothing.
+
+        Args:
+            mode: False is `eval()`.
+
+        Raises:
+            RuntimeError: the parameters were perturbed by hand.
+        """
+        if not mode:
+            self.eval()
+            return
+        self.refuse_perturbed("put into train()")
+        if not self.live.trains:
+            with Commit(), torch.no_grad():
+                self.live.trains = self.gradient.go_ahead(self)
+
+    def eval(self) -> None:
+        """Let parameters hold the models again after `train()`, exactly; a new optimizer is in this state."""
+        if self.live.trains:
+            self.restore()
+
+    @contextmanager
+    def _at_models(self) -> Iterator[None]:
+        """Inside the block parameters hold the models; `train()` goes on behind it."""
+        trains = self.live.trains
+        self.eval()
+        try:
+            yield
+        finally:
+            if trains:
+                self.train()
+
     def restore(self) -> None:
         """Undo a perturbation exactly, for evaluation or a skipped step; does nothing where there is none."""
+        live = self.live
         with Commit(), torch.no_grad():
-            if self.phase.home is not None:
+            if live.phase.home is not None:
                 self.follow()
                 self._go_home()
                 self.rows.second_pass = False
-            self.phase.clear()
+            if live.phase.skipped is not None:
+                live.skipped.copy_(live.phase.skipped)
+            live.phase.clear()
+            live.trains = False
 
     def synchronize(self) -> None:
         """Bring all agents together now; `step` does it by itself when it is time.
@@ -763,7 +863,7 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeError: a method on a graph, whose agents never meet; or parameters are perturbed.
         """
         self.refuse_perturbed("synchronized")
-        with Commit(), torch.no_grad(), use_backend(self.backend):
+        with Commit(), torch.no_grad(), use_backend(self.backend), self._at_models():
             self.follow()
             self.bytes_sent += self.communicator.synchronize(self)
             self.mark_written()
@@ -772,12 +872,13 @@ class Optimizer(torch.optim.Optimizer):
         """Zero all gradients in one write. They stay views of the flat buffer, whatever `set_to_none` says."""
         self.follow()
         self.rows.zero_gradients(len(self.param_groups))
+        note_zeroed(self)
 
     # -- saving and loading
 
     def refuse_perturbed(self, what: str) -> None:
-        """Raise RuntimeError where parameters are perturbed."""
-        if self.perturbed:
+        """Raise RuntimeError where parameters are perturbed by hand."""
+        if self.perturbed and not self.live.trains:
             raise RuntimeError(
                 f"the optimizer cannot be {what} while parameters are perturbed: step() or restore() first"
             )
@@ -812,7 +913,7 @@ class Optimizer(torch.optim.Optimizer):
                 f"got {', '.join(state_dict)}"
             )
         check_state(self, state_dict)
-        with Commit():
+        with Commit(), self._at_models():
             before = None if self.locals is None else deepcopy(self.locals.state_dicts())
             try:
                 if self.locals is not None and own is not None:
@@ -840,12 +941,18 @@ class Optimizer(torch.optim.Optimizer):
             "rounds": self.rounds,
             "skipped": self.skipped,
             "locals": own,
+            "models": self._models_of_copies(),
         }
         return {
             **super().__getstate__(),
             **{n: getattr(self, n) for n in KEPT},
             "_counted": counted,
         }
+
+    def _models_of_copies(self) -> list[torch.Tensor] | None:
+        """What each parameter of a copy is to hold; None where that is what it holds here."""
+        parts = self.phase.home_parts[: self.count] if self.live.trains else None
+        return parts and [part.clone() for part in parts]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         counted = state.pop("_counted", None)
@@ -862,6 +969,9 @@ class Optimizer(torch.optim.Optimizer):
             self.live = live = Live()
             live.bytes_sent, live.held_locals = counted["bytes_sent"], counted["locals"]
             live.rounds, live.skipped = counted["rounds"], counted["skipped"]
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            for p, model in zip(parameters, counted.get("models") or (), strict=False):
+                p.data.copy_(model)
         for group in self.param_groups:
             # a state saved by an earlier version, or by torch's SGD, lacks some
             for name in self.defaults.keys() - {"differentiable"}:

@@ -95,6 +95,7 @@ class GradientEngine:
             for part in tree_leaves(value):
                 self._check_agents(name, part)
         self.stack.rows.verify()
+        self.stack.rows.renewals += 1
         loss = self.loss if loss is None else loss
         with torch.enable_grad(), products(self.precision, self.stack.device):
             self._try(inputs)

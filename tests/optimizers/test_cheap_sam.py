@@ -230,7 +230,8 @@ def test_by_hand(name: str, sam: str, seed: int) -> None:
     work.optimizer.restore()
     assert equal(before, snapshot(work.optimizer, work.parameters))
     if work.optimizer.passes == 2 or isinstance(work.options["sam"], fs.MomentumSAM):
-        with pytest.raises(RuntimeError, match="needs two gradients a step"):
+        lacks = "call train\\(\\)" if sam == "momentum" else "needs two gradients a step"
+        with pytest.raises(RuntimeError, match=lacks):
             work.optimizer.step()
     assert equal(before, snapshot(work.optimizer, work.parameters))
 

@@ -202,7 +202,6 @@ def test_phases_out_of_order_are_refused(method: type[Any], seed: int) -> None:
     perturbed, calls = work.values(), len(work.losses)
     for refused in (
         work.optimizer.perturb,
-        lambda: work.optimizer.step(work.closure),
         work.optimizer.state_dict,
         lambda: work.optimizer.load_state_dict(saved),
         lambda: work.optimizer.add_param_group({"params": [nn.Parameter(torch.randn(3, 2))]}),

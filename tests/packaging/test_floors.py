@@ -30,7 +30,7 @@ FLOORS = (
     ("comm",),
     (
         *("optimizer.binding", "optimizer.group_views", "optimizer.rows"),
-        "optimizer.saved_state",
+        *("optimizer.own_gradient", "optimizer.saved_state", "optimizer.scaling"),
     ),
     ("rules.base", "rules.tracking"),
     ("rules",),
