@@ -130,7 +130,7 @@ class SAM(Gradient):
 
     def go_ahead(self, optimizer: Optimizer) -> bool:
         if isinstance(self.sam, MomentumSAM):
-            optimizer.follow()
+            self._collect(optimizer)
             self._perturb(optimizer, False)
         return isinstance(self.sam, MomentumSAM)
 
@@ -162,7 +162,7 @@ class SAM(Gradient):
             loss = optimizer.evaluate(closure)
         if plain:
             return loss
-        optimizer.collect()
+        self._collect(optimizer)
         self._perturb(optimizer, zero_grad=customs == 1)
         second = optimizer.evaluate(closure)
         return second if loss is None else loss
@@ -203,7 +203,7 @@ class SAM(Gradient):
         if plain or self.passes(optimizer) == 2:
             loss = optimizer.evaluate(closure)
         if not plain:
-            optimizer.collect()
+            self._collect(optimizer)
             self._perturb(optimizer, False)
             second = optimizer.evaluate(closure)
             loss = second if loss is None else loss
@@ -224,6 +224,13 @@ class SAM(Gradient):
         phase.skipped = skipped
         if not zero_grad:
             phase.left = optimizer.rows.g._version, None if p is None else p.grad
+
+    def _collect(self, optimizer: Optimizer) -> None:
+        """Bring what is ascended along to its buffer."""
+        if isinstance(self.sam, MomentumSAM):
+            optimizer.follow()
+        else:
+            optimizer.collect()
 
     def _perturb(self, optimizer: Optimizer, zero_grad: bool, refuses: bool = True) -> None:
         """With gradients in their buffer: move all groups, or raise with nothing moved."""

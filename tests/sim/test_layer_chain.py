@@ -22,6 +22,7 @@ CHAINS: dict[str, nn.Module] = {
     ),
     "no-flatten": nn.Sequential(nn.Linear(7, 4), nn.SiLU(), nn.Flatten(), nn.Linear(12, 5)),
     "one": nn.Sequential(nn.Flatten(), nn.Linear(21, 5)),
+    "alone": nn.Linear(7, 5),
     # it may not write over what the features are, nor what its own backward pass needs
     "in-place": nn.Sequential(
         nn.Tanh(), nn.Flatten(), nn.Linear(21, 6), nn.ELU(inplace=True), nn.Linear(6, 5)
@@ -45,7 +46,8 @@ def problem(
     stack = fs.AgentStack(CHAINS[name], agents, init="independent", seed=seed)
     for _, g in stack.named_gradients():
         g.fill_(float("nan"))
-    return stack, torch.randn(agents, 6, 3, 7), torch.randint(0, 5, (agents, 6))
+    samples = (7,) if name == "alone" else (3, 7)
+    return stack, torch.randn(agents, 6, *samples), torch.randint(0, 5, (agents, 6))
 
 
 def gradients(stack: fs.AgentStack) -> torch.Tensor:

@@ -123,7 +123,7 @@ class LayerChain:
                     name,
                     layer,
                     *(
-                        of.get(f"{name}.{kind}")
+                        of.get(within(name, kind))
                         for of in (rows, views)
                         for kind in ("weight", "bias")
                     ),
@@ -177,6 +177,11 @@ class LayerChain:
                 gradient = gradient + further
 
 
+def within(layer: str, parameter: str) -> str:
+    """A parameter's whole name; the module may itself be the layer."""
+    return f"{layer}.{parameter}" if layer else parameter
+
+
 def _product_dtype(weight: Tensor) -> torch.dtype:
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
@@ -199,12 +204,12 @@ def _linear_backward(
     shape, x = x.shape, x.flatten(1, -2)
     gradient = gradient.to(x.dtype).flatten(1, -2)
     if step.weight_gradient is not None:
-        if f"{step.name}.weight" in wanted:
+        if within(step.name, "weight") in wanted:
             _write_product(gradient.mT, x, step.weight_gradient)
         else:
             step.weight_gradient.zero_()
     if step.bias_gradient is not None:
-        if f"{step.name}.bias" in wanted:
+        if within(step.name, "bias") in wanted:
             torch.sum(gradient, 1, dtype=torch.float32, out=step.bias_gradient)
         else:
             step.bias_gradient.zero_()
