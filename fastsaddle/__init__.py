@@ -1,7 +1,7 @@
 """Decentralized, sharpness-aware deep learning: many agents, one graph, fused kernels, a drop-in optimizer."""
 
 from fastsaddle import _checkout  # noqa: F401, I001  (first: finds the kernels where the link is lost)
-from fastsaddle import comm, compressors, gradients, rules
+from fastsaddle import comm, compressors, gradients, integrations, rules
 from fastsaddle.agents import AgentStack
 from fastsaddle.comm.choco import Choco
 from fastsaddle.comm.period import QSR
@@ -54,6 +54,7 @@ __all__ = [
     "comm",
     "compressors",
     "gradients",
+    "integrations",
     "rules",
     "second_pass",
     "sharpest",

@@ -75,6 +75,10 @@ class Gradient:
         """Gradients that a step takes, on average, for each agent."""
         return 1
 
+    def takes_several(self, optimizer: Optimizer) -> bool:
+        """Whether the next step takes several gradients, none of which may then be a sum with an earlier one."""
+        return self.evaluations(optimizer.communicator) > 1
+
     def refuses(self, rule: Rule, communicator: Communicator) -> str | None:
         """Why it cannot be combined with these; None where it can."""
         return None

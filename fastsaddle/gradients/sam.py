@@ -116,6 +116,9 @@ class SAM(Gradient):
             return 1 if int(optimizer.rounds) % self.sam.period else 2
         return 1 if isinstance(self.sam, MomentumSAM) else 2
 
+    def takes_several(self, optimizer: Optimizer) -> bool:
+        return self.passes(optimizer) > 1
+
     def _is_plain(self, optimizer: Optimizer) -> bool:
         """Whether the next step perturbs nothing."""
         return self.passes(optimizer) == 1 and not isinstance(self.sam, MomentumSAM)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def must_be_own(optimizer: Optimizer) -> bool:
     """Whether the next evaluation's gradient must hold nothing of others: one of several, or at another model."""
     phase = optimizer.phase
-    return phase.home is not None or phase.evaluations > 0 or optimizer.passes > 1
+    moved = phase.home is not None or phase.evaluations > 0
+    return moved or optimizer.gradient.takes_several(optimizer)
 
 
 def call_for_own(optimizer: Optimizer, call: Callable[[], Any]) -> Any:
@@ -108,7 +109,7 @@ class Probe:
 
 
 def message(optimizer: Optimizer) -> str:
-    by_hand = optimizer.gradient.needs_closure is None and optimizer.passes > 1
+    by_hand = optimizer.gradient.needs_closure is None and optimizer.passes == 2
     return (
         f"gradients must be zeroed by the closure of {optimizer.who}, which got its gradient added to those that were "
         "there before (or NaN): zero them in the closure; "

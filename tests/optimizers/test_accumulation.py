@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fastsaddle as fs
-from tests.optimizers.interrupted_steps import CASES, Work
+from tests.optimizers.interrupted_steps import CASES, Work, composed
 from tests.optimizers.optimizer_snapshots import equal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -229,6 +229,36 @@ def test_the_first_gradient_is_not_taken_for_the_second(seed: int) -> None:
     with pytest.raises(RuntimeError, match="gradients must be zeroed"):
         work.optimizer.step(added(work))
     assert equal(work.state(), before)
+
+
+def test_a_gradient_of_ones_own_that_takes_several(seed: int, monkeypatch: Any) -> None:
+    """It says so in `evaluations`; its closures are seen to without more."""
+
+    class Ahead(fs.gradients.Gradient):
+        needs_closure = "takes a second gradient ahead"
+
+        def evaluations(self, communicator: Any) -> float:
+            return 2
+
+        def take(self, optimizer: Any, closure: Any, passes: Any = None) -> Any:
+            loss = optimizer.evaluate(closure)
+            optimizer.collect()
+            optimizer.visit(optimizer.rows.x - 0.1 * optimizer.rows.g)
+            optimizer.evaluate(closure)
+            return loss
+
+    case = composed(fs.rules.Momentum("quasi-global"), gradient=Ahead())
+    monkeypatch.setitem(CASES, "ahead", case)
+    work, twin = Work("ahead", seed), Work("ahead", seed)
+    for _ in range(2):
+        work.optimizer.zero_grad()
+        work.optimizer.step(added(work))
+        twin.optimizer.step(twin.closure)
+        assert equal(work.state(), twin.state())
+    work.closure()
+    with pytest.raises(RuntimeError, match="gradients must be zeroed"):
+        work.optimizer.step(added(work))
+    assert equal(work.state(), twin.state())
 
 
 def test_engines_write_gradients_anew(seed: int) -> None:

@@ -38,6 +38,7 @@ FLOORS = (
     ("gradients",),
     ("optimizer",),
     ("methods",),
+    ("integrations",),
     ("",),
     ("sim",),
     ("cli",),
