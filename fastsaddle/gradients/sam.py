@@ -189,7 +189,7 @@ class SAM(Gradient):
             return False
         written, gradient = optimizer.phase.left
         p = with_gradient(optimizer)
-        return written == optimizer.rows.g._version and p is not None and p.grad is gradient
+        return written == optimizer.rows.written and p is not None and p.grad is gradient
 
     def found(self, optimizer: Optimizer) -> Found:
         optimizer.collect()
@@ -226,7 +226,7 @@ class SAM(Gradient):
         p, phase = with_gradient(optimizer), optimizer.phase
         phase.skipped = skipped
         if not zero_grad:
-            phase.left = optimizer.rows.g._version, None if p is None else p.grad
+            phase.left = optimizer.rows.written, None if p is None else p.grad
 
     def _collect(self, optimizer: Optimizer) -> None:
         """Bring what is ascended along to its buffer."""

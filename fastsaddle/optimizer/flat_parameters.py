@@ -108,6 +108,16 @@ class FlatParameters:
         views = layout.views(rows)
         return views if self.stacked else [view[0] for view in views]
 
+    @property
+    def gradient_buffers(self) -> tuple[torch.Tensor, ...]:
+        """What `.grad` of the parameters are views of, each with a counter of what is written into it."""
+        return (self.g,) if self._rounded_g is None else (self.g, self._rounded_g)
+
+    @property
+    def written(self) -> tuple[tuple[int, int], ...]:
+        """Changes whenever something is written into gradients."""
+        return tuple((rows.data_ptr(), rows._version) for rows in self.gradient_buffers)
+
     def models(self) -> torch.Tensor:
         """`x`, but the models themselves where parameters are elsewhere: perturbed, or at others' models."""
         self.verify()

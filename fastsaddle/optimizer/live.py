@@ -62,7 +62,7 @@ class Live:
         self.phase = Phase()
         self.loading: dict[Parameter, dict[str, torch.Tensor]] = {}
         self.zeroed = 0
-        self.zero_at: tuple[int, int, int] | None = None
+        self.zero_at: tuple[tuple[int, int], ...] | None = None
         self.renews = False
         self.scaler: dict[str, Any] = {}
         self.trains = False

@@ -57,19 +57,20 @@ def call_for_own(optimizer: Optimizer, call: Callable[[], Any]) -> Any:
 
 
 def note_zeroed(optimizer: Optimizer) -> None:
-    """Gradients are zero now: note it, with the counter of what is written into them."""
-    live, g = optimizer.live, optimizer.rows.g
-    live.zeroed += 1
-    live.zero_at = (optimizer.rows.version, g.data_ptr(), g._version)
+    """Gradients are zero now: note it, and what would tell that something was written into them."""
+    optimizer.live.zeroed += 1
+    optimizer.live.zero_at = optimizer.rows.written
 
 
 def are_zero(optimizer: Optimizer) -> bool:
     """Whether all gradients are known to be zero, without reading them."""
-    g = optimizer.rows.g
-    at = (optimizer.rows.version, g.data_ptr(), g._version)
-    is_zero = at == optimizer.live.zero_at
+    rows = optimizer.rows
+    is_zero, buffers = rows.written == optimizer.live.zero_at, rows.gradient_buffers
     gradients = (p.grad for group in optimizer.param_groups for p in group["params"])
-    return all(grad is None or (is_zero and grad._base is g) for grad in gradients)
+    return all(
+        grad is None or (is_zero and any(grad._base is rows for rows in buffers))
+        for grad in gradients
+    )
 
 
 def with_gradient(optimizer: Optimizer) -> torch.Tensor | None:

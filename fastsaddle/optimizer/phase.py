@@ -25,7 +25,7 @@ class Phase:
         looked: pairs of a state and what it is to become.
         slot: which of a step's several evaluations is in progress, see `Gradient.evaluate`.
         evaluations: how many closures were called.
-        left: what `perturb()` left as gradients: the counter of what is written into them, and one of them.
+        left: what `perturb()` left as gradients: what tells that they were written, and one of them.
         skipped: counts of gradients that were not finite, as they were before `perturb()`.
     """
 
@@ -39,7 +39,7 @@ class Phase:
         self.home_parts: list[torch.Tensor] = []
         self.end = 0
         self.norm: torch.Tensor | None = None
-        self.left: tuple[int, torch.Tensor | None] | None = None
+        self.left: tuple[Any, torch.Tensor | None] | None = None
         self.skipped: torch.Tensor | None = None
         self.forget()
 

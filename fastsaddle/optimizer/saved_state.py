@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import Parameter
 
+from fastsaddle.optimizer.binding import MASTER, moving
 from fastsaddle.optimizer.rounded_parameters import is_rounded
 from fastsaddle.optimizer.state import ROUND, State, copy_name
 
@@ -63,6 +64,23 @@ def uncast(
         for index, p in zip(saved, mine, strict=False)
         if is_rounded(p) and index in state_dict["state"]
     }
+
+
+def models_ahead(optimizer: Optimizer) -> dict[Parameter, torch.Tensor]:
+    """Where `train()` has parameters stand elsewhere: the float32 models, by parameter; otherwise empty."""
+    if not optimizer.live.trains:
+        return {}
+    moved = [p for group in optimizer.param_groups for p in moving(group)]
+    return dict(zip(moved, optimizer.phase.home_parts, strict=False))
+
+
+def replace_masters(
+    optimizer: Optimizer, state: dict[Any, Any], keys: Mapping[Parameter, Any]
+) -> None:
+    """Let a state that is to be saved hold models as masters, where `train()` has these stand elsewhere."""
+    for p, model in models_ahead(optimizer).items():
+        if MASTER in optimizer.state[p]:
+            state[keys[p]] = {**state[keys[p]], MASTER: model.clone()}
 
 
 def check_copies(optimizer: Optimizer, index: int, held: Mapping[str, Any]) -> None:

@@ -41,8 +41,9 @@ def unscale(optimizer: Optimizer, told: dict[str, Any]) -> None:
     scale = told.get("grad_scale")
     if scale is not None:
         optimizer.collect()
-        columns = optimizer.model_columns
-        optimizer.rows.g[:, columns].mul_(torch.as_tensor(scale).double().reciprocal().float())
+        columns, factor = optimizer.model_columns, torch.as_tensor(scale).double().reciprocal()
+        for rows in optimizer.rows.gradient_buffers:
+            rows[:, columns].mul_(factor.float())
 
 
 def refuse_closure(optimizer: Optimizer) -> None:

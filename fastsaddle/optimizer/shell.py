@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import partial
 from numbers import Integral
 from operator import attrgetter, is_not
@@ -38,7 +38,12 @@ from fastsaddle.optimizer.live import Live
 from fastsaddle.optimizer.own_gradient import call_for_own, must_be_own, note_zeroed
 from fastsaddle.optimizer.phase import Phase
 from fastsaddle.optimizer.rows import Rows
-from fastsaddle.optimizer.saved_state import check_state, uncast
+from fastsaddle.optimizer.saved_state import (
+    check_state,
+    models_ahead,
+    replace_masters,
+    uncast,
+)
 from fastsaddle.optimizer.scaling import FromScaler, overflowed, refuse_closure, unscale
 from fastsaddle.optimizer.state import ROUND, State, copy_name
 from fastsaddle.rules.base import Rule
@@ -464,16 +469,16 @@ class Optimizer(torch.optim.Optimizer):
         if self.rows.deserted:
             self._bind()
         self.rows.verify()
-        if self.live.version != self.rows.version or self._has_others:
+        # while models are elsewhere it must wait
+        is_home = self.phase.home is None
+        if self.live.version != self.rows.version or (is_home and self._has_others):
             self._bind()
         if self.rows.rounded is not None:
             self.rows.rounded.absorb()
 
     @property
     def _has_others(self) -> bool:
-        """Whether other parameters are to move than lie in the buffers; while models are elsewhere it must wait."""
-        if self.phase.home is not None:
-            return False
+        """Whether other parameters are to move than lie in the buffers."""
         for group, held in zip(self.param_groups, self.rows.groups, strict=False):
             named = group["params"]
             # the usual case without a list of its own
@@ -586,6 +591,9 @@ class Optimizer(torch.optim.Optimizer):
         with Commit(), torch.no_grad():
             phase.steps = True
             try:
+                if live.trains and self._has_others:
+                    with self._at_models():
+                        self.follow()
                 if told and overflowed(self, told):
                     self.restore()
                     return None
@@ -895,7 +903,10 @@ class Optimizer(torch.optim.Optimizer):
         with torch.no_grad():
             self.follow()
         own = {} if self.locals is None else {"local": self.locals.state_dicts()}
-        return {**super().state_dict(), **own}
+        saved = super().state_dict()
+        every = [p for group in self.param_groups for p in group["params"]]
+        replace_masters(self, saved["state"], {p: index for index, p in enumerate(every)})
+        return {**saved, **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave; values are copied into the flat buffers, which stay where they are.
@@ -941,18 +952,17 @@ class Optimizer(torch.optim.Optimizer):
             "rounds": self.rounds,
             "skipped": self.skipped,
             "locals": own,
-            "models": self._models_of_copies(),
+            "models": [model.clone() for model in models_ahead(self).values()],
         }
+        kept = super().__getstate__()
+        if self.live.trains:
+            kept["state"] = copy(kept["state"])
+            replace_masters(self, kept["state"], {p: p for p in self.state})
         return {
-            **super().__getstate__(),
+            **kept,
             **{n: getattr(self, n) for n in KEPT},
             "_counted": counted,
         }
-
-    def _models_of_copies(self) -> list[torch.Tensor] | None:
-        """What each parameter of a copy is to hold; None where that is what it holds here."""
-        parts = self.phase.home_parts[: self.count] if self.live.trains else None
-        return parts and [part.clone() for part in parts]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         counted = state.pop("_counted", None)
@@ -969,8 +979,8 @@ class Optimizer(torch.optim.Optimizer):
             self.live = live = Live()
             live.bytes_sent, live.held_locals = counted["bytes_sent"], counted["locals"]
             live.rounds, live.skipped = counted["rounds"], counted["skipped"]
-            parameters = [p for group in self.param_groups for p in group["params"]]
-            for p, model in zip(parameters, counted.get("models") or (), strict=False):
+            moved = [p for group in self.param_groups for p in moving(group)]
+            for p, model in zip(moved, counted.get("models", ()), strict=False):
                 p.data.copy_(model)
         for group in self.param_groups:
             # a state saved by an earlier version, or by torch's SGD, lacks some

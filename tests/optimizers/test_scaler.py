@@ -207,3 +207,31 @@ def test_momentum_sam_between_train_and_eval(seed: int) -> None:
             twin.optimizer.step(twin.closure)
     work.optimizer.eval()
     assert equal(work.state(), twin.state())
+
+
+def test_bfloat16_parameters(seed: int) -> None:
+    """Whose gradients are bfloat16 as well; what is left to unscale is what the scaler has not."""
+    draw = torch.Generator().manual_seed(seed)
+    works = []
+    for scaler in (scaler_of(), None):
+        p = nn.Parameter(torch.randn(4, 9, generator=draw.manual_seed(seed)).bfloat16())
+        optimizer = fs.QSADDLe([p], lr=0.1, topology="ring")
+        for step in range(6):
+            for first in (True, False):
+                loss = p.float().cosh().log().sum()
+                if scaler is None:
+                    loss.backward()
+                else:
+                    scaler.scale(loss).backward()
+                    if first or step % 2:
+                        scaler.unscale_(optimizer)
+                if first:
+                    optimizer.perturb(zero_grad=True)
+                    if scaler is not None:
+                        scaler.update()
+            (optimizer if scaler is None else scaler).step(*[optimizer][: scaler is not None])
+            if scaler is not None:
+                scaler.update()
+            optimizer.zero_grad()
+        works.append(optimizer.state_dict()["state"][0]["master"])
+    assert torch.equal(*works)

@@ -258,3 +258,74 @@ def test_by_hand_or_by_mode(seed: int) -> None:
     work.closure()
     with pytest.raises(RuntimeError, match=r"call train\(\)"):
         work.optimizer.step()
+
+
+def halves(seed: int) -> tuple[list[nn.Parameter], Any]:
+    draw = torch.Generator().manual_seed(seed)
+    parameters = [nn.Parameter(torch.randn(4, 3, 5, generator=draw).bfloat16()) for _ in range(2)]
+    return parameters, METHODS["QSADDLe"](parameters, lr=0.1)
+
+
+def test_bfloat16_parameters(seed: int) -> None:
+    """Masters that are saved are the models, too."""
+    (p, ahead), (q, twin) = halves(seed), halves(seed)
+
+    def backward(parameters: list[nn.Parameter], optimizer: Any) -> None:
+        optimizer.zero_grad()
+        torch.stack([p.float().cosh().log().sum() for p in parameters]).sum().backward()
+
+    def go_on(parameters: list[nn.Parameter], optimizer: Any) -> None:
+        for _ in range(3):
+            backward(parameters, optimizer)
+            optimizer.step()
+            twin.step(lambda: backward(q, twin))
+
+    ahead.train()
+    go_on(p, ahead)
+    assert not equal([*leaves(p)], [*leaves(q)])
+    expected = [*leaves(twin.state_dict())]
+    assert equal([*leaves(ahead.state_dict())], expected)
+    for copied in (copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))):
+        other = copied(ahead)
+        assert equal([*leaves(other.state_dict())], expected)
+        assert equal([*leaves(other.param_groups[0]["params"])], [*leaves(q)])
+    ahead.load_state_dict(ahead.state_dict())
+    go_on(p, ahead)
+    ahead.eval()
+    assert equal([*leaves(p)], [*leaves(q)])
+
+
+@each
+def test_a_parameter_that_is_frozen_stands_still(method: str, seed: int) -> None:
+    """From the next step on, at the model."""
+    work, _ = trained(method, seed)
+    p = work.parameters[2]
+    (model,) = [
+        m
+        for m, q in zip(
+            work.optimizer.phase.home_parts, work.optimizer.rows.parameters, strict=False
+        )
+        if q is p
+    ]
+    before = model.clone()
+    p.requires_grad_(False)
+    for _ in range(3):
+        backward(work)
+        work.optimizer.step()
+        assert torch.equal(p, before)
+    work.optimizer.eval()
+    assert torch.equal(p, before)
+
+
+@each
+def test_a_parameter_that_is_exchanged_is_followed(method: str, seed: int) -> None:
+    work, _ = trained(method, seed)
+    old, new = work.parameters[2], nn.Parameter(torch.full((4, 37), 0.25))
+    work.parameters[2] = work.optimizer.param_groups[1]["params"][0] = new
+    backward(work)
+    work.optimizer.step()
+    work.optimizer.eval()
+    left, start = old.clone(), new.clone()
+    assert not torch.equal(new, torch.full_like(new, 0.25))
+    work.optimizer.step(work.closure)
+    assert torch.equal(old, left) and not torch.equal(new, start)

@@ -30,8 +30,9 @@ FLOORS = (
     ("comm",),
     (
         *("optimizer.binding", "optimizer.group_views", "optimizer.rows"),
-        *("optimizer.own_gradient", "optimizer.saved_state", "optimizer.scaling"),
+        *("optimizer.own_gradient", "optimizer.scaling"),
     ),
+    ("optimizer.saved_state",),
     ("rules.base", "rules.tracking"),
     ("rules",),
     ("gradients.base", "gradients.sam"),
