@@ -303,11 +303,15 @@ class AgentStack:
         return mapping.mapped(self.called, parameters, buffers, mapping.Arguments(args, kwargs))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Copies of all parameters and persistent buffers, `[agents, ...]`, with the names of `module.state_dict()`."""
-        self.rows.verify()
+        """Copies of all parameters and persistent buffers, `[agents, ...]`, with the names of `module.state_dict()`.
+
+        They are the models, also while an optimizer has perturbed them.
+        """
+        parts = zip(self.rows.parameters, self.rows.parts(self.rows.models()), strict=True)
+        models = {id(p): part for p, part in parts}
         state = {name: self._value(of) for name, of in self._state_names().items()}
         return {
-            name: value.detach().clone(memory_format=torch.contiguous_format)
+            name: models.get(id(value), value).detach().clone(memory_format=torch.contiguous_format)
             for name, value in state.items()
         }
 
@@ -324,7 +328,12 @@ class AgentStack:
 
         Raises:
             ValueError: other names, or shapes; nothing has changed then.
+            RuntimeError: an optimizer has perturbed the parameters.
         """
+        if self.rows.phase is not None and self.rows.phase.home is not None:
+            raise RuntimeError(
+                "a stack cannot be loaded while its parameters are perturbed: eval(), step() or restore() first"
+            )
         names = self._state_names()
         missing = [name for name in names if name not in state]
         unexpected = [name for name in state if name not in names]

@@ -216,6 +216,13 @@ def test_a_stack_gives_the_models(seed: int) -> None:
     for of in (lambda s: s.consensus(), lambda s: s.agent(2)):
         for p, q in zip(*(of(s).parameters() for s in stacks), strict=True):
             assert torch.equal(p, q)
+    saved = stacks[0].state_dict()
+    assert equal([*leaves(saved)], [*leaves(stacks[1].state_dict())])
+    with pytest.raises(RuntimeError, match=r"cannot be loaded while .*eval\(\)"):
+        stacks[0].load_state_dict(saved)
+    ahead.eval()
+    stacks[0].load_state_dict(saved)
+    assert torch.equal(stacks[0].x, stacks[1].x)
 
 
 @pytest.mark.parametrize("how", ["gradient", "rate", "rho", "rule"])
