@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fastsaddle.kernels import threads
 from fastsaddle.kernels._shared.buckets.reference import BUCKET_RULE, COUNT_RULE
 from fastsaddle.kernels._shared.step.reference import LIST_RULE
 
@@ -89,13 +90,13 @@ def function(name: str, arguments: Sequence[type]) -> Any:
 
 
 def call(symbol: Any, *arguments: int | None) -> None:
-    """Call `symbol` with torch's number of threads, and raise what it reports.
+    """Call `symbol` with torch's number of threads (one in a forked child), and raise what it reports.
 
     Raises:
         ValueError: a neighbor list or a table is wrong; nothing was written.
         MemoryError: scratch memory could not be had; nothing was written.
     """
-    status = symbol(*arguments, torch.get_num_threads())
+    status = symbol(*arguments, threads.count())
     if status:
         kind, reason = REASONS[status]
         raise kind(reason)

@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from fastsaddle.kernels import threads  # noqa: F401  (notices forks from the first import on)
+
 LIBRARY = torch.library.Library("fastsaddle", "DEF")
 
 # backend name, as users say it -> file of the op that holds it

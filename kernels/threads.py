@@ -1,0 +1,40 @@
+"""How many threads kernels of the CPU library may use: torch's number, but one in a forked child.
+
+Threads do not survive a fork, and OpenMP's runtime (libgomp) would wait for them for ever.
+"""
+
+import os
+
+import torch
+
+
+class Threads:
+    """What is known of this process.
+
+    Attributes:
+        forked: whether it is a forked child.
+        used: whether kernels have run on several threads.
+    """
+
+    forked = False
+    used = False
+
+
+def count() -> int:
+    """Threads that a kernel may use now."""
+    if Threads.forked:
+        return 1
+    threads = torch.get_num_threads()
+    Threads.used |= threads > 1
+    return threads
+
+
+def _note_fork() -> None:
+    Threads.forked = True
+    if Threads.used:
+        # torch's own operators would wait for the same threads
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
