@@ -110,6 +110,8 @@ class AgentStack:
     @property
     def g(self) -> torch.Tensor:
         self.rows.verify()
+        # gradients may have been set to None, or assigned, since
+        self.rows.collect_gradients()
         return self.rows.g
 
     @property
