@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from fastsaddle.comm.base import Communicator, Exchange
+from fastsaddle.comm.base import NOT_STACKED, Communicator, Exchange
 from fastsaddle.comm.lists import Lists
 from fastsaddle.comm.period import QSR, check_steps
 from fastsaddle.kernels.pull_push import pull_push
-from fastsaddle.optimizer.hyperparameters import Hyperparameter, Range, check_group
+from fastsaddle.optimizer.hyperparameters import Hyperparameter, Range, check_group, differ, is_many
 from fastsaddle.optimizer.state import State
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Average:
         return {"pull": self.pull, "push": self.push, **_first(self.period)}
 
     def connect(self, leading: int | None) -> StackedAverage:
-        """The communicator for parameters with `leading` rows, None where one of them is 0-d."""
+        """The communicator for parameters with `leading` rows, None where these have no common number."""
         return StackedAverage(_agents(self.agents, leading), self.period)
 
 
@@ -96,7 +96,7 @@ class Elastic:
         return {"pull": self.pull, **_first(self.period)}
 
     def connect(self, leading: int | None) -> StackedElastic:
-        """The communicator for parameters with `leading` rows, None where one of them is 0-d."""
+        """The communicator for parameters with `leading` rows, None where these have no common number."""
         return StackedElastic(_agents(self.agents, leading), self.period)
 
 
@@ -123,12 +123,12 @@ class StackedAverage(Communicator):
 
     def check_groups(self, groups: list[dict[str, Any]]) -> None:
         lr = groups[0]["lr"]
-        if isinstance(self.period, QSR) and torch.as_tensor(lr).numel() > 1:
+        if isinstance(self.period, QSR) and is_many(lr):
             raise ValueError(f"QSR needs one lr for all agents, got {tuple(lr.shape)} of them")
         for name, allowed in self.hyperparameters.items():
             values = [group[name] for group in groups]
             check_group({name: values[0]}, {name: allowed})
-            if any(not torch.equal(*map(torch.as_tensor, (values[0], v))) for v in values[1:]):
+            if any(differ(values[0], v) for v in values[1:]):
                 raise ValueError(f"{name} must be equal in all parameter groups, got {values}")
 
     def gossips(self, optimizer: Optimizer) -> bool:
@@ -157,7 +157,8 @@ class StackedAverage(Communicator):
     @torch.no_grad()
     def synchronize(self, optimizer: Optimizer) -> int:
         x = optimizer.model_rows
-        self._meet(optimizer, x, *self.mean(x))
+        if x.shape[1]:
+            self._meet(optimizer, x, *self.mean(x))
         return 2 * (self.all_agents - 1) * 4 * optimizer.dim
 
     def _meet(
@@ -181,8 +182,8 @@ class StackedElastic(StackedAverage):
 
     def check_groups(self, groups: list[dict[str, Any]]) -> None:
         super().check_groups(groups)
-        pull = torch.as_tensor(groups[0]["pull"])
-        if pull.numel() > 1:
+        pull = groups[0]["pull"]
+        if is_many(pull):
             raise ValueError(
                 f"Elastic needs one pull for all agents, got {tuple(pull.shape)} of them"
             )
@@ -218,5 +219,5 @@ def _first(period: int | QSR) -> dict[str, int]:
 
 def _agents(wanted: int | None, leading: int | None) -> int:
     if wanted is None and leading is None:
-        raise ValueError("parameters must be stacked as [agents, ...], got a 0-d one")
+        raise ValueError(NOT_STACKED)
     return leading if wanted is None else wanted  # type: ignore[return-value]

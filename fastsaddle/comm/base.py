@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
 
 
+NOT_STACKED = (
+    "parameters must be stacked as [agents, ...], as those of fs.AgentStack(model, agents) are, "
+    "got no common first dimension"
+)
+
+
 @dataclass(frozen=True)
 class LocalStep:
     """What a gossip step does before and after the exchange: the arguments of the gossip_step op.
@@ -215,7 +221,7 @@ class Communicator:
         return self.topology is not None or (self.agents or 1) == 1
 
     def connect(self, leading: int | None) -> Communicator:
-        """A communicator for an optimizer whose parameters have `leading` rows (None: a 0-d parameter is among them).
+        """A communicator for an optimizer whose parameters have `leading` rows (None: no common number of them).
 
         What it keeps between steps is in the optimizer, so that one may serve several.
 
@@ -303,8 +309,9 @@ class Communicator:
     def mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean `[columns]` float32 of x `[agents, columns]`, and squared distances to it `[agents]` float64."""
         mean = torch.empty(x.shape[1], dtype=torch.float32, device=x.device)
-        squared_distance = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
-        consensus(x, mean, squared_distance)
+        squared_distance = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
+        if x.shape[1]:
+            consensus(x, mean, squared_distance)
         return mean, squared_distance
 
     def point(self, x: torch.Tensor) -> contextlib.AbstractContextManager[None]:

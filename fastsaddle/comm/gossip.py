@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from fastsaddle.comm.base import NOT_STACKED
 from fastsaddle.comm.choco import Choco, CompressedGossip, as_choco
 from fastsaddle.comm.lists import check_consensus_step
 from fastsaddle.comm.period import check_steps
 from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.graphs.topology import Topology, resolve
+from fastsaddle.graphs.topology import Topology, check_topology, resolve
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Gossip:
     hyperparameters: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
+        if self.topology is not None:
+            check_topology(self.topology)
         check_consensus_step(self.consensus_step)
         check_steps("every", self.every)
         check_steps("rounds", self.rounds)
@@ -54,7 +57,7 @@ class Gossip:
         return {} if self.every == 1 else {STEPS_DONE.name: 0}
 
     def connect(self, leading: int | None) -> StackedGossip:
-        """The communicator for parameters with `leading` rows, None where one of them is 0-d.
+        """The communicator for parameters with `leading` rows, None where these have no common number of them.
 
         Raises:
             ValueError: parameters that cannot be stacked, or an unknown name.
@@ -62,8 +65,11 @@ class Gossip:
         graph = self.topology
         if graph is not None:
             if leading is None:
+                raise ValueError(NOT_STACKED)
+            if isinstance(graph, Topology) and graph.agents != leading:
                 raise ValueError(
-                    "with a topology parameters must be stacked as [agents, ...], got a 0-d one"
+                    f"{graph.name} has {graph.agents} agents, but {leading} are needed for parameters "
+                    f"[{leading}, ...]: fs.AgentStack(model, {graph.agents}) makes {graph.agents} copies of a model"
                 )
             graph = resolve(graph, leading)
         choco = as_choco(self.compressor)

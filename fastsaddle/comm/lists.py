@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from fastsaddle.graphs.topology import Topology
+from fastsaddle.optimizer.hyperparameters import is_number
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,19 @@ class MixingLists:
     def __init__(self, topology: Topology | None, consensus_step: float = 1.0) -> None:
         check_consensus_step(consensus_step)
         if topology is None:
-            lists = (torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1, dtype=torch.float32))
+            lists = (
+                torch.zeros(1, 1, dtype=torch.int32, device="cpu"),
+                torch.ones(1, 1, dtype=torch.float32, device="cpu"),
+            )
         else:
             lists = topology.mixing_lists(consensus_step)
         neighbors, weights = lists
         self.agents, self.width = neighbors.shape
         self.messages = 0 if topology is None else topology.messages
         whole = Lists(neighbors, weights, incoming(neighbors))
-        own = torch.arange(self.agents, dtype=torch.int32)[:, None]
-        alone = Lists(own, torch.ones(self.agents, 1, dtype=torch.float32), incoming(own))
+        own = torch.arange(self.agents, dtype=torch.int32, device="cpu")[:, None]
+        one = torch.ones(self.agents, 1, dtype=torch.float32, device="cpu")
+        alone = Lists(own, one, incoming(own))
         # kept for good: a captured graph knows nothing but addresses
         self._on = {torch.device("cpu"): (whole, alone)}
 
@@ -93,10 +98,10 @@ def incoming(neighbors: torch.Tensor) -> torch.Tensor:
     rows = [
         [place.get((j, i), -1) if j >= 0 else -1 for j in near] for i, near in enumerate(listed)
     ]
-    return torch.tensor(rows, dtype=torch.int32).reshape(agents, width - 1)
+    return torch.tensor(rows, dtype=torch.int32, device="cpu").reshape(agents, width - 1)
 
 
 def check_consensus_step(consensus_step: float) -> None:
     """Raise ValueError unless gamma is in [0, 1]."""
-    if not 0 <= consensus_step <= 1:
+    if not is_number(consensus_step) or not 0 <= consensus_step <= 1:
         raise ValueError(f"consensus_step must be in [0, 1], got {consensus_step!r}")

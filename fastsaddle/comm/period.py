@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
+
+from fastsaddle.optimizer.hyperparameters import is_number, is_whole
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class QSR:
     def __post_init__(self) -> None:
         for name in ("base", "total"):
             check_steps(name, getattr(self, name), optional=name == "total")
-        if not (self.growth > 0 and math.isfinite(self.growth)):
+        if not (is_number(self.growth) and self.growth > 0 and math.isfinite(self.growth)):
             raise ValueError(f"growth must be > 0 and finite, got {self.growth!r}")
 
     @property
@@ -48,5 +49,5 @@ def check_steps(name: str, value: int | None, optional: bool = False) -> None:
     """Raise ValueError unless `value` is a whole number of at least 1, or None where that is allowed."""
     if value is None and optional:
         return
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+    if not is_whole(value) or value < 1:
         raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")

@@ -7,12 +7,13 @@ import torch
 from fastsaddle.compressors._wire import step_tensor, table_of, tensors_of, weight_tensor
 from fastsaddle.kernels.top_k import top_k
 from fastsaddle.optimizer.flat_layout import FlatLayout
+from fastsaddle.optimizer.hyperparameters import is_number
 
 
 def check_keep(keep: float) -> None:
     """Raise ValueError unless `keep` is a fraction in (0, 1]."""
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep must be in (0, 1], the fraction that is sent, got {keep}")
+    if not is_number(keep) or not 0 < keep <= 1:
+        raise ValueError(f"keep must be in (0, 1], the fraction that is sent, got {keep!r}")
 
 
 def kept(keep: float, dim: int) -> int:

@@ -24,6 +24,7 @@ from fastsaddle.kernels.compress_ef import compress_ef
 from fastsaddle.kernels.dequantize_add import dequantize_add
 from fastsaddle.kernels.quantize import quantize
 from fastsaddle.optimizer.flat_layout import FlatLayout
+from fastsaddle.optimizer.hyperparameters import is_whole
 
 NORMS = ("max", "l2")
 
@@ -58,13 +59,14 @@ class StochasticQuantizer(Compressor):
     def __post_init__(self) -> None:
         if self.bits not in (2, 4, 8):
             raise ValueError(f"bits must be 2, 4 or 8, got {self.bits}")
-        if self.bucket is not None and (self.bucket < 32 or self.bucket % 32):
-            raise ValueError(f"bucket must be None or a multiple of 32, got {self.bucket}")
+        bucket, levels = self.bucket, self.levels
+        if bucket is not None and (not is_whole(bucket) or bucket < 32 or bucket % 32):
+            raise ValueError(f"bucket must be None or a multiple of 32, got {bucket!r}")
         if self.norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
-        if self.levels is not None and not 1 <= self.levels < 2**self.bits:
+        if levels is not None and (not is_whole(levels) or not 1 <= levels < 2**self.bits):
             raise ValueError(
-                f"levels must be in 1..{2**self.bits - 1} for {self.bits} bits, got {self.levels}"
+                f"levels must be in 1..{2**self.bits - 1} for {self.bits} bits, got {levels!r}"
             )
 
     @property

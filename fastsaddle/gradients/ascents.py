@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from fastsaddle.comm.period import check_steps
+from fastsaddle.optimizer.hyperparameters import Range, is_number
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ class LookSAM(Ascent):
 
     def __post_init__(self) -> None:
         check_steps("period", self.period)
-        if not (self.strength >= 0 and math.isfinite(self.strength)):
-            raise ValueError(f"strength must be >= 0 and finite, got {self.strength!r}")
+        Range(0, math.inf, default=0.7).check("strength", self.strength)
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,9 @@ class ESAM(Ascent):
 
     def __post_init__(self) -> None:
         for name in ("weights", "samples"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not is_number(value) or not 0 < value <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {value!r}")
 
 
 def sharpest(before: torch.Tensor, after: torch.Tensor, fraction: float) -> torch.Tensor:

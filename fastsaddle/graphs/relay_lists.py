@@ -17,13 +17,14 @@ def message_lists(neighbors: Neighbors) -> tuple[torch.Tensor, torch.Tensor]:
     zero.
     """
     agents, most = len(neighbors), max(map(len, neighbors))
-    sources = torch.full((most * agents, most), -1, dtype=torch.int32)
-    weights = torch.zeros(most * agents, most, dtype=torch.float32)
-    sources[:, :1] = torch.arange(agents, (most + 1) * agents, dtype=torch.int32)[:, None]
+    sources = torch.full((most * agents, most), -1, dtype=torch.int32, device="cpu")
+    weights = torch.zeros(most * agents, most, dtype=torch.float32, device="cpu")
+    own = torch.arange(agents, (most + 1) * agents, dtype=torch.int32, device="cpu")
+    sources[:, :1] = own[:, None]
     for j, near in enumerate(neighbors):
         for k, i in enumerate(near):
             relayed = [m * agents + j for m, other in enumerate(near, 1) if other != i]
-            sources[k * agents + j, : 1 + len(relayed)] = torch.tensor([j, *relayed])
+            sources[k * agents + j, : 1 + len(relayed)] = torch.tensor([j, *relayed], device="cpu")
             weights[k * agents + j, : 1 + len(relayed)] = 1.0
     return sources, weights
 
@@ -34,11 +35,11 @@ def average_lists(neighbors: Neighbors) -> tuple[torch.Tensor, torch.Tensor]:
     The weights of step t count how many models have arrived by then; from the last step on they stay.
     """
     agents, most = len(neighbors), max(map(len, neighbors))
-    sources = torch.full((agents, most + 1), -1, dtype=torch.int32)
+    sources = torch.full((agents, most + 1), -1, dtype=torch.int32, device="cpu")
     counts = terms(neighbors)
-    weights = torch.zeros(len(counts), agents, most + 1, dtype=torch.float32)
+    weights = torch.zeros(len(counts), agents, most + 1, dtype=torch.float32, device="cpu")
     for i, near in enumerate(neighbors):
-        sources[i, : 1 + len(near)] = torch.arange(1 + len(near)) * agents + i
+        sources[i, : 1 + len(near)] = torch.arange(1 + len(near), device="cpu") * agents + i
         weights[:, i, 1 : 1 + len(near)] = 1 / agents
         for step, arrived in enumerate(counts):
             weights[step, i, 0] = (agents - sum(arrived[j, i] for j in near)) / agents

@@ -263,13 +263,31 @@ def resolve(topology: Topology | str, agents: int) -> Topology:
 
     Raises ValueError where the number differs, and as `parse` does.
     """
+    check_topology(topology)
     if isinstance(topology, str):
         return parse(topology, agents)
-    if not isinstance(topology, Topology):
-        raise ValueError(f"topology must be a Topology or a string, got {topology!r}")
     if topology.agents != agents:
         raise ValueError(f"{topology.name} has {topology.agents} agents, but {agents} are needed")
     return topology
+
+
+def check_topology(topology: object) -> None:
+    """Raise ValueError for what is neither a topology nor a text."""
+    if not isinstance(topology, (Topology, str)):
+        raise ValueError(f"topology must be a Topology or a string, got {_other(topology)}")
+
+
+def _other(given: object) -> str:
+    """What was given in a topology's place, with what makes a topology of it."""
+    kind = type(given).__name__
+    if isinstance(given, nx.Graph):
+        return f"a networkx {kind}: fs.topology.from_networkx(graph) makes one of it"
+    if hasattr(given, "__array__") or isinstance(given, (list, tuple)):
+        return f"a {kind}: fs.topology.from_matrix(W) makes one of a mixing matrix"
+    if callable(given):
+        name = getattr(given, "__name__", kind)
+        return f"the callable {name}: call it, as in fs.topology.ring(16)"
+    return repr(given)
 
 
 def _most_square_torus(n: int) -> Topology:

@@ -1,10 +1,10 @@
 """Re-points parameters and their gradients into flat buffers, and notices when somebody moves them away."""
 
+import os
 import re
 import warnings
 import weakref
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch.nn import Parameter
@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastsaddle.optimizer.commit import Commit
 from fastsaddle.optimizer.flat_layout import FlatLayout
+from fastsaddle.optimizer.memory import check_memory, is_shared, refuse_overlaps, refuse_shared
 from fastsaddle.optimizer.phase import Phase
 from fastsaddle.optimizer.rounded_parameters import RoundedParameters, check_dtype, is_rounded
 
@@ -37,6 +38,7 @@ class FlatParameters:
         deserted: whether parameters have moved into other buffers, those of a later optimizer.
         renewals: counts how often all gradients were written anew, whatever they were.
         phase: of the optimizer whose parameters these are; None where there is none.
+        process: number of the process that laid them out.
     """
 
     def __init__(
@@ -72,7 +74,12 @@ class FlatParameters:
         Raises:
             ValueError: the parameters do not fit together, or would have to leave an AgentStack's buffers.
         """
-        owners = {id(owner): owner for group in groups for owner in map(owner_of, group)}
+        given = [p for group in groups for p in group]
+        check_memory(given)
+        if any(is_foreign(owner_of(p)) for p in given):
+            # those that were laid out here, and sent elsewhere since, are followed
+            refuse_shared(given)
+        owners = {id(owner): owner for owner in map(owner_of, given)}
         alone = next(iter(owners.values())) if len(owners) == 1 else None
         if alone is not None and alone.fits(agents, stacked):
             alone.arrange(groups)
@@ -135,6 +142,7 @@ class FlatParameters:
             ValueError: the moved parameters have another shape, a dtype that is not taken, or lie on several devices.
         """
         if any(place(p) != at for p, at in zip(self.parameters, self._places, strict=True)):
+            self._notice_sharing()
             for p, gradient in zip(self.parameters, self._gradients, strict=True):
                 if p.shape != gradient.shape:
                     raise ValueError(
@@ -143,6 +151,18 @@ class FlatParameters:
                     )
             check_parameters(self.groups, self.agents, self.stacked)
             self._lay_out(self.groups)
+
+    def _notice_sharing(self) -> None:
+        """Refuse shared memory in a child; where parameters were but sent to other processes, say what they have."""
+        if is_foreign(self):
+            refuse_shared(self.parameters)
+        elif any(map(is_shared, self.parameters)):
+            warnings.warn(
+                "parameters were moved into shared memory, as sending a model to another process does: training goes "
+                "on in this process's memory, others keep the values that they have",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def collect_gradients(self) -> None:
         """Bring every gradient into `g`: one assigned from outside is copied, a missing one counts as zero.
@@ -238,7 +258,7 @@ class FlatParameters:
             self.parameters, self.x, self.g = parameters, x, g
             self._gradients, self._rounded_g = value_gradients, rounded_g
             self._places = [place(p) for p in parameters]
-            self.rounded = rounded
+            self.rounded, self.process = rounded, os.getpid()
             self.version += 1
         if self.agents > 1:
             silence_layout_warning(layout.stride)
@@ -248,6 +268,11 @@ def owner_of(p: Parameter) -> FlatParameters | None:
     """The buffers that a parameter lies in, None where it was never laid out."""
     owner = _OWNERS.get(p)
     return None if owner is None else owner()
+
+
+def is_foreign(owner: FlatParameters | None) -> bool:
+    """Whether parameters were laid out by nobody yet, or by the process that this one was forked from."""
+    return owner is None or owner.process != os.getpid()
 
 
 def own_storage(part: torch.Tensor) -> torch.Tensor:
@@ -275,26 +300,12 @@ def silence_layout_warning(stride: int) -> None:
 def check_parameters(groups: Sequence[Sequence[Parameter]], agents: int, stacked: bool) -> None:
     """Raise ValueError unless parameters are float32 or bfloat16, on one device, apart, and stacked as asked."""
     parameters = [p for group in groups for p in group]
+    check_memory(parameters)
     for number, p in enumerate(parameters):
         check_dtype(p, number)
-        if p.device != parameters[0].device:
-            raise ValueError(
-                f"parameters must be on one device, got {parameters[0].device} and {p.device}"
-            )
         if stacked and (p.dim() == 0 or p.shape[0] != agents):
             raise ValueError(
-                f"with a topology of {agents} agents every parameter must be stacked as "
-                f"[{agents}, ...], got {tuple(p.shape)} for parameter {number}"
+                f"for {agents} agents every parameter must be stacked as [{agents}, ...], as those of "
+                f"fs.AgentStack(model, {agents}) are, got {tuple(p.shape)} for parameter {number}"
             )
-    # strided ones lie between each other in somebody's rows: of those only the beginning is compared
-    spans = sorted(
-        (p.data_ptr(), p.data_ptr() + (p.nbytes if p.is_contiguous() else 1), number)
-        for number, p in enumerate(parameters)
-        if p.numel()
-    )
-    for (_, end, one), (start, _, other) in pairwise(spans):
-        if start < end:
-            raise ValueError(
-                f"parameters must not share memory, but {one} and {other} do: "
-                "pass one parameter object for tied weights"
-            )
+    refuse_overlaps(parameters)

@@ -3,9 +3,33 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
+
+LARGEST = torch.finfo(torch.float32).max
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is one real number, of Python or numpy; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether `value` is one whole number; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_many(value: Any) -> bool:
+    """Whether a hyperparameter is a tensor of a number for each agent."""
+    return isinstance(value, torch.Tensor) and value.numel() > 1
+
+
+def differ(a: Any, b: Any) -> bool:
+    """Whether two hyperparameters, numbers or tensors, differ."""
+    found = a != b
+    return bool(found.any()) if isinstance(found, torch.Tensor) else bool(found)
 
 
 @dataclass(frozen=True)
@@ -13,7 +37,7 @@ class Range:
     """A number in the parameter groups: [least, most), or [least, most] where that is `closed`.
 
     Values are numbers, or tensors, 0-d or `[agents]`, one for each agent. They are checked when an optimizer or a group
-    is made, and numbers again when they are changed.
+    is made, and by the next step where they are changed; but for tensors on a GPU, which would have to be waited for.
 
     Attributes:
         least, most: the bounds; `math.inf` bounds nothing but infinity itself.
@@ -32,18 +56,21 @@ class Range:
             if self.default is not None:
                 raise ValueError(f"{name} must be {self}, got None")
             return
-        if isinstance(value, (int, float)):
-            # nan fails both comparisons
-            is_below = value <= self.most if self.closed else value < self.most
-            if not (self.least <= value and is_below and math.isfinite(value)):
+        if isinstance(value, torch.Tensor):
+            if value.dtype == torch.bool or value.is_complex() or value.is_meta:
+                raise ValueError(f"{name} must be {self}, got {value!r}")
+            check_shape(name, value, agents)
+            # nan is the least and the largest, where there is one
+            ends = value.detach().aminmax() if value.numel() > 1 else (value.detach(),)
+            if not all(self._holds(float(end)) for end in ends):
                 raise ValueError(f"{name} must be {self}, got {value}")
-            return
-        values = torch.as_tensor(value, dtype=torch.float64)
-        below = values <= self.most if self.closed else values < self.most
-        if not bool(((values >= self.least) & below & values.isfinite()).all()):
-            raise ValueError(f"{name} must be {self}, got {value}")
-        if agents is not None:
-            check_shape(name, values, agents)
+        elif not is_number(value) or not self._holds(value):
+            raise ValueError(f"{name} must be {self}, got {value!r}")
+
+    def _holds(self, value: Any) -> bool:
+        # nan fails all comparisons; a number that float32 cannot hold is infinite to a kernel
+        is_below = value <= self.most if self.closed else value < self.most
+        return bool(self.least <= value and is_below and abs(value) <= LARGEST)
 
     def __str__(self) -> str:
         if math.isinf(self.most):
@@ -58,7 +85,9 @@ class Flag:
     default: bool = False
 
     def check(self, name: str, value: Any, agents: int | None = None) -> None:
-        """Any value does: its truth counts."""
+        """Raise ValueError unless `value` says yes or no; None is no."""
+        if isinstance(value, torch.Tensor) or value not in (True, False, None):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +101,7 @@ class Pair:
         if (
             not isinstance(value, Sequence)
             or len(value) != 2
-            or not all(isinstance(v, (int, float)) and 0 <= v < 1 for v in value)
+            or not all(is_number(v) and 0 <= v < 1 for v in value)
         ):
             raise ValueError(f"{name} must be two numbers in [0, 1), got {value!r}")
 
@@ -84,24 +113,31 @@ POSITIVE = Range(0, math.inf, default=0.0)
 COMMON: Mapping[str, Hyperparameter] = {
     "lr": Range(0, math.inf, default=0.1),
     "weight_decay": POSITIVE,
+    "maximize": Flag(),
 }
 
 
 def check_group(
     group: Mapping[str, Any], allowed: Mapping[str, Hyperparameter], agents: int | None = None
 ) -> None:
-    """Raise ValueError for an entry out of range, or for tensors that are neither 0-d nor `[agents]`."""
+    """Raise ValueError for an entry that is missing or out of range, and tensors neither 0-d nor `[agents]`."""
     for name, rule in allowed.items():
-        if name in group:
-            rule.check(name, group[name], agents)
+        if name not in group:
+            raise ValueError(f"{name} must be an entry of each parameter group, got none")
+        rule.check(name, group[name], agents)
 
 
-def check_shape(name: str, value: torch.Tensor, agents: int) -> None:
-    """Raise ValueError unless `value` is one number, or one for each agent."""
-    if value.numel() != 1 and value.shape != (agents,):
-        raise ValueError(
-            f"{name} must be one number or [agents] = ({agents},), got {tuple(value.shape)}"
-        )
+def check_shape(name: str, value: torch.Tensor, agents: int | None) -> None:
+    """Raise ValueError unless `value` is one number, or one for each agent (for however many, where that is None)."""
+    fits = value.dim() == 1 and len(value) if agents is None else value.shape == (agents,)
+    if value.numel() != 1 and not fits:
+        wanted = "[agents]" if agents is None else f"[agents] = ({agents},)"
+        raise ValueError(f"{name} must be one number or {wanted}, got {tuple(value.shape)}")
+
+
+def is_read(value: torch.Tensor) -> bool:
+    """Whether steps read a tensor to check it: a GPU would have to be waited for."""
+    return value.is_cpu
 
 
 class Scalars:
@@ -121,28 +157,27 @@ class Scalars:
         self._known: dict[tuple[int, str], tuple[float, torch.Tensor]] = {}
 
     def read(self, group: Mapping[str, Any], index: int, name: str) -> torch.Tensor:
-        """`name` of the group numbered `index`: float32, 0-d or `[agents]`; zero where the group has none.
+        """`name` of the group numbered `index`: float32, 0-d or `[agents]`; zero where such groups have none.
 
         Raises:
-            ValueError: a number out of range (tensors are not read: a GPU would be waited for), or a tensor that has
-                neither one number nor one for each agent.
+            ValueError: it is missing, out of range (tensors on a GPU are not read: it would be waited for), or a tensor
+                that has neither one number nor one for each agent.
         """
         value = group.get(name)
-        rule = self.allowed.get(name)
-        if value is None:
-            if rule is not None and name in group:
-                rule.check(name, value)
-            return self._zero
-        if not isinstance(value, (int, float)):
-            value = torch.as_tensor(value).detach()
-            check_shape(name, value, self.agents)
-            value = value.to(device=self._zero.device, dtype=torch.float32).contiguous()
-            return value.reshape(()) if value.numel() == 1 else value
         known = self._known.get((index, name))
-        if known is not None and known[0] == value:
+        # the types first: True is 1, and tensors compare into tensors
+        if known is not None and type(value) in (float, int) and known[0] == value:
             return known[1]
-        if rule is not None:
-            rule.check(name, value)
+        rule = self.allowed.get(name)
+        if isinstance(value, torch.Tensor) and (rule is None or not is_read(value)):
+            check_shape(name, value, self.agents)
+        elif rule is not None:
+            check_group(group, {name: rule}, self.agents)
+        if value is None:
+            return self._zero
+        if isinstance(value, torch.Tensor):
+            value = value.detach().to(self._zero).contiguous()
+            return value.reshape(()) if value.numel() == 1 else value
         tensor = torch.full_like(self._zero, value) if known is None else known[1].fill_(value)
-        self._known[index, name] = (value, tensor)
+        self._known[index, name] = (float(value), tensor)
         return tensor

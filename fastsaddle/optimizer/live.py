@@ -48,10 +48,10 @@ class Live:
         self.flat_state: dict[str, torch.Tensor] = {}
         self.scalar_state: dict[str, torch.Tensor] = {}
         self.layouts: list[FlatLayout] = []
-        self.rounds = torch.zeros((), dtype=torch.int64)
-        self.squares = torch.zeros(0)
-        self.skipped = torch.zeros(0, dtype=torch.int32)
-        self.tickets = torch.zeros(0, dtype=torch.int32)
+        self.rounds = torch.zeros((), dtype=torch.int64, device="cpu")
+        self.squares = torch.zeros(0, dtype=torch.float64, device="cpu")
+        self.skipped = torch.zeros(0, dtype=torch.int32, device="cpu")
+        self.tickets = torch.zeros(0, dtype=torch.int32, device="cpu")
         self.scalars: Scalars | None = None
         self.bytes_sent = 0
         self.dim = 0

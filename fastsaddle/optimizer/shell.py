@@ -35,6 +35,7 @@ from fastsaddle.optimizer.hyperparameters import (
     check_group,
 )
 from fastsaddle.optimizer.live import Live
+from fastsaddle.optimizer.memory import check_memory
 from fastsaddle.optimizer.own_gradient import call_for_own, must_be_own, note_zeroed
 from fastsaddle.optimizer.phase import Phase
 from fastsaddle.optimizer.rows import Rows
@@ -55,7 +56,7 @@ Closure = Callable[[], Any]
 GROUP_STRIDE = 0x9E3779B97F4A7C15
 REQUIRES_GRAD = attrgetter("requires_grad")
 # entries of parameter groups that belong to no part
-TAKEN = ("maximize", "params", "param_names")
+TAKEN = ("params", "param_names")
 
 
 class Connects(Protocol):
@@ -142,7 +143,7 @@ class Optimizer(torch.optim.Optimizer):
         for name, part, kind in (("gradient", gradient, Gradient), ("rule", rule, Rule)):
             if not isinstance(part, kind):
                 raise ValueError(f"{name} must be an fs.{name}s.{kind.__name__}, got {part!r}")
-        if not hasattr(plan, "connect"):
+        if not hasattr(plan, "connect") or isinstance(plan, type):
             raise ValueError(
                 f'communicator must be one such as fs.comm.Gossip("ring"), or None, got {plan!r}'
             )
@@ -177,9 +178,9 @@ class Optimizer(torch.optim.Optimizer):
         self.seed, self.nonfinite, self.backend = int(seed), nonfinite, backend
         self.state_dtype = state_dtype
         self.communicator: Communicator = plan.connect(self._leading())
-        self._check_parts()
         for group in self.param_groups:
             check_group(group, self.hyperparameters, self.agents)
+        self._check_parts()
         self._check_backend()
         is_new = all(p.grad is None for group in self.param_groups for p in group["params"])
         self._bind()
@@ -249,11 +250,14 @@ class Optimizer(torch.optim.Optimizer):
         return self.gradient.passes(self)
 
     def _leading(self) -> int | None:
-        """The first parameter's leading dimension; None where it has none."""
-        first = next((p for group in self.param_groups for p in group["params"]), None)
-        if first is None:
+        """The parameters' first dimension; None where they have none in common."""
+        given = [p for group in self.param_groups for p in group["params"]]
+        if not given:
             raise ValueError("at least one parameter is needed, got none")
-        return first.shape[0] if first.dim() else None
+        check_memory([p for p in given if p.requires_grad])
+        shapes = {p.shape[:1] for p in given}
+        first = shapes.pop()
+        return first[0] if first and not shapes else None
 
     def _check_parts(self) -> None:
         """Raise ValueError where gradient, rule and communicator cannot be combined."""
@@ -615,13 +619,13 @@ class Optimizer(torch.optim.Optimizer):
         with use_backend(self.backend):
             found = self.gradient.found(self)
             self.communicator.agree(found.norm)
+            # all is read before the first group moves: a bad value must leave nothing half done
+            views = self._views()
+            scalars = [self._scalars_of(v.index) for v in views]
             self._check_groups()
             if phase.rounds is None:
                 phase.rounds = self._open_rounds()
             at_home = phase.home is None or self.rule.takes_saved
-            # all is read before the first group moves: a bad value must leave nothing half done
-            views = self._views()
-            scalars = [self._scalars_of(v.index) for v in views]
             if not at_home:
                 self._go_home()
             groups = [
@@ -726,6 +730,8 @@ class Optimizer(torch.optim.Optimizer):
         groups: list[tuple[Any, Any]] = [
             (group, {name: group[name] for name in self.remembered}) for group in self.param_groups
         ]
+        if self.locals is not None:
+            self.locals.remember()
         return [*zip(changed, kept, strict=True), *groups]
 
     def _put_back(self, copies: list[tuple[Any, Any]]) -> None:
@@ -734,6 +740,8 @@ class Optimizer(torch.optim.Optimizer):
                 changed.update(before)
             else:
                 changed.copy_(before)
+        if self.locals is not None:
+            self.locals.put_back()
         self.rows.second_pass = False
         self.phase.clear()
         self.mark_written()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import Parameter
 from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.base import Communicator, Round
+from fastsaddle.optimizer.hyperparameters import differ
 from fastsaddle.optimizer.rows import Rows
 from fastsaddle.rules.base import Rule
 
@@ -32,14 +34,18 @@ class Torch(Rule):
             torch optimizer that steps them, such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`.
 
     Raises:
-        ValueError: when an optimizer is made with it: weight decay or maximize, a callable that gives no torch
-            optimizer, or one with other groups.
+        ValueError: not a callable; when an optimizer is made with it: weight decay or maximize, a callable that gives
+            no torch optimizer, or one with other groups.
     """
 
     decides_on_host = "local optimizers step one after the other, as norms read on the host say"
 
     def __init__(self, local: Local) -> None:
         super().__init__()
+        if not callable(local):
+            raise ValueError(
+                f"local must be a callable from parameters to a torch optimizer, got {local!r}"
+            )
         self.local = local
 
     def refuses(self, communicator: Communicator) -> str | None:
@@ -49,7 +55,7 @@ class Torch(Rule):
 
     def check_groups(self, groups: list[dict[str, Any]]) -> None:
         for group in groups:
-            if group["maximize"] or torch.as_tensor(group["weight_decay"]).any():
+            if group["maximize"] or differ(group["weight_decay"], 0):
                 raise ValueError(
                     "weight_decay and maximize belong to the optimizers that local= makes, got "
                     f"weight_decay {group['weight_decay']} and maximize {group['maximize']}"
@@ -100,6 +106,7 @@ class LocalOptimizers:
                     f"local must make a torch optimizer with {len(groups)} parameter groups, got {optimizer!r}"
                 )
             self.optimizers.append(optimizer)
+        self._held = [Held(optimizer) for optimizer in self.optimizers]
 
     def attach(self, owner: Optimizer) -> None:
         """Point parameters and gradients at the owner's buffers, wherever those lie now."""
@@ -132,6 +139,16 @@ class LocalOptimizers:
                     group["lr"] = lr[agent]
                 optimizer.step()
 
+    def remember(self) -> None:
+        """Keep what all optimizers hold now, for `put_back`."""
+        for held in self._held:
+            held.remember()
+
+    def put_back(self) -> None:
+        """Let all optimizers hold what they held at the last `remember`, after a step that failed."""
+        for held in self._held:
+            held.put_back()
+
     def state_dicts(self) -> list[dict[str, Any]]:
         """What every agent's optimizer keeps."""
         return [optimizer.state_dict() for optimizer in self.optimizers]
@@ -144,6 +161,49 @@ class LocalOptimizers:
             )
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+class Held:
+    """What a torch optimizer held before a step, state and groups, in memory that is used again.
+
+    Args:
+        optimizer: of any kind; what it keeps as attributes of its own is not seen.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self._memory: dict[tuple[Any, str], torch.Tensor] = {}
+        self._states: dict[Any, dict[str, Any]] = {}
+        self._groups: list[dict[str, Any]] = []
+
+    def remember(self) -> None:
+        self._states = {
+            p: {name: (value, self._copy(p, name, value)) for name, value in state.items()}
+            for p, state in self.optimizer.state.items()
+        }
+        self._groups = [
+            {name: deepcopy(value) for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
+
+    def _copy(self, p: Any, name: str, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return deepcopy(value)
+        memory = self._memory.get((p, name))
+        if memory is None or memory.shape != value.shape or memory.dtype != value.dtype:
+            memory = self._memory[p, name] = torch.empty_like(value)
+        return memory.copy_(value)
+
+    def put_back(self) -> None:
+        self.optimizer.state.clear()
+        for p, state in self._states.items():
+            for name, (value, before) in state.items():
+                is_tensor = isinstance(value, torch.Tensor)
+                self.optimizer.state[p][name] = value.copy_(before) if is_tensor else before
+        for group, before in zip(self.optimizer.param_groups, self._groups, strict=True):
+            for name in group.keys() - before.keys() - {"params"}:
+                del group[name]
+            group.update(before)
 
 
 def each_rate(lr: Any, agents: int) -> list[Any]:

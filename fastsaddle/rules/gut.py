@@ -8,7 +8,7 @@ import torch
 
 from fastsaddle.comm.base import Communicator, Round
 from fastsaddle.gradients.ascents import Ascent, MomentumSAM
-from fastsaddle.optimizer.hyperparameters import POSITIVE, Flag, Range
+from fastsaddle.optimizer.hyperparameters import POSITIVE, Flag, Range, is_many
 from fastsaddle.optimizer.rows import MOMENTUM, Rows
 from fastsaddle.optimizer.state import State
 from fastsaddle.rules.tracking import Tracking
@@ -71,7 +71,7 @@ class GUT(Tracking):
 
     def check_groups(self, groups: list[dict[str, Any]]) -> None:
         for group in groups:
-            if torch.as_tensor(group["lr"]).numel() > 1:
+            if is_many(group["lr"]):
                 shape = tuple(group["lr"].shape)
                 raise ValueError(f"GUT needs one lr for all agents, got {shape} of them")
 
@@ -81,7 +81,8 @@ class GUT(Tracking):
         if not bool(rows.lr > 0):
             return
         before, beta = group[PREVIOUS_LR], rows.number("momentum")
-        rate = torch.as_tensor(group["lr"] if before is None else before).to(x).expand_as(x)
+        rate = group["lr"] if before is None else before
+        rate = torch.as_tensor(rate, dtype=x.dtype, device=x.device).expand_as(x)
         previous, previous_mixed, update = (
             rows.states[name] for name in ("previous", "previous_mixed", "update")
         )

@@ -6,7 +6,7 @@ import torch
 
 from fastsaddle.comm.base import Communicator, Round
 from fastsaddle.gradients.ascents import Ascent, MomentumSAM
-from fastsaddle.optimizer.hyperparameters import Flag, Range
+from fastsaddle.optimizer.hyperparameters import Flag, Range, differ
 from fastsaddle.optimizer.rows import MOMENTUM, Rows
 from fastsaddle.optimizer.state import State
 from fastsaddle.rules.base import Rule
@@ -27,7 +27,7 @@ class Tracking(Rule):
         return None
 
     def refuses_ascent(self, sam: Ascent) -> str | None:
-        if isinstance(sam, MomentumSAM) and not torch.as_tensor(self.defaults["momentum"]).any():
+        if isinstance(sam, MomentumSAM) and not differ(self.defaults["momentum"], 0):
             return f"MomentumSAM needs momentum > 0 of {self.name}, got {self.defaults['momentum']}"
         return super().refuses_ascent(sam)
 

@@ -32,6 +32,12 @@ def options(tmp_path: Path, seed: int) -> dict[str, Any]:
     return options_of(tmp_path, seed, "cpu")
 
 
+@pytest.fixture(autouse=True)
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU would read rates that are tensors to check them, which a GPU does not."""
+    monkeypatch.setattr("fastsaddle.optimizer.hyperparameters.is_read", lambda value: False)
+
+
 def simulation(name: str, options: dict[str, Any], **more: Any) -> Simulation:
     own = METHODS[name] if name in METHODS else REFUSED[name][0]
     made = Simulation(TrainConfig(**{**options, "algorithm": name.split(",")[0], **own, **more}))
