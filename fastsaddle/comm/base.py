@@ -309,9 +309,11 @@ class Communicator:
     def mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean `[columns]` float32 of x `[agents, columns]`, and squared distances to it `[agents]` float64."""
         mean = torch.empty(x.shape[1], dtype=torch.float32, device=x.device)
-        squared_distance = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
+        squared_distance = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
         if x.shape[1]:
             consensus(x, mean, squared_distance)
+        else:
+            squared_distance.zero_()
         return mean, squared_distance
 
     def point(self, x: torch.Tensor) -> contextlib.AbstractContextManager[None]:
