@@ -79,7 +79,9 @@ class Optimizer(torch.optim.Optimizer):
     Args:
         params: what torch.optim takes: tensors, named parameters, or groups of them with their own numbers. With n
             agents each parameter is stacked, `[n, ...]`, as `fs.AgentStack` has them. float32 or bfloat16.
-        lr: learning rate, >= 0, a number or a tensor, 0-d or `[agents]`; read at every step.
+        lr: learning rate, >= 0, a number or a tensor, 0-d or `[agents]`; read at every step. A bad value that is set
+            later, of this or another entry of the groups, is refused by the next step before anything moves; tensors
+            on a GPU are not read.
         gradient: `fs.gradients.Plain()`, `SAM(...)`, `Cross(...)`, `Mixed(...)` or your own; None is plain.
         rule: `fs.rules.Momentum(...)`, `D2(...)`, ... or your own `fs.rules.Rule`; None is SGD without momentum.
         communicator: `fs.comm.Gossip("ring", ...)`, `fs.comm.Average(...)` or your own `fs.comm.Communicator`; None is
@@ -119,7 +121,8 @@ class Optimizer(torch.optim.Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parts that cannot be combined, parameters that are not float32 or
-            bfloat16 on one device or not stacked for the graph, a mixing matrix that the rule does not take.
+            bfloat16 on one device, lie in shared memory or in each other, or are not stacked for the graph, a mixing
+            matrix that the rule does not take.
     """
 
     def __init__(

@@ -13,6 +13,14 @@ from fastsaddle.sharpness.objective import Model
 P = ParamSpec("P")
 
 
+def drawn(p: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal numbers for each agent's shape of `p` `[agents, *shape]`, on its device.
+
+    Drawn on the CPU in float32, where a seed's are the same for every device and default dtype.
+    """
+    return torch.randn(p.shape[1:], generator=generator, dtype=torch.float32, device="cpu").to(p)
+
+
 def dot(first: list[Tensor], second: list[Tensor]) -> Tensor:
     """Each agent's inner product over all parameters, float64 `[agents]`."""
     pairs = zip(first, second, strict=True)

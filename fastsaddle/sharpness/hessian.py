@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.sharpness.base import dot, measure, scaled
+from fastsaddle.sharpness.base import dot, drawn, measure, scaled
 from fastsaddle.sharpness.objective import Loss, MeanLoss, Model
 
 T = TypeVar("T", float, Tensor)
@@ -48,8 +48,8 @@ def top_eigenvalue(
         raise ValueError(f"tolerance must be > 0, got {tolerance}")
 
     def power(part: MeanLoss) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        v = [torch.randn(p.shape[1:], generator=generator).to(p).expand_as(p) for p in part.x]
+        generator = torch.Generator("cpu").manual_seed(seed)
+        v = [drawn(p, generator).expand_as(p) for p in part.x]
         # value and residual; agents that have converged are left out from then on
         found = torch.empty(part.agents, 2, dtype=torch.float64, device=part.x[0].device)
         left = torch.arange(part.agents, device=found.device)
@@ -136,11 +136,13 @@ def trace(
         raise ValueError(f"probes must be >= 2, got {probes}")
 
     def probed(part: MeanLoss) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         found = []
         for _ in range(probes):
-            signs = [2 * torch.randint(2, p.shape[1:], generator=generator) - 1 for p in part.x]
-            z = [s.to(p).expand_as(p) for s, p in zip(signs, part.x, strict=True)]
+            bits = [
+                torch.randint(2, p.shape[1:], generator=generator, device="cpu") for p in part.x
+            ]
+            z = [(2 * b - 1).to(p).expand_as(p) for b, p in zip(bits, part.x, strict=True)]
             found.append(dot(z, part.hessian_products(z)))
         return torch.stack(found, 1)
 

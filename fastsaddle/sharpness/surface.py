@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastsaddle.agents import AgentStack
+from fastsaddle.sharpness.base import drawn
 from fastsaddle.sharpness.normalization import normalization_parameters
 from fastsaddle.sharpness.objective import Loss, MeanLoss, Model
 
@@ -67,12 +68,8 @@ def directions(
     parameters: Mapping[str, Tensor], fixed: Collection[str], seed: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Two directions of every agent, a tensor for each of `parameters` `[agents, *shape]`; zero for `fixed` ones."""
-    generator = torch.Generator().manual_seed(seed)
-    draws = [
-        # on the CPU, where the draws of a seed are the same for every device
-        [torch.randn(p.shape[1:], generator=generator).to(p) for p in parameters.values()]
-        for _ in range(2)
-    ]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    draws = [[drawn(p, generator) for p in parameters.values()] for _ in range(2)]
     d, e = [], []
     for (name, p), first, second in zip(parameters.items(), *draws, strict=True):
         if first.ndim < 2 or name in fixed:

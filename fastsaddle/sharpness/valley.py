@@ -93,7 +93,7 @@ def mean_valley(
     away = [p - c for p, c in zip(agents.x, middle.x, strict=True)]
     length = dot(away, away).sqrt()
     apart = length > 0
-    widths = torch.full((stack.agents,), math.nan, dtype=torch.float64)
+    widths = torch.full((stack.agents,), math.nan, dtype=torch.float64, device="cpu")
     if not apart.any():
         return MeanValley(widths)
 
