@@ -86,6 +86,8 @@ class Flag:
 
     def check(self, name: str, value: Any, agents: int | None = None) -> None:
         """Raise ValueError unless `value` says yes or no; None is no."""
+        if value is True or value is False:
+            return
         if isinstance(value, torch.Tensor) or value not in (True, False, None):
             raise ValueError(f"{name} must be True or False, got {value!r}")
 
@@ -117,13 +119,16 @@ COMMON: Mapping[str, Hyperparameter] = {
 }
 
 
+MISSING = "{name} must be an entry of each parameter group, got none"
+
+
 def check_group(
     group: Mapping[str, Any], allowed: Mapping[str, Hyperparameter], agents: int | None = None
 ) -> None:
     """Raise ValueError for an entry that is missing or out of range, and tensors neither 0-d nor `[agents]`."""
     for name, rule in allowed.items():
         if name not in group:
-            raise ValueError(f"{name} must be an entry of each parameter group, got none")
+            raise ValueError(MISSING.format(name=name))
         rule.check(name, group[name], agents)
 
 
@@ -171,8 +176,10 @@ class Scalars:
         rule = self.allowed.get(name)
         if isinstance(value, torch.Tensor) and (rule is None or not is_read(value)):
             check_shape(name, value, self.agents)
+        elif rule is not None and name in group:
+            rule.check(name, value, self.agents)
         elif rule is not None:
-            check_group(group, {name: rule}, self.agents)
+            raise ValueError(MISSING.format(name=name))
         if value is None:
             return self._zero
         if isinstance(value, torch.Tensor):

@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[2]
 # lowest first; a file stands on the floor of its longest name here, "" is fastsaddle/__init__.py with the public names
 FLOORS = (
     ("kernels", "_checkout"),
+    ("optimizer.hyperparameters",),
     (
-        *("optimizer.commit", "optimizer.flat_layout", "optimizer.hyperparameters"),
+        *("optimizer.commit", "optimizer.flat_layout", "optimizer.memory"),
         *("optimizer.phase", "optimizer.rounded_parameters", "optimizer.state"),
         *("comm.period", "gradients.second_pass", "graphs", "metrics", "stacks.mapping"),
         "sharpness.normalization",
