@@ -281,9 +281,9 @@ def _other(given: object) -> str:
     """What was given in a topology's place, with what makes a topology of it."""
     kind = type(given).__name__
     if isinstance(given, nx.Graph):
-        return f"a networkx {kind}: fs.topology.from_networkx(graph) makes one of it"
+        return f"a networkx {kind}: fs.topology.from_networkx(graph) makes a topology of it"
     if hasattr(given, "__array__") or isinstance(given, (list, tuple)):
-        return f"a {kind}: fs.topology.from_matrix(W) makes one of a mixing matrix"
+        return f"a matrix ({kind}): fs.topology.from_matrix(W) makes a topology of it"
     if callable(given):
         name = getattr(given, "__name__", kind)
         return f"the callable {name}: call it, as in fs.topology.ring(16)"

@@ -153,7 +153,7 @@ class FlatParameters:
             self._lay_out(self.groups)
 
     def _notice_sharing(self) -> None:
-        """Refuse shared memory in a child; where parameters were but sent to other processes, say what they have."""
+        """Refuse shared memory in a forked child; warn where parameters were merely sent to another process."""
         if is_foreign(self):
             refuse_shared(self.parameters)
         elif any(map(is_shared, self.parameters)):

@@ -366,9 +366,9 @@ def test_a_stack_of_other_agents_than_the_graph_is_told_so() -> None:
     [
         (nx.cycle_graph(4), r"a networkx Graph: fs\.topology\.from_networkx"),
         (nx.DiGraph([(0, 1)]), r"a networkx DiGraph: fs\.topology\.from_networkx"),
-        (torch.eye(4), r"a Tensor: fs\.topology\.from_matrix"),
-        (torch.eye(4).numpy(), r"a ndarray: fs\.topology\.from_matrix"),
-        ([[1.0]], r"a list: fs\.topology\.from_matrix"),
+        (torch.eye(4), r"a matrix \(Tensor\): fs\.topology\.from_matrix"),
+        (torch.eye(4).numpy(), r"a matrix \(ndarray\): fs\.topology\.from_matrix"),
+        ([[1.0]], r"a matrix \(list\): fs\.topology\.from_matrix"),
         (fs.topology.ring, r"the callable ring: call it"),
         (4, "4$"),
     ],
