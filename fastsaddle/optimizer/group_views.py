@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fastsaddle.comm.base import Exchange
+from fastsaddle.comm.base import Exchange, Round
+from fastsaddle.optimizer.rows import Rows
 from fastsaddle.optimizer.state import copy_name
 
 if TYPE_CHECKING:
+    from fastsaddle.gradients.base import Found
     from fastsaddle.optimizer.shell import Optimizer
 
 # seeds of a step's several row buffers lie as far apart as those of groups, elsewhere
@@ -57,3 +59,32 @@ def views_of(optimizer: Optimizer, index: int) -> GroupViews:
     ]
     x, g = rows.x[:, columns], rows.g[:, columns]
     return GroupViews(index, columns, x, g, {**wide, **numbers}, exchanges)
+
+
+def rows_of(
+    optimizer: Optimizer,
+    views: GroupViews,
+    found: Found,
+    scalars: dict[str, torch.Tensor],
+    comm: Round,
+) -> Rows:
+    """One group's part of a step in progress."""
+    home, columns = optimizer.phase.home, views.columns
+    saved = None if home is None else home[:, columns]
+    models = views.x if saved is None else saved
+    return Rows(
+        x=views.x,
+        saved=saved,
+        gradient=views.g,
+        at=comm.told if found.at_mixed and comm.told is not None else models,
+        states=views.states,
+        group=optimizer.param_groups[views.index],
+        scalars=scalars,
+        norm=found.norm,
+        round=optimizer.rounds,
+        columns=columns,
+        first_agent=optimizer.communicator.first_agent,
+        seed=optimizer.seed_of(views.index),
+        may_be_bad=optimizer.nonfinite == "skip" or views.x.device.type != "cpu",
+        made=optimizer.made,
+    )

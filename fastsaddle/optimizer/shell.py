@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from functools import partial
 from numbers import Integral
 from operator import attrgetter, is_not
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.base import Communicator, Round
-from fastsaddle.comm.choco import CompressedGossip, check_copies
 from fastsaddle.comm.gossip import Gossip
 from fastsaddle.compressors._wire import listed
-from fastsaddle.gradients.base import Found, Gradient, Plain
+from fastsaddle.gradients.base import Gradient, Plain
 from fastsaddle.kernels._shared.bfloat16.reference import STATE_DTYPES
 from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.kernels.op import ops, use_backend
 from fastsaddle.optimizer.binding import bind, moving
+from fastsaddle.optimizer.combination import Connects, apart, check_groups, check_parts
 from fastsaddle.optimizer.commit import Commit, interruptible
 from fastsaddle.optimizer.errors import NonFiniteGradientError
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
-from fastsaddle.optimizer.group_views import GroupViews, views_of
+from fastsaddle.optimizer.group_views import GroupViews, rows_of, views_of
 from fastsaddle.optimizer.hyperparameters import (
     COMMON,
     Hyperparameter,
@@ -38,7 +38,6 @@ from fastsaddle.optimizer.live import Live
 from fastsaddle.optimizer.memory import check_memory
 from fastsaddle.optimizer.own_gradient import call_for_own, must_be_own, note_zeroed
 from fastsaddle.optimizer.phase import Phase
-from fastsaddle.optimizer.rows import Rows
 from fastsaddle.optimizer.saved_state import (
     check_state,
     models_ahead,
@@ -47,6 +46,7 @@ from fastsaddle.optimizer.saved_state import (
 )
 from fastsaddle.optimizer.scaling import FromScaler, overflowed, refuse_closure, unscale
 from fastsaddle.optimizer.state import ROUND, State, copy_name
+from fastsaddle.optimizer.undo import cannot_fail, copies, put_back
 from fastsaddle.rules.base import Rule
 from fastsaddle.rules.momentum import Momentum
 
@@ -55,19 +55,6 @@ Closure = Callable[[], Any]
 # 2^64 over the golden ratio: seeds of parameter groups lie far apart
 GROUP_STRIDE = 0x9E3779B97F4A7C15
 REQUIRES_GRAD = attrgetter("requires_grad")
-# entries of parameter groups that belong to no part
-TAKEN = ("params", "param_names")
-
-
-class Connects(Protocol):
-    """What `communicator=` names: something that makes a communicator for the parameters' leading dimension."""
-
-    hyperparameters: Mapping[str, Hyperparameter]
-
-    @property
-    def defaults(self) -> Mapping[str, Any]: ...
-
-    def connect(self, leading: int | None) -> Communicator: ...
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -183,7 +170,7 @@ class Optimizer(torch.optim.Optimizer):
         self.communicator: Communicator = plan.connect(self._leading())
         for group in self.param_groups:
             check_group(group, self.hyperparameters, self.agents)
-        self._check_parts()
+        check_parts(self)
         self._check_backend()
         is_new = all(p.grad is None for group in self.param_groups for p in group["params"])
         self._bind()
@@ -195,7 +182,7 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def who(self) -> str:
         """Its name in messages: that of the class, or of the rule."""
-        return self.rule.name if type(self) is Optimizer else type(self).__name__
+        return type(self).__name__ if self.is_named else self.rule.name
 
     @property
     def agents(self) -> int:
@@ -212,10 +199,15 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def states(self) -> tuple[State, ...]:
         """What all parts keep between steps, each once."""
-        return tuple({state.name: state for state in self._declared}.values())
+        return tuple({state.name: state for state in self.declared}.values())
 
     @property
-    def _declared(self) -> tuple[State, ...]:
+    def is_named(self) -> bool:
+        """Whether it is one of the named optimizers, or somebody's own."""
+        return type(self) is not Optimizer
+
+    @property
+    def declared(self) -> tuple[State, ...]:
         copies = [
             State(copy_name(row, state.name), state.rows, state.width, state.dtype)
             for row in self.rule.sends
@@ -261,48 +253,6 @@ class Optimizer(torch.optim.Optimizer):
         shapes = {p.shape[:1] for p in given}
         first = shapes.pop()
         return first[0] if first and not shapes else None
-
-    def _check_parts(self) -> None:
-        """Raise ValueError where gradient, rule and communicator cannot be combined."""
-        refused = (
-            self.rule.refuses(self.communicator)
-            or self.rule.refuses_gradient(self.gradient)
-            or self.gradient.refuses(self.rule, self.communicator)
-        )
-        if refused is not None:
-            raise ValueError(refused)
-        # the steps done are everybody's
-        names = [state.name for state in self._declared if state != ROUND]
-        twice = sorted({name for name in names if names.count(name) > 1 or name == ROUND.name})
-        if twice:
-            raise ValueError(
-                f"states of an optimizer's parts must differ, got {', '.join(twice)} twice"
-            )
-        steps = 4 + (type(self) is not Optimizer)
-        needs, gamma = self.rule.needs, self.communicator.consensus_step
-        needs.check(self.topology, gamma, self.who, stacklevel=steps)
-        if self.state_dtype != torch.float32:
-            if not self.rule.keeps_half:
-                raise ValueError(f"state_dtype must be torch.float32 for {self.rule.name}")
-            ascent = self.gradient.ascent
-            if ascent is not None and ascent.ascends_along_momentum:
-                raise ValueError(
-                    "MomentumSAM needs state_dtype torch.float32 to ascend along the momentum, "
-                    f"got {self.state_dtype}"
-                )
-            if isinstance(self.communicator, CompressedGossip):
-                check_copies(self.communicator.choco, self.state_dtype)
-        for state in self.states:
-            if state.width == "scalar" and state.rows == "one" and state.name != ROUND.name:
-                raise ValueError(
-                    f"{self.who} cannot keep {state.name}: one number for the whole optimizer is ROUND alone, "
-                    'others are rows="agents"'
-                )
-        self._check_groups()
-
-    def _check_groups(self) -> None:
-        self.rule.check_groups(self.param_groups)
-        self.communicator.check_groups(self.param_groups)
 
     def _check_backend(self) -> None:
         device = next(p for group in self.param_groups for p in group["params"]).device
@@ -454,7 +404,7 @@ class Optimizer(torch.optim.Optimizer):
             if is_bound:
                 try:
                     check_group(self.param_groups[-1], self.hyperparameters, self.agents)
-                    self._check_groups()
+                    check_groups(self)
                     self._bind()
                 except BaseException:
                     for p in self.param_groups.pop()["params"]:
@@ -625,17 +575,17 @@ class Optimizer(torch.optim.Optimizer):
             # all is read before the first group moves: a bad value must leave nothing half done
             views = self._views()
             scalars = [self._scalars_of(v.index) for v in views]
-            self._check_groups()
+            check_groups(self)
             if phase.rounds is None:
                 phase.rounds = self._open_rounds()
             at_home = phase.home is None or self.rule.takes_saved
             if not at_home:
                 self._go_home()
             groups = [
-                (self._rows_of(v, found, numbers, comm), comm)
+                (rows_of(self, v, found, numbers, comm), comm)
                 for v, numbers, comm in zip(views, scalars, phase.rounds, strict=True)
             ]
-            undo = None if self._cannot_fail else self._copies()
+            undo = None if cannot_fail(self) else copies(self)
             try:
                 nbytes = 0
                 if groups:
@@ -644,7 +594,7 @@ class Optimizer(torch.optim.Optimizer):
                 self.gradient.keep(self)
             except BaseException:
                 if undo is not None:
-                    self._put_back(undo)
+                    put_back(self, undo)
                 raise
             for comm in phase.rounds:
                 comm.settle()
@@ -666,29 +616,6 @@ class Optimizer(torch.optim.Optimizer):
         check_group(self.param_groups[index], self._others)
         return {name: self.scalar(index, name) for name in self._numbers}
 
-    def _rows_of(
-        self, views: GroupViews, found: Found, scalars: dict[str, torch.Tensor], comm: Round
-    ) -> Rows:
-        home, columns = self.phase.home, views.columns
-        saved = None if home is None else home[:, columns]
-        models = views.x if saved is None else saved
-        return Rows(
-            x=views.x,
-            saved=saved,
-            gradient=views.g,
-            at=comm.told if found.at_mixed and comm.told is not None else models,
-            states=views.states,
-            group=self.param_groups[views.index],
-            scalars=scalars,
-            norm=found.norm,
-            round=self.rounds,
-            columns=columns,
-            first_agent=self.communicator.first_agent,
-            seed=self.seed_of(views.index),
-            may_be_bad=self.nonfinite == "skip" or views.x.device.type != "cpu",
-            made=self.made,
-        )
-
     def _views(self) -> list[GroupViews]:
         """Of each group that has columns, what its steps work on: found once for these buffers."""
         if "views" not in self.made:
@@ -708,46 +635,6 @@ class Optimizer(torch.optim.Optimizer):
         self.phase.rounds = self._open_rounds()
         for comm, views in zip(self.phase.rounds, self._views(), strict=True):
             yield comm, views.columns
-
-    @property
-    def _cannot_fail(self) -> bool:
-        """Whether nothing can raise once groups have begun to move."""
-        if not self.communicator.may_refuse or self.rows.x.device.type != "cpu":
-            return self.rule.is_atomic
-        # a single group's exchange refuses before anything has moved
-        return (
-            self.rule.exchanges_first and self.communicator.refuses_first and len(self.filled) == 1
-        )
-
-    def _copies(self) -> list[tuple[Any, Any]]:
-        """All that a step changes, with what it is now, in buffers that are kept: fresh memory would cost more."""
-        live, home, columns = self.live, self.phase.home, self.model_columns
-        models = self.rows.x if home is None else home
-        states = [*live.flat_state.values(), *live.scalar_state.values(), live.squares]
-        changed = [self.rows.x[:, columns], *states]
-        if "undo" not in self.made:
-            self.made["undo"] = [torch.empty_like(tensor) for tensor in changed]
-        kept = self.made["undo"]
-        for before, now in zip(kept, [models[:, columns], *states], strict=True):
-            before.copy_(now)
-        groups: list[tuple[Any, Any]] = [
-            (group, {name: group[name] for name in self.remembered}) for group in self.param_groups
-        ]
-        if self.locals is not None:
-            self.locals.remember()
-        return [*zip(changed, kept, strict=True), *groups]
-
-    def _put_back(self, copies: list[tuple[Any, Any]]) -> None:
-        for changed, before in copies:
-            if isinstance(changed, dict):
-                changed.update(before)
-            else:
-                changed.copy_(before)
-        if self.locals is not None:
-            self.locals.put_back()
-        self.rows.second_pass = False
-        self.phase.clear()
-        self.mark_written()
 
     # -- models elsewhere
 
@@ -1005,16 +892,3 @@ KEPT = (
     *("gradient", "rule", "communicator", "plan", "hyperparameters", "_numbers", "_others"),
     *("seed", "nonfinite", "backend", "state_dtype"),
 )
-
-
-def apart(*entries: Mapping[str, Hyperparameter]) -> dict[str, Hyperparameter]:
-    """All parts' entries of the parameter groups; raises ValueError where one would take another's place."""
-    found: dict[str, Hyperparameter] = {}
-    for part in entries:
-        taken = sorted(part.keys() & {*found, *TAKEN})
-        if taken:
-            raise ValueError(
-                f"hyperparameters of an optimizer's parts must differ, got {', '.join(taken)} twice"
-            )
-        found |= part
-    return found

@@ -30,10 +30,10 @@ FLOORS = (
     ("comm.choco",),
     ("comm",),
     (
-        *("optimizer.binding", "optimizer.group_views", "optimizer.rows"),
-        *("optimizer.own_gradient", "optimizer.scaling"),
+        *("optimizer.binding", "optimizer.combination", "optimizer.own_gradient"),
+        *("optimizer.rows", "optimizer.scaling", "optimizer.undo"),
     ),
-    ("optimizer.saved_state",),
+    ("optimizer.group_views", "optimizer.saved_state"),
     ("rules.base", "rules.tracking"),
     ("rules",),
     ("gradients.base", "gradients.sam"),

@@ -1,0 +1,88 @@
+"""Which gradient, rule and communicator make an optimizer together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from fastsaddle.comm.base import Communicator
+from fastsaddle.comm.choco import CompressedGossip, check_copies
+from fastsaddle.optimizer.hyperparameters import Hyperparameter
+from fastsaddle.optimizer.state import ROUND
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
+
+# entries of parameter groups that belong to no part
+TAKEN = ("params", "param_names")
+
+
+class Connects(Protocol):
+    """What `communicator=` names: something that makes a communicator for the parameters' leading dimension."""
+
+    hyperparameters: Mapping[str, Hyperparameter]
+
+    @property
+    def defaults(self) -> Mapping[str, Any]: ...
+
+    def connect(self, leading: int | None) -> Communicator: ...
+
+
+def check_parts(optimizer: Optimizer) -> None:
+    """Raise ValueError where gradient, rule and communicator cannot be combined."""
+    refused = (
+        optimizer.rule.refuses(optimizer.communicator)
+        or optimizer.rule.refuses_gradient(optimizer.gradient)
+        or optimizer.gradient.refuses(optimizer.rule, optimizer.communicator)
+    )
+    if refused is not None:
+        raise ValueError(refused)
+    # the steps done are everybody's
+    names = [state.name for state in optimizer.declared if state != ROUND]
+    twice = sorted({name for name in names if names.count(name) > 1 or name == ROUND.name})
+    if twice:
+        raise ValueError(
+            f"states of an optimizer's parts must differ, got {', '.join(twice)} twice"
+        )
+    steps = 4 + optimizer.is_named
+    needs, gamma = optimizer.rule.needs, optimizer.communicator.consensus_step
+    needs.check(optimizer.topology, gamma, optimizer.who, stacklevel=steps)
+    if optimizer.state_dtype != torch.float32:
+        if not optimizer.rule.keeps_half:
+            raise ValueError(f"state_dtype must be torch.float32 for {optimizer.rule.name}")
+        ascent = optimizer.gradient.ascent
+        if ascent is not None and ascent.ascends_along_momentum:
+            raise ValueError(
+                "MomentumSAM needs state_dtype torch.float32 to ascend along the momentum, "
+                f"got {optimizer.state_dtype}"
+            )
+        if isinstance(optimizer.communicator, CompressedGossip):
+            check_copies(optimizer.communicator.choco, optimizer.state_dtype)
+    for state in optimizer.states:
+        if state.width == "scalar" and state.rows == "one" and state.name != ROUND.name:
+            raise ValueError(
+                f"{optimizer.who} cannot keep {state.name}: one number for the whole optimizer is ROUND alone, "
+                'others are rows="agents"'
+            )
+    check_groups(optimizer)
+
+
+def check_groups(optimizer: Optimizer) -> None:
+    """Raise ValueError, before anything moves, for parameter groups that a part cannot work with."""
+    optimizer.rule.check_groups(optimizer.param_groups)
+    optimizer.communicator.check_groups(optimizer.param_groups)
+
+
+def apart(*entries: Mapping[str, Hyperparameter]) -> dict[str, Hyperparameter]:
+    """All parts' entries of the parameter groups; raises ValueError where one would take another's place."""
+    found: dict[str, Hyperparameter] = {}
+    for part in entries:
+        taken = sorted(part.keys() & {*found, *TAKEN})
+        if taken:
+            raise ValueError(
+                f"hyperparameters of an optimizer's parts must differ, got {', '.join(taken)} twice"
+            )
+        found |= part
+    return found
