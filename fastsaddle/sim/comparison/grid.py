@@ -8,7 +8,7 @@ import math
 import reprlib
 import types
 from collections.abc import Iterable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -29,8 +29,8 @@ CARRIED_OUT = (
 )
 SEEDS = ("seed", "split_seed")
 VALIDATION = "validation"
-# more would take hours to be checked alone
-MOST_RUNS = 100_000
+# which take a minute to be checked
+MOST_RUNS = 20_000
 Values = dict[str, list[Any]]
 
 
@@ -135,7 +135,7 @@ def read_value(name: str, value: Any) -> Any:
     if name not in DEFAULTS or name in NOT_STORED:
         raise ValueError(f"--{option(name)} is not an option of train that a grid can have")
     if value is None:
-        if types.NoneType not in get_args(get_type_hints(TrainConfig)[name]):
+        if types.NoneType not in _alternatives(name):
             raise ValueError(f"--{option(name)} needs a value, got null")
         return None
     if isinstance(value, (list, dict, set)):
@@ -148,11 +148,23 @@ def read_value(name: str, value: Any) -> Any:
 
 
 @cache
+def _alternatives(name: str) -> tuple[Any, ...]:
+    """The types that an option's value may have."""
+    kind = get_type_hints(TrainConfig)[name]
+    return get_args(kind) or (kind,)
+
+
+@cache
 def _parse(name: str, text: str) -> Any:
     flags = {"true": f"--{option(name)}", "false": f"--no-{option(name)}"}
     is_flag = isinstance(DEFAULTS[name], bool)
     if is_flag and text.lower() not in flags:
         raise ValueError(f"--{option(name)} must be true or false, got {text!r}")
+    number = next((k for k in (int, float) if k in _alternatives(name)), None)
+    if number is not None:
+        # what tyro makes of a number, without its 20 ms
+        with suppress(ValueError):
+            return number(text)
     arguments = [flags[text.lower()]] if is_flag else [f"--{option(name)}", text]
     said = io.StringIO()
     try:
@@ -165,19 +177,20 @@ def _parse(name: str, text: str) -> Any:
 
 
 def _expand(options: Values, overrides: list[Override]) -> list[Cell]:
-    _check_number(math.prod(map(len, options.values())))
+    check_number(math.prod(map(len, options.values())))
     combinations = list(_product(options))
     # one after the other: a later override may ask for what an earlier one has set
     for override in overrides:
         of_each = math.prod(map(len, override.options.values()))
         holding = sum(_holds(override, combination) for combination in combinations)
-        _check_number(len(combinations) + holding * (of_each - 1))
+        check_number(len(combinations) + holding * (of_each - 1))
         combinations = [new for old in combinations for new in _overridden(old, override)]
     cells = [Cell(_without_effect_reset(replace(TrainConfig(), **c))) for c in combinations]
     return list({cell.name: cell for cell in cells}.values())
 
 
-def _check_number(runs: int) -> None:
+def check_number(runs: int) -> None:
+    """Raise ValueError for more runs than a grid can have."""
     if runs > MOST_RUNS:
         raise ValueError(f"a grid can have {MOST_RUNS:,} runs, this one has {runs:,}")
 

@@ -1,11 +1,19 @@
 """Where a grid comes from: a TOML or YAML file, the command line, or both."""
 
+import math
 import reprlib
 import sys
 from pathlib import Path
 from typing import Any
 
-from fastsaddle.sim.comparison.grid import VALIDATION, Grid, Override, Values, as_lists
+from fastsaddle.sim.comparison.grid import (
+    VALIDATION,
+    Grid,
+    Override,
+    Values,
+    as_lists,
+    check_number,
+)
 from fastsaddle.sim.config import option
 
 if sys.version_info >= (3, 11):
@@ -106,7 +114,11 @@ def build(path: Path | None, arguments: list[str]) -> Grid:
 
 def _grid(content: dict[str, Any], given: Values) -> Grid:
     tables = {name: content[name] for name in TABLES if name in content}
-    options = as_lists({name: value for name, value in content.items() if name not in TABLES})
+    mine = {name: value for name, value in content.items() if name not in TABLES}
+    left = [v for n, v in mine.items() if isinstance(v, list) and v and n not in given]
+    # before every value is read
+    check_number(math.prod(map(len, left)))
+    options = as_lists(mine)
     overrides = tables.get("override", [])
     if not isinstance(overrides, list):
         raise ValueError(f"override must be a list of tables, got {reprlib.repr(overrides)}")

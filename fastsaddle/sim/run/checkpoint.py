@@ -23,6 +23,8 @@ PARTIAL = ".partial"
 KEPT = 2
 COUNTER = "counter."
 CHECKSUM = "sha256"
+# a counter that came with the checksum: a file that has one without the other was written again by something else
+FORMAT = "format"
 
 
 def save(
@@ -36,7 +38,7 @@ def save(
     # counters are tensors because the order of several entries of safetensors' metadata is not fixed
     numbers = {
         f"{COUNTER}{name}": torch.tensor(value)
-        for name, value in {"step": step, **counters}.items()
+        for name, value in {"step": step, FORMAT: 1, **counters}.items()
     }
     content = {**{name: _alone(tensor) for name, tensor in tensors.items()}, **numbers}
     try:
@@ -78,9 +80,11 @@ def load(
     """
     try:
         content, metadata = _read(path)
-        # earlier versions wrote no metadata at all
-        if metadata is not None and metadata.get(CHECKSUM) != _checksum(content):
+        # earlier versions wrote neither
+        is_earlier = metadata is None and COUNTER + FORMAT not in content
+        if not is_earlier and (metadata or {}).get(CHECKSUM) != _checksum(content):
             raise ValueError("its checksum is not that of its content")
+        content.pop(COUNTER + FORMAT, None)
         counters = {
             name.removeprefix(COUNTER): _count(name, content.pop(name))
             for name in [name for name in content if name.startswith(COUNTER)]
