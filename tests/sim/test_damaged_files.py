@@ -19,8 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastsaddle.cli import main
+from fastsaddle.sim.comparison import grid_source, pool
 from fastsaddle.sim.run import checkpoint
 from fastsaddle.sim.run.run_dir import RunDirectory, RunInUseError, check_new, read_rows
+from tests.campaigns import files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -143,29 +145,18 @@ def test_a_damaged_last_checkpoint_is_noticed(
 
 
 def test_a_comparison_notices_a_damaged_checkpoint(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    grid = [
-        *OPTIONS,
-        "--algorithm",
-        "qgm",
-        "--seed",
-        "0",
-        "--out",
-        str(tmp_path / "c"),
-        "--jobs",
-        "1",
-    ]
-    assert main(["compare", *grid]) == 0
-    (cell,) = (tmp_path / "c" / "cells").iterdir()
-    last = cell / "checkpoint-7.safetensors"
-    whole = last.read_bytes()
-    last.write_bytes(whole[:100])
-    capfd.readouterr()
-    assert main(["compare", *grid]) == 0
-    assert "is not a whole checkpoint" in (said := capfd.readouterr().out)
+    options = [*OPTIONS, "--algorithm", "qsaddle", "--seed", "0"]
+    (planned,) = grid_source.build(None, options).cells()
+    cell = shutil.copytree(finished, tmp_path / "c" / "cells" / planned.name)
+    (cell / "checkpoint-7.safetensors").write_bytes(b"half")
+    assert main(["compare", *options, "--out", str(tmp_path / "c"), "--jobs", "1"]) == 0
+    said = capfd.readouterr().out
     assert "1 runs, 0 of them done before" in said
-    assert last.read_bytes() == whole
+    assert f"{planned.name}: " in said and "is not a whole checkpoint" in said
+    assert ends_as(cell, finished)
+    assert pool.is_done(cell)
 
 
 def test_every_flip_of_a_bit_is_refused(tmp_path: Path, seed: int) -> None:
@@ -333,3 +324,10 @@ def test_a_kill_at_the_first_moment_leaves_a_usable_directory(
     assert (out / "config.json.partial").exists()
     assert main(["train", *OPTIONS, "--out", str(out)]) == 0
     assert ends_as(out, finished)
+
+
+def test_files_damaged_at_random(seed: int) -> None:
+    found = files.run(seed % 2**32, 220)
+    assert not files.faults(found), found
+    # some of each kind are refused, and some are right
+    assert sum(n for name, n in found.items() if name.endswith(files.REFUSED)) > 100
