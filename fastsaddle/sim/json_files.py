@@ -94,7 +94,11 @@ def _fault(value: Any, kind: Any) -> str:
         faults = (f"[{i}]{f}" for i, v in enumerate(value) if (f := _fault(v, arguments[0])))
         return next(faults, "")
     if origin is dict and isinstance(value, dict):
-        faults = (f".{k}{f}" for k, v in value.items() if (f := _fault(v, arguments[1])))
+        faults = (
+            f".{k if k.isprintable() else ascii(k)}{f}"
+            for k, v in value.items()
+            if (f := _fault(v, arguments[1]))
+        )
         return next(faults, "")
     if _is_of(value, kind, origin, arguments):
         return ""

@@ -775,6 +775,11 @@ def test_ten_million_agents_are_not_drawn(tmp_path: Path) -> None:
         ("compare.json", '{"cells": 5}', "cells must be a list, got 5"),
         ("compare.json", '{"cells": [], "chosen": [{}]}', r"chosen\[0\] lacks accuracy, edges"),
         ("compare.json", '{"cells": [], "tuning": 4}', "tuning must be a list, got 4"),
+        (
+            "compare.json",
+            '{"cells": [], "chosen": [{"when": {"algorithm": 5}, "values": {}, "accuracy": 1, "edges": []}]}',
+            r"chosen\[0\].when: algorithm must be str, got 5",
+        ),
         ("metrics.jsonl", "{}\n", "metrics.jsonl is damaged: line 1 lacks bytes_sent"),
         ("metrics.jsonl", "5\n", "metrics.jsonl: line 1 must hold values by name, got int"),
         ("diverged.json", '{"step": "a"}', "diverged.json lacks message"),

@@ -231,7 +231,7 @@ def as_lists(values: Any, within: str = "") -> Values:
         raise ValueError(f"{what} must hold options by name, got {reprlib.repr(values)}")
     read: Values = {}
     for key, value in values.items():
-        if not isinstance(key, str):
+        if not isinstance(key, str) or not key.isprintable():
             raise ValueError(f"{within}{key!r} must be the name of an option")
         name = key.replace("-", "_")
         if name in read:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from fastsaddle.sim import json_files
 from fastsaddle.sim.comparison import results
@@ -85,7 +85,7 @@ def read_all(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
             content = _read(directory, COMPARISON, records.Comparison) or {}
             cells = [inside(directory, cell["directory"]) for cell in content["cells"]]
             begun = [cell for cell in cells if (cell / CONFIG).exists()]
-            chosen = [Chosen.read(choice) for choice in content.get("chosen", [])]
+            chosen = _chosen(directory / COMPARISON, content)
             missing, tuning = len(cells) - len(begun), len(content.get("tuning", []))
             comparisons.append(Comparison(directory, missing, tuning, chosen))
         elif (directory / CONFIG).exists():
@@ -121,6 +121,15 @@ def read(path: Path, name: str | None = None) -> Run:
         partition=_partition(path, config.agents),
         sharpness=_read(path, SHARPNESS, records.Sharpness) or {},
     )
+
+
+def _chosen(file: Path, content: dict[str, Any]) -> list[Chosen]:
+    kinds = get_type_hints(TrainConfig)
+    for number, choice in enumerate(found := content.get("chosen", [])):
+        for part in ("when", "values"):
+            where = f"{file}: chosen[{number}].{part}"
+            json_files.check(choice[part], kinds, (), where, closed=True)
+    return [Chosen.read(choice) for choice in found]
 
 
 def _partition(path: Path, agents: int) -> dict[str, Any] | None:

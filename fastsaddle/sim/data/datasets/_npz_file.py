@@ -52,7 +52,7 @@ def _wanted(path: Path, names: Sequence[str]) -> Sequence[str]:
             return wanted
     raise arrays_of.Unchosen(
         f"{path} must hold the arrays {', '.join(SPLIT)}, or x and y, "
-        f"got {', '.join(names) or 'none'}"
+        f"got {', '.join(n if n.isprintable() else ascii(n) for n in names) or 'none'}"
     )
 
 
