@@ -9,6 +9,7 @@ import re
 import time
 import weakref
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -182,11 +183,15 @@ def make_unique(config: TrainConfig) -> Path:
 
 def check_record(file: Path, record: dict[str, Any], needed: Collection[str]) -> None:
     """Raise ValueError unless config.json's content has `needed`, and nothing but options and surroundings."""
-    kinds = {**get_type_hints(TrainConfig), **get_type_hints(Recorded)}
-    json_files.check(record, kinds, needed, str(file), closed=True)
+    json_files.check(record, _kinds(), needed, str(file), closed=True)
     for name in COUNTS:
         if (value := record.get(name)) is not None and value < 1:
             raise ValueError(f"{file}: --{option(name)} must be >= 1, got {value}")
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return {**get_type_hints(TrainConfig), **get_type_hints(Recorded)}
 
 
 def read_steps(file: Path) -> int:
