@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,12 @@ def random_state(seed: int) -> dict[str, Tensor]:
         "optimizer.quasi_global": torch.randn(3, 128, generator=generator),
         "buffer.norm.count": torch.randint(1, 99, (3,), generator=generator),
     }
+
+
+def row_of(step: int, loss: float) -> dict[str, Any]:
+    shares = ("consensus_accuracy", "mean_accuracy", "worst_accuracy")
+    rest = {"consensus_distance": 0.1, "bytes_sent": 7, "seconds": 1.5}
+    return {"step": step, "loss": loss, **dict.fromkeys(shares, 0.25), **rest}
 
 
 def test_round_trip(tmp_path: Path, seed: int) -> None:
@@ -97,7 +104,7 @@ def test_damaged_files_are_named(tmp_path: Path, seed: int) -> None:
 def test_rows_after_a_step_and_torn_lines_are_dropped(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", {"steps": 9})
     for step in (0, 10, 20):
-        run.append({"step": step, "loss": 1 / (step + 3)})
+        run.append(row_of(step, 1 / (step + 3)))
     rows = run.rows
     del run
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -106,9 +113,9 @@ def test_rows_after_a_step_and_torn_lines_are_dropped(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     assert run.rows == rows
     run.drop_rows_after(10)
-    run.append({"step": 20, "loss": 0.5})
+    run.append(row_of(20, 0.5))
     lines = metrics.read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [*rows[:2], {"step": 20, "loss": 0.5}]
+    assert [json.loads(line) for line in lines] == [*rows[:2], row_of(20, 0.5)]
 
 
 def test_options_of_an_older_version_are_read(tmp_path: Path) -> None:

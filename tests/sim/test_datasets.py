@@ -2,6 +2,7 @@
 
 import gzip
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastsaddle.sim.data.dataset import Dataset
+from fastsaddle.sim.data.datasets import _idx
 from fastsaddle.sim.data.datasets import cifar10 as cifar10_file
 from fastsaddle.sim.data.datasets import imagenette as imagenette_file
 from fastsaddle.sim.data.datasets._cifar import read_records
@@ -484,3 +486,29 @@ def test_refusals_of_a_data_set() -> None:
     for change, message in wrong:
         with pytest.raises(ValueError, match=f"mine: .*{message}"):
             Dataset(**(right | change))
+
+
+def test_a_gzip_that_unpacks_to_more_than_is_due(tmp_path: Path, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (3, 4, 4), dtype=np.uint8)
+    path = tmp_path / "images.gz"
+    write_idx(path, image)
+    assert np.array_equal(_idx.read_idx(path, (3, 4, 4)), image)
+    whole = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(whole + bytes(64 << 20)))
+    assert path.stat().st_size < 1 << 17
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="got more than 64 bytes that start with 00000803"):
+            _idx.read_idx(path, (3, 4, 4))
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    for damaged in (whole[:-1], whole + b"0", whole[4:]):
+        path.write_bytes(gzip.compress(damaged))
+        with pytest.raises(ValueError, match=r"images\.gz must hold 3x4x4 unsigned bytes"):
+            _idx.read_idx(path, (3, 4, 4))
+    packed = gzip.compress(whole)
+    for damaged in (packed[:-3], packed + b"more", packed[:-8] + bytes(8)):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"images\.gz is truncated or damaged"):
+            _idx.read_idx(path, (3, 4, 4))

@@ -1,5 +1,6 @@
 """Grids of runs: what they expand to, what they refuse, how tuning chooses."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,84 @@ def test_tuning_takes_the_best_mean(tmp_path: Path) -> None:
         and rates["dsgd", 0.1] == 0.5
     )
     assert all(c.config.evaluate_on == "test" and c.config.seed in (3, 4) for c in finals)
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ("lr = 1\nlr = 2", "is not TOML: "),
+        ("batch_size = 1\nbatch-size = 2", "batch-size is given twice, in two spellings"),
+        ("tune = 5", "g.toml: tune must hold options by name, got 5"),
+        ("tuning = [1]", r"tuning must hold options by name, got \[1\]"),
+        ("override = 3", "override must be a list of tables, got 3"),
+        ("override = [3]", r"override\[0\]: an override needs `when`.* got 3"),
+        ("[[override]]\nwhen = 3", r"override\[0\].when must hold options by name, got 3"),
+        ("[[override]]\nwhen = {lr = 1}\ntune = 3", r"override\[0\].tune must hold options"),
+        ("[[override]]\nwhen = {lr = 1}\nspeed = 3", r"override\[0\].speed: --speed is not an"),
+        ("[tuning]\nevaluate_on = 'test'", "tuning.evaluate_on must be validation"),
+        ("[tune]\nevaluate_on = ['validation', 'test']", "tune.evaluate_on must be validation"),
+        ("lr = [[0.1]]", r"--lr takes one value, got \[0.1\]"),
+        ("lr = {a = 1}", "--lr takes one value, got {'a': 1}"),
+    ],
+)
+def test_faults_of_toml_name_the_key(content: str, rule: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rule) as error:
+        grid_source.build(written(tmp_path, "g.toml", content), [])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ("lr:", "g.yaml: --lr needs a value, got null"),
+        ("lr: [0.1, null]", "--lr needs a value, got null"),
+        ("override:", "override must be a list of tables, got None"),
+        ("override: {when: {lr: 1}}", "override must be a list of tables"),
+        ("1: 2", "1 must be the name of an option"),
+        ("lr: 1\nlr: 2", "is not YAML: key 'lr' is given twice"),
+        ("tune: {lr: 1, lr: 2}", "is not YAML: key 'lr' is given twice"),
+        ("? [1]\n: 2", "is not YAML: .* is no name"),
+        ("lr: !!timestamp x", "is not YAML"),
+        ("lr: " + "[" * 3000, "is not YAML"),
+        ("lr: 2020-99-99", "is not YAML"),
+        ("lr: &a [1, &b [2]]", "--lr takes one value"),
+    ],
+)
+def test_faults_of_yaml_name_the_key(content: str, rule: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rule) as error:
+        grid_source.build(written(tmp_path, "g.yaml", content), [])
+    assert "\n" not in str(error.value)
+
+
+def test_null_is_a_value_where_an_option_may_be_none(tmp_path: Path) -> None:
+    text = "algorithm: qgm\nmomentum: [null, 0.5]"
+    cells = grid_source.build(written(tmp_path, "g.yaml", text), []).cells()
+    assert [cell.config.momentum for cell in cells] == [None, 0.5]
+
+
+def test_two_billion_runs_are_refused_at_once(tmp_path: Path) -> None:
+    lists = {"seed": 2000, "lr": 1000, "alpha": 1000}
+    text = "".join(f"{name} = {list(range(1, n + 1))}\n" for name, n in lists.items())
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="can have 20,000 runs, this one has 2,000,000,000"):
+        grid_source.build(written(tmp_path, "g.toml", text), [])
+    override = f"algorithm = 'qgm'\n[[override]]\nwhen = {{ algorithm = 'qgm' }}\n{text}"
+    with pytest.raises(ValueError, match="this one has 2,000,000,000"):
+        grid_source.build(written(tmp_path, "h.toml", override), [])
+    arguments = [a for n, c in lists.items() for a in (f"--{n}", *map(str, range(1, c + 1)))]
+    with pytest.raises(ValueError, match="this one has 10,000,000,000"):
+        grid_source.build(None, arguments)
+    assert time.monotonic() - begin < 20
+
+
+def test_no_part_of_tuning_sees_the_test_set(tmp_path: Path) -> None:
+    text = "algorithm = 'qgm'\nevaluate_on = 'test'\n[tune]\nlr = [0.1, 0.2]\n"
+    text += "[[override]]\nwhen = { algorithm = 'qgm' }\nevaluate_on = 'test'"
+    grid = grid_source.build(written(tmp_path, "g.toml", text), ["--evaluate-on", "test"])
+    assert {cell.config.evaluate_on for cell in grid.cells()} == {"test"}
+    assert {cell.config.evaluate_on for cell in grid.tuning_cells()} == {"validation"}
+
+
+def test_a_switch_is_given_once() -> None:
+    with pytest.raises(ValueError, match="--nesterov is given twice, as --no-nesterov too"):
+        grid_source.build(None, ["--nesterov", "--no-nesterov"])

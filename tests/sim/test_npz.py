@@ -1,5 +1,8 @@
 """Data of one's own: pixels, floats and tokens from a .npz file; nothing pickled is loaded."""
 
+import io
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +172,78 @@ def test_files_that_are_missing_or_damaged(tmp_path: Path, seed: int) -> None:
     (tmp_path / "a.npz").write_bytes(whole)
     with pytest.raises(ValueError, match=r"must hold one \.npz file, got a\.npz, b\.npz"):
         npz(tmp_path)
+
+
+def with_header(path: Path, shape: tuple[int, ...], content: bytes) -> None:
+    """An archive whose array x tells of a shape that is not there."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "<f8", "fortran_order": False, "shape": shape}
+    )
+    labels = io.BytesIO()
+    np.save(labels, np.arange(10) % 2)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", stream.getvalue() + content)
+        archive.writestr("y.npy", labels.getvalue())
+
+
+def test_headers_that_tell_of_more_or_less_than_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    tracemalloc.start()
+    try:
+        for shape, size, said in (
+            ((10**12,), 800, "8,000,000,000,000 bytes, 800 are there"),
+            ((10**9, 10**9), 800, "8,000,000,000,000,000,000 bytes, 800"),
+            ((10, 9), 800, "720 bytes, 800 are there"),
+            ((10, 11), 800, "880 bytes, 800 are there"),
+            ((10, -10), 800, r"its header tells of float64 \[10, -10\]"),
+        ):
+            with_header(path, shape, bytes(size))
+            with pytest.raises(ValueError, match=f"x must be an undamaged array.*{said}") as error:
+                npz(path)
+            assert "\n" not in str(error.value)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    with_header(path, (10, 10), np.random.default_rng(0).normal(size=100).tobytes())
+    assert npz(path).train_inputs.shape == (8, 10)
+
+
+def test_what_is_not_wanted_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    x = np.random.default_rng(0).normal(size=(10, 2))
+    np.savez_compressed(path, x=x, y=np.arange(10) % 2, z=np.zeros(8 << 20))
+    tracemalloc.start()
+    try:
+        assert npz(path).shape == (2,)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_labels_and_tokens_that_no_int64_holds(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    x, y = np.ones((10, 3)), (np.arange(10) % 2).astype(np.uint64)
+    np.savez(path, x=x, y=y)
+    assert npz(path).classes == ("0", "1")
+    y[4] = 2**64 - 1
+    np.savez(path, x=x, y=y)
+    with pytest.raises(ValueError, match=r"smaller than 2\^63, got 18446744073709551615"):
+        npz(path)
+    for token in (2**64 - 1, 2**63 - 1):
+        np.savez(path, x=np.full((10, 3), token, np.uint64), y=np.arange(10) % 2)
+        with pytest.raises(ValueError, match="non-negative tokens"):
+            npz(path)
+
+
+def test_fortran_order(tmp_path: Path, seed: int) -> None:
+    x = np.random.default_rng(seed).normal(size=(10, 3)).astype(np.float32)
+    np.savez(
+        tmp_path / "mine.npz",
+        x_train=np.asfortranarray(x),
+        y_train=np.arange(10) % 2,
+        x_test=x,
+        y_test=np.arange(10) % 2,
+    )
+    found = npz(tmp_path)
+    assert np.array_equal(found.train_inputs, x) and np.array_equal(found.test_inputs, x)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from fastsaddle.graphs import topology
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
 from fastsaddle.sim.data.datasets.digits import digits
+from fastsaddle.sim.data.partitions._base import PartitionStatistics
 from fastsaddle.sim.report import (
     curve_drawing,
     curve_figures,
@@ -31,7 +34,7 @@ from fastsaddle.sim.report import (
 )
 from fastsaddle.sim.report.groups import RunGroup, group
 from fastsaddle.sim.report.runs import Run, read, read_all
-from fastsaddle.sim.run import checkpoint, initial_models
+from fastsaddle.sim.run import checkpoint, initial_models, plots
 from fastsaddle.sim.run.run_dir import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -379,10 +382,9 @@ def test_curves_of_unequal_steps_by_hand(tmp_path: Path) -> None:
         (2, (0, 4), (8.0, 9.0)),
     ):
         make_run(tmp_path / str(s), s)
-        write_rows(
-            tmp_path / str(s),
-            [{"step": t, "loss": v, "bytes_sent": 0} for t, v in zip(steps, values, strict=True)],
-        )
+        row = rows_of(tmp_path / str(s))[0] | {"bytes_sent": 0}
+        pairs = zip(steps, values, strict=True)
+        write_rows(tmp_path / str(s), [row | {"step": t, "loss": v} for t, v in pairs])
     (g,) = groups_of(tmp_path / "0", tmp_path / "1")
     curve = curves.over_steps(g, "loss")
     assert curve.x.tolist() == [0, 5, 10, 15]
@@ -582,7 +584,7 @@ def test_the_section_says_why_there_is_no_surface(trained: Run) -> None:
     assert f"None for run: {kept.name} is damaged, delete it" in caption()
     with kept.open("wb") as stream:
         np.savez(stream, loss=np.array([{}], dtype=object))
-    assert "allow_pickle=False" in caption()
+    assert "never done" in caption()
     kept.unlink()
     checkpoint.save(trained.path, {"x": torch.ones(2, 3)}, 60, {})
     assert "must hold x of shape (6, " in caption()
@@ -594,7 +596,7 @@ def test_the_section_says_why_there_is_no_surface(trained: Run) -> None:
 
 def test_missing_data_are_told(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", 0, dataset="fashion-mnist", data_dir=tmp_path / "nowhere")
-    checkpoint.save(path, {"x": torch.ones(2, 3)}, 60, {})
+    checkpoint.save(path, {"x": torch.ones(6, 3)}, 60, {})
     caption = surface_figures.draw(groups_of(path), 10, 3, None).caption
     assert "Could not be computed." in caption and "nowhere" in caption
     assert str(tmp_path) not in caption
@@ -683,3 +685,124 @@ def test_damaged_files(tmp_path: Path, out: Path) -> None:
             page.write([run], out)
         if before is not None:
             path.write_text(before)
+
+
+def test_nothing_outside_of_a_comparison_is_shown(tmp_path: Path, out: Path) -> None:
+    comparison = make_comparison(tmp_path / "c", {"a": {"seed": 0}})
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(PIXEL)
+    picture = comparison / "comparison.png"
+    picture.symlink_to(secret)
+    with pytest.raises(ValueError, match=r"comparison\.png leads out of .*, and is not read"):
+        page.write([comparison], out)
+    picture.unlink()
+    picture.write_text("no picture")
+    with pytest.raises(ValueError, match=r"comparison\.png is no PNG"):
+        page.write([comparison], out)
+    picture.unlink()
+    other = make_run(tmp_path / "other", 1)
+    (comparison / "cells" / "link").symlink_to(other)
+    for name in ("../other", str(other), "cells/../../other", "cells/link"):
+        content = {"cells": [{"directory": "cells/a"}, {"directory": name}]}
+        (comparison / "compare.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="leads out of"):
+            page.write([comparison], out)
+    for name in ("config.json", "metrics.jsonl", "partition.json"):
+        run = make_run(tmp_path / f"run-{name}", 0)
+        (run / name).unlink()
+        (run / name).symlink_to(other / name)
+        with pytest.raises(ValueError, match=f"{name} leads out of"):
+            page.write([run], out)
+
+
+def test_a_directory_that_is_a_link_itself_is_read(tmp_path: Path) -> None:
+    comparison = make_comparison(tmp_path / "c", {"a": {"seed": 0}})
+    (comparison / "comparison.png").write_bytes(PIXEL)
+    (tmp_path / "link").symlink_to(comparison)
+    page.write([tmp_path / "link"], tmp_path / "page.html", surface=False)
+
+
+@pytest.mark.parametrize("name", [r"$\bad$", "$a$ $", "a$b", "$", r"\$x$", "<b>&--"])
+def test_names_of_classes_are_drawn_as_they_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", 0)
+    content = json.loads((run / "partition.json").read_text())
+    content["classes"][4] = name
+    (run / "partition.json").write_text(json.dumps(content))
+    drawn: list[Figure] = []
+    whole = split_figures.to_svg
+    monkeypatch.setattr(
+        split_figures, "to_svg", lambda figure, *a: drawn.append(figure) or whole(figure, *a)
+    )
+    page.write([run], tmp_path / "page.html", surface=False)
+    label = drawn[0].axes[0].get_xticklabels()[4]
+    text, is_math = label._preprocess_math(label.get_text())
+    assert (text, is_math) == (name, False)
+    partition = PartitionStatistics(np.array(content["counts"]), 1.0, 1.0)
+    plots.draw_classes(tmp_path / "a.png", partition, tuple(content["classes"]), f"{name}\nrun")
+    plots.draw_curves(tmp_path / "b.png", rows_of(run), f"{name}\nrun")
+
+
+def test_ten_million_agents_are_not_drawn(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 0)
+    record = json.loads((run / "config.json").read_text()) | {"agents": 10_000_000}
+    (run / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="counts must be 10000000 rows of 10 numbers"):
+        read(run)
+    (run / "partition.json").unlink()
+    checkpoint.save(run, {"x": torch.ones(6, 3)}, 60, {})
+    begin = time.monotonic()
+    text = page.write([run], tmp_path / "page.html", points=3, samples=10).read_text()
+    assert time.monotonic() - begin < 60
+    assert "ring: 10,000,000 agents, too many to be drawn." in html.unescape(text)
+    assert "must hold x of shape (10000000, ...)" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rule"),
+    [
+        ("partition.json", "{}", "partition.json lacks classes, counts"),
+        ("partition.json", '{"classes": [1], "counts": []}', r"classes\[0\] must be str, got 1"),
+        ("partition.json", '{"classes": ["a"], "counts": [[1]]}', "must be 6 rows of 1 numbers"),
+        ("partition.json", '{"classes": [], "counts": [[], [], [], [], [], []]}', "must be 6 rows"),
+        ("compare.json", '{"cells": [{}]}', r"compare.json: cells\[0\] lacks directory"),
+        (
+            "compare.json",
+            '{"cells": [{"directory": 5}]}',
+            r"cells\[0\].directory must be str, got 5",
+        ),
+        ("compare.json", '{"cells": 5}', "cells must be a list, got 5"),
+        ("compare.json", '{"cells": [], "chosen": [{}]}', r"chosen\[0\] lacks accuracy, edges"),
+        ("compare.json", '{"cells": [], "tuning": 4}', "tuning must be a list, got 4"),
+        (
+            "compare.json",
+            '{"cells": [], "chosen": [{"when": {"algorithm": 5}, "values": {}, "accuracy": 1, "edges": []}]}',
+            r"chosen\[0\].when: algorithm must be str, got 5",
+        ),
+        ("metrics.jsonl", "{}\n", "metrics.jsonl is damaged: line 1 lacks bytes_sent"),
+        ("metrics.jsonl", "5\n", "metrics.jsonl: line 1 must hold values by name, got int"),
+        ("diverged.json", '{"step": "a"}', "diverged.json lacks message"),
+        ("sharpness.json", '{"top_eigenvalue": []}', r"top_eigenvalue must be .*, got \[\]"),
+        ("config.json", '{"algorithm": "qgm", "agents": "6", "steps": 3}', "agents must be int"),
+        ("config.json", '{"algorithm": "qgm", "agents": 0, "steps": 3}', "--agents must be >= 1"),
+    ],
+)
+def test_faults_of_files_name_file_and_key(
+    name: str, content: str, rule: str, tmp_path: Path, out: Path
+) -> None:
+    run = make_run(tmp_path / "run", 0)
+    (run / name).write_text(content)
+    with pytest.raises(ValueError, match=rule) as error:
+        page.write([run], out)
+    assert "\n" not in str(error.value) and name in str(error.value)
+
+
+def test_the_surface_is_of_the_last_whole_checkpoint(trained: Run) -> None:
+    found = surfaces.surface(trained, 10, 3, None)
+    (trained.path / "checkpoint-70.safetensors").write_bytes(b"half")
+    assert np.array_equal(surfaces.surface(trained, 10, 3, None).loss, found.loss)
+    (kept,) = trained.path.glob("surface-*.npz")
+    np.savez(kept, loss=np.ones((5, 5)))
+    with pytest.raises(ValueError, match=r"is damaged, delete it: loss is float64 \[5, 5\]"):
+        surfaces.surface(trained, 10, 3, None)

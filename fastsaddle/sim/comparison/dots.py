@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastsaddle.sim.comparison.results import Group, describe, name_value
-from fastsaddle.sim.run.plots import COLORS, tidy
+from fastsaddle.sim.run.plots import COLORS, tidy, verbatim
 
 # what panels show where runs have it: measure, title, factor
 PANELS = (
@@ -32,11 +32,11 @@ def draw_dots(groups: list[Group], title: str) -> Figure:
     kinds = list(dict.fromkeys(g.options.get(split or "") for g in groups))
     panels = [p for p in PANELS if any(g.values(p[0]) for g in groups)]
     figure = Figure(figsize=(3 + 2.6 * len(panels), 1.4 + 0.28 * len(rows)), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(verbatim(title), fontsize="medium")
     drawn = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     for axes, (measure, text, factor) in zip(drawn, panels, strict=True):
         for number, kind in enumerate(kinds):
-            label = "" if split is None else name_value(split, kind)
+            label = "" if split is None else verbatim(name_value(split, kind))
             mine = [
                 next((g for g in r if g.options.get(split or "") == kind), None)
                 for r in rows.values()
@@ -49,7 +49,7 @@ def draw_dots(groups: list[Group], title: str) -> Figure:
         if _is_wide(groups, measure):
             axes.set_xscale("log")
         tidy(axes)
-    drawn[0].set_yticks(range(len(rows)), list(rows))
+    drawn[0].set_yticks(range(len(rows)), [verbatim(row) for row in rows])
     if split is not None:
         drawn[0].legend(fontsize="small", loc="best")
     return figure

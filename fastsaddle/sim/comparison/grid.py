@@ -4,12 +4,15 @@ import hashlib
 import io
 import itertools
 import json
+import math
+import reprlib
+import types
 from collections.abc import Iterable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import tyro
 
@@ -25,6 +28,9 @@ CARRIED_OUT = (
     *("checkpoint_every", "tensorboard"),
 )
 SEEDS = ("seed", "split_seed")
+VALIDATION = "validation"
+# which take a minute to be checked
+MOST_RUNS = 20_000
 Values = dict[str, list[Any]]
 
 
@@ -81,11 +87,11 @@ class Grid:
 
     def tuning_cells(self) -> list[Cell]:
         """The runs that choose among the candidates, on validation data; none where nothing is tuned."""
-        overrides = [replace(o, options={**o.options, **o.tune}) for o in self.overrides]
         if not self.tune and not any(o.tune for o in self.overrides):
             return []
-        options = {**self.options, "evaluate_on": ["validation"], **self.tune, **self.tuning}
-        return _expand(options, overrides)
+        on = {"evaluate_on": [VALIDATION]}
+        overrides = [replace(o, options={**o.options, **o.tune, **on}) for o in self.overrides]
+        return _expand({**self.options, **self.tune, **self.tuning, **on}, overrides)
 
     @property
     def tuned(self) -> tuple[str, ...]:
@@ -129,7 +135,11 @@ def read_value(name: str, value: Any) -> Any:
     if name not in DEFAULTS or name in NOT_STORED:
         raise ValueError(f"--{option(name)} is not an option of train that a grid can have")
     if value is None:
+        if types.NoneType not in _alternatives(name):
+            raise ValueError(f"--{option(name)} needs a value, got null")
         return None
+    if isinstance(value, (list, dict, set)):
+        raise ValueError(f"--{option(name)} takes one value, got {reprlib.repr(value)}")
     if isinstance(value, bool):
         if not isinstance(DEFAULTS[name], bool):
             raise ValueError(f"--{option(name)} takes a value, got {value}")
@@ -138,11 +148,23 @@ def read_value(name: str, value: Any) -> Any:
 
 
 @cache
+def _alternatives(name: str) -> tuple[Any, ...]:
+    """The types that an option's value may have."""
+    kind = get_type_hints(TrainConfig)[name]
+    return get_args(kind) or (kind,)
+
+
+@cache
 def _parse(name: str, text: str) -> Any:
     flags = {"true": f"--{option(name)}", "false": f"--no-{option(name)}"}
     is_flag = isinstance(DEFAULTS[name], bool)
     if is_flag and text.lower() not in flags:
         raise ValueError(f"--{option(name)} must be true or false, got {text!r}")
+    number = next((k for k in (int, float) if k in _alternatives(name)), None)
+    if number is not None:
+        # what tyro makes of a number, without its 20 ms
+        with suppress(ValueError):
+            return number(text)
     arguments = [flags[text.lower()]] if is_flag else [f"--{option(name)}", text]
     said = io.StringIO()
     try:
@@ -155,16 +177,30 @@ def _parse(name: str, text: str) -> Any:
 
 
 def _expand(options: Values, overrides: list[Override]) -> list[Cell]:
+    check_number(math.prod(map(len, options.values())))
     combinations = list(_product(options))
     # one after the other: a later override may ask for what an earlier one has set
     for override in overrides:
+        of_each = math.prod(map(len, override.options.values()))
+        holding = sum(_holds(override, combination) for combination in combinations)
+        check_number(len(combinations) + holding * (of_each - 1))
         combinations = [new for old in combinations for new in _overridden(old, override)]
     cells = [Cell(_without_effect_reset(replace(TrainConfig(), **c))) for c in combinations]
     return list({cell.name: cell for cell in cells}.values())
 
 
+def check_number(runs: int) -> None:
+    """Raise ValueError for more runs than a grid can have."""
+    if runs > MOST_RUNS:
+        raise ValueError(f"a grid can have {MOST_RUNS:,} runs, this one has {runs:,}")
+
+
+def _holds(override: Override, combination: dict[str, Any]) -> bool:
+    return all(combination.get(n, DEFAULTS[n]) in wanted for n, wanted in override.when.items())
+
+
 def _overridden(combination: dict[str, Any], override: Override) -> Iterable[dict[str, Any]]:
-    if all(combination.get(n, DEFAULTS[n]) in wanted for n, wanted in override.when.items()):
+    if _holds(override, combination):
         single = {name: [value] for name, value in combination.items()}
         return _product({**single, **override.options})
     return [combination]
@@ -185,13 +221,26 @@ def _without_effect_reset(config: TrainConfig) -> TrainConfig:
     return replace(config, **{name: DEFAULTS[name] for name in idle})
 
 
-def as_lists(values: Mapping[str, Any]) -> Values:
-    """Options of a file or command line with every value read and in a list."""
-    read = {}
-    for name, value in values.items():
-        name = name.replace("-", "_")
+def as_lists(values: Any, within: str = "") -> Values:
+    """Options of a file or command line with every value read and in a list.
+
+    Raises ValueError that names the option, after `within`, for what is none or has a value of the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        what = within.rstrip(".") or "a grid"
+        raise ValueError(f"{what} must hold options by name, got {reprlib.repr(values)}")
+    read: Values = {}
+    for key, value in values.items():
+        if not isinstance(key, str) or not key.isprintable():
+            raise ValueError(f"{within}{key!r} must be the name of an option")
+        name = key.replace("-", "_")
+        if name in read:
+            raise ValueError(f"{within}{key} is given twice, in two spellings")
         several = value if isinstance(value, list) else [value]
         if not several:
-            raise ValueError(f"--{option(name)} has no value")
-        read[name] = [read_value(name, one) for one in several]
+            raise ValueError(f"{within and f'{within}{key}: '}--{option(name)} has no value")
+        try:
+            read[name] = [read_value(name, one) for one in several]
+        except ValueError as error:
+            raise ValueError(f"{within}{key}: {error}" if within else str(error)) from error
     return read

@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from fastsaddle.sim.comparison.dots import draw_dots
 from fastsaddle.sim.comparison.results import Group
-from fastsaddle.sim.run.plots import line_style, save, tidy
+from fastsaddle.sim.run.plots import line_style, save, tidy, verbatim
 
 MARKERS = "osD^v<>"
 POINTS_OF_A_SWEEP = 3
@@ -57,7 +57,7 @@ def _sweep(groups: list[Group], swept: str, tuned: tuple[str, ...], title: str) 
     below = below if any(name != "step_milliseconds" for name, _ in below) else []
     rows = 1 + len(below)
     figure = Figure(figsize=(7, 2.4 + 2.1 * rows), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(verbatim(title), fontsize="medium")
     panels = np.atleast_1d(
         figure.subplots(rows, 1, sharex=True, height_ratios=[2] + [1] * (rows - 1))
     )
@@ -69,7 +69,9 @@ def _sweep(groups: list[Group], swept: str, tuned: tuple[str, ...], title: str) 
             whole = sorted(p for p in points if p[1] is not None)
             if whole:
                 x, y, e = np.array(whole, dtype=float).T
-                axes.errorbar(x, y, e, label=label, capsize=3, marker=MARKERS[number % 7], **style)
+                axes.errorbar(
+                    x, y, e, label=verbatim(label), capsize=3, marker=MARKERS[number % 7], **style
+                )
     for axes, (_, text) in zip(panels[1:], below, strict=True):
         axes.set_ylabel(text)
         axes.set_ylim(bottom=0)
@@ -108,14 +110,14 @@ def _curves(groups: list[Group], title: str) -> Figure:
     sent = [mean for g in groups if (mean := g.mean("bytes"))]
     has_bytes = bool(sent) and max(sent) > FEWER_BYTES * min(sent)
     figure = Figure(figsize=(12 if has_bytes else 7, 4.6), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(verbatim(title), fontsize="medium")
     panels = figure.subplots(1, 1 + has_bytes, sharey=True, squeeze=False)[0]
     for number, g in enumerate(groups):
         steps, mean, deviation = curve(g)
         style = _style(number)
         megabytes = steps / max(1, steps[-1]) * (g.mean("bytes") or 0.0) / 1e6
         for axes, x in zip(panels, (steps, megabytes), strict=False):
-            axes.plot(x, mean, label=g.label, **style)
+            axes.plot(x, mean, label=verbatim(g.label), **style)
             low, high = mean - deviation, mean + deviation
             axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
     _accuracy(panels[0])

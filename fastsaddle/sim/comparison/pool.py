@@ -19,7 +19,7 @@ from fastsaddle.sim.commands.train import draw_classes, draw_curves, recorders
 from fastsaddle.sim.comparison.final_sharpness import SHARPNESS, measure_sharpness
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run import job as jobs
-from fastsaddle.sim.run.checkpoint import remove_leftovers, write_synced
+from fastsaddle.sim.run.checkpoint import write_synced
 from fastsaddle.sim.run.run_dir import RunDirectory, RunInUseError
 from fastsaddle.sim.run.trainer import run
 
@@ -90,9 +90,9 @@ def run_cell(path: Path, config: TrainConfig, deadline: float, sharpness: bool) 
 
 def _run(path: Path, config: TrainConfig, deadline: float, sharpness: bool) -> bool:
     begun = (path / "config.json").exists()
-    if path.is_dir() and not begun:
-        remove_leftovers(path)
     job = jobs.go_on(_open(path)) if begun else jobs.start(replace(config, out=path))
+    for note in job.notes:
+        print(f"{path.name}: {note}", flush=True)
     with closing(job.directory):
         return _carry_out(job, path, deadline, sharpness)
 

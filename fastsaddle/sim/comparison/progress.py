@@ -1,6 +1,5 @@
 """How far a comparison is: steps of all its runs on a terminal, a line for each finished run elsewhere."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -9,12 +8,15 @@ from typing import Any
 from rich import progress as rich_progress
 from rich.console import Console
 
+from fastsaddle.sim import json_files
 from fastsaddle.sim.comparison.grid import Cell, varied
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.comparison.results import describe
 from fastsaddle.sim.methods import takes
 from fastsaddle.sim.run.labels import Labels
 from fastsaddle.sim.run.progress import percent
+from fastsaddle.sim.run.records import Diverged
+from fastsaddle.sim.run.run_dir import CONFIG, read_row, read_steps
 
 SECONDS_BETWEEN_UPDATES = 1.0
 # a line of metrics.jsonl is shorter
@@ -52,9 +54,9 @@ class ComparisonProgress:
 
     def show_finished(self, path: Path, done: int) -> None:
         """Say how a run ended; `done` of all are now."""
-        diverged = path / DIVERGED
-        if diverged.exists():
-            end = f"diverged at step {json.loads(diverged.read_text())['step']}"
+        diverged = json_files.read_as(path / DIVERGED, Diverged)
+        if diverged is not None:
+            end = f"diverged at step {diverged['step']}"
         else:
             end = f"accuracy {percent(_last_row(path)['consensus_accuracy'])}"
         line = f"{done}/{len(self._paths)} {self._names[path]}: {end}"
@@ -73,7 +75,7 @@ class ComparisonProgress:
         if path not in self._done:
             row = _last_row(path)
             if row and not (path / DIVERGED).exists():
-                steps = json.loads((path / "config.json").read_text())["steps"]
+                steps = read_steps(path / CONFIG)
                 if row["step"] < steps:
                     return row["step"] / steps
             elif not row:
@@ -90,11 +92,12 @@ def _describe(cell: Cell, names: list[str], labels: Labels) -> str:
 
 def _last_row(path: Path) -> dict[str, Any]:
     """The last whole line of a run's metrics; empty where there is none yet."""
+    metrics = path / "metrics.jsonl"
     try:
-        with (path / "metrics.jsonl").open("rb") as stream:
+        with metrics.open("rb") as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - TAIL))
             whole = stream.read().rpartition(b"\n")[0]
-        return json.loads(whole.rpartition(b"\n")[2]) if whole else {}
     except FileNotFoundError:
         return {}
+    return read_row(metrics, whole.rpartition(b"\n")[2], "last line") if whole else {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fastsaddle.sim import json_files
 from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
 from fastsaddle.sim.comparison.grid import SEEDS, Cell
 from fastsaddle.sim.comparison.pool import DIVERGED
@@ -14,7 +15,8 @@ from fastsaddle.sim.config import DEFAULTS
 from fastsaddle.sim.methods import takes
 from fastsaddle.sim.run.labels import Labels
 from fastsaddle.sim.run.messages import NONE
-from fastsaddle.sim.run.run_dir import read_rows
+from fastsaddle.sim.run.records import Sharpness
+from fastsaddle.sim.run.run_dir import CONFIG, read_rows, read_steps
 
 # what a table shows of a run: name, title, factor, digits after the point
 MEASURES = (
@@ -106,13 +108,10 @@ def read(cell: Cell, directory: Path) -> Outcome | None:
     rows = read_rows(path)
     if (directory / DIVERGED).exists():
         return Outcome(cell, rows, None)
-    config = directory / "config.json"
-    if not config.exists() or not rows:
+    config = directory / CONFIG
+    if not config.exists() or not rows or rows[-1]["step"] != read_steps(config):
         return None
-    if rows[-1]["step"] != json.loads(config.read_text())["steps"]:
-        return None
-    sharpness = directory / SHARPNESS
-    found = json.loads(sharpness.read_text()) if sharpness.exists() else {}
+    found = json_files.read_as(directory / SHARPNESS, Sharpness) or {}
     return Outcome(cell, rows, measures(rows, cell.config.agents, found))
 
 

@@ -16,10 +16,13 @@ from fastsaddle.sim.report import (
     topology_figures,
 )
 from fastsaddle.sim.report.groups import RunGroup, group
+from fastsaddle.sim.report.paths import inside
 from fastsaddle.sim.report.runs import Comparison, Run, read_all
 from fastsaddle.sim.run.checkpoint import write_synced
 
 TEMPLATE = "template.html"
+PNG = b"\x89PNG\r\n\x1a\n"
+LARGEST_PICTURE = 32 << 20
 
 
 def write(
@@ -126,8 +129,17 @@ def _plots(comparisons: list[Comparison]) -> list[tuple[str, str]]:
     """The picture of every comparison that has one, as a data URI with the comparison's name."""
     plots = []
     for comparison in comparisons:
-        path = comparison.path / PLOT
+        path = inside(comparison.path, PLOT)
         if path.exists():
-            uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+            uri = "data:image/png;base64," + base64.b64encode(_picture(path)).decode()
             plots.append((comparison.path.resolve().name, uri))
     return plots
+
+
+def _picture(path: Path) -> bytes:
+    if not path.is_file() or path.stat().st_size > LARGEST_PICTURE:
+        raise ValueError(f"{path} must be a file of at most {LARGEST_PICTURE >> 20} MiB")
+    content = path.read_bytes()
+    if not content.startswith(PNG):
+        raise ValueError(f"{path} is no PNG")
+    return content

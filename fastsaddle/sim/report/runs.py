@@ -1,17 +1,22 @@
 """What lies in the directories of runs and comparisons, read without a lock: a run may still be going."""
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from fastsaddle.sim import json_files
 from fastsaddle.sim.comparison import results
 from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.comparison.tuning import Chosen
-from fastsaddle.sim.config import NOT_STORED, TrainConfig
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.report.paths import inside
+from fastsaddle.sim.run import records
+from fastsaddle.sim.run.run_dir import CONFIG, check_record, read_rows, stored_options
 
-CONFIG, COMPARISON = "config.json", "compare.json"
+# exact as floating point numbers
+MOST = 2**53
+COMPARISON, PARTITION = "compare.json", "partition.json"
 
 
 @dataclass(frozen=True)
@@ -69,19 +74,18 @@ class Comparison:
 def read_all(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
     """All runs, each once, in the order of the directories and of each compare.json.
 
-    Raises ValueError for a directory that is neither a run nor a comparison, for a damaged file, and where no run
-    has been evaluated yet.
+    Raises ValueError for a directory that is neither a run nor a comparison, for a damaged file, for one that lies
+    elsewhere, and where no run has been evaluated yet.
     """
     # whole path -> path and name
     paths: dict[Path, tuple[Path, str]] = {}
     comparisons = []
     for directory in directories:
         if (directory / COMPARISON).exists():
-            content = _read(directory / COMPARISON)
-            _need(directory / COMPARISON, content, "cells")
-            cells = [directory / cell["directory"] for cell in content["cells"]]
+            content = _read(directory, COMPARISON, records.Comparison) or {}
+            cells = [inside(directory, cell["directory"]) for cell in content["cells"]]
             begun = [cell for cell in cells if (cell / CONFIG).exists()]
-            chosen = [Chosen.read(choice) for choice in content.get("chosen", [])]
+            chosen = _chosen(directory / COMPARISON, content)
             missing, tuning = len(cells) - len(begun), len(content.get("tuning", []))
             comparisons.append(Comparison(directory, missing, tuning, chosen))
         elif (directory / CONFIG).exists():
@@ -103,50 +107,43 @@ def read_all(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
 
 def read(path: Path, name: str | None = None) -> Run:
     """The run in a directory, whose name is the directory's own unless given. Raises ValueError for a damaged file."""
-    record = _read(path / CONFIG)
-    _need(path / CONFIG, record, "algorithm", "agents", "steps")
-    names = [field.name for field in fields(TrainConfig) if field.name not in NOT_STORED]
-    values = {name: record[name] for name in names if name in record}
-    if values.get("data_dir") is not None:
-        values["data_dir"] = Path(values["data_dir"])
+    file = inside(path, CONFIG)
+    record = json_files.read(file)
+    check_record(file, record, ("algorithm", "agents", "steps"))
+    config = stored_options(record)
     return Run(
         path=path,
         name=name or path.resolve().name,
-        config=TrainConfig(**values),
+        config=config,
         record=record,
-        rows=_rows(path / "metrics.jsonl"),
-        diverged=_read_if_there(path / DIVERGED),
-        partition=_read_if_there(path / "partition.json"),
-        sharpness=_read_if_there(path / SHARPNESS) or {},
+        rows=read_rows(inside(path, "metrics.jsonl")),
+        diverged=_read(path, DIVERGED, records.Diverged),
+        partition=_partition(path, config.agents),
+        sharpness=_read(path, SHARPNESS, records.Sharpness) or {},
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    text = path.read_text()
-    # a last line without its end is being written, or was torn by a crash
-    whole = text[: text.rfind("\n") + 1].splitlines()
-    try:
-        return [json.loads(line) for line in whole]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+def _chosen(file: Path, content: dict[str, Any]) -> list[Chosen]:
+    kinds = get_type_hints(TrainConfig)
+    for number, choice in enumerate(found := content.get("chosen", [])):
+        for part in ("when", "values"):
+            where = f"{file}: chosen[{number}].{part}"
+            json_files.check(choice[part], kinds, (), where, closed=True)
+    return [Chosen.read(choice) for choice in found]
 
 
-def _read_if_there(path: Path) -> dict[str, Any] | None:
-    return _read(path) if path.exists() else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold values by name, got {type(content).__name__}")
+def _partition(path: Path, agents: int) -> dict[str, Any] | None:
+    content = _read(path, PARTITION, records.Partition)
+    if content is None:
+        return None
+    counts, classes = content["counts"], len(content["classes"])
+    fits = all(len(row) == classes and all(0 <= n < MOST for n in row) for row in counts)
+    if not (fits and classes and len(counts) == agents):
+        raise ValueError(
+            f"{path / PARTITION}: counts must be {agents} rows of {classes} numbers >= 0, for the agents and classes"
+        )
     return content
 
 
-def _need(path: Path, content: dict[str, Any], *names: str) -> None:
-    if missing := [name for name in names if name not in content]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
+def _read(folder: Path, name: str, kind: Any) -> dict[str, Any] | None:
+    return json_files.read_as(inside(folder, name), kind)

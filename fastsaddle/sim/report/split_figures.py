@@ -11,10 +11,12 @@ from fastsaddle.sim.comparison.results import name_value
 from fastsaddle.sim.report.drawing import WIDTH, Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.runs import Run
 from fastsaddle.sim.run.labels import Labels
+from fastsaddle.sim.run.plots import verbatim
 
 MOST_SPLITS = 4
 MOST_ANNOTATED = 240
 MOST_NAMED = 20
+LONGEST = 60
 # options that a split depends on, the seed last
 NAMES = ("dataset", "agents", "partition", "alpha", "feature_skew", "evaluate_on")
 # the map's own ground is light, whatever the page's
@@ -110,7 +112,9 @@ def _map(counts: np.ndarray, classes: list[str]) -> Figure:
         if len(classes) <= MOST_NAMED:
             is_short = all(len(name) < 3 for name in classes)
             turn = {} if is_short else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-            axes.set_xticks(range(len(classes)), classes, **turn)
+            axes.set_xticks(
+                range(len(classes)), [verbatim(name[:LONGEST]) for name in classes], **turn
+            )
         axes.set_xlabel("class")
         axes.set_ylabel("agent")
         figure.colorbar(image, label="training samples")

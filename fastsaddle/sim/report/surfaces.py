@@ -1,16 +1,16 @@
 """The loss around a run's last consensus model, computed once and kept in the run's directory."""
 
 import hashlib
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle import sharpness
+from fastsaddle.sim.data import arrays
 from fastsaddle.sim.data.agent_data import AgentData
 from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.report.runs import Run
@@ -41,17 +41,14 @@ def surface(run: Run, samples: int, points: int, data_dir: Path | None) -> Surfa
 
     Raises ValueError or OSError where there is no checkpoint, no data, or a damaged file.
     """
-    found = checkpoint.find(run.path)
-    if not found:
-        raise ValueError(f"{run.path} has no checkpoint")
-    step, path = found[0]
+    path, tensors, step = _latest(run)
     numbers = f"{samples} {points} {EXTENT} {SEED}"
     kept = run.path / f"surface-{_digest(path, numbers)}.npz"
     if kept.exists():
-        return Surface(_load(kept), step)
+        return Surface(_load(kept, points), step)
     config = replace(run.config, device="auto", data_dir=data_dir or run.config.data_dir)
     data = AgentData(config, find_device("auto"))
-    model = consensus_model(replace(run, config=config), path, data.dataset)
+    model = consensus_model(replace(run, config=config), path, tensors, data.dataset)
     order = np.random.default_rng(SEED).permutation(len(data.dataset.train_labels))[:samples]
     chosen = torch.from_numpy(order).to(data.device)
     loss = sharpness.loss_surface(
@@ -67,11 +64,29 @@ def surface(run: Run, samples: int, points: int, data_dir: Path | None) -> Surfa
     return Surface(loss, step)
 
 
+def _latest(run: Run) -> tuple[Path, dict[str, Tensor], int]:
+    """The latest whole checkpoint of as many agents as the run has: path, tensors and step."""
+    error = ValueError(f"{run.path} has no checkpoint")
+    for _, path in checkpoint.find(run.path):
+        try:
+            tensors, step, _ = checkpoint.load(path)
+        except ValueError as damage:
+            error = damage
+            continue
+        agents = run.config.agents
+        # before anything is made for so many
+        if "x" not in tensors or tensors["x"].shape[:1] != (agents,):
+            raise ValueError(f"{path} must hold x of shape ({agents}, ...), a row an agent")
+        return path, tensors, step
+    raise error
+
+
 @torch.no_grad()
-def consensus_model(run: Run, path: Path, dataset: Dataset) -> nn.Module:
+def consensus_model(
+    run: Run, path: Path, tensors: dict[str, Tensor], dataset: Dataset
+) -> nn.Module:
     """The model that stands for all agents in a checkpoint. Raises ValueError where it is not the run's."""
     device = dataset.train_inputs.device
-    tensors, _, _ = checkpoint.load(path, device)
     stack = initial_models.build_stack(replace(run.config, init="same"), dataset, device)
     live = {"x": stack.x, **{f"buffer.{name}": b for name, b in stack.buffers.items()}}
     for name, tensor in live.items():
@@ -79,7 +94,7 @@ def consensus_model(run: Run, path: Path, dataset: Dataset) -> nn.Module:
             raise ValueError(f"{path} must hold {name} of shape {tuple(tensor.shape)}")
         tensor.copy_(tensors[name])
     center = tensors.get("optimizer.center")
-    model = stack.consensus(None if center is None else center[0])
+    model = stack.consensus(None if center is None else center[0].to(device))
     reestimate(model, dataset.train_inputs)
     return model
 
@@ -92,12 +107,14 @@ def _digest(path: Path, numbers: str) -> str:
     return sha.hexdigest()[:16]
 
 
-def _load(path: Path) -> np.ndarray:
+def _load(path: Path, points: int) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return content["loss"]
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        loss = arrays.read_npz(path, lambda names: ["loss"])["loss"]
+        if loss.dtype != np.float64 or loss.shape != (points, points):
+            raise ValueError(f"loss is {loss.dtype} {list(loss.shape)}")
+    except ValueError as error:
         raise ValueError(f"{path} is damaged, delete it: {error}") from error
+    return loss
 
 
 def _save(path: Path, loss: np.ndarray) -> None:

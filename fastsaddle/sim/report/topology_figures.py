@@ -22,6 +22,8 @@ FEW_LINES = 300
 # more are drawn as pixels
 MOST_LINES = 2_000
 MOST_EDGES = 50_000
+# the spectral gap of 4,096 takes 14 s
+MOST_AGENTS = 2_048
 SIZE = 3.6
 ON_A_CIRCLE = re.compile("ring|exponential|fully-connected|dyck|random-regular.*")
 TORUS = re.compile(r"torus:(\d+)x(\d+)")
@@ -44,6 +46,9 @@ def draw(groups: list[RunGroup]) -> Picture:
     panels, sentences = [], []
     for text, agents in list(named)[:MOST_TOPOLOGIES]:
         config = named[text, agents]
+        if agents > MOST_AGENTS:
+            sentences.append(f"{text}: {agents:,} agents, too many to be drawn.")
+            continue
         try:
             graph = topologies.find(config.topology, agents, config.seed)
         except (ValueError, OSError, ImportError) as error:

@@ -2,10 +2,12 @@
 
 import platform
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import fastsaddle
 from fastsaddle.kernels.op import ops
@@ -13,7 +15,7 @@ from fastsaddle.sim import choices
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
 from fastsaddle.sim.run import checkpoint
 from fastsaddle.sim.run.run_dir import RunDirectory, check_new, make_unique
-from fastsaddle.sim.run.simulation import Simulation
+from fastsaddle.sim.run.simulation import LINE, Simulation
 from fastsaddle.sim.run.tensorboard import writer_class
 
 CLASSES = "classes.png"
@@ -67,12 +69,19 @@ def start(config: TrainConfig) -> Job:
 
 
 def is_finished(directory: RunDirectory) -> bool:
-    """Whether the last step's evaluation and checkpoint are there, and the figures."""
+    """Whether the last step's evaluation and checkpoint are there, whole, and the figures."""
     steps = directory.config.get("steps")
     found = checkpoint.find(directory.path)
     has_figures = all((directory.path / name).exists() for name in (CLASSES, CURVES))
     evaluated = bool(directory.rows) and directory.rows[-1]["step"] == steps
-    return evaluated and has_figures and bool(found) and found[0][0] == steps
+    if not (evaluated and has_figures and found and found[0][0] == steps):
+        return False
+    try:
+        checkpoint.load(found[0][1])
+    # going on from the one before says so
+    except ValueError:
+        return False
+    return True
 
 
 def go_on(directory: RunDirectory) -> Job:
@@ -104,16 +113,47 @@ def _restore(job: Job) -> None:
     for _, path in found:
         try:
             tensors, step, counters = checkpoint.load(path, job.simulation.device)
+            counters = _with_lines(job, path, step, counters)
+            _take_over(job, path, tensors, counters)
         except ValueError as error:
             job.notes.append(f"{error}; trying the one before")
             continue
-        job.simulation.restore(tensors, counters)
         job.step = step
         return
     if found:
+        reason = job.notes[-1].removesuffix("; trying the one before")
         raise ValueError(
-            f"no checkpoint in {job.directory.path} is whole: delete them to start from step 0"
+            f"no checkpoint in {job.directory.path} is whole: delete them to start from step 0 ({reason})"
         )
+
+
+def _with_lines(job: Job, path: Path, step: int, counters: dict[str, int]) -> dict[str, int]:
+    """The counters, with those of lines of metrics.jsonl that earlier versions did not count.
+
+    Raises ValueError where a line is missing that is not written again from here.
+    """
+    last = max((row["step"] for row in job.directory.rows if row["step"] <= step), default=0)
+    if LINE[0] in counters:
+        begin, end = (counters.get(name, step) for name in LINE)
+        # the sums of the step's own line are in the checkpoint
+        needed = begin if end == step and last < step else end
+    else:
+        config = job.config
+        due = step if step == config.steps else step - step % config.evaluation_interval
+        needed = max(due, last)
+        counters = {**counters, **dict.fromkeys(LINE, last)}
+    if last != needed:
+        raise ValueError(
+            f"{job.directory.metrics} lacks the line of step {needed}, which {path.name} goes on from"
+        )
+    return counters
+
+
+def _take_over(job: Job, path: Path, tensors: dict[str, Tensor], counters: dict[str, int]) -> None:
+    try:
+        job.simulation.restore(tensors, counters)
+    except ValueError as error:
+        raise ValueError(f"{path} is not this run's: {error}") from error
 
 
 def _surroundings(device: torch.device) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     steps = [row["step"] for row in rows]
     is_compressed = any(row.get("update_norm") for row in rows)
     figure = Figure(figsize=(7, 8 if is_compressed else 6), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(verbatim(title), fontsize="medium")
     heights = (3, 2, 2)[: 3 if is_compressed else 2]
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     accuracy, distance = panels[:2]
@@ -81,10 +81,14 @@ def draw_classes(
                 color = "white" if norm(count) > 0.6 else "black"
                 axes.text(label, agent, str(count), ha="center", va="center", color=color, size=8)
         axes.set_yticks(range(agents))
-    axes.set_xticks(range(len(classes)), classes, rotation=0 if len(classes[0]) == 1 else 30)
+    axes.set_xticks(
+        range(len(classes)),
+        [verbatim(name) for name in classes],
+        rotation=0 if len(classes[0]) == 1 else 30,
+    )
     axes.set_xlabel("class")
     axes.set_ylabel("agent")
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(verbatim(title), fontsize="medium")
     figure.colorbar(image, label="training images")
     save(figure, path)
 
@@ -98,6 +102,11 @@ def save(figure: Figure, path: Path) -> None:
 def line_style(number: int) -> tuple[str, str]:
     """Color and style of line `number` of a figure, 28 of them different."""
     return COLORS[number % len(COLORS)], STYLES[number // len(COLORS) % len(STYLES)]
+
+
+def verbatim(text: str) -> str:
+    """A name that a figure shows as it is: between dollars matplotlib would read mathematics."""
+    return text.replace("$", r"\$")
 
 
 def tidy(axes: Axes, alpha: float = 0.3) -> None:

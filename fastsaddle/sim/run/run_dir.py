@@ -2,21 +2,33 @@
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import re
 import time
 import weakref
-from dataclasses import fields
+from collections.abc import Collection
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
-from fastsaddle.sim.config import NOT_STORED, TrainConfig
-from fastsaddle.sim.run.checkpoint import sync, write_synced
+from fastsaddle.sim import json_files
+from fastsaddle.sim.config import COUNTS, NOT_STORED, TrainConfig, option
+from fastsaddle.sim.run.checkpoint import (
+    PARTIAL,
+    is_leftover,
+    remove_leftovers,
+    replace_synced,
+    sync,
+    write_synced,
+)
 from fastsaddle.sim.run.labels import label
+from fastsaddle.sim.run.records import Recorded, Row
 
+CONFIG = "config.json"
 # options that came with a later version, whose default is not what was done before
 BEFORE = {"cuda_graph": "off"}
 # what every version has written to config.json
@@ -39,39 +51,62 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         """Open a run that exists. ValueError when it is none, or when another process has it."""
-        self.path = path
-        self._lock(path / "config.json")
         try:
-            self.config: dict[str, Any] = json.loads((path / "config.json").read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
-        self._metrics = path / "metrics.jsonl"
-        self.rows = read_rows(self._metrics)
+            descriptor = _opened(path, path / CONFIG, os.O_RDWR)
+        except OSError as error:
+            raise ValueError(f"{path} is not a run: {error}") from error
+        self._hold(path, descriptor)
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> "RunDirectory":
-        """Make a directory (or take an empty one) and write its config.json."""
+        """Make a directory (or take an empty one) and write its config.json.
+
+        What a killed process left half written there is replaced. Raises ValueError where another process has the
+        directory, or has made a run of it meanwhile.
+        """
         check_new(path)
         path.mkdir(parents=True, exist_ok=True)
-        write_synced(path / "config.json", json.dumps(config, indent=2) + "\n")
-        return cls(path)
+        partial = path / (CONFIG + PARTIAL)
+        # one file from the first moment on, so that the lock on it is never free between two names
+        descriptor = _opened(path, partial, os.O_RDWR | os.O_CREAT)
+        try:
+            check_new(path)
+            partial.write_text(json.dumps(config, indent=2) + "\n")
+            replace_synced(partial, path / CONFIG)
+            remove_leftovers(path)
+        except BaseException as error:
+            partial.unlink(missing_ok=True)
+            os.close(descriptor)
+            if isinstance(error, OSError):
+                # a full disk does not say which file it had no space for
+                raise OSError(error.errno, error.strerror, str(path / CONFIG)) from error
+            raise
+        self = cls.__new__(cls)
+        self._hold(path, descriptor)
+        return self
+
+    def _hold(self, path: Path, descriptor: int) -> None:
+        """Read the files of a run whose lock is `descriptor`, which ends with this object or with the process."""
+        # also where nobody closes it; a traceback may keep this object for long
+        self._release = weakref.finalize(self, os.close, descriptor)
+        self.path = path
+        self.config = json_files.read(path / CONFIG)
+        self.metrics = path / "metrics.jsonl"
+        self.rows = read_rows(self.metrics)
 
     @property
     def options(self) -> TrainConfig:
         """The run's options; one that came with a later version has the value of what was done before.
 
-        ValueError when config.json lacks what every version wrote.
+        ValueError when config.json lacks what every version wrote, or holds what no version writes.
         """
-        missing = [name for name in ALWAYS_STORED if name not in self.config]
-        if missing:
-            raise ValueError(f"{self.path / 'config.json'} lacks {', '.join(missing)}")
-        names = [field.name for field in fields(TrainConfig) if field.name not in NOT_STORED]
-        known = {**BEFORE, **self.config}
-        values = {name: known[name] for name in names if name in known}
-        data_dir = values["data_dir"]
-        values["data_dir"] = None if data_dir is None else Path(data_dir)
-        options = TrainConfig(**values)
-        options.check()
+        file = self.path / CONFIG
+        check_record(file, self.config, ALWAYS_STORED)
+        options = stored_options({**BEFORE, **self.config})
+        try:
+            options.check()
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
         return options
 
     def describe_partition(self, counts: np.ndarray, classes: tuple[str, ...]) -> None:
@@ -82,47 +117,49 @@ class RunDirectory:
     def append(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl, readable at once."""
         self.rows.append(row)
-        with self._metrics.open("a") as stream:
+        with self.metrics.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
 
     def sync(self) -> None:
         """Force metrics.jsonl to disk, so that no checkpoint is newer than its rows."""
-        sync(self._metrics)
+        sync(self.metrics)
 
     def drop_rows_after(self, step: int) -> None:
         """Forget evaluations of steps that will be done again, and a line torn by a crash."""
         self.rows = [row for row in self.rows if row["step"] <= step]
-        write_synced(self._metrics, "".join(json.dumps(row) + "\n" for row in self.rows))
+        write_synced(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def close(self) -> None:
         """Let another process, or this one again, write in this run's directory."""
         self._release()
 
-    def _lock(self, path: Path) -> None:
-        """Hold a lock, which ends with this object or with the process, however that dies."""
-        try:
-            descriptor = os.open(path, os.O_RDWR)
-        except OSError as error:
-            raise ValueError(f"{self.path} is not a run: {error}") from error
-        # also where nobody closes it; a traceback may keep this object for long
-        self._release = weakref.finalize(self, os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunInUseError(f"{self.path} is in use by another process") from error
-        except OSError as error:
-            # some network file systems have no locks: nobody is kept out there
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-                raise
+
+def _opened(run: Path, file: Path, flags: int) -> int:
+    """A file's descriptor with a lock on it, which ends with the process, however that dies."""
+    descriptor = os.open(file, flags, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # who had it may have renamed it between the two
+        if not file.exists() or not os.path.samestat(os.fstat(descriptor), file.stat()):
+            raise BlockingIOError
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise RunInUseError(f"{run} is in use by another process") from error
+    except OSError as error:
+        # some network file systems have no locks: nobody is kept out there
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            os.close(descriptor)
+            raise
+    return descriptor
 
 
 def check_new(path: Path) -> None:
-    """Raise ValueError unless the path is free for a new run."""
+    """Raise ValueError unless the path is free for a new run; what a killed process left is no obstacle."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"--out {path} is a file, a new or empty directory is needed")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and not all(map(is_leftover, path.iterdir())):
         ways = "choose another directory"
-        if (path / "config.json").exists():
+        if (path / CONFIG).exists():
             ways += f", or go on with that run: fastsaddle train --resume {path}"
         raise ValueError(f"--out {path} is not empty: {ways}")
 
@@ -144,13 +181,63 @@ def make_unique(config: TrainConfig) -> Path:
             path = Path("runs", f"{name}-{number}")
 
 
+def check_record(file: Path, record: dict[str, Any], needed: Collection[str]) -> None:
+    """Raise ValueError unless config.json's content has `needed`, and nothing but options and surroundings."""
+    json_files.check(record, _kinds(), needed, str(file), closed=True)
+    for name in COUNTS:
+        if (value := record.get(name)) is not None and value < 1:
+            raise ValueError(f"{file}: --{option(name)} must be >= 1, got {value}")
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return {**get_type_hints(TrainConfig), **get_type_hints(Recorded)}
+
+
+def read_steps(file: Path) -> int:
+    """The number of steps of a run by its config.json."""
+    record = json_files.read(file)
+    check_record(file, record, ["steps"])
+    return record["steps"]
+
+
+def stored_options(record: dict[str, Any]) -> TrainConfig:
+    """The options in config.json's content, those that it lacks by their defaults; not checked."""
+    names = [n for n in get_type_hints(TrainConfig) if n not in NOT_STORED and n in record]
+    values = {name: record[name] for name in names}
+    if values.get("data_dir") is not None:
+        values["data_dir"] = Path(values["data_dir"])
+    return TrainConfig(**values)
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl up to one torn by a crash, if there is one; none where there is no file."""
-    rows = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    """The lines of metrics.jsonl but for a last one torn by a crash, if there is one; none where there is no file.
+
+    Raises ValueError, which names the line, for one that is damaged or no row.
+    """
+    if not path.exists():
+        return []
+    *whole, last = path.read_bytes().split(b"\n")
+    texts = [*whole, last] if last and not _is_torn(last) else whole
+    rows = [read_row(path, text, f"line {number}") for number, text in enumerate(texts, 1)]
+    steps = [row["step"] for row in rows]
+    for number, (before, after) in enumerate(itertools.pairwise(steps), 2):
+        if after <= before:
+            raise ValueError(f"{path} is damaged: line {number}: step {after} after {before}")
     return rows
+
+
+def _is_torn(text: bytes) -> bool:
+    """Whether a line without its end is still being written, or was never written to its end."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def read_row(path: Path, text: bytes, line: str) -> dict[str, Any]:
+    """A line of metrics.jsonl. Raises ValueError, which names the line, for one that is damaged or no row."""
+    row = json_files.parse(text, str(path), f"{line}: ")
+    json_files.check_as(row, Row, f"{path} is damaged: {line}")
+    return row

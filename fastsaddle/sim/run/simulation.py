@@ -20,6 +20,8 @@ from fastsaddle.sim.run.step_graph import CudaRecorder, StepGraph, StepInputs
 
 # multiplications of a forward pass
 SMALL_STEP = 8_000_000
+# counters: the steps that the last line of metrics.jsonl is over
+LINE = ("line_begin", "line_end")
 
 
 class Simulation:
@@ -74,6 +76,9 @@ class Simulation:
         self.is_compressed = self.optimizer.communicator.is_compressed
         # of what was to be sent, and of what compression lost: sums over steps of norms, RMS over agents
         self.norm_sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        # the sums of the last line of metrics.jsonl, over the steps from one evaluation to the next
+        self.line_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self.line_steps = 0, 0
         # "on" or "off", and why
         self.cuda_graph, self.cuda_graph_reason = graph_choice.resolve(
             config, self.device, self.optimizer, self.engine.engine
@@ -177,6 +182,21 @@ class Simulation:
         self.optimizer.raise_if_skipped()
         return evaluate(self.stack, self.consensus(), self.dataset, self.engine.one_by_one)
 
+    def sums(self, step: int) -> tuple[int, float, float, float]:
+        """Steps since the evaluation before the one at `step`, and sums over them: of losses and of both norms.
+
+        The first call for a step begins new sums; later ones, in a run that went on from there too, give the same.
+        """
+        begin, end = self.line_steps
+        if step != end:
+            self.line_steps = begin, end = end, step
+            self.line_sums[0] = self.loss_sum
+            self.line_sums[1:] = self.norm_sums
+            self.loss_sum.zero_()
+            self.norm_sums.zero_()
+        loss, update, error = self.line_sums.tolist()
+        return end - begin, loss, update, error
+
     def consensus(self) -> nn.Module:
         """The model that stands for all agents: their mean, or the center that the algorithm keeps."""
         return self.stack.consensus(self.optimizer.center)
@@ -191,7 +211,8 @@ class Simulation:
             further["optimizer.rounds"] = self.optimizer.rounds
         if self.optimizer.remembered:
             further["optimizer.remembered"] = self._remembered()
-        return {"x": self.stack.x, "loss_sum": self.loss_sum, **buffers, **states, **further}
+        sums = {"loss_sum": self.loss_sum, "line_sums": self.line_sums}
+        return {"x": self.stack.x, **sums, **buffers, **states, **further}
 
     def _remembered(self) -> Tensor:
         """What parameter groups remember, float64 `[groups, names]` on the CPU; NaN where there is nothing yet."""
@@ -209,25 +230,39 @@ class Simulation:
         """Whole numbers that a checkpoint holds beside the tensors."""
         whole, rest = divmod(self._samples, self._batch)
         further = {"samples": rest} if rest else {}
-        return {"bytes_sent": self.optimizer.bytes_sent, "evaluations": whole, **further}
+        counts = {"bytes_sent": self.optimizer.bytes_sent, "evaluations": whole}
+        return {**counts, **dict(zip(LINE, self.line_steps, strict=True)), **further}
 
     @torch.no_grad()
     def restore(self, saved: dict[str, Tensor], counters: dict[str, int]) -> None:
-        """Take over a checkpoint's content. Raises ValueError when it is not this run's."""
+        """Take over a checkpoint's content. Raises ValueError, before anything changes, when it is not this run's."""
         live = self.tensors()
         # earlier versions kept fewer numbers, which begin at zero
-        for name, numbers in self.optimizer.scalar_state.items():
-            saved = {f"optimizer.{name}": torch.zeros_like(numbers), **saved}
-        shapes = {name: tuple(tensor.shape) for name, tensor in live.items()}
-        seen = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-        if shapes != seen:
-            raise ValueError(f"the checkpoint must hold {shapes}, got {seen}")
+        numbers = self.optimizer.scalar_state
+        later = {"line_sums": self.line_sums, **{f"optimizer.{n}": r for n, r in numbers.items()}}
+        saved = {**{name: torch.zeros_like(row) for name, row in later.items()}, **saved}
+        forms, seen = _forms(live), _forms(saved)
+        if wrong := [name for name in {**forms, **seen} if forms.get(name) != seen.get(name)]:
+            first = min(wrong)
+            raise ValueError(
+                f"{first} must be {forms.get(first, 'absent')}, got {seen.get(first, 'none')}"
+            )
+        needed = "bytes_sent", "evaluations", *LINE
+        if missing := [name for name in needed if name not in counters]:
+            raise ValueError(f"it does not count {', '.join(missing)}")
         for name, tensor in live.items():
             tensor.copy_(saved[name])
         if self.optimizer.remembered:
             self._remember(saved["optimizer.remembered"])
         self.optimizer.bytes_sent = counters["bytes_sent"]
         self._samples = counters["evaluations"] * self._batch + counters.get("samples", 0)
+        begin, end = (counters[name] for name in LINE)
+        self.line_steps = begin, end
+
+
+def _forms(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Type and shape of each."""
+    return {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()}
 
 
 def optimizer_options(config: TrainConfig, topology: Any, steps: int) -> dict[str, Any]:

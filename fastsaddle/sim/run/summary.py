@@ -18,7 +18,7 @@ def describe(job: Job) -> list[str]:
     """What is about to run, in a few lines."""
     config, simulation, labels = job.config, job.simulation, Labels([job.config])
     split = simulation.data.partition
-    backends = sorted(set(job.directory.config["backend"].values()))
+    backends = sorted(set(job.directory.config.get("backend", {}).values()))
     return [
         f"{method(config, labels)}: {config.agents} agents, {who_talks(job)}, "
         f"{labels.of('model', config.model)} with "
@@ -110,7 +110,7 @@ def summarize(job: Job, steps_per_second: float, console: Console) -> None:
     row = job.directory.rows[-1]
     best = max(job.directory.rows, key=lambda other: other["consensus_accuracy"])
     sent = row["bytes_sent"] / 1e6
-    backends = sorted(set(job.directory.config["backend"].values()))
+    backends = sorted(set(job.directory.config.get("backend", {}).values()))
     table = Table(title=f"after step {row['step']}", show_header=False)
     for name, value in (
         ("consensus accuracy", percent(row["consensus_accuracy"])),

@@ -10,6 +10,7 @@ import torch
 from fastsaddle.graphs import edge_list, topology
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.sim import choices
+from fastsaddle.sim.data.arrays import read_npy
 
 
 def find(text: str, agents: int, seed: int) -> Topology:
@@ -42,8 +43,8 @@ def _read(path: Path, agents: int) -> Topology:
     if path.suffix == ".txt":
         return edge_list.read(path, agents)
     try:
-        matrix = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        matrix = read_npy(path)
+    except ValueError as error:
         raise ValueError(f"{path} must hold a matrix as numpy.save writes it: {error}") from error
     return _from_matrix(str(path), matrix)
 

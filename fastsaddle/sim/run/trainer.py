@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fastsaddle.sim.run import checkpoint
 from fastsaddle.sim.run.job import Job
-from fastsaddle.sim.run.simulation import Simulation
 
 
 class Observer(Protocol):
@@ -63,7 +62,8 @@ class _Clock:
     """Seconds of a run, over all its pieces: `stepped` of steps alone, and of everything."""
 
     def __init__(self, rows: list[dict[str, Any]], device: torch.device) -> None:
-        self.stepped = rows[-1]["step_seconds"] if rows else 0.0
+        # an earlier version did not write it
+        self.stepped = rows[-1].get("step_seconds", 0.0) if rows else 0.0
         self._before = rows[-1]["seconds"] if rows else 0.0
         self._begin = time.perf_counter()
         self._device = device
@@ -82,31 +82,28 @@ class _Clock:
 
 def _row(job: Job, clock: _Clock) -> dict[str, Any]:
     """A line of metrics.jsonl; None stands for what is not finite, which JSON does not know."""
-    simulation, rows = job.simulation, job.directory.rows
+    simulation = job.simulation
     clock.wait()
     evaluation = simulation.evaluate()
-    steps = job.step - (rows[-1]["step"] if rows else 0)
+    steps, loss, *norms = simulation.sums(job.step)
     values = {
         "step": job.step,
         **asdict(evaluation),
-        "train_loss": simulation.loss_sum.item() / steps if steps else math.nan,
+        "train_loss": loss / steps if steps else math.nan,
         "lr": simulation.rate(min(job.step, simulation.steps - 1)),
         "bytes_sent": simulation.optimizer.bytes_sent,
-        **_compression(simulation, steps),
+        **_compression(simulation.is_compressed, steps, *norms),
         "gradient_evaluations": simulation.evaluations,
         "step_seconds": round(clock.stepped, 3),
         "seconds": round(clock.total, 3),
     }
-    simulation.loss_sum.zero_()
-    simulation.norm_sums.zero_()
     return {k: v if math.isfinite(v) else None for k, v in values.items()}
 
 
-def _compression(simulation: Simulation, steps: int) -> dict[str, float]:
+def _compression(is_compressed: bool, steps: int, update: float, error: float) -> dict[str, float]:
     """Mean norms since the line before: of what was to be sent, of what was lost, and their ratio."""
-    if not simulation.is_compressed:
+    if not is_compressed:
         return {"update_norm": math.nan, "error_norm": 0.0, "compression_error": 0.0}
-    update, error = simulation.norm_sums.tolist()
     return {
         "update_norm": update / steps if steps else math.nan,
         "error_norm": error / steps if steps else math.nan,

@@ -71,17 +71,19 @@ def _read_part(folder: Path, name: str, part: str, counts: Sequence[int]) -> Arr
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """A gzipped idx file of unsigned bytes: 0, 0, 8, rank, the sizes as big-endian int32, data."""
-    try:
-        with gzip.open(path) as stream:
-            content = stream.read()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is truncated or damaged: {error}") from error
     header = bytes((0, 0, 8, len(shape))) + np.array(shape, dtype=">i4").tobytes()
     expected = len(header) + int(np.prod(shape))
-    if not content.startswith(header) or len(content) != expected:
+    try:
+        with gzip.open(path) as stream:
+            # a small file may unpack to anything: one byte more than is due shows that it is too much
+            content = stream.read(expected)
+            more = stream.read(1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is truncated or damaged: {error}") from error
+    if not content.startswith(header) or len(content) != expected or more:
         size = "x".join(map(str, shape))
         raise ValueError(
-            f"{path} must hold {size} unsigned bytes in idx format ({expected} bytes unpacked), "
-            f"got {len(content)} bytes that start with {content[: len(header)].hex()}"
+            f"{path} must hold {size} unsigned bytes in idx format ({expected} bytes unpacked), got "
+            f"{'more than ' if more else ''}{len(content)} bytes that start with {content[: len(header)].hex()}"
         )
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape).copy()

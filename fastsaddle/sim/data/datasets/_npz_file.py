@@ -1,11 +1,11 @@
 """Training and test arrays of a .npz file, checked; nothing pickled is ever loaded."""
 
-import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from fastsaddle.sim.data import arrays as arrays_of
 from fastsaddle.sim.data.dataset import every_kth
 from fastsaddle.sim.data.datasets._images import Arrays
 
@@ -35,15 +35,10 @@ def read_npz(path: Path) -> tuple[Arrays, Arrays]:
 
     Raises ValueError, naming the file and the array.
     """
-    arrays = _load(path)
-    if set(SPLIT) <= set(arrays):
+    arrays = arrays_of.read_npz(path, lambda names: _wanted(path, names))
+    if "x_train" in arrays:
         train, test = (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
         return _checked(path, *train), _checked(path, *test)
-    if not {"x", "y"} <= set(arrays):
-        raise ValueError(
-            f"{path} must hold the arrays {', '.join(SPLIT)}, or x and y, "
-            f"got {', '.join(arrays) or 'none'}"
-        )
     inputs, labels = _checked(path, arrays["x"], arrays["y"])
     is_test = every_kth(labels, TEST_EVERY)
     if not is_test.any():
@@ -51,21 +46,14 @@ def read_npz(path: Path) -> tuple[Arrays, Arrays]:
     return (inputs[~is_test], labels[~is_test]), (inputs[is_test], labels[is_test])
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} must be a .npz file as numpy.savez writes it; it is no zip file")
-    arrays = {}
-    name = "it"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in file.files:
-                arrays[name] = file[name]
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path}: {name} must be an undamaged array of numbers (objects would have to be "
-            f"unpickled, which is never done): {error}"
-        ) from error
-    return arrays
+def _wanted(path: Path, names: Sequence[str]) -> Sequence[str]:
+    for wanted in (SPLIT, ("x", "y")):
+        if set(wanted) <= set(names):
+            return wanted
+    raise arrays_of.Unchosen(
+        f"{path} must hold the arrays {', '.join(SPLIT)}, or x and y, "
+        f"got {', '.join(n if n.isprintable() else ascii(n) for n in names) or 'none'}"
+    )
 
 
 def _checked(path: Path, inputs: np.ndarray, labels: np.ndarray) -> Arrays:
@@ -75,4 +63,6 @@ def _checked(path: Path, inputs: np.ndarray, labels: np.ndarray) -> Arrays:
             f"{path}: labels must be integers, one for each of >= 1 samples, "
             f"got {labels.dtype} {list(labels.shape)} for inputs {list(inputs.shape)}"
         )
+    if labels.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{path}: labels must be smaller than 2^63, got {labels.max()}")
     return inputs, labels.astype(np.int64)

@@ -94,5 +94,6 @@ def _decode(path: Path, size: int) -> np.ndarray:
             return np.asarray(
                 ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
             )
-    except (OSError, SyntaxError) as error:
+    # one that would unpack to far more than a photograph among them
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a readable image: {error}") from error

@@ -67,7 +67,9 @@ def npz(data_dir: Path | None = None, device: torch.device | str = "cpu") -> Dat
 
 def _is_tokens(x: np.ndarray) -> bool:
     is_wide = np.issubdtype(x.dtype, np.integer) and x.dtype.itemsize > 1
-    return is_wide and x.ndim == 2 and x.size > 0 and x.min() >= 0
+    fits = is_wide and x.ndim == 2 and x.size > 0
+    # the vocabulary is one more
+    return bool(fits and x.min() >= 0 and x.max() < np.iinfo(np.int64).max)
 
 
 def _with_channels(path: Path, pixels: np.ndarray) -> np.ndarray:
