@@ -212,7 +212,8 @@ class TrainConfig:
     a GPU, where each step of the method is alike and no code of your own takes part."""
 
     threads: int | None = None
-    """CPU threads. None: one where a step is too small to be shared, else as many as torch takes."""
+    """CPU threads. None: one where a step is too small to be shared or other processes keep the processors busy, else
+    as many as torch takes."""
 
     eval_every: int | None = None
     """Steps between evaluations. None: 20 evaluations a run."""

@@ -145,6 +145,20 @@ def test_progress_does_not_wait_for_each_step(
     with Progress(console, 1000, 0) as progress:
         for step in range(1000):
             now[0] += 0.003
-            progress.show_step(step + 1, loss)
+            progress.show_step(step + 1, loss, 0.003 * (step + 1))
     assert progress.step == 1000
     assert len(reads) == 0 if not is_terminal else 20 <= len(reads) <= 31
+
+
+def test_the_rate_is_of_steps_alone() -> None:
+    """Ten steps of a tenth of a second each, an evaluation of an hour between them, forty done in a sitting before."""
+    console = Console(file=io.StringIO())
+    loss: Any = SimpleNamespace(item=lambda: 1.0)
+    row = dict.fromkeys(("consensus_accuracy", "mean_accuracy", "worst_accuracy"), 0.5)
+    row |= {"loss": 1.0, "consensus_distance": 1.0, "bytes_sent": 0, "step": 45}
+    with Progress(console, 100, 40, seconds=7.0) as progress:
+        for step in range(40, 50):
+            progress.show_step(step + 1, loss, 7.0 + 0.1 * (step - 39))
+            if step == 44:
+                progress.show_evaluation(row | {"step_seconds": 7.5, "seconds": 3607.5})
+    assert progress.steps_per_second == pytest.approx(10)

@@ -76,7 +76,9 @@ def train(job: Job, console: Console, minutes: float | None = None) -> int:
         for line in (*describe(job), *job.notes):
             print(line, flush=True)
         draw_classes(job)
-        progress = stack.enter_context(Progress(console, job.config.steps, job.step))
+        stepped = job.directory.rows[-1]["step_seconds"] if job.directory.rows else 0.0
+        bar = Progress(console, job.config.steps, job.step, stepped)
+        progress = stack.enter_context(bar)
         observers = [progress, *recorders(job, stack)]
         run(job, observers, lambda: bool(interrupts.received) or time.monotonic() > deadline)
     if job.step < job.config.steps:

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map
 
 from fastsaddle.agents import AgentStack
 from fastsaddle.sim.engine import Engine
-from fastsaddle.sim.engines._agent_threads import AgentThreads
+from fastsaddle.sim.engines._agent_threads import AgentThreads, draws
 from fastsaddle.sim.engines._features import returning_features
 from fastsaddle.sim.engines._joining import joined
 from fastsaddle.sim.engines._precision import in_float32
@@ -95,18 +95,9 @@ class AgentLoop(Engine):
         if not self.side_by_side or threads == 1 or self.stack.agents < threads:
             return None
         if self.stack.training not in self._is_random:
-            self._is_random[self.stack.training] = _draws(forward)
+            self._is_random[self.stack.training] = draws(forward)
         if self._is_random[self.stack.training]:
             return None
         if self._threads is None or self._threads.threads != threads:
             self._threads = AgentThreads(threads)
         return self._threads
-
-
-@torch.no_grad()
-def _draws(work: Callable[[], Any]) -> bool:
-    """Whether `work` draws from torch's global generator, which is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        before = torch.get_rng_state()
-        work()
-        return not torch.equal(before, torch.get_rng_state())

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Barrier
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -45,8 +45,21 @@ class AgentThreads:
             wait(futures)
         return [future.result() for future in futures]
 
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
 
 def _use_one_thread() -> None:
     torch.set_num_threads(1)
     # a thread takes over the last number set when it is first asked for: that must not be the caller's
     torch.get_num_threads()
+
+
+@torch.no_grad()
+def draws(work: Callable[[], Any]) -> bool:
+    """Whether `work` draws from torch's global generator, which is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        work()
+        return not torch.equal(before, torch.get_rng_state())

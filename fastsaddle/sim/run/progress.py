@@ -11,12 +11,16 @@ SECONDS_BETWEEN_UPDATES = 0.1
 
 
 class Progress:
-    """A bar on a terminal, one line per evaluation elsewhere."""
+    """A bar on a terminal, one line per evaluation elsewhere.
 
-    def __init__(self, console: Console, steps: int, start: int) -> None:
+    `start` steps were done before, and took `seconds`.
+    """
+
+    def __init__(self, console: Console, steps: int, start: int, seconds: float = 0.0) -> None:
         self.steps = steps
         self.start = start
         self.step = start
+        self._before = self._seconds = seconds
         self._values = ""
         self._updated = 0.0
         self._bar = rich_progress.Progress(
@@ -30,23 +34,20 @@ class Progress:
         self._task = self._bar.add_task("", total=steps, completed=start, values="")
 
     def __enter__(self) -> "Progress":
-        self._begin = time.perf_counter()
         self._bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._seconds = time.perf_counter() - self._begin
         self._bar.stop()
 
     @property
     def steps_per_second(self) -> float:
-        """Rate since the start, evaluations and checkpoints included."""
-        seconds = getattr(self, "_seconds", time.perf_counter() - self._begin)
-        return (self.step - self.start) / max(seconds, 1e-9)
+        """Rate of the steps alone, without evaluations and checkpoints, since the start."""
+        return (self.step - self.start) / max(self._seconds - self._before, 1e-9)
 
-    def show_step(self, step: int, loss: Tensor) -> None:
+    def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
         """Count a step; the loss is only read, which waits for a GPU, when the bar is redrawn."""
-        self.step = step
+        self.step, self._seconds = step, seconds
         now = time.perf_counter()
         if self._bar.disable or now - self._updated < SECONDS_BETWEEN_UPDATES:
             return
@@ -57,6 +58,8 @@ class Progress:
 
     def show_evaluation(self, row: dict[str, Any]) -> None:
         """Show a line of metrics.jsonl."""
+        # by now a GPU has done the steps that were counted when they were only begun
+        self._seconds = row["step_seconds"]
         accuracy = percent(row["consensus_accuracy"])
         distance, sent = number(row["consensus_distance"]), row["bytes_sent"] / 1e6
         # short enough for a bar on 80 columns

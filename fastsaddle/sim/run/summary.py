@@ -1,6 +1,7 @@
 """What a run tells about itself: what it is, how to go on with it, how it ended."""
 
 import shlex
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +13,9 @@ from fastsaddle.sim.run import checkpoint, topologies
 from fastsaddle.sim.run.job import CLASSES, CURVES, Job
 from fastsaddle.sim.run.labels import Labels, label
 from fastsaddle.sim.run.progress import number, percent
+
+# share of a run's time that evaluations may have without a word on it
+MUCH = 0.5
 
 
 def describe(job: Job) -> list[str]:
@@ -105,6 +109,13 @@ def resume_command(job: Job) -> str:
     return f"fastsaddle train --resume {shlex.quote(str(job.directory.path))}"
 
 
+def _evaluations(row: dict[str, Any]) -> str:
+    """What evaluations took of a run's time, and what takes less where it is most of it."""
+    share = row["evaluation_seconds"] / max(row["seconds"], 1e-9)
+    text = f"{row['evaluation_seconds']:,.3g} s, {share:.0%} of all"
+    return text if share < MUCH else f"{text} (less with a larger --eval-every)"
+
+
 def summarize(job: Job, steps_per_second: float, console: Console) -> None:
     """A table of the last evaluation, and where everything was written."""
     row = job.directory.rows[-1]
@@ -122,6 +133,8 @@ def summarize(job: Job, steps_per_second: float, console: Console) -> None:
         ("sent per agent", f"{sent / job.config.agents:.2f} MB"),
         ("sent in total", f"{sent:.2f} MB"),
         ("speed", f"{steps_per_second:.4g} steps/s"),
+        ("time of steps", f"{row['step_seconds']:,.3g} s"),
+        ("time of evaluations", _evaluations(row)),
         (
             "gradient evaluations per agent",
             f"{row['gradient_evaluations'] / job.config.agents:,.10g}",

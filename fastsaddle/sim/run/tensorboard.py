@@ -33,7 +33,7 @@ class TensorBoard:
     def __exit__(self, *exception: object) -> None:
         self._writer.close()
 
-    def show_step(self, step: int, loss: Tensor) -> None:
+    def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
         """Nothing: reading the loss of each step would wait for a GPU."""
 
     def show_evaluation(self, row: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ from fastsaddle.sim.run.job import Job
 class Observer(Protocol):
     """Somebody who is told what happens in a run."""
 
-    def show_step(self, step: int, loss: Tensor) -> None:
-        """After each step: how many are done, and the mean training loss, still on its device."""
+    def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
+        """After each step: how many are done, the mean training loss, still on its device, and what all steps took."""
 
     def show_evaluation(self, row: dict[str, Any]) -> None:
         """After each evaluation: the new line of metrics.jsonl."""
@@ -55,15 +55,16 @@ def run(job: Job, observers: Sequence[Observer], is_stopped: Callable[[], bool])
         job.step += 1
         clock.stepped += time.perf_counter() - begin
         for observer in observers:
-            observer.show_step(job.step, loss)
+            observer.show_step(job.step, loss, clock.stepped)
 
 
 class _Clock:
-    """Seconds of a run, over all its pieces: `stepped` of steps alone, and of everything."""
+    """Seconds of a run, over all its pieces: `stepped` of steps, `evaluated` of evaluations, and of everything."""
 
     def __init__(self, rows: list[dict[str, Any]], device: torch.device) -> None:
-        # an earlier version did not write it
+        # earlier versions did not write them
         self.stepped = rows[-1].get("step_seconds", 0.0) if rows else 0.0
+        self.evaluated = rows[-1].get("evaluation_seconds", 0.0) if rows else 0.0
         self._before = rows[-1]["seconds"] if rows else 0.0
         self._begin = time.perf_counter()
         self._device = device
@@ -84,7 +85,9 @@ def _row(job: Job, clock: _Clock) -> dict[str, Any]:
     """A line of metrics.jsonl; None stands for what is not finite, which JSON does not know."""
     simulation = job.simulation
     clock.wait()
+    begin = time.perf_counter()
     evaluation = simulation.evaluate()
+    clock.evaluated += time.perf_counter() - begin
     steps, loss, *norms = simulation.sums(job.step)
     values = {
         "step": job.step,
@@ -95,6 +98,7 @@ def _row(job: Job, clock: _Clock) -> dict[str, Any]:
         **_compression(simulation.is_compressed, steps, *norms),
         "gradient_evaluations": simulation.evaluations,
         "step_seconds": round(clock.stepped, 3),
+        "evaluation_seconds": round(clock.evaluated, 3),
         "seconds": round(clock.total, 3),
     }
     return {k: v if math.isfinite(v) else None for k, v in values.items()}
