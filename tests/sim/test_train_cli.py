@@ -28,7 +28,7 @@ FIELDS = [
     *("step", "loss", "consensus_accuracy", "mean_accuracy", "worst_accuracy"),
     *("consensus_distance", "train_loss", "lr", "bytes_sent"),
     *("update_norm", "error_norm", "compression_error"),
-    *("gradient_evaluations", "step_seconds", "seconds"),
+    *("gradient_evaluations", "step_seconds", "evaluation_seconds", "seconds"),
 ]
 
 

@@ -111,8 +111,10 @@ def resume_command(job: Job) -> str:
 
 def _evaluations(row: dict[str, Any]) -> str:
     """What evaluations took of a run's time, and what takes less where it is most of it."""
-    share = row["evaluation_seconds"] / max(row["seconds"], 1e-9)
-    text = f"{row['evaluation_seconds']:,.3g} s, {share:.0%} of all"
+    # an earlier version, which did not count them, may have written the last row
+    seconds = row.get("evaluation_seconds", 0.0)
+    share = seconds / max(row["seconds"], 1e-9)
+    text = f"{seconds:,.3g} s, {share:.0%} of all"
     return text if share < MUCH else f"{text} (less with a larger --eval-every)"
 
 
