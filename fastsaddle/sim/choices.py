@@ -4,13 +4,14 @@
 function of the same name in its own file; the folder is the list, and only the chosen file is imported.
 """
 
+import difflib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,11 @@ PLACES = {
     "feature_skews": "data.feature_skews",
     "engines": "engines",
 }
+
+
+def option(name: str) -> str:
+    """A field's name as the command line spells it."""
+    return name.replace("_", "-")
 
 
 def boolean(text: str) -> bool:
@@ -75,7 +81,9 @@ class Choice:
             if p.name not in offered and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]
         own = {p.name: p for p in left}
-        named = dict(a.split("=", 1) for a in self.arguments if a.split("=")[0] in own and "=" in a)
+        written = [a.split("=", 1) for a in self.arguments if a.split("=")[0] in own and "=" in a]
+        check_once((name for name, _ in written), self.text)
+        named = dict(written)
         for name, text in named.items():
             values[name] = convert(self.text, own[name], text)
         left = [p for p in left if p.name not in named]
@@ -104,7 +112,7 @@ def find(text: str, folder: str) -> Choice:
     own = own_choice(text)
     if own is not None:
         return own
-    name, *arguments = text.split(":")
+    name, *arguments = spelled(text, names(folder)).split(":")
     if name not in names(folder):
         raise ValueError(unknown(folder.removesuffix("s").replace("_", " "), text, names(folder)))
     module = name.replace("-", "_")
@@ -112,6 +120,7 @@ def find(text: str, folder: str) -> Choice:
     return Choice(text, getattr(found, module), tuple(arguments))
 
 
+@cache
 def names(folder: str) -> tuple[str, ...]:
     """The built-in choices of a folder, as options spell them."""
     path = str(Path(__file__).parent / PLACES[folder].replace(".", "/"))
@@ -123,8 +132,34 @@ def unknown(what: str, text: str, known: tuple[str, ...]) -> str:
     """The error for a name that nothing has."""
     return (
         f"{what} must be one of {', '.join(known)}, or your own as file.py:Name "
-        f"or package.module:Name, got {text!r}"
+        f"or package.module:Name, got {text!r}{meant(text, known)}"
     )
+
+
+def meant(text: str, known: Iterable[str]) -> str:
+    """A question for the one of the known names that a wrong one is near to; empty where it is near to none."""
+    near = difflib.get_close_matches(text.partition(":")[0].lower(), list(known), 1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def spelled(text: str, known: Iterable[str]) -> str:
+    """A choice with the known name that its own is but for capitals, hyphens and underscores; any other as it is."""
+    name, colon, rest = text.partition(":")
+    found = {_letters(one): one for one in known}.get(_letters(name))
+    return text if found is None else found + colon + rest
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def check_once(names: Iterable[str], where: str) -> None:
+    """Raise ValueError for the first name that comes twice: one of its values would count for nothing."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{where}: {name} is given twice")
+        seen.add(name)
 
 
 def own_choice(text: str) -> Choice | None:

@@ -5,14 +5,15 @@ defaults and the texts below each field; a second list of options (as typer want
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from fastsaddle.comm.choco import Choco
 from fastsaddle.graphs import topology
-from fastsaddle.sim import choices, methods
+from fastsaddle.sim import choices, methods, uses
+from fastsaddle.sim.choices import option
 from fastsaddle.sim.engines import _choice
 from fastsaddle.sim.engines._precision import Precision
 from fastsaddle.sim.run import messages, schedule
@@ -267,27 +268,20 @@ class TrainConfig:
             raise ValueError(f"--dataset {self.dataset} needs --data-dir, the folder of its files")
 
     def _check_algorithm(self) -> None:
-        for name, field in DEFAULTS.items():
-            changed = getattr(self, name) != field
+        for name, default in DEFAULTS.items():
+            value = getattr(self, name)
             # a rate that the algorithm has no use for does no harm; a choice would be expected to act
-            is_choice = isinstance(field, (bool, str))
-            if changed and is_choice and not methods.takes(self.algorithm, name, self.gradient):
-                able = [a for a in methods.names() if methods.takes(a, name)]
-                raise ValueError(
-                    f"--{option(name)} needs an algorithm that has it ({', '.join(able)}), "
-                    f"got {self.algorithm}"
-                )
+            is_choice = isinstance(default, (bool, str)) and value != default
+            if is_choice and not methods.takes(self.algorithm, name, self.gradient):
+                raise ValueError(uses.refusal(self.algorithm, name, self.gradient))
         methods.find(self.algorithm)
         methods.parse_sam(self.sam)
         methods.parse_period(self.period, self.steps)
-        if self.choco is not None and "compressor" not in methods.find(self.algorithm).names():
-            raise ValueError(
-                f"--compressor needs an algorithm that takes one, {self.algorithm} does not"
-            )
         self._check_cross_features()
 
     def _check_cross_features(self) -> None:
         """Neighbors must know each other's whole models, and each agent take gradients of its own loss alone."""
+        choco = self.choco
         if not (self.ccl_model or self.ccl_data):
             return
         able = [name for name in methods.names() if methods.takes_cross_features(name)]
@@ -296,7 +290,7 @@ class TrainConfig:
                 "--ccl-model and --ccl-data need an algorithm on a graph without cross-gradients "
                 f"({', '.join(able)}), got {self.algorithm}"
             )
-        if self.choco is not None:
+        if choco is not None:
             raise ValueError(
                 f"--ccl-model and --ccl-data need models sent whole, got --compressor {self.compressor}"
             )
@@ -337,21 +331,23 @@ NOT_STORED = ("out", "resume", "minutes")
 DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
 
 
-# options whose values had another spelling in earlier versions
-SPELLED: dict[str, Callable[[str], str]] = {
-    "algorithm": methods.spelled,
-    "topology": topology.spelled,
+# option -> the names whose spelling does not count, in capitals or without hyphens
+SPELLED: dict[str, Callable[[], Iterable[str]]] = {
+    "algorithm": methods.names,
+    "topology": topology.names,
+    "compressor": messages.names,
+    "engine": _choice.names,
+    "dataset": lambda: choices.names("datasets"),
+    "model": lambda: choices.names("networks"),
+    "partition": lambda: choices.names("partitions"),
+    "feature_skew": lambda: choices.names("feature_skews"),
 }
 
 
 def spelled(name: str, value: Any) -> Any:
     """An option's value in the one spelling that counts."""
-    return SPELLED[name](value) if name in SPELLED else value
-
-
-def option(name: str) -> str:
-    """A field's name as the command line spells it."""
-    return name.replace("_", "-")
+    is_name = name in SPELLED and isinstance(value, str)
+    return choices.spelled(value, SPELLED[name]()) if is_name else value
 
 
 def _finite(config: TrainConfig, name: str, holds: bool, rule: str) -> None:

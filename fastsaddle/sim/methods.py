@@ -14,11 +14,11 @@ from fastsaddle.sim import choices
 from fastsaddle.sim.run import composed
 from fastsaddle.sim.run.composed import RuleChoice
 
-# options that only some algorithms take, by the name that both the option and the constructor have
-PARTICULAR = (
-    *("rho", "adaptive", "sam", "perturb", "cross_gradients", "mixed_self_gradient"),
-    *("momentum", "qg_momentum", "nesterov", "quasi_global", "tracking"),
-    *("period", "pull", "push", "topology", "consensus_step", "state_dtype"),
+# options that are an optimizer's, by the name that both the option and the constructor have
+OF_OPTIMIZERS = (
+    *("lr", "weight_decay", "rho", "adaptive", "sam", "perturb", "cross_gradients"),
+    *("mixed_self_gradient", "momentum", "qg_momentum", "nesterov", "quasi_global", "tracking"),
+    *("period", "pull", "push", "topology", "consensus_step", "compressor", "state_dtype"),
 )
 # those of sharpness-aware gradients, which any algorithm can have by --gradient sam
 OF_SAM = ("rho", "adaptive", "sam")
@@ -37,9 +37,8 @@ def names() -> tuple[str, ...]:
 
 
 def spelled(text: str) -> str:
-    """A built-in algorithm as options spell it, with its hyphens or without; any other text as it is."""
-    letters = {name.replace("-", ""): name for name in _public()}
-    return letters.get(text.replace("-", "").replace("_", ""), text)
+    """A built-in algorithm as options spell it, however it was written (QSADDLe, relaysgd); any other text as it is."""
+    return choices.spelled(text, _public())
 
 
 def find(text: str) -> choices.Choice:
@@ -60,12 +59,17 @@ def find(text: str) -> choices.Choice:
 
 
 def takes(text: str, option: str, gradient: str = composed.AUTO) -> bool:
-    """Whether an algorithm with a gradient has use for an option: of those that only some take, what is named."""
+    """Whether an algorithm with a gradient has use for an option: of optimizers' ones, what its constructor names."""
     option = SCHEDULED.get(option, option)
     if option in OF_SAM and gradient != composed.AUTO:
         own = choices.own_choice(gradient)
         return gradient == composed.SAM if own is None else option in own.names()
-    return option not in PARTICULAR or option in find(text).names()
+    return option not in OF_OPTIMIZERS or option in find(text).names()
+
+
+def taking(option: str) -> list[str]:
+    """The built-in algorithms that take an option."""
+    return [name for name in names() if takes(name, option)]
 
 
 def takes_cross_features(text: str) -> bool:
@@ -92,7 +96,9 @@ def parse_sam(text: str) -> Ascent:
     """
     name, *arguments = text.split(":")
     if name not in ASCENTS:
-        raise ValueError(f"--sam must be one of {', '.join(ASCENTS)}, got {text!r}")
+        raise ValueError(
+            f"--sam must be one of {', '.join(ASCENTS)}, got {text!r}{choices.meant(name, ASCENTS)}"
+        )
     return choices.Choice(f"--sam {text}", ASCENTS[name], tuple(arguments))()
 
 

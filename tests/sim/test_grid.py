@@ -92,7 +92,10 @@ def test_a_file_expands(name: str, text: str, tmp_path: Path) -> None:
 
 def test_both_languages_mean_the_same(tmp_path: Path) -> None:
     grids = [
-        grid_source.build(written(tmp_path, name, text), ["--data-dir", "elsewhere", "--threads=1"])
+        grid_source.build(
+            written(tmp_path, name, text),
+            ["--dataset=mnist", "--data-dir", "elsewhere", "--threads=1"],
+        )
         for name, text in (("g.toml", TOML), ("g.yaml", YAML))
     ]
     assert grids[0] == grids[1]

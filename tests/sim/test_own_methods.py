@@ -131,7 +131,7 @@ def test_every_method_takes_sam(algorithm: str) -> None:
         ("--gradient steep", "--gradient must be one of auto, plain, sam, or your own"),
         ("--gradient own.py:Plain", "--gradient own.py:Plain must be a subclass of fs.gradients"),
         ("--rho 0.1 --adaptive true", "Unrecognized"),
-        ("--adaptive", "--adaptive needs an algorithm that has it"),
+        ("--adaptive", "own.py:Plain takes no --adaptive: add --gradient sam"),
         ("--algorithm own.py:torch", "own.py"),
         ("--algorithm own.py:Doubled", "must be a subclass of fs.rules.Rule or fs.Optimizer"),
         ("--algorithm own.py:Whole --gradient sam", "own.py:Whole says itself where its gradients"),

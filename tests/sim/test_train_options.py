@@ -27,23 +27,23 @@ from fastsaddle.cli import main
         ("--threads 0", "--threads must be >= 1, got 0"),
         (
             "--algorithm dsgd --nesterov",
-            "--nesterov needs an algorithm that has it (d2, dppf, dsgdm, easgd, ",
+            "dsgd takes no --nesterov: use d2, dppf, dsgdm, easgd, ",
         ),
         (
             "--algorithm qgm --adaptive",
-            "--adaptive needs an algorithm that has it (dsaddle, nsaddle, q",
+            "qgm takes no --adaptive: add --gradient sam, or use dsaddle, nsaddle or qsaddle",
         ),
         (
             "--algorithm dsgd --sam momentum",
-            "--sam needs an algorithm that has it (dsaddle, nsaddle",
+            "dsgd takes no --sam: add --gradient sam, or use dsaddle, nsaddle or qsaddle",
         ),
         (
             "--algorithm qgm --push-schedule rising",
-            "--push-schedule needs an algorithm that has it (dppf)",
+            "qgm takes no --push-schedule: use dppf",
         ),
         (
             "--algorithm qgm --period 8",
-            "--period needs an algorithm that has it (dppf, easgd, local-sgd)",
+            "qgm takes no --period: use dppf, easgd or local-sgd",
         ),
         ("--sam sometimes", "--sam must be one of full, looksam, momentum, esam, got 'sometimes'"),
         ("--sam looksam:0", "period must be a whole number >= 1, got 0"),

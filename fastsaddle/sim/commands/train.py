@@ -7,7 +7,8 @@ import tyro
 from rich.console import Console
 
 from fastsaddle.compressors._wire import NonFiniteError
-from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.choices import check_once
+from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
 from fastsaddle.sim.run import job as jobs
 from fastsaddle.sim.run import plots
 from fastsaddle.sim.run.interrupts import Interrupts
@@ -18,6 +19,7 @@ from fastsaddle.sim.run.step_graph import CaptureError
 from fastsaddle.sim.run.summary import describe, resume_command, summarize, title
 from fastsaddle.sim.run.tensorboard import TensorBoard
 from fastsaddle.sim.run.trainer import Observer, run
+from fastsaddle.sim.uses import check_typed
 
 # the exit status of a run that stopped at its deadline: to be tried again
 UNFINISHED = 75
@@ -34,13 +36,16 @@ def main(arguments: list[str]) -> int:
     diverged or could not write.
     """
     config = tyro.cli(TrainConfig, args=arguments, prog="fastsaddle train")
-    # a deadline belongs to the sitting, not to the run
-    allowed = ("--resume", "--minutes")
-    others = [a for a in arguments if a.startswith("--") and a.split("=")[0] not in allowed]
+    typed = typed_names(arguments)
+    others = [name for name in typed if name not in NOT_STORED or name == "out"]
     if config.resume is None:
+        config.check()
+        check_typed(config, typed)
         job = jobs.start(config)
     elif others:
-        raise ValueError(f"--resume takes no other option (config.json has them), got {others[0]}")
+        raise ValueError(
+            f"--resume takes no other option (config.json has them), got --{option(others[0])}"
+        )
     else:
         directory = RunDirectory(config.resume)
         if jobs.is_finished(directory):
@@ -63,6 +68,17 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         way = f"the checkpoint before is whole, go on with: {resume_command(job)}"
         raise StoppedError(f"{error}; {way}") from error
+
+
+def typed_names(arguments: list[str]) -> list[str]:
+    """The options of a command line, by their fields' names. Raises ValueError for one that is given twice."""
+    names = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name = argument[2:].partition("=")[0].replace("-", "_")
+            names.append(name if name in DEFAULTS else name.removeprefix("no_"))
+    check_once((f"--{option(name)}" for name in names), "fastsaddle train")
+    return names
 
 
 def train(job: Job, console: Console, minutes: float | None = None) -> int:

@@ -20,7 +20,7 @@ from fastsaddle.graphs import topology
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
 from fastsaddle.sim.run import topologies
-from fastsaddle.sim.run.messages import NONE, OF_COMPRESSION
+from fastsaddle.sim.uses import is_wanted, obstacle
 
 # how a run is carried out, not what it computes: a finished run stays finished when they change
 CARRIED_OUT = (
@@ -83,20 +83,43 @@ class Grid:
     def cells(self, chosen: Iterable[tuple[Values, Values]] = ()) -> list[Cell]:
         """The runs of the comparison; `chosen` are further overrides, from tuning."""
         further = [Override(when, options, {}) for when, options in chosen]
-        return _expand(self.options, [*self.overrides, *further])
+        return _cells(_combined(self.options, [*self.overrides, *further]))
 
     def tuning_cells(self) -> list[Cell]:
         """The runs that choose among the candidates, on validation data; none where nothing is tuned."""
+        return _cells(self._tuning_combinations())
+
+    def _tuning_combinations(self) -> list[dict[str, Any]]:
         if not self.tune and not any(o.tune for o in self.overrides):
             return []
         on = {"evaluate_on": [VALIDATION]}
         overrides = [replace(o, options={**o.options, **o.tune, **on}) for o in self.overrides]
-        return _expand({**self.options, **self.tune, **self.tuning, **on}, overrides)
+        return _combined({**self.options, **self.tune, **self.tuning, **on}, overrides)
 
     @property
     def tuned(self) -> tuple[str, ...]:
         """Names of the options that tuning chooses."""
         return tuple(sorted({*self.tune, *(n for o in self.overrides for n in o.tune)}))
+
+    def check_used(self, names: Iterable[str] | None = None) -> None:
+        """Raise ValueError for an option, of `names` or of all, that none of the runs has use for.
+
+        One that some of them have use for counts for those.
+        """
+        combinations = [*_combined(self.options, self.overrides), *self._tuning_combinations()]
+        idle: dict[str, str] = {}
+        used: set[str] = set()
+        for combination in combinations:
+            config = TrainConfig(**combination)
+            for name in combination.keys() - used:
+                reason = obstacle(config, name) if is_wanted(combination[name]) else None
+                if reason is None:
+                    used.add(name)
+                else:
+                    idle.setdefault(name, reason)
+        for name in idle if names is None else names:
+            if name in idle and name not in used:
+                raise ValueError(idle[name])
 
     def check(self) -> None:
         """Raise ValueError for the first run that cannot be."""
@@ -176,7 +199,13 @@ def _parse(name: str, text: str) -> Any:
         raise ValueError(f"--{option(name)} must be {shown}, got {text!r}") from error
 
 
-def _expand(options: Values, overrides: list[Override]) -> list[Cell]:
+def _cells(combinations: list[dict[str, Any]]) -> list[Cell]:
+    cells = [Cell(_without_effect_reset(c)) for c in combinations]
+    return list({cell.name: cell for cell in cells}.values())
+
+
+def _combined(options: Values, overrides: list[Override]) -> list[dict[str, Any]]:
+    """Every combination of values, with the overrides that hold for it."""
     check_number(math.prod(map(len, options.values())))
     combinations = list(_product(options))
     # one after the other: a later override may ask for what an earlier one has set
@@ -185,8 +214,7 @@ def _expand(options: Values, overrides: list[Override]) -> list[Cell]:
         holding = sum(_holds(override, combination) for combination in combinations)
         check_number(len(combinations) + holding * (of_each - 1))
         combinations = [new for old in combinations for new in _overridden(old, override)]
-    cells = [Cell(_without_effect_reset(replace(TrainConfig(), **c))) for c in combinations]
-    return list({cell.name: cell for cell in cells}.values())
+    return combinations
 
 
 def check_number(runs: int) -> None:
@@ -211,13 +239,10 @@ def _product(options: Values) -> Iterable[dict[str, Any]]:
         yield dict(zip(options, values, strict=True))
 
 
-def _without_effect_reset(config: TrainConfig) -> TrainConfig:
-    """Options that this run has no use for back to their defaults, so that no run is done twice."""
-    idle = [name for name in DEFAULTS if not methods.takes(config.algorithm, name, config.gradient)]
-    if not config.has_alpha:
-        idle.append("alpha")
-    if config.compressor == NONE:
-        idle += OF_COMPRESSION
+def _without_effect_reset(options: dict[str, Any]) -> TrainConfig:
+    """Options that this run has no use for at their defaults, so that no run is done twice."""
+    config = TrainConfig(**options)
+    idle = [n for n in options if n not in CARRIED_OUT and obstacle(config, n) is not None]
     return replace(config, **{name: DEFAULTS[name] for name in idle})
 
 

@@ -109,6 +109,8 @@ def build(path: Path | None, arguments: list[str]) -> Grid:
     except ValueError as error:
         raise error if path is None else ValueError(f"{path}: {error}") from error
     grid.check()
+    # the command line may leave runs of a file out, for which some of its options were
+    grid.check_used(as_lists(given) if path is not None and given else None)
     return grid
 
 

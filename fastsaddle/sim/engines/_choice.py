@@ -31,6 +31,7 @@ def find(text: str) -> choices.Choice:
         if not (inspect.isclass(own.function) and issubclass(own.function, Engine)):
             raise ValueError(f"--engine {text} must be a subclass of fastsaddle.sim.engine.Engine")
         return own
+    text = choices.spelled(text, names())
     if text not in names():
         raise ValueError(choices.unknown("engine", text, (AUTO, *names())))
     module = importlib.import_module(f"fastsaddle.sim.engines.{text.replace('-', '_')}")

@@ -31,6 +31,13 @@ class RuleChoice(choices.Choice):
         """The options that it has use for."""
         return (*OF_RULES, *(name for name in SHARED if name in self._hyperparameters))
 
+    def default(self, name: str) -> Any:
+        """A hyperparameter's value where no option gives one; None where the rule has none of that name."""
+        texts = dict(zip(self._ordered(), self.arguments, strict=False))
+        if name in texts:
+            return _value(self, name, texts[name].partition("=")[2] or texts[name])
+        return self._hyperparameters[name].default if name in self._hyperparameters else None
+
     @property
     def _hyperparameters(self) -> Mapping[str, Hyperparameter]:
         found: Mapping[str, Hyperparameter] = self.function.hyperparameters  # type: ignore[attr-defined]
@@ -41,7 +48,9 @@ class RuleChoice(choices.Choice):
         # a momentum of zero is a choice; without --nesterov the rule's own default stands
         chosen = {n: offered[n] for n in SHARED if n in offered and offered[n] is not False}
         given = {n: value for n, value in chosen.items() if n in self._hyperparameters}
-        for argument, name in zip(self.arguments, self._ordered(), strict=False):
+        ordered = self._ordered()
+        choices.check_once([*ordered, *offered.get("own", {})], self.text)
+        for argument, name in zip(self.arguments, ordered, strict=False):
             given[name] = _value(self, name, argument.partition("=")[2] or argument)
         rule = self.function(**{**given, **offered.get("own", {})})
         return fs.Optimizer(
@@ -144,6 +153,7 @@ def parse(choice: choices.Choice, text: str) -> dict[str, Any]:
         name = name.strip().replace("-", "_")
         if not equals or not name:
             raise ValueError(f"--option must be name=value, got {part!r}")
+        choices.check_once([*found, name], "--option")
         found[name] = _value(choice, name, value.strip())
     return found
 

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from functools import cache
 
 from fastsaddle import compressors
 from fastsaddle.comm.choco import Choco
@@ -15,6 +16,7 @@ NONE = "none"
 OF_COMPRESSION = ("gossip_order", "running_sum", "adaptive_gossip")
 
 
+@cache
 def names() -> tuple[str, ...]:
     """The built-in compressors, as options spell them: the files of their folder."""
     files = sorted(m.name for m in pkgutil.iter_modules(compressors.__path__))
@@ -31,7 +33,7 @@ def find(text: str) -> choices.Choice:
         if not (inspect.isclass(own.function) and issubclass(own.function, Compressor)):
             raise ValueError(f"--compressor {text} must be a subclass of fastsaddle's Compressor")
         return own
-    name, *arguments = text.split(":")
+    name, *arguments = choices.spelled(text, names()).split(":")
     if name not in names():
         raise ValueError(choices.unknown("--compressor", text, (NONE, *names())))
     module = importlib.import_module(f"{compressors.__name__}.{name.replace('-', '_')}")

@@ -271,7 +271,7 @@ def _forms(tensors: dict[str, Tensor]) -> dict[str, str]:
 
 def optimizer_options(config: TrainConfig, topology: Any, steps: int) -> dict[str, Any]:
     """The options that an optimizer's constructor may name."""
-    names = ("agents", "lr", "weight_decay", "seed", *methods.PARTICULAR)
+    names = ("agents", "seed", *methods.OF_OPTIMIZERS)
     options = {name: getattr(config, name) for name in names}
     if config.momentum is None:
         del options["momentum"]

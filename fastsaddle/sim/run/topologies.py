@@ -29,7 +29,7 @@ def find(text: str, agents: int, seed: int) -> Topology:
     if text.partition(":")[0] not in topology.names():
         raise ValueError(
             f"--topology must be one of {', '.join(topology.names())}, or your own as edges.txt, matrix.npy, "
-            f"file.py:name or package.module:name, got {text!r}"
+            f"file.py:name or package.module:name, got {text!r}{choices.meant(text, topology.names())}"
         )
     return topology.parse(text, agents)
 

@@ -1,0 +1,107 @@
+"""Which options a run has use for, as its parts declare it: one that would do nothing is refused where it is typed."""
+
+import inspect
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from fastsaddle.sim import choices, methods
+from fastsaddle.sim.choices import option
+from fastsaddle.sim.engines import _choice
+from fastsaddle.sim.run import composed, messages
+
+if TYPE_CHECKING:
+    from fastsaddle.sim.config import TrainConfig
+
+# option -> the choice whose signature says whether it is used, and the folder of its built-in pieces
+OF_CHOICES = {
+    "alpha": ("partition", "partitions"),
+    "data_dir": ("dataset", "datasets"),
+    "download": ("dataset", "datasets"),
+}
+
+
+def obstacle(config: "TrainConfig", name: str) -> str | None:
+    """Why a run has no use for an option, and what would have; None where it has.
+
+    Raises ValueError for choices that nothing has.
+    """
+    algorithm = config.algorithm
+    if not methods.takes(algorithm, name, config.gradient):
+        return refusal(algorithm, name, config.gradient)
+    if name in OF_CHOICES:
+        chooser, folder = OF_CHOICES[name]
+        text = getattr(config, chooser)
+        taken = name in choices.find(text, folder).names()
+        return None if taken else f"--{chooser.replace('_', '-')} {text} takes no --{option(name)}"
+    return _of_others(config, name)
+
+
+def _of_others(config: "TrainConfig", name: str) -> str | None:
+    """Options that act through another option."""
+    if name in messages.OF_COMPRESSION and config.compressor == messages.NONE:
+        return f"--{option(name)} needs a --compressor, got none"
+    if name == "steps" and config.epochs is not None:
+        return "--steps and --epochs exclude each other"
+    if name == "lr_decay" and config.schedule.partition(":")[0] != "step":
+        return f"--lr-decay needs --schedule step, got {config.schedule}"
+    if name == "norm_decay" and not config.weight_decay:
+        return "--norm-decay needs a --weight-decay above 0"
+    if name == "nesterov" and not _momentum(config):
+        return "--nesterov needs a --momentum above 0"
+    if name == "perturb" and config.gradient == composed.PLAIN:
+        return "--perturb needs sharpness-aware gradients, got --gradient plain"
+    if name == "split_seed" and not _draws_the_split(config):
+        return f"--partition {config.partition} draws nothing, it takes no --split-seed"
+    if name == "chunk" and config.engine != _choice.AUTO:
+        engine: Any = _choice.find(config.engine).function
+        if engine.one_by_one:
+            return f"--engine {config.engine} takes agents one by one, it takes no --chunk"
+    return None
+
+
+def refusal(algorithm: str, name: str, gradient: str) -> str:
+    """An algorithm has no use for an option: the error, with those that have."""
+    able = methods.taking(methods.SCHEDULED.get(name, name))
+    ways = [
+        f"use {', '.join(able[:-1])} or {able[-1]}" if len(able) > 1 else f"use {able[0]}"
+    ] * bool(able)
+    if name in methods.OF_SAM and gradient != composed.SAM:
+        ways.insert(0, "add --gradient sam")
+        algorithm += "" if gradient == composed.AUTO else f" with --gradient {gradient}"
+    return f"{algorithm} takes no --{option(name)}: {', or '.join(ways)}"
+
+
+def check_typed(config: "TrainConfig", typed: Iterable[str]) -> None:
+    """Raise ValueError for an option that was typed and that the run has no use for.
+
+    One that says that something is left out (none, --no-...) does no harm.
+    """
+    own = composed.parse(methods.find(config.algorithm), config.option)
+    for name in typed:
+        if name in own:
+            raise ValueError(f"--{option(name)} is given twice: as such and by --option")
+        if is_wanted(getattr(config, name)) and (reason := obstacle(config, name)) is not None:
+            raise ValueError(reason)
+
+
+def is_wanted(value: Any) -> bool:
+    """Whether a value asks for something."""
+    return value is not None and value is not False and value != messages.NONE
+
+
+def _momentum(config: "TrainConfig") -> float | None:
+    """The momentum of a run, which may be its algorithm's own."""
+    choice = methods.find(config.algorithm)
+    own = composed.parse(choice, config.option)
+    if "momentum" in own or config.momentum is not None:
+        return own.get("momentum", config.momentum)
+    if isinstance(choice, composed.RuleChoice):
+        return choice.default("momentum")
+    given = inspect.signature(choice.function).parameters.get("momentum")
+    # without one of that name it is not ours to judge
+    return 1.0 if given is None or given.default is given.empty else given.default
+
+
+def _draws_the_split(config: "TrainConfig") -> bool:
+    texts = ((config.partition, "partitions"), (config.feature_skew, "feature_skews"))
+    return any("seed" in choices.find(t, folder).names() for t, folder in texts if t is not None)
