@@ -229,7 +229,8 @@ class TrainConfig:
     """The run's own directory, new or empty. None: runs/<a unique name>."""
 
     resume: Path | None = None
-    """Directory of a run to go on with; it takes no other option but --minutes: config.json has them."""
+    """Directory of a run to go on with; config.json has its options. --steps or --epochs make it longer, which its
+    schedule follows; no other option but --minutes is taken."""
 
     minutes: float | None = None
     """Stop with a checkpoint after so long, to go on later with --resume."""

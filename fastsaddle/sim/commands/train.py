@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fastsaddle.compressors._wire import NonFiniteError
 from fastsaddle.sim.choices import check_once
-from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
+from fastsaddle.sim.config import DEFAULTS, TrainConfig, option
 from fastsaddle.sim.run import job as jobs
 from fastsaddle.sim.run import plots
 from fastsaddle.sim.run.interrupts import Interrupts
@@ -23,6 +23,8 @@ from fastsaddle.sim.uses import check_typed
 
 # the exit status of a run that stopped at its deadline: to be tried again
 UNFINISHED = 75
+# options that make a run longer
+OF_LENGTH = ("steps", "epochs")
 
 
 class StoppedError(Exception):
@@ -37,22 +39,33 @@ def main(arguments: list[str]) -> int:
     """
     config = tyro.cli(TrainConfig, args=arguments, prog="fastsaddle train")
     typed = typed_names(arguments)
-    others = [name for name in typed if name not in NOT_STORED or name == "out"]
     if config.resume is None:
         config.check()
         check_typed(config, typed)
         job = jobs.start(config)
-    elif others:
-        raise ValueError(
-            f"--resume takes no other option (config.json has them), got --{option(others[0])}"
-        )
     else:
+        longer = {n: getattr(config, n) for n in OF_LENGTH if n in typed}
+        others = [n for n in typed if n not in ("resume", "minutes", *OF_LENGTH)]
+        if others:
+            raise ValueError(
+                "--resume takes no other option but --steps or --epochs, and --minutes (config.json has them), "
+                f"got --{option(others[0])}"
+            )
+        if len(longer) > 1:
+            raise ValueError("--steps and --epochs exclude each other")
         directory = RunDirectory(config.resume)
-        if jobs.is_finished(directory):
+        if not longer and jobs.is_finished(directory):
             steps = directory.config["steps"]
-            print(f"{config.resume} is finished: all {steps} steps are done")
+            print(
+                f"{config.resume} is finished: all {steps} steps are done (--steps makes it longer)"
+            )
             return 0
-        job = jobs.go_on(directory)
+        job = jobs.go_on(directory, **longer)
+        if jobs.is_finished(directory):
+            directory.close()
+            print("".join(f"{note}\n" for note in job.notes), end="")
+            print(f"{config.resume} is finished: all {job.config.steps} steps are done")
+            return 0
     try:
         with closing(job.directory):
             return train(job, Console(), config.minutes)

@@ -13,7 +13,7 @@ import fastsaddle
 from fastsaddle.kernels.op import ops
 from fastsaddle.sim import choices
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
-from fastsaddle.sim.run import checkpoint
+from fastsaddle.sim.run import checkpoint, schedule
 from fastsaddle.sim.run.run_dir import RunDirectory, check_new, make_unique
 from fastsaddle.sim.run.simulation import LINE, Simulation
 from fastsaddle.sim.run.tensorboard import writer_class
@@ -84,13 +84,21 @@ def is_finished(directory: RunDirectory) -> bool:
     return True
 
 
-def go_on(directory: RunDirectory) -> Job:
+def go_on(directory: RunDirectory, steps: int | None = None, epochs: float | None = None) -> Job:
     """The run as its latest whole checkpoint left it, or at step 0 where it has none yet.
 
-    Raises ValueError or OSError when config.json, the data or the checkpoints cannot be used.
+    `steps` or `epochs` make it longer, which config.json then records.
+
+    Raises ValueError or OSError when config.json, the data or the checkpoints cannot be used, and for fewer steps than
+    are done.
     """
     config = directory.options
-    job = Job(config, Simulation(config), directory)
+    if steps is not None or epochs is not None:
+        config = replace(config, steps=config.steps if steps is None else steps, epochs=epochs)
+        config.check()
+    simulation = Simulation(config)
+    config = replace(config, steps=simulation.steps)
+    job = Job(config, simulation, directory)
     now = _surroundings(job.simulation.device)
     for name in now:
         if now[name] != directory.config.get(name):
@@ -99,8 +107,37 @@ def go_on(directory: RunDirectory) -> Job:
     checkpoint.remove_leftovers(directory.path)
     _describe_partition(job)
     _restore(job)
+    if config.steps != directory.config["steps"]:
+        _extend(job)
     directory.drop_rows_after(job.step)
     return job
+
+
+def _extend(job: Job) -> None:
+    """Take over another number of steps, and say what it does to what moves over a run."""
+    config, directory = job.config, job.directory
+    before = directory.config["steps"]
+    if config.steps < job.step:
+        raise ValueError(
+            f"--steps {config.steps} is fewer than the {job.step} that {directory.path} has done"
+        )
+    if (directory.path.resolve().parent.parent / "compare.json").exists():
+        raise ValueError(
+            f"{directory.path} is one of a comparison's runs, which have equal steps: "
+            "give `fastsaddle compare` another --steps"
+        )
+    now, rate = job.simulation.schedule, job.simulation.rates[0]
+    notes = schedule.moved(replace(now, steps=before), now, job.step, rate)
+    for name in ("pull_schedule", "push_schedule"):
+        if getattr(config, name) != "constant":
+            notes.append(f"--{choices.option(name)} is spread over {config.steps:,} steps")
+    if config.period.startswith("qsr"):
+        notes.append(f"qsr synchronizes last at step {config.steps:,}")
+    directory.extend(job.step, config.steps, config.epochs)
+    job.notes += [
+        f"{config.steps:,} steps in all, it was to be {before:,}; config.json records both",
+        *(notes or ["the learning rate is constant, so nothing else changes"]),
+    ]
 
 
 def _describe_partition(job: Job) -> None:

@@ -31,6 +31,8 @@ from fastsaddle.sim.run.records import Recorded, Row
 CONFIG = "config.json"
 # options that came with a later version, whose default is not what was done before
 BEFORE = {"cuda_graph": "off"}
+# numbers of steps that a run had before it was made longer
+EXTENDED = "extended"
 # what every version has written to config.json
 ALWAYS_STORED = (
     *("algorithm", "dataset", "data_dir", "model", "agents", "topology", "partition", "alpha"),
@@ -108,6 +110,21 @@ class RunDirectory:
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         return options
+
+    def extend(self, step: int, steps: int, epochs: float | None) -> None:
+        """Record another number of steps, and in `extended` what it was, with the steps done by then."""
+        before = {
+            "at_step": step,
+            "steps": self.config["steps"],
+            "epochs": self.config.get("epochs"),
+        }
+        earlier = self.config.get(EXTENDED, [])
+        self.config |= {"steps": steps, "epochs": epochs, EXTENDED: [*earlier, before]}
+        release = self._release
+        write_synced(self.path / "config.json", json.dumps(self.config, indent=2) + "\n")
+        # the file is another one now: the lock of the old one is let go of when there is one of the new
+        self._lock(self.path / "config.json")
+        release()
 
     def describe_partition(self, counts: np.ndarray, classes: tuple[str, ...]) -> None:
         """Write partition.json: the samples of each class `[agents, classes]`, and the classes' names."""

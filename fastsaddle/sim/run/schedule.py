@@ -35,6 +35,30 @@ class Schedule:
         return grown
 
 
+def moved(before: Schedule, after: Schedule, step: int, rate: float) -> list[str]:
+    """What another number of steps does to a schedule, from `step` on, in lines for people; none where it is constant.
+
+    `rate` is the learning rate at factor 1.
+    """
+    lines = []
+    if before.kind == "step":
+        old, new = (
+            " and ".join(f"{round(m * s.steps):,}" for m in s.milestones) for s in (before, after)
+        )
+        lines.append(f"the rate decays at steps {new} of {after.steps:,}, it was to at {old}")
+    if before.kind == "cosine":
+        lines.append(f"the rate falls to 0 at step {after.steps:,}, it was to at {before.steps:,}")
+    if before.warmup:
+        old, new = (math.ceil(s.warmup * s.steps) for s in (before, after))
+        lines.append(f"the warm-up takes {new:,} steps, it was to take {old:,}")
+    if lines:
+        # the end of the shorter run, where it is reached, has no rate of its own
+        seen = min(step, before.steps - 1)
+        old, new = (f"{rate * s.factor(t):.3g}" for s, t in ((before, seen), (after, step)))
+        lines.append(f"the next step's rate is {new}, by the schedule of before {old}")
+    return lines
+
+
 def parse(text: str, steps: int, decay: float = 0.1, warmup: float = 0.0) -> Schedule:
     """Read `constant`, `cosine`, `step` (decays at 50% and 75%) or `step:0.3:0.6:0.9`.
 
