@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import inspect
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -346,8 +347,69 @@ def test_dirichlet_of_an_agent_alone_in_its_group(seed: int) -> None:
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(120))
 
 
-def test_dirichlet_gives_up_with_an_error(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    monkeypatch.setattr(_dirichlet, "ATTEMPTS", 20)
-    one_class = np.zeros(1000, dtype=np.int64)
-    with pytest.raises(ValueError, match="20 attempts"):
-        dirichlet(one_class, 10, seed, 1e-4)
+@pytest.mark.parametrize(
+    ("labels", "agents", "alpha", "said"),
+    [
+        # 45,000 of one class and 50 of each of 99: a draw was refused after a minute and a half
+        (
+            np.concatenate([np.zeros(45_000, np.int64), np.repeat(np.arange(1, 100), 50)]),
+            *(16, 0.1, r"Dirichlet\(0.1\) .* 16 agents .*1,560 of the 49,950 samples; of the 100 "),
+        ),
+        (np.zeros(500, np.int64), 16, 1e-4, r"Dirichlet\(0.0001\) .* 16 agents .*15 of the 500 "),
+        (np.arange(1000) % 2, 10, 0.01, "10 agents .* of the 2 classes the largest has 500"),
+        (
+            np.repeat([0, 1], [3000, 30]),
+            40,
+            0.01,
+            "40 agents .* the smallest 30: use a larger alpha",
+        ),
+    ],
+)
+def test_a_dirichlet_split_that_cannot_be_is_told_soon(
+    labels: np.ndarray, agents: int, alpha: float, said: str
+) -> None:
+    begin = time.thread_time()
+    for partition in (dirichlet, dirichlet_raw):
+        with pytest.raises(ValueError, match=said):
+            partition(labels, agents, 0, alpha)
+    # of this thread, as others may keep the processors busy; a second each where they are free
+    assert time.thread_time() - begin < 2 * 2.5
+
+
+def class_by_class(
+    sizes: list[int], samples: int, members: int, alpha: float, random: np.random.RandomState
+) -> tuple[list[np.ndarray], bool]:
+    """An attempt as the published code makes it: a draw for each class in turn, until one cannot be divided."""
+    share = samples / members
+    held = np.zeros(members, dtype=np.int64)
+    cuts = []
+    for size in sizes:
+        with np.errstate(invalid="ignore"):
+            proportions = random.dirichlet(np.full(members, alpha)) * (held < share)
+            total = proportions.sum()
+        if not 0 < total < np.inf:
+            return cuts, False
+        cut = (np.cumsum(proportions / total) * size).astype(np.int64)
+        cut[-1] = size
+        held += np.diff(cut, prepend=0)
+        cuts.append(cut)
+    return cuts, bool(held.min() >= int(0.5 * share))
+
+
+def test_attempts_draw_the_numbers_of_the_published_code(seed: int) -> None:
+    """Accepted or not, and wherever one ends: the next attempt begins at the same number."""
+    random = np.random.default_rng(seed)
+    accepted = 0
+    for _ in range(300):
+        sizes = random.integers(0, 60, random.integers(1, 15)).tolist()
+        members, alpha = int(random.integers(2, 11)), float(10 ** random.uniform(-3.5, 1.5))
+        one, other = (np.random.RandomState(seed % 2**31) for _ in range(2))
+        for _ in range(5):
+            found = _dirichlet._draw(sizes, max(1, sum(sizes)), members, alpha, one)
+            expected = class_by_class(sizes, max(1, sum(sizes)), members, alpha, other)
+            assert found[1] == expected[1]
+            accepted += found[1]
+            if found[1]:
+                assert all(map(np.array_equal, found[0], expected[0]))
+            assert one.random_sample() == other.random_sample()
+    assert accepted > 100
