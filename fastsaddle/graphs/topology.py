@@ -295,6 +295,13 @@ def _most_square_torus(n: int) -> Topology:
     return torus(rows, n // rows)
 
 
+def _torus_of(n: int, rows: int, cols: int) -> Topology:
+    # before it is made: it may be of any size
+    if rows * cols != n:
+        raise ValueError(f"torus:{rows}x{cols} has {rows * cols} agents, but {n} are needed")
+    return torus(rows, cols)
+
+
 # how a text is written -> its pattern, and what builds it from the number of agents and the groups
 _FORMS: dict[str, tuple[str, Callable[..., Topology]]] = {
     "ring": (r"ring", ring),
@@ -306,7 +313,7 @@ _FORMS: dict[str, tuple[str, Callable[..., Topology]]] = {
     "dyck": (r"dyck", lambda n: dyck()),
     "social-network": (r"social-network", lambda n: social_network()),
     "torus": (r"torus", _most_square_torus),
-    "torus:ROWSxCOLS": (r"torus:(\d+)x(\d+)", lambda n, rows, cols: torus(rows, cols)),
+    "torus:ROWSxCOLS": (r"torus:(\d+)x(\d+)", _torus_of),
     "random-regular:DEGREE[:SEED]": (r"random-regular:(\d+)(?::(\d+))?", random_regular),
     "erdos-renyi:P[:SEED]": (r"erdos-renyi:(\d*\.?\d+(?:e-?\d+)?)(?::(\d+))?", erdos_renyi),
 }

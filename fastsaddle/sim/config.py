@@ -246,6 +246,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{option(name)} must be >= 1, got {value}")
+            most = MOST.get(name, MOST_STEPS)
+            if value is not None and value > most:
+                raise ValueError(f"--{option(name)} must be at most {most:,}, got {value}")
         for name in ("alpha", "lr", "epochs", "minutes"):
             value = getattr(self, name)
             _finite(self, name, value is None or value > 0, "> 0")
@@ -327,6 +330,11 @@ COUNTS = (
     *("agents", "steps", "batch_size", "chunk", "threads"),
     *("eval_every", "checkpoint_every"),
 )
+# counters are int64, and no machine does so many steps; threads are memory
+MOST_STEPS = 10**12
+MOST = {"threads": 1024}
+# what float32 and the generators of random numbers hold
+LARGEST, SEEDS = 3e38, 2**63
 # they say where a run lies and how long it may take now, not what it is
 NOT_STORED = ("out", "resume", "minutes")
 DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
@@ -355,3 +363,6 @@ def _finite(config: TrainConfig, name: str, holds: bool, rule: str) -> None:
     value = getattr(config, name)
     if value is not None and not (holds and math.isfinite(value)):
         raise ValueError(f"--{option(name)} must be finite and {rule}, got {value}")
+    most = SEEDS - 1 if isinstance(value, int) else LARGEST
+    if value is not None and value > most:
+        raise ValueError(f"--{option(name)} must be at most {most:g}, got {value}")

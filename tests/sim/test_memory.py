@@ -8,8 +8,9 @@ import pytest
 import fastsaddle as fs
 from fastsaddle.cli import main
 from fastsaddle.sim import methods
-from fastsaddle.sim.commands.memory import MemoryQuestion, kept_rows, resident_bytes, size
+from fastsaddle.sim.commands.memory import MemoryQuestion, config_of
 from fastsaddle.sim.run import initial_models
+from fastsaddle.sim.run.memory_needed import kept_rows, resident_bytes, size
 
 PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
 # | `NAME` | made of | rows kept beside x and g |
@@ -34,14 +35,14 @@ def test_rows_are_those_of_the_page(name: str, topology: str, degree: int) -> No
     words = re.fullmatch(r"(degree \+ )?(\d*)(, and one row for all)?", told)
     assert words, told
     expected = (degree if words[1] else 0) + int(words[2] or 0) + (1 / 12 if words[3] else 0)
-    found = kept_rows(question(algorithm=name.lower(), agents=12, topology=topology))
+    found = kept_rows(config_of(question(algorithm=name.lower(), agents=12, topology=topology)))
     assert found - 2 == pytest.approx(expected)
 
 
 def test_compressors_and_looksam_keep_more() -> None:
-    plain = kept_rows(question(algorithm="qsaddle"))
-    assert kept_rows(question(algorithm="qsaddle", compressor="sign")) == plain + 1
-    assert kept_rows(question(algorithm="qsaddle", sam="looksam:5")) == plain + 1
+    plain = kept_rows(config_of(question(algorithm="qsaddle")))
+    assert kept_rows(config_of(question(algorithm="qsaddle", compressor="sign"))) == plain + 1
+    assert kept_rows(config_of(question(algorithm="qsaddle", sam="looksam:5"))) == plain + 1
 
 
 @pytest.mark.parametrize("algorithm", ["qsaddle", "ngm"])

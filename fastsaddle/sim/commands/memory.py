@@ -3,20 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import tyro
-from torch import nn
 
-import fastsaddle as fs
-from fastsaddle.optimizer.flat_layout import FlatLayout
-from fastsaddle.optimizer.shell import Optimizer
-from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.run import initial_models, topologies
 from fastsaddle.sim.run.labels import label
-from fastsaddle.sim.run.simulation import optimizer_options
+from fastsaddle.sim.run.memory_needed import kept_rows, shapes, size
 
-UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
+MOST_AGENTS = 20_000
 
 
 @dataclass(frozen=True)
@@ -69,29 +62,27 @@ def describe(question: MemoryQuestion) -> list[str]:
         raise ValueError(
             f"--sample must be sizes such as 3x32x32, got {question.sample!r}"
         ) from error
-    network = initial_models.build(question.model, shape, question.classes, seed=0)
-    layout = FlatLayout.pack([[p.shape for p in network.parameters()]])
-    buffers = sum(b.nbytes for b in network.buffers())
-    rows, algorithm = kept_rows(question), label(methods.spelled(question.algorithm))
+    config = config_of(question)
+    if config.agents > MOST_AGENTS:
+        raise ValueError(
+            f"--agents must be at most {MOST_AGENTS:,}, whose graph is made for this, got {config.agents:,}"
+        )
+    layout, buffers = shapes(question.model, shape, question.classes)
+    rows, algorithm = kept_rows(config), label(config.algorithm)
     each = rows * layout.stride * 4 + buffers
+    agents = f"{question.agents:,} agent{'s' if question.agents > 1 else ''}"
     return [
         f"{label(question.model)}, samples of {question.sample}: {layout.dim:,} parameters, "
         f"{size(layout.stride * 4)} a row (padded, float32)",
         f"{algorithm} keeps {rows:g} rows an agent, parameters and gradients included: "
         f"{size(each)} an agent",
-        f"{question.agents:,} agents: {size(each * question.agents)}, without activations "
+        f"{agents}: {size(each * question.agents)}, without activations "
         "(--chunk bounds those) and short-lived copies",
     ]
 
 
-def size(count: float) -> str:
-    """Bytes in the largest unit that leaves a whole part."""
-    unit = next((u for u in ("GB", "MB") if count >= UNITS[u]), "kB")
-    return f"{count / UNITS[unit]:.2f} {unit}"
-
-
-def kept_rows(question: MemoryQuestion) -> float:
-    """Rows that an optimizer keeps for each agent, bfloat16 ones counting half, found on a network of one parameter."""
+def config_of(question: MemoryQuestion) -> TrainConfig:
+    """A run of that kind. Raises ValueError for options that cannot be."""
     config = TrainConfig(
         algorithm=question.algorithm,
         agents=question.agents,
@@ -103,18 +94,4 @@ def kept_rows(question: MemoryQuestion) -> float:
         consensus_step=0.5,
     )
     config.check()
-    stack = fs.AgentStack(nn.Linear(1, 1, bias=False), question.agents)
-    graph = topologies.find(config.topology, config.agents, config.seed)
-    options = optimizer_options(config, graph, config.steps)
-    optimizer = methods.build(question.algorithm, list(stack.parameters()), **options)
-    return resident_bytes(optimizer) / (question.agents * stack.layout.stride * 4)
-
-
-def resident_bytes(optimizer: Optimizer) -> int:
-    """Bytes of the buffers of whole rows that an optimizer keeps between steps, each counted once."""
-    rows = optimizer.rows
-    kept = [v for v in optimizer.made.values() if isinstance(v, torch.Tensor)]
-    held = (rows.x, rows.g, *optimizer.flat_state.values(), *kept)
-    wide = (t for t in held if t.dim() == 2 and t.shape[1] == rows.layout.stride)
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in wide}
-    return sum(storages.values())
+    return config

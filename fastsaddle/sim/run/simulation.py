@@ -8,10 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle.sim import methods
-from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.config import MOST_STEPS, TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
 from fastsaddle.sim.gradient_engine import GradientEngine
-from fastsaddle.sim.run import graph_choice, initial_models, schedule, topologies
+from fastsaddle.sim.run import (
+    graph_choice,
+    initial_models,
+    memory_needed,
+    schedule,
+    topologies,
+)
 from fastsaddle.sim.run.cross_features import CrossFeatures
 from fastsaddle.sim.run.devices import find_device
 from fastsaddle.sim.run.evaluation import Evaluation, evaluate
@@ -35,12 +41,15 @@ class Simulation:
     def __init__(self, config: TrainConfig) -> None:
         config.check()
         self.device = find_device(config.device)
-        self.topology = topologies.find(config.topology, config.agents, config.seed)
         self.data = AgentData(config, self.device)
         self.dataset = self.data.dataset
+        memory_needed.check(config, self.dataset, self.device)
+        self.topology = topologies.find(config.topology, config.agents, config.seed)
         self.steps = config.steps
         if config.epochs is not None:
             self.steps = max(1, round(config.epochs * self.data.steps_an_epoch))
+        if self.steps > MOST_STEPS:
+            raise ValueError(f"--epochs {config.epochs:g} are more than {MOST_STEPS:,} steps")
         self.schedule = schedule.parse(config.schedule, self.steps, config.lr_decay, config.warmup)
         self.stack = initial_models.build_stack(config, self.dataset, self.device)
         groups = initial_models.decay_groups(self.stack, config.weight_decay, config.norm_decay)

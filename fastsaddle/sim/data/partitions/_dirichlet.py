@@ -27,6 +27,10 @@ def drawn_lists(labels: np.ndarray, agents: int, seed: int, alpha: float) -> lis
     """
     check_alpha(alpha)
     check_agents(labels, agents)
+    if seed >= 2**32:
+        raise ValueError(
+            f"--seed or --split-seed must be below 2^32 for a Dirichlet split, got {seed}"
+        )
     # the legacy generator, whose bits numpy never changes, as in the code that this follows
     random = np.random.RandomState(seed)
     order = random.permutation(len(labels))
