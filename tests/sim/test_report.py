@@ -193,6 +193,24 @@ def test_every_figure_and_table_is_there(text: str) -> None:
         assert len(cells_of(element(text, name))) > 1, name
     assert element(text, "loss-surface").count('role="img"') == 2
     assert element(text, "topology").count('role="img"') == 2
+
+
+def test_what_was_not_done_has_no_card(text: str) -> None:
+    """Nothing was compressed in these runs, and the page draws the comparison's curves itself."""
+    assert 'id="compression-error"' not in text and "Nothing was compressed" not in text
+    assert 'id="comparison-0"' not in text
+
+
+def test_a_comparisons_picture_is_shown_where_it_has_no_curves(tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    paths = [
+        make_run(out / "cells" / f"{rho}", 0, every=30, algorithm="qsaddle", rho=rho)
+        for rho in (0.0, 0.1, 0.2)
+    ]
+    cells = [{"directory": str(path.relative_to(out)), "options": {}} for path in paths]
+    (out / "compare.json").write_text(json.dumps({"cells": cells}))
+    (out / "comparison.png").write_bytes(PIXEL)
+    text = page.write([out], tmp_path / "page.html", surface=False).read_text()
     assert "data:image/png;base64," in element(text, "comparison-0")
 
 
@@ -246,7 +264,6 @@ def test_what_is_not_there_is_told(text: str) -> None:
         "qgm, torus:2x3, seed 0: at step 30 of 60.",
         "Thin lines that end in a cross are runs that diverged.",
         "Runs evaluated at different steps are interpolated between them.",
-        "Nothing was compressed: what was sent is what was to be sent.",
         "Lines are means over 1 to 2 runs, bands one standard deviation.",
     ):
         assert sentence in text, sentence
@@ -350,8 +367,8 @@ def test_a_browser_shows_every_picture(
     match = re.search(r'data-probe="([^"]*)"', dom)
     assert match is not None
     result = json.loads(html.unescape(match[1]))
-    # the comparison's picture, two heat maps with their color bars, two surfaces
-    assert len(result["sizes"]) == 7 and all(size > 0 for size in result["sizes"])
+    # two heat maps with their color bars, two surfaces
+    assert len(result["sizes"]) == 6 and all(size > 0 for size in result["sizes"])
     assert result["overflow"] <= 0
     for name in FIGURES:
         drawings = result["drawn"][name]
@@ -444,7 +461,7 @@ def test_many_groups_get_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     titles = ["alpha 0.01", "alpha 0.1", "alpha 1", "alpha 10"]
     assert [g.panel for g in groups] == 2 * titles
     monkeypatch.setattr(curve_drawing, "MOST_PANELS", 2)
-    picture = curve_figures.draw_compression_error(groups)
+    (picture,) = curve_figures.draw_compression_error(groups)
     assert [panel.title for panel in picture.panels] == titles[:2]
     assert [key.label for key in picture.keys] == ["dsgd", "qgm"]
     assert "Where no compressor is used it is zero by definition." in picture.caption
@@ -502,7 +519,7 @@ def test_heat_maps_of_many_agents_and_long_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "agents", "said"),
     [
-        ("ring", 1, "1 agents, 0 links, 0 neighbors each, spectral gap 1."),
+        ("ring", 1, "1 agent, 0 links, 0 neighbors each, spectral gap 1."),
         ("ring", 301, "301 agents, 301 links, 2 neighbors each"),
         ("torus:9x30", 270, "540 links, 4 neighbors each"),
         ("star", 12, "11 links, 1 to 11 neighbors each"),

@@ -20,7 +20,8 @@ from fastsaddle.sim.comparison.progress import ComparisonProgress
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run.checkpoint import write_synced
 from fastsaddle.sim.run.interrupts import Interrupts
-from fastsaddle.sim.run.labels import Labels
+from fastsaddle.sim.run.labels import Labels, of_agents, of_gradient
+from fastsaddle.sim.run.messages import NONE
 from fastsaddle.sim.run.summary import split_name
 
 PLOT = "comparison.png"
@@ -88,9 +89,13 @@ def _title(cells: list[Cell]) -> str:
         "algorithm": labels.of("algorithm", config.algorithm),
         "dataset": labels.of("dataset", config.dataset),
         "model": labels.of("model", config.model),
-        "agents": f"{config.agents} agents",
+        "gradient": of_gradient(labels.of("gradient", config.gradient)),
+        "agents": of_agents(config.agents),
         "topology": labels.of("topology", config.topology),
         "alpha": split_name(config, labels),
+        "compressor": ""
+        if config.compressor == NONE
+        else labels.of("compressor", config.compressor),
         "rho": f"rho {config.rho:g}"
         if methods.takes(config.algorithm, "rho", config.gradient)
         else "",

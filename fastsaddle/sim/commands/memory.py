@@ -6,7 +6,7 @@ from typing import Literal
 import tyro
 
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.run.labels import label
+from fastsaddle.sim.run.labels import label, of_agents
 from fastsaddle.sim.run.memory_needed import kept_rows, shapes, size
 
 MOST_AGENTS = 20_000
@@ -70,13 +70,12 @@ def describe(question: MemoryQuestion) -> list[str]:
     layout, buffers = shapes(question.model, shape, question.classes)
     rows, algorithm = kept_rows(config), label(config.algorithm)
     each = rows * layout.stride * 4 + buffers
-    agents = f"{question.agents:,} agent{'s' if question.agents > 1 else ''}"
     return [
         f"{label(question.model)}, samples of {question.sample}: {layout.dim:,} parameters, "
         f"{size(layout.stride * 4)} a row (padded, float32)",
         f"{algorithm} keeps {rows:g} rows an agent, parameters and gradients included: "
         f"{size(each)} an agent",
-        f"{agents}: {size(each * question.agents)}, without activations "
+        f"{of_agents(question.agents)}: {size(each * question.agents)}, without activations "
         "(--chunk bounds those) and short-lived copies",
     ]
 

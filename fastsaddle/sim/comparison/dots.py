@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastsaddle.sim.comparison.results import Group, describe, name_value
-from fastsaddle.sim.run.plots import COLORS, tidy, verbatim
+from fastsaddle.sim.run.plots import COLORS, entitle, legend_below, tidy, verbatim
 
 # what panels show where runs have it: measure, title, factor
 PANELS = (
@@ -32,7 +32,7 @@ def draw_dots(groups: list[Group], title: str) -> Figure:
     kinds = list(dict.fromkeys(g.options.get(split or "") for g in groups))
     panels = [p for p in PANELS if any(g.values(p[0]) for g in groups)]
     figure = Figure(figsize=(3 + 2.6 * len(panels), 1.4 + 0.28 * len(rows)), layout="constrained")
-    figure.suptitle(verbatim(title), fontsize="medium")
+    entitle(figure, title)
     drawn = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     for axes, (measure, text, factor) in zip(drawn, panels, strict=True):
         for number, kind in enumerate(kinds):
@@ -51,7 +51,7 @@ def draw_dots(groups: list[Group], title: str) -> Figure:
         tidy(axes)
     drawn[0].set_yticks(range(len(rows)), [verbatim(row) for row in rows])
     if split is not None:
-        drawn[0].legend(fontsize="small", loc="best")
+        legend_below(figure, drawn[0])
     return figure
 
 

@@ -11,7 +11,15 @@ from matplotlib.ticker import PercentFormatter
 
 from fastsaddle.sim.comparison.dots import draw_dots
 from fastsaddle.sim.comparison.results import Group
-from fastsaddle.sim.run.plots import line_style, save, tidy, verbatim
+from fastsaddle.sim.run.plots import (
+    entitle,
+    legend_below,
+    line_style,
+    save,
+    share_limits,
+    tidy,
+    verbatim,
+)
 
 MARKERS = "osD^v<>"
 POINTS_OF_A_SWEEP = 3
@@ -33,8 +41,13 @@ def draw(path: Path, groups: list[Group], tuned: tuple[str, ...], title: str) ->
     if swept is not None:
         figure = _sweep(groups, swept, tuned, title)
     else:
-        figure = (draw_dots if len(groups) > MOST_CURVES else _curves)(groups, title)
+        figure = (_curves if is_of_curves(groups, tuned) else draw_dots)(groups, title)
     save(figure, path)
+
+
+def is_of_curves(groups: list[Group], tuned: tuple[str, ...]) -> bool:
+    """Whether the picture of these groups has their learning curves."""
+    return swept_option(groups, tuned) is None and len(groups) <= MOST_CURVES
 
 
 def swept_option(groups: list[Group], tuned: tuple[str, ...]) -> str | None:
@@ -57,7 +70,7 @@ def _sweep(groups: list[Group], swept: str, tuned: tuple[str, ...], title: str) 
     below = below if any(name != "step_milliseconds" for name, _ in below) else []
     rows = 1 + len(below)
     figure = Figure(figsize=(7, 2.4 + 2.1 * rows), layout="constrained")
-    figure.suptitle(verbatim(title), fontsize="medium")
+    entitle(figure, title)
     panels = np.atleast_1d(
         figure.subplots(rows, 1, sharex=True, height_ratios=[2] + [1] * (rows - 1))
     )
@@ -80,7 +93,7 @@ def _sweep(groups: list[Group], swept: str, tuned: tuple[str, ...], title: str) 
     _accuracy(panels[0])
     panels[-1].set_xlabel(swept.replace("_", " "))
     if len(_series(groups, (swept, *tuned))) > 1:
-        panels[0].legend(fontsize="small")
+        legend_below(figure, panels[0])
     return figure
 
 
@@ -110,10 +123,12 @@ def _curves(groups: list[Group], title: str) -> Figure:
     sent = [mean for g in groups if (mean := g.mean("bytes"))]
     has_bytes = bool(sent) and max(sent) > FEWER_BYTES * min(sent)
     figure = Figure(figsize=(12 if has_bytes else 7, 4.6), layout="constrained")
-    figure.suptitle(verbatim(title), fontsize="medium")
+    entitle(figure, title)
     panels = figure.subplots(1, 1 + has_bytes, sharey=True, squeeze=False)[0]
+    drawn = []
     for number, g in enumerate(groups):
         steps, mean, deviation = curve(g)
+        drawn += [mean - deviation, mean + deviation]
         style = _style(number)
         megabytes = steps / max(1, steps[-1]) * (g.mean("bytes") or 0.0) / 1e6
         for axes, x in zip(panels, (steps, megabytes), strict=False):
@@ -121,12 +136,13 @@ def _curves(groups: list[Group], title: str) -> Figure:
             low, high = mean - deviation, mean + deviation
             axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
     _accuracy(panels[0])
+    panels[0].set_ylim(*share_limits(drawn))
     panels[0].set_xlabel("step (one gossip round each)")
     if has_bytes:
         panels[1].set_xlabel("megabytes sent by an agent")
     for axes in panels:
         tidy(axes)
-    panels[0].legend(fontsize="small")
+    legend_below(figure, panels[0])
     return figure
 
 

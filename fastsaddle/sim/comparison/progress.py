@@ -86,7 +86,7 @@ class ComparisonProgress:
 
 def _describe(cell: Cell, names: list[str], labels: Labels) -> str:
     c = cell.config
-    options = {n: labels.of(n, getattr(c, n)) for n in names if takes(c.algorithm, n)}
+    options = {n: labels.of(n, getattr(c, n)) for n in names if takes(c.algorithm, n, c.gradient)}
     return describe(options) or cell.name
 
 

@@ -13,7 +13,7 @@ from fastsaddle.sim.comparison.grid import SEEDS, Cell
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.config import DEFAULTS
 from fastsaddle.sim.methods import takes
-from fastsaddle.sim.run.labels import Labels
+from fastsaddle.sim.run.labels import Labels, of_gradient
 from fastsaddle.sim.run.messages import NONE
 from fastsaddle.sim.run.records import Sharpness
 from fastsaddle.sim.run.run_dir import CONFIG, read_rows, read_steps
@@ -85,19 +85,24 @@ class Group:
     @property
     def own(self) -> dict[str, Any]:
         """The varied options without those that this algorithm does not take, or has a default of its own for."""
-        algorithm = self.outcomes[0].cell.config.algorithm
-        return {n: v for n, v in self.options.items() if takes(algorithm, n) and v is not None}
+        config = self.outcomes[0].cell.config
+        algorithm, gradient = config.algorithm, config.gradient
+        return {
+            n: v for n, v in self.options.items() if takes(algorithm, n, gradient) and v is not None
+        }
 
 
 def describe(options: dict[str, Any]) -> str:
-    """Options in a few words; of compressors and of ways to a SAM gradient only those that are out of the ordinary."""
-    ordinary = (("compressor", NONE), ("sam", DEFAULTS["sam"]))
-    said = {n: v for n, v in options.items() if (n, v) not in ordinary}
-    return ", ".join(name_value(n, v) for n, v in said.items())
+    """Options in a few words; of compressors and of ways to a gradient only those that are out of the ordinary."""
+    ordinary = (("compressor", NONE), *((n, DEFAULTS[n]) for n in ("gradient", "sam")))
+    said = [name_value(n, v) for n, v in options.items() if (n, v) not in ordinary]
+    return ", ".join(said).replace(", with ", " with ")
 
 
 def name_value(name: str, value: Any) -> str:
     """An option in a legend: algorithms and networks speak for themselves."""
+    if name == "gradient":
+        return f"with {of_gradient(value) or 'its own gradients'}"
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if isinstance(value, str) else f"{name.replace('_', ' ')} {text}"
 

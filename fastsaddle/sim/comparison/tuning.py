@@ -66,8 +66,8 @@ def _best(grid: Grid, outcomes: list[Outcome], when: dict[str, Any]) -> Chosen:
     best = max(scores, key=lambda key: -1.0 if (score := scores[key]) is None else score)
     values = _options(candidates[best][0].cell, grid.tuned)
     seen = {n: {getattr(o.cell.config, n) for o in outcomes} for n in grid.tuned}
-    algorithm = candidates[best][0].cell.config.algorithm
-    values = {n: v for n, v in values.items() if takes(algorithm, n)}
+    config = candidates[best][0].cell.config
+    values = {n: v for n, v in values.items() if takes(config.algorithm, n, config.gradient)}
     edges = tuple(
         n
         for n, value in values.items()

@@ -22,6 +22,7 @@ from fastsaddle.sim.report.drawing import (
     to_svg,
 )
 from fastsaddle.sim.report.groups import RunGroup
+from fastsaddle.sim.run.plots import share_limits
 
 MOST_PANELS = 12
 # larger ratios of the largest to the smallest value are drawn on a logarithmic scale
@@ -62,7 +63,10 @@ def draw(figure: Drawn, groups: list[RunGroup]) -> Picture:
             if figure.is_share:
                 axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
             x_scale.apply(axes.set_xscale, axes.set_xlim)
-            y_scale.apply(axes.set_yscale, axes.set_ylim)
+            if figure.is_share:
+                axes.set_ylim(*y_scale.limits)
+            else:
+                y_scale.apply(axes.set_yscale, axes.set_ylim)
             axes.set_xlabel(figure.x_label)
             axes.set_ylabel(figure.label)
             tidy(axes)
@@ -70,6 +74,10 @@ def draw(figure: Drawn, groups: list[RunGroup]) -> Picture:
             panels.append(Panel(title, to_svg(drawing, name, f"{figure.title} {title}".strip())))
     keys = tuple(key(number, label) for number, label in enumerate(labels))
     caption = f"{figure.caption} {_shared(groups, titles)}"
+    if figure.is_share and _finite([c.mean for c in all_curves]).min(initial=1) < y_scale.limits[0]:
+        caption += (
+            " The axis spans what lines come to in their second half; the rise before is cut off."
+        )
     return Picture(figure.id, figure.title, caption, tuple(panels), keys)
 
 
@@ -92,11 +100,14 @@ def _draw_curve(
 class _Scale:
     """Limits and scale that all panels of a figure share, so that they can be compared."""
 
-    def __init__(self, values: list[np.ndarray], is_log: bool) -> None:
+    def __init__(
+        self, values: list[np.ndarray], is_log: bool, limits: tuple[float, float] | None = None
+    ) -> None:
         finite = _finite(values)
         shown = finite[finite > 0] if is_log else finite
         self.is_log = is_log
-        self.limits = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 1.0)
+        found = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 1.0)
+        self.limits = found if limits is None else limits
 
     def apply(self, set_scale: Callable[..., object], set_limits: Callable[..., object]) -> None:
         """Set them on an axis by its own functions."""
@@ -122,14 +133,15 @@ def _x_scale(figure: Drawn, all_curves: list[Curve]) -> _Scale:
 def _y_scale(figure: Drawn, all_curves: list[Curve]) -> _Scale:
     """Runs that diverged set no limits, but where there are no others, or their values are bounded."""
     ends = [y for c in all_curves for _, y in c.ends]
+    if figure.is_share:
+        bands = [edge for c in all_curves for edge in (c.mean - c.deviation, c.mean + c.deviation)]
+        return _Scale([], False, share_limits(bands if _finite(bands).size else ends))
     lines = _finite([c.mean for c in all_curves])
-    if figure.is_share or not lines.size:
+    if not lines.size:
         lines = np.concatenate([lines, _finite(ends)])
     positive = lines[lines > 0]
     is_log = (
-        not figure.is_share
-        and positive.size >= 0.8 * lines.size > 0
-        and positive.max() > LINEAR_UP_TO * positive.min()
+        positive.size >= 0.8 * lines.size > 0 and positive.max() > LINEAR_UP_TO * positive.min()
     )
     if is_log:
         return _Scale([positive], True)

@@ -55,11 +55,11 @@ def draw_all(groups: list[RunGroup], tested_on: str) -> list[Picture]:
         ),
     )
     pictures = [draw(figure, groups) for figure in drawn if _has(groups, figure.measure)]
-    return [*pictures, draw_compression_error(groups), *_draw_norms(groups)]
+    return [*pictures, *draw_compression_error(groups), *_draw_norms(groups)]
 
 
-def draw_compression_error(groups: list[RunGroup]) -> Picture:
-    """The error of what is sent; words alone where nothing is compressed, and for runs that do not tell it."""
+def draw_compression_error(groups: list[RunGroup]) -> list[Picture]:
+    """The error of what is sent: none where nothing is compressed, words alone for runs that do not tell it."""
     figure = Drawn(
         "compression-error",
         "Compression error",
@@ -69,11 +69,11 @@ def draw_compression_error(groups: list[RunGroup]) -> Picture:
         "used it is zero by definition.",
     )
     if any(row.get(figure.measure) for g in groups for run in g.runs for row in run.rows):
-        return draw(figure, groups)
+        return [draw(figure, groups)]
     if _has(groups, figure.measure):
-        said = "Nothing was compressed: what was sent is what was to be sent."
-        return Picture(figure.id, figure.title, said)
-    return Picture(figure.id, figure.title, "These runs did not write the error of what they sent.")
+        return []
+    said = "These runs did not write the error of what they sent."
+    return [Picture(figure.id, figure.title, said)]
 
 
 def _draw_norms(groups: list[RunGroup]) -> list[Picture]:

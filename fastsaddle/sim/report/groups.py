@@ -79,7 +79,8 @@ def _divide(names: list[str], values: list[dict[str, Any]]) -> tuple[list[str], 
 
 
 def _name(values: dict[str, Any], names: list[str]) -> str:
-    return ", ".join(name_value(name, values[name]) for name in names)
+    said = ", ".join(name_value(name, values[name]) for name in names)
+    return said.replace(", with ", " with ")
 
 
 def _outcomes(runs: list[Run]) -> list[Outcome]:

@@ -8,6 +8,7 @@ import jinja2
 
 import fastsaddle
 from fastsaddle.sim.commands.compare import PLOT
+from fastsaddle.sim.comparison import plot
 from fastsaddle.sim.report import (
     curve_figures,
     split_figures,
@@ -19,6 +20,8 @@ from fastsaddle.sim.report.groups import RunGroup, group
 from fastsaddle.sim.report.paths import inside
 from fastsaddle.sim.report.runs import Comparison, Run, read_all
 from fastsaddle.sim.run.checkpoint import write_synced
+from fastsaddle.sim.run.labels import of_agents, of_gradient
+from fastsaddle.sim.run.messages import NONE
 
 TEMPLATE = "template.html"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -85,7 +88,7 @@ def _content(
         "version": fastsaddle.__version__,
         "results": tables.results(groups),
         "notes": tables.notes(groups, runs, comparisons),
-        "comparisons": _plots(comparisons),
+        "comparisons": _plots(comparisons, groups),
         "curves": curve_figures.draw_all(
             groups, tested_on.pop() if len(tested_on) == 1 else "evaluation"
         ),
@@ -114,23 +117,27 @@ def _summary(groups: list[RunGroup], runs: list[Run]) -> str:
         (("dataset",), "{dataset}"),
         (("partition", "alpha"), "{partition}({alpha:g})"),
         (("model",), "{model}"),
-        (("agents",), "{agents} agents"),
+        (("agents",), of_agents(groups[0].options["agents"])),
         (("topology",), "{topology}"),
         (("algorithm",), "{algorithm}"),
+        (("gradient",), of_gradient(groups[0].options["gradient"])),
+        (("compressor",), "" if groups[0].options["compressor"] == NONE else "{compressor}"),
         (("steps",), "{steps:,} steps"),
     ):
         values = {tuple(g.options[name] for name in names) for g in groups}
-        if len(values) == 1:
+        if text and len(values) == 1:
             parts.append(text.format(**groups[0].options))
     return f"{count}: {', '.join(parts)}."
 
 
-def _plots(comparisons: list[Comparison]) -> list[tuple[str, str]]:
-    """The picture of every comparison that has one, as a data URI with the comparison's name."""
+def _plots(comparisons: list[Comparison], groups: list[RunGroup]) -> list[tuple[str, str]]:
+    """The pictures of comparisons as data URIs with their names, but for those whose curves the page draws itself."""
     plots = []
     for comparison in comparisons:
         path = inside(comparison.path, PLOT)
-        if path.exists():
+        mine = [g.summary for g in groups if any(comparison.path in r.path.parents for r in g.runs)]
+        tuned = tuple(name for choice in comparison.chosen for name in choice.values)
+        if path.exists() and not plot.is_of_curves(mine, tuned):
             uri = "data:image/png;base64," + base64.b64encode(_picture(path)).decode()
             plots.append((comparison.path.resolve().name, uri))
     return plots

@@ -15,6 +15,7 @@ from fastsaddle.sim.report.drawing import INK, Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.groups import RunGroup
 from fastsaddle.sim.report.paths import without_folders
 from fastsaddle.sim.run import topologies
+from fastsaddle.sim.run.labels import of_agents
 
 MOST_TOPOLOGIES = 4
 MOST_LABELED = 200
@@ -55,8 +56,8 @@ def draw(groups: list[RunGroup]) -> Picture:
             sentences.append(f"{text} could not be drawn: {without_folders(str(error))}.")
             continue
         name = f"topology-{len(panels)}"
-        title = f"{text}, {agents} agents" if len(named) > 1 else ""
-        panels.append(Panel(title, to_svg(_draw(graph), name, f"{text}, {agents} agents")))
+        title = f"{text}, {of_agents(agents)}" if len(named) > 1 else ""
+        panels.append(Panel(title, to_svg(_draw(graph), name, f"{text}, {of_agents(agents)}")))
         sentences.append(_describe(graph, text))
     if alone:
         sentences.append(f"Not along a graph, but all with all: {', '.join(alone)}.")
@@ -71,7 +72,7 @@ def _describe(graph: Topology, text: str) -> str:
     low, high = min(degrees), max(degrees)
     each = str(low) if low == high else f"{low} to {high}"
     sentence = (
-        f"{text}: {graph.agents} agents, {graph.edges:,} links, {each} neighbors each, spectral "
+        f"{text}: {of_agents(graph.agents)}, {graph.edges:,} links, {each} neighbors each, spectral "
         f"gap {graph.spectral_gap:.4g}."
     )
     if TORUS.fullmatch(graph.name):

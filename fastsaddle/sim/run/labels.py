@@ -27,6 +27,18 @@ class Labels:
         return self._labels[name].get(key) or label(key)
 
 
+def of_agents(count: int) -> str:
+    """So many agents, in words."""
+    return f"{count:,} agent{'s' if count > 1 else ''}"
+
+
+def of_gradient(gradient: str) -> str:
+    """What a run's gradients are, by their label; nothing where they are its algorithm's own."""
+    if gradient == "auto":
+        return ""
+    return f"{'SAM' if gradient == 'sam' else gradient} gradients"
+
+
 def label(text: str) -> str:
     """A choice's label where nothing else has the same; built-in ones are their own."""
     if choices.is_data_file(text):

@@ -13,7 +13,7 @@ from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.run import initial_models, topologies
-from fastsaddle.sim.run.labels import label
+from fastsaddle.sim.run.labels import label, of_agents
 
 UNITS = {"PB": 1e15, "TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
 # dense float64 matrices that are there at once while a graph is made
@@ -34,16 +34,16 @@ def check(config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
         return
     sample = dataset.train_inputs[0].nbytes + dataset.train_labels.itemsize
     batch = agents * config.batch_size * (sample + 8)
-    what = f"batches of {config.batch_size:,} samples for {_agents(agents)}"
+    what = f"batches of {config.batch_size:,} samples for {of_agents(agents)}"
     _refuse(what, batch, free, "use a smaller --batch-size")
     graph, here = MATRICES * 8 * agents**2, free_bytes(torch.device("cpu")) or free
-    _refuse(f"mixing matrices of {_agents(agents)}", graph, here, "use fewer --agents")
+    _refuse(f"mixing matrices of {of_agents(agents)}", graph, here, "use fewer --agents")
     layout, buffers = shapes(config.model, dataset.shape, len(dataset.classes), dataset.vocabulary)
     rows: float = FEWEST_ROWS
     if agents * rows * layout.stride * 4 > SMALL * free:
         rows = kept_rows(config)
     total = agents * (rows * layout.stride * 4 + buffers)
-    what = f"{_agents(agents)} of {label(config.model)} ({layout.dim:,} parameters, {rows:g} rows each)"
+    what = f"{of_agents(agents)} of {label(config.model)} ({layout.dim:,} parameters, {rows:g} rows each)"
     _refuse(what, total, free, "use fewer --agents or a smaller --model")
 
 
@@ -149,10 +149,6 @@ def _left_in(folder: Path, limit: str, usage: str, reclaimable: str) -> int | No
     except (OSError, ValueError):
         return None
     return max(0, most - used + int(lines.get(reclaimable, 0)))
-
-
-def _agents(count: int) -> str:
-    return f"{count:,} agent{'s' if count > 1 else ''}"
 
 
 def _refuse(what: str, needed: float, free: int, remedy: str) -> None:

@@ -1,5 +1,6 @@
 """The figures of a run: accuracy and consensus distance over steps, and each agent's classes."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 BLUE, ORANGE, GREEN = COLORS[:3]
 STYLES = ("-", "--", ":", "-.")
 MOST_ANNOTATED = 400
+# the least that an axis of shares spans: less would make much of a few samples
+LEAST_SPAN = 0.01
+# of titles and legends
+CHARACTERS_AN_INCH = 10
 
 
 def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
@@ -24,7 +29,7 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     steps = [row["step"] for row in rows]
     is_compressed = any(row.get("update_norm") for row in rows)
     figure = Figure(figsize=(7, 8 if is_compressed else 6), layout="constrained")
-    figure.suptitle(verbatim(title), fontsize="medium")
+    entitle(figure, title)
     heights = (3, 2, 2)[: 3 if is_compressed else 2]
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     accuracy, distance = panels[:2]
@@ -36,9 +41,10 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
         values = [row[name] for row in rows]
         accuracy.plot(steps, values, style, color=color, label=label, linewidth=1.8)
     accuracy.set_ylabel("test accuracy")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    accuracy.set_ylim(0, 1)
-    accuracy.legend(loc="lower right")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    names = ("consensus_accuracy", "mean_accuracy", "worst_accuracy")
+    accuracy.set_ylim(*share_limits([np.array([row[n] for row in rows], float) for n in names]))
+    legend_above(accuracy)
     distances = [row["consensus_distance"] for row in rows]
     distance.plot(steps, np.array(distances, dtype=float), color=BLUE, linewidth=1.8)
     distance.set_ylabel("consensus distance\n(RMS over agents)")
@@ -61,7 +67,7 @@ def _draw_norms(axes: Axes, steps: list[int], rows: list[dict[str, Any]]) -> Non
         axes.plot(steps, values, style, color=color, label=label, linewidth=1.8)
     axes.set_yscale("log")
     axes.set_ylabel("norm\n(RMS over agents)")
-    axes.legend(loc="upper right")
+    legend_above(axes)
 
 
 def draw_classes(
@@ -88,9 +94,49 @@ def draw_classes(
     )
     axes.set_xlabel("class")
     axes.set_ylabel("agent")
-    axes.set_title(verbatim(title), fontsize="medium")
+    entitle(figure, title)
     figure.colorbar(image, label="training images")
     save(figure, path)
+
+
+def share_limits(lines: list[np.ndarray]) -> tuple[float, float]:
+    """Limits of an axis of shares `[points]` that lines go over: what they come to in their second half, a little more.
+
+    All lines rise steeply at first; an axis that showed this would draw ends that differ by a few tenths of a percent
+    as one line. What lies below the limits is cut off.
+    """
+    settled = [line[len(line) // 2 :] for line in lines if np.isfinite(line).any()]
+    values = np.concatenate([*settled, np.empty(0)])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    margin = max(0.08 * (high - low), LEAST_SPAN / 2 - (high - low) / 2)
+    return max(0.0, low - margin), min(1.0 + 0.02 * (high - low + margin), high + margin)
+
+
+def entitle(figure: Figure, title: str) -> None:
+    """A title over the whole figure, in as many lines as its width needs."""
+    width = int(CHARACTERS_AN_INCH * figure.get_figwidth())
+    lines = [piece for line in title.splitlines() for piece in textwrap.wrap(line, width) or [""]]
+    figure.suptitle(verbatim("\n".join(lines)), fontsize="medium")
+
+
+def legend_above(axes: Axes) -> None:
+    """A legend between title and drawing, where it covers no line."""
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+    axes.legend(**place, ncols=3, frameon=False, fontsize="small")
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """A legend of many lines under the whole figure, which grows by it."""
+    handles, texts = axes.get_legend_handles_labels()
+    width = CHARACTERS_AN_INCH * figure.get_figwidth()
+    columns = int(np.clip(width // (max(map(len, texts), default=1) + 8), 1, len(texts) or 1))
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(texts) // columns))
+    figure.legend(
+        handles, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize="small"
+    )
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -11,7 +11,7 @@ from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run import checkpoint, topologies
 from fastsaddle.sim.run.job import CLASSES, CURVES, Job
-from fastsaddle.sim.run.labels import Labels, label
+from fastsaddle.sim.run.labels import Labels, label, of_agents, of_gradient
 from fastsaddle.sim.run.progress import number, percent
 
 # share of a run's time that evaluations may have without a word on it
@@ -24,7 +24,7 @@ def describe(job: Job) -> list[str]:
     split = simulation.data.partition
     backends = sorted(set(job.directory.config.get("backend", {}).values()))
     return [
-        f"{method(config, labels)}: {config.agents} agents, {who_talks(job)}, "
+        f"{method(config, labels)}: {of_agents(config.agents)}, {who_talks(job)}, "
         f"{labels.of('model', config.model)} with "
         f"{simulation.stack.layout.dim:,} parameters",
         f"{labels.of('dataset', config.dataset)}: {len(simulation.dataset.train_labels):,} training samples, "
@@ -77,7 +77,7 @@ def title(job: Job) -> str:
     c, labels = job.config, Labels([job.config])
     what = (
         method(c, labels),
-        f"{c.agents} agents",
+        of_agents(c.agents),
         *([labels.of("topology", c.topology)] if methods.takes(c.algorithm, "topology") else []),
         *([] if c.choco is None else [labels.of("compressor", c.compressor)]),
         labels.of("dataset", c.dataset),
@@ -90,9 +90,8 @@ def title(job: Job) -> str:
 def method(config: TrainConfig, labels: Labels) -> str:
     """The algorithm, and what else is said of it."""
     found = str(labels.of("algorithm", config.algorithm))
-    if config.gradient != "auto":
-        shown = "SAM" if config.gradient == "sam" else labels.of("gradient", config.gradient)
-        found += f" with {shown} gradients"
+    if gradients := of_gradient(labels.of("gradient", config.gradient)):
+        found += f" with {gradients}"
     return f"{found}, {config.option.replace('=', ' ')}" if config.option else found
 
 
