@@ -5,6 +5,8 @@ It holds no Python or torch symbols. torch is imported first, so that the loader
 
 import ctypes
 import hashlib
+import importlib.metadata
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -28,15 +30,47 @@ def package_folder() -> Path:
     return Path(fastsaddle.__file__).parent
 
 
+def is_checkout() -> bool:
+    """Whether the package is imported from its sources."""
+    return (package_folder().parent / "setup.py").exists()
+
+
+def library_path() -> Path | None:
+    """The compiled library: that of the package, else, for a checkout, that of the installed package; None without."""
+    own = package_folder() / LIBRARY_NAME
+    if own.exists():
+        return own
+    if not is_checkout():
+        return None
+    installed = importlib.metadata.distributions(name="fastsaddle")
+    paths = (Path(str(d.locate_file(f"fastsaddle/{LIBRARY_NAME}"))) for d in installed)
+    return next((path for path in paths if path.exists()), None)
+
+
 @cache
 def library() -> ctypes.CDLL:
-    """The compiled library.
+    """The compiled library. In a checkout without one of its sources a warning says what to do.
 
     Raises:
         ImportError: it was not built, or the loader refuses it; the compiler's report is quoted.
     """
-    path = package_folder() / LIBRARY_NAME
-    if not path.exists():
+    try:
+        return _opened(library_path())
+    except ImportError as error:
+        folder = package_folder()
+        if is_checkout() and not (folder / BUILD_LOG_NAME).exists():
+            warnings.warn(
+                "this checkout has no compiled kernels, plain PyTorch runs instead and is several times slower: run "
+                f"python setup.py build_ext --inplace in {folder.parent}, or start Python in another folder to use an "
+                f"installed package ({error})",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        raise
+
+
+def _opened(path: Path | None) -> ctypes.CDLL:
+    if path is None:
         raise ImportError(f"the native library was not built ({build_report()})")
     try:
         opened = ctypes.CDLL(str(path))

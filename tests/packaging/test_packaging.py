@@ -25,6 +25,10 @@ for name, op in ops().items():
 """
 
 
+# whatever else is installed here
+NOTHING_INSTALLED = "import importlib.metadata as m; m.distributions = lambda **_: iter(())\n"
+
+
 def python(code: str, *path: Path, cwd: Path, **environment: str) -> str:
     """What a fresh interpreter prints; `path` comes before anything that is installed."""
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), **environment}
@@ -145,10 +149,35 @@ def test_checkout_beside_pypi_kernels(
     tree = copy_checkout(tmp_path / "tree")
     change(tree / "fastsaddle" / "kernels")
     code = f"import kernels; assert kernels.FROM_PYPI\n{RUN_OPS}\nprint(fastsaddle.__file__)"
+    code = NOTHING_INSTALLED + code
     lines = python(code, pypi_kernels, cwd=tree).splitlines()
     assert lines[-1] == str(tree / "fastsaddle" / "__init__.py")
     assert [line.split()[0] for line in lines[:-1]] == OPS
     assert all("setup.py build_ext --inplace" in line for line in lines[:-1])
+
+
+def test_a_checkout_runs_the_kernels_of_the_installed_package(wheel: Path, tmp_path: Path) -> None:
+    """After `pip install .` Python started in the checkout imports the checkout, which has no library of its own."""
+    tree, site = copy_checkout(tmp_path / "tree"), tmp_path / "site"
+    unpack(wheel, site)
+    lines = python(f"{RUN_OPS}\nprint(fastsaddle.__file__)", site, cwd=tree).splitlines()
+    assert lines[-1] == str(tree / "fastsaddle" / "__init__.py")
+    assert all(line.split()[1:] == ["native", "None"] for line in lines[:-1])
+
+
+def test_a_checkout_without_a_library_says_so_once(wheel: Path, tmp_path: Path) -> None:
+    tree, site = copy_checkout(tmp_path / "tree"), tmp_path / "site"
+    unpack(wheel, site)
+    said = "import sys, warnings; warnings.showwarning = lambda m, *_: print('SAID', m)\n"
+    found = python(NOTHING_INSTALLED + said + RUN_OPS, site, cwd=tree)
+    (line,) = (line for line in found.splitlines() if line.startswith("SAID"))
+    assert "no compiled kernels" in line and f"build_ext --inplace in {tree}" in line
+    # an installed one of other sources is not used
+    source = next(tree.glob("kernels/**/*.cpp"))
+    source.write_text(source.read_text() + "// changed\n")
+    found = python(said + RUN_OPS, site, cwd=tree)
+    (line,) = (line for line in found.splitlines() if line.startswith("SAID"))
+    assert "compiled from other sources" in line
 
 
 def test_without_a_compiler_the_reference_runs_and_the_reason_is_told(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def _native_library() -> list[str]:
         native.library()
     except ImportError as error:
         return [f"not used: {error}", *built]
-    return [f"in use: {native.package_folder() / native.LIBRARY_NAME}", *built]
+    return [f"in use: {native.library_path()}", *built]
 
 
 def _kernels(kind: str) -> list[str]:
