@@ -16,9 +16,11 @@ from fastsaddle.sim import choices, methods, uses
 from fastsaddle.sim.choices import option
 from fastsaddle.sim.engines import _choice
 from fastsaddle.sim.engines._precision import Precision
+from fastsaddle.sim.help import with_help
 from fastsaddle.sim.run import messages, schedule
 
 
+@with_help
 @dataclass(frozen=True)
 class TrainConfig:
     """Train many agents on one machine, each on its own data and talking to its neighbors only.

@@ -58,7 +58,7 @@ def compare(grid: Grid, plan: Plan, console: Console) -> int:
     chosen: list[tuning.Chosen] = []
     notes: list[str] = []
     tuning_cells = grid.tuning_cells()
-    with Interrupts() as interrupts:
+    with Interrupts("what each run is at, a step or an evaluation") as interrupts:
         if tuning_cells:
             if not _run(tuning_cells, "tuning", plan, console, interrupts, deadline):
                 return _stopped(plan, interrupts)

@@ -6,12 +6,14 @@ from typing import Literal
 import tyro
 
 from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.help import with_help
 from fastsaddle.sim.run.labels import label, of_agents
 from fastsaddle.sim.run.memory_needed import kept_rows, shapes, size
 
 MOST_AGENTS = 20_000
 
 
+@with_help
 @dataclass(frozen=True)
 class MemoryQuestion:
     """Without options: versions, devices, backends and copy bandwidth. With them: the memory of a run's buffers.

@@ -1,6 +1,7 @@
 """`fastsaddle report`: one HTML page about runs or comparisons."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from fastsaddle.sim.report.page import write
@@ -28,6 +29,10 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--no-surface", action="store_true", help="leave the loss surface out")
     options = parser.parse_args(arguments)
+    typed = {a.partition("=")[0] for a in arguments}
+    idle = sorted(typed & {"--samples", "--points", "--data-dir"})
+    if options.no_surface and idle:
+        raise ValueError(f"{idle[0]} is for the loss surface, which --no-surface leaves out")
     page = write(
         options.directory,
         options.out or options.directory[0] / NAME,
@@ -35,6 +40,8 @@ def main(arguments: list[str]) -> int:
         samples=options.samples,
         points=options.points,
         data_dir=options.data_dir,
+        # the page's name alone goes to standard output
+        say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(page)
     return 0

@@ -101,14 +101,17 @@ def train(job: Job, console: Console, minutes: float | None = None) -> int:
     Raises OSError when a file cannot be written; the checkpoint before is then whole.
     """
     deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
-    with Interrupts() as interrupts, ExitStack() as stack:
+    again = (
+        f"with a checkpoint; a second time at once, from the one before on: {resume_command(job)}"
+    )
+    with Interrupts(after=again) as interrupts, ExitStack() as stack:
         for line in (*describe(job), *job.notes):
             print(line, flush=True)
         draw_classes(job)
         stepped = job.directory.rows[-1]["step_seconds"] if job.directory.rows else 0.0
         bar = Progress(console, job.config.steps, job.step, stepped)
         progress = stack.enter_context(bar)
-        observers = [progress, *recorders(job, stack)]
+        observers = [interrupts, progress, *recorders(job, stack)]
         run(job, observers, lambda: bool(interrupts.received) or time.monotonic() > deadline)
     if job.step < job.config.steps:
         print(f"stopped at step {job.step}; go on with:\n{resume_command(job)}", flush=True)

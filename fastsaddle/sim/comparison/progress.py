@@ -19,6 +19,8 @@ from fastsaddle.sim.run.records import Diverged
 from fastsaddle.sim.run.run_dir import CONFIG, read_row, read_steps
 
 SECONDS_BETWEEN_UPDATES = 1.0
+# where there is no terminal: the longest silence
+SECONDS_BETWEEN_LINES = 30.0
 # a line of metrics.jsonl is shorter
 TAIL = 2048
 
@@ -33,7 +35,9 @@ class ComparisonProgress:
         labels = Labels(c.config for c in cells)
         self._names = {paths[c.name]: _describe(c, varied(cells), labels) for c in cells}
         self._done: set[Path] = set()
-        self._updated = 0.0
+        self._begin = time.monotonic()
+        self._updated = 0.0 if console.is_terminal else self._begin
+        self._what, self._shares = what, sum(map(self._share, self._paths))
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn(what),
             rich_progress.BarColumn(),
@@ -61,15 +65,31 @@ class ComparisonProgress:
             end = f"accuracy {percent(_last_row(path)['consensus_accuracy'])}"
         line = f"{done}/{len(self._paths)} {self._names[path]}: {end}"
         self._bar.console.print(line, highlight=False, markup=False)
+        if self._bar.disable:
+            self._updated = time.monotonic()
         self._bar.update(self._task, runs=f"{done}/{len(self._paths)}")
 
     def update(self) -> None:
-        """Redraw the bar, at most once a second; a run under way counts by its share."""
+        """Redraw the bar, at most once a second, or say a line now and then; a run under way counts by its share."""
         now = time.monotonic()
-        if self._bar.disable or now - self._updated < SECONDS_BETWEEN_UPDATES:
+        pause = SECONDS_BETWEEN_LINES if self._bar.disable else SECONDS_BETWEEN_UPDATES
+        if now - self._updated < pause:
             return
         self._updated = now
-        self._bar.update(self._task, completed=sum(map(self._share, self._paths)))
+        shares = sum(map(self._share, self._paths))
+        if self._bar.disable:
+            self._say(shares, now - self._begin)
+        else:
+            self._bar.update(self._task, completed=shares)
+
+    def _say(self, shares: float, seconds: float) -> None:
+        """How far all runs are, and how long the rest takes at the pace of this sitting."""
+        line = f"{shares / len(self._paths):.0%} of the steps of {len(self._paths)} {self._what}"
+        line += f", {len(self._done)} done, after {_minutes(seconds)}"
+        if shares > self._shares:
+            left = (len(self._paths) - shares) * seconds / (shares - self._shares)
+            line += f", about {_minutes(left)} left"
+        print(line, flush=True)
 
     def _share(self, path: Path) -> float:
         if path not in self._done:
@@ -82,6 +102,10 @@ class ComparisonProgress:
                 return 0.0
             self._done.add(path)
         return 1.0
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _describe(cell: Cell, names: list[str], labels: Labels) -> str:

@@ -1,6 +1,7 @@
 """The page itself: everything about the runs of some directories in one HTML file that needs nothing else."""
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def write(
     samples: int = 1000,
     points: int = 21,
     data_dir: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write the page about runs and comparisons to `out`, whole or not at all; returns `out`.
 
@@ -46,6 +48,7 @@ def write(
         samples: training samples that the loss surface averages over.
         points: of each side of the loss surface, odd.
         data_dir: where the data are now, if not where the runs read them.
+        say: is told, in a line, what is begun.
 
     Raises:
         ValueError: no directory, one that is neither a run nor a comparison, a damaged file, nothing evaluated yet,
@@ -61,11 +64,12 @@ def write(
     if out.is_dir():
         raise ValueError(f"the page needs the name of a file, got the directory {out}")
     runs, comparisons = read_all(directories)
+    say(f"{len(runs)} run{'s' * (len(runs) > 1)} read, drawing curves, splits and graphs")
     tuned = {name for c in comparisons for choice in c.chosen for name in choice.values}
     groups = group(runs, tuned)
     content = _content(groups, runs, comparisons) | {"title": _title(directories)}
     if surface:
-        content["surface"] = surface_figures.draw(groups, samples, points, data_dir)
+        content["surface"] = surface_figures.draw(groups, samples, points, data_dir, say)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

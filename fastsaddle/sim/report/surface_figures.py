@@ -1,5 +1,6 @@
 """The loss surfaces of two methods side by side, on one scale of colors."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,23 @@ LINEAR_UP_TO = 20.0
 TITLE = "Loss around the consensus models"
 
 
-def draw(groups: list[RunGroup], samples: int, points: int, data_dir: Path | None) -> Picture:
+def draw(
+    groups: list[RunGroup],
+    samples: int,
+    points: int,
+    data_dir: Path | None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Picture:
     """Surfaces of a sharpness-aware group and its plain counterpart, else of the first two groups; or why not."""
     found: list[tuple[str, Surface]] = []
     reasons = []
-    for g in _pair(groups):
+    pair = _pair(groups)
+    for number, g in enumerate(pair, 1):
         try:
             run = _first(g)
+            say(
+                f"loss surface {number} of {len(pair)}, {g.label}: {points}x{points} points, {samples:,} samples each"
+            )
             found.append((g.label, surface(run, samples, points, data_dir)))
         except (ValueError, OSError, ImportError) as error:
             reasons.append(f"None for {g.label}: {without_folders(str(error))}.")

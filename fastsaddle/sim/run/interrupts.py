@@ -1,17 +1,24 @@
 """Let Ctrl-C and SIGTERM end a run after the step in progress instead of in the middle of it."""
 
+import os
 import signal
 from types import FrameType
+from typing import Any
+
+from torch import Tensor
+
+STDERR = 2
 
 
 class Interrupts:
-    """Notes the first SIGINT or SIGTERM inside the `with` block; a second one acts at once.
+    """Notes the first SIGINT or SIGTERM inside the `with` block and says so at once; a second one acts at once.
 
-    `received` is the signal's number, 0 as long as none came.
+    `received` is the signal's number, 0 as long as none came. As an observer of a run it knows what is waited for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str = "this step", after: str = "with a checkpoint") -> None:
         self.received = 0
+        self.doing, self._after = doing, after
 
     def __enter__(self) -> "Interrupts":
         self._before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -22,9 +29,23 @@ class Interrupts:
     def __exit__(self, *exception: object) -> None:
         self._restore()
 
+    def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
+        """The next one begins, if no evaluation does."""
+        self.doing = "this step"
+
+    def begin_evaluation(self, step: int) -> None:
+        """From now on an evaluation is waited for."""
+        self.doing = "this evaluation"
+
+    def show_evaluation(self, row: dict[str, Any]) -> None:
+        """It is over."""
+        self.doing = "this step"
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self._restore()
+        # past the streams' own buffers and locks, which whatever was interrupted may hold
+        os.write(STDERR, f"\nstopping after {self.doing}, {self._after}\n".encode())
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

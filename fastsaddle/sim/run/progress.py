@@ -8,6 +8,8 @@ from rich.console import Console
 from torch import Tensor
 
 SECONDS_BETWEEN_UPDATES = 0.1
+# where there is no terminal: the longest silence of steps
+SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
@@ -22,7 +24,7 @@ class Progress:
         self.step = start
         self._before = self._seconds = seconds
         self._values = ""
-        self._updated = 0.0
+        self._updated = 0.0 if console.is_terminal else time.perf_counter()
         self._bar = rich_progress.Progress(
             rich_progress.BarColumn(bar_width=8),
             rich_progress.MofNCompleteColumn(),
@@ -49,12 +51,21 @@ class Progress:
         """Count a step; the loss is only read, which waits for a GPU, when the bar is redrawn."""
         self.step, self._seconds = step, seconds
         now = time.perf_counter()
-        if self._bar.disable or now - self._updated < SECONDS_BETWEEN_UPDATES:
+        pause = SECONDS_BETWEEN_LINES if self._bar.disable else SECONDS_BETWEEN_UPDATES
+        if now - self._updated < pause:
             return
         self._updated = now
+        if self._bar.disable:
+            self._say(f"train loss {loss.item():.3f}  {self.steps_per_second:.4g} steps/s")
+            return
         speed = f"{self.steps_per_second:.3g}/s"
         values = f"train loss {loss.item():.3f} {self._values} {speed}"
         self._bar.update(self._task, completed=step, values=values)
+
+    def begin_evaluation(self, step: int) -> None:
+        """Say on a terminal what takes time now; a line elsewhere where there was none for long."""
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=step, values=f"evaluating {self._values}")
 
     def show_evaluation(self, row: dict[str, Any]) -> None:
         """Show a line of metrics.jsonl."""
@@ -65,14 +76,16 @@ class Progress:
         # short enough for a bar on 80 columns
         self._values = f"acc {accuracy} dist {distance} {sent:.0f} MB"
         if self._bar.disable:
-            print(
-                f"step {row['step']:>{len(str(self.steps))}}/{self.steps}  "
+            self._updated = time.perf_counter()
+            self._say(
                 f"test loss {number(row['loss'])}  consensus accuracy {accuracy}  "
                 f"mean {percent(row['mean_accuracy'])}  worst {percent(row['worst_accuracy'])}  "
                 f"consensus distance {distance}  {sent:.1f} MB sent  "
-                f"{self.steps_per_second:.4g} steps/s",
-                flush=True,
+                f"{self.steps_per_second:.4g} steps/s"
             )
+
+    def _say(self, text: str) -> None:
+        print(f"step {self.step:>{len(str(self.steps))}}/{self.steps}  {text}", flush=True)
 
 
 def percent(fraction: float) -> str:

@@ -36,6 +36,9 @@ class TensorBoard:
     def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
         """Nothing: reading the loss of each step would wait for a GPU."""
 
+    def begin_evaluation(self, step: int) -> None:
+        """Nothing."""
+
     def show_evaluation(self, row: dict[str, Any]) -> None:
         """Write a line of metrics.jsonl; values that were not finite are left out."""
         for name, value in row.items():

@@ -19,6 +19,9 @@ class Observer(Protocol):
     def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
         """After each step: how many are done, the mean training loss, still on its device, and what all steps took."""
 
+    def begin_evaluation(self, step: int) -> None:
+        """Before each evaluation: how many steps are done."""
+
     def show_evaluation(self, row: dict[str, Any]) -> None:
         """After each evaluation: the new line of metrics.jsonl."""
 
@@ -38,6 +41,8 @@ def run(job: Job, observers: Sequence[Observer], is_stopped: Callable[[], bool])
         is_last = job.step >= config.steps
         is_evaluated = bool(directory.rows) and directory.rows[-1]["step"] == job.step
         if not is_evaluated and (is_last or job.step % config.evaluation_interval == 0):
+            for observer in observers:
+                observer.begin_evaluation(job.step)
             directory.append(_row(job, clock))
             for observer in observers:
                 observer.show_evaluation(directory.rows[-1])
