@@ -8,7 +8,7 @@ no bit depends on how many they are.
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -69,11 +69,14 @@ def evaluate(
         return 0.0, _count_mapped(stack, slice(first, first + at_once), images, labels)
 
     at_once = AGENTS_AT_ONCE if images.device.type == "cpu" else stack.agents
-    if one_by_one or not _is_mapped(stack, images):
+    plain = one_by_one or not _is_mapped(stack, images)
+    if plain:
         work: list[Work] = [lambda i=i: alone(i) for i in range(stack.agents)]  # type: ignore[misc]
     else:
         work = [lambda i=i: together(i) for i in range(0, stack.agents, at_once)]  # type: ignore[misc]
-    (loss, (right,)), *others = _apart([average, *work], consensus, images)
+    # a setting of all threads, which mapping would change while others compute
+    with nullcontext() if plain else mapping.without_fast_path():
+        (loss, (right,)), *others = _apart([average, *work], consensus, images)
     counts = [count for _, mine in others for count in mine]
     return Evaluation(
         loss=loss / len(labels),
