@@ -56,7 +56,7 @@ def test_ctrl_c_is_answered_while_an_evaluation_goes_on(tmp_path: Path) -> None:
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     begin = time.monotonic()
-    while "stopping after this evaluation, with a checkpoint" not in process.stderr.readline():
+    while "stopping after this evaluation, with a checkpoint" not in process.stdout.readline():
         assert process.poll() is None
     # the evaluation has sixteen such calls
     assert time.monotonic() - begin < 4
@@ -76,7 +76,7 @@ def test_what_is_waited_for_is_named(capfd: pytest.CaptureFixture[str]) -> None:
                 interrupts.show_evaluation({})
             os.kill(os.getpid(), signal.SIGINT)
             assert interrupts.received == signal.SIGINT
-        said.append(capfd.readouterr().err.strip())
+        said.append(capfd.readouterr().out.strip())
     step, evaluation = (
         f"stopping after this {w}, with a checkpoint" for w in ("step", "evaluation")
     )

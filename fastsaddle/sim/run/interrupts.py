@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-STDERR = 2
+STDOUT = 1
 
 
 class Interrupts:
@@ -44,8 +44,8 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self._restore()
-        # past the streams' own buffers and locks, which whatever was interrupted may hold
-        os.write(STDERR, f"\nstopping after {self.doing}, {self._after}\n".encode())
+        # past the stream's own buffer and lock, which what was interrupted may hold
+        os.write(STDOUT, f"\nstopping after {self.doing}, {self._after}\n".encode())
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
