@@ -62,9 +62,7 @@ def _of_others(config: "TrainConfig", name: str) -> str | None:
 def refusal(algorithm: str, name: str, gradient: str) -> str:
     """An algorithm has no use for an option: the error, with those that have."""
     able = methods.taking(methods.SCHEDULED.get(name, name))
-    ways = [
-        f"use {', '.join(able[:-1])} or {able[-1]}" if len(able) > 1 else f"use {able[0]}"
-    ] * bool(able)
+    ways = ["use " + " or ".join(filter(None, (", ".join(able[:-1]), able[-1])))]
     if name in methods.OF_SAM and gradient != composed.SAM:
         ways.insert(0, "add --gradient sam")
         algorithm += "" if gradient == composed.AUTO else f" with --gradient {gradient}"
