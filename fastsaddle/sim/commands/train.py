@@ -108,7 +108,8 @@ def train(job: Job, console: Console, minutes: float | None = None) -> int:
         for line in (*describe(job), *job.notes):
             print(line, flush=True)
         draw_classes(job)
-        stepped = job.directory.rows[-1]["step_seconds"] if job.directory.rows else 0.0
+        rows = job.directory.rows
+        stepped = rows[-1].get("step_seconds", 0.0) if rows else 0.0
         bar = Progress(console, job.config.steps, job.step, stepped)
         progress = stack.enter_context(bar)
         observers = [interrupts, progress, *recorders(job, stack)]

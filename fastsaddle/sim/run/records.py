@@ -82,8 +82,18 @@ class Comparison(_Comparison, total=False):
     chosen: list[ChosenEntry]
 
 
+class Extension(TypedDict):
+    """Numbers that a run had until it was made longer, with the steps done by then."""
+
+    at_step: int
+    steps: int
+    epochs: float | None
+
+
 class Recorded(TypedDict, total=False):
     """What config.json holds besides the options."""
+
+    extended: list[Extension]
 
     cuda_graph_reason: str
     backend: dict[str, str]

@@ -26,13 +26,11 @@ from fastsaddle.sim.run.checkpoint import (
     write_synced,
 )
 from fastsaddle.sim.run.labels import label
-from fastsaddle.sim.run.records import Recorded, Row
+from fastsaddle.sim.run.records import Extension, Recorded, Row
 
 CONFIG = "config.json"
 # options that came with a later version, whose default is not what was done before
 BEFORE = {"cuda_graph": "off"}
-# numbers of steps that a run had before it was made longer
-EXTENDED = "extended"
 # what every version has written to config.json
 ALWAYS_STORED = (
     *("algorithm", "dataset", "data_dir", "model", "agents", "topology", "partition", "alpha"),
@@ -113,18 +111,23 @@ class RunDirectory:
 
     def extend(self, step: int, steps: int, epochs: float | None) -> None:
         """Record another number of steps, and in `extended` what it was, with the steps done by then."""
-        before = {
-            "at_step": step,
-            "steps": self.config["steps"],
-            "epochs": self.config.get("epochs"),
-        }
-        earlier = self.config.get(EXTENDED, [])
-        self.config |= {"steps": steps, "epochs": epochs, EXTENDED: [*earlier, before]}
-        release = self._release
-        write_synced(self.path / "config.json", json.dumps(self.config, indent=2) + "\n")
-        # the file is another one now: the lock of the old one is let go of when there is one of the new
-        self._lock(self.path / "config.json")
-        release()
+        before = Extension(
+            at_step=step, steps=self.config["steps"], epochs=self.config.get("epochs")
+        )
+        earlier = self.config.get("extended", [])
+        self.config |= {"steps": steps, "epochs": epochs, "extended": [*earlier, before]}
+        # the new file is locked before it takes the old one's place
+        partial = self.path / (CONFIG + PARTIAL)
+        descriptor = _opened(self.path, partial, os.O_RDWR | os.O_CREAT)
+        try:
+            partial.write_text(json.dumps(self.config, indent=2) + "\n")
+            replace_synced(partial, self.path / CONFIG)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        self._release()
+        self._release = weakref.finalize(self, os.close, descriptor)
 
     def describe_partition(self, counts: np.ndarray, classes: tuple[str, ...]) -> None:
         """Write partition.json: the samples of each class `[agents, classes]`, and the classes' names."""

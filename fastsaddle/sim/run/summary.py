@@ -134,7 +134,7 @@ def summarize(job: Job, steps_per_second: float, console: Console) -> None:
         ("sent per agent", f"{sent / job.config.agents:.2f} MB"),
         ("sent in total", f"{sent:.2f} MB"),
         ("speed", f"{steps_per_second:.4g} steps/s"),
-        ("time of steps", f"{row['step_seconds']:,.3g} s"),
+        ("time of steps", f"{row.get('step_seconds', 0.0):,.3g} s"),
         ("time of evaluations", _evaluations(row)),
         (
             "gradient evaluations per agent",
