@@ -1,6 +1,7 @@
 """What is said while it takes long, and at once after Ctrl-C; help without ragged lines."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -104,6 +105,8 @@ def test_a_comparison_says_a_line_now_and_then(
     paths = {cell.name: tmp_path / cell.name for cell in cells}
     now, step = [0.0], [0]
     monkeypatch.setattr(comparing.time, "monotonic", lambda: now[0])
+    shares = ("consensus_accuracy", "mean_accuracy", "worst_accuracy")
+    row = dict.fromkeys(("loss", "consensus_distance", "seconds", *shares), 0.5) | {"bytes_sent": 1}
     for path in paths.values():
         path.mkdir()
         (path / "config.json").write_text('{"steps": 100}')
@@ -113,7 +116,7 @@ def test_a_comparison_says_a_line_now_and_then(
             now[0] += 0.5
             step[0] = int(now[0] / 2)
             for path in paths.values():
-                (path / "metrics.jsonl").write_text(f'{{"step": {step[0]}}}\n')
+                (path / "metrics.jsonl").write_text(json.dumps({"step": step[0], **row}) + "\n")
             progress.update()
     lines = capsys.readouterr().out.splitlines()
     assert lines == [

@@ -141,8 +141,10 @@ def _plots(comparisons: list[Comparison], groups: list[RunGroup]) -> list[tuple[
         path = inside(comparison.path, PLOT)
         mine = [g.summary for g in groups if any(comparison.path in r.path.parents for r in g.runs)]
         tuned = tuple(name for choice in comparison.chosen for name in choice.values)
-        if path.exists() and not plot.is_of_curves(mine, tuned):
-            uri = "data:image/png;base64," + base64.b64encode(_picture(path)).decode()
+        if not path.exists():
+            continue
+        uri = "data:image/png;base64," + base64.b64encode(_picture(path)).decode()
+        if not plot.is_of_curves(mine, tuned):
             plots.append((comparison.path.resolve().name, uri))
     return plots
 
