@@ -239,7 +239,7 @@ def _kinds(folder: Path) -> dict[str, Kind]:
         **_run_files(path, made),
         "compare.json": Kind(comparison / "compare.json", lambda: read_all([comparison])),
         "comparison.png": Kind(
-            comparison / "comparison.png", lambda: page._plots(read_all([comparison])[1])
+            comparison / "comparison.png", lambda: page._plots(read_all([comparison])[1], [])
         ),
         **_grids(folder),
         **_data(folder, random),

@@ -130,7 +130,7 @@ def test_a_run_tells_and_goes_on(options: tuple[str, ...], tmp_path: Path) -> No
     (broken / "curves.png").unlink()
     assert main(["train", "--resume", str(broken)]) == 0
     assert last.read_bytes() == expected == (whole / last.name).read_bytes()
-    drop = ("step_seconds", "seconds")
+    drop = ("step_seconds", "evaluation_seconds", "seconds")
     lines = [
         [{k: v for k, v in r.items() if k not in drop} for r in rows(x)] for x in (whole, broken)
     ]
