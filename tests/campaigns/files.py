@@ -48,7 +48,7 @@ TOML = """algorithm = ["dsgd", "qgm"]
 seed = [0, 1]
 lr = 0.1
 [tune]
-rho = [0.1, 0.2]
+weight_decay = [0.0, 0.1]
 [tuning]
 steps = 7
 [[override]]
@@ -58,7 +58,7 @@ lr = [0.2, 0.3]
 YAML = """algorithm: [dsgd, qgm]
 seed: [0, 1]
 momentum: [null, 0.5]
-tune: {rho: [0.1, 0.2]}
+tune: {weight_decay: [0.0, 0.1]}
 override:
   - when: {algorithm: dsgd}
     lr: [0.2, 0.3]
