@@ -44,7 +44,7 @@ VALUES = (
     *("$\\bad$", "\0", "\ud800", "a" * 3000, [], {}, [1], {"a": 1}, [[[]]], "nan", float("nan")),
     *(float("inf"), -(10**400)),
 )
-TOML = """algorithm = ["dsgd", "qgm"]
+TOML = """algorithm = ["dsgd", "qsaddle"]
 seed = [0, 1]
 lr = 0.1
 [tune]
@@ -55,7 +55,7 @@ steps = 7
 when = { algorithm = "dsgd" }
 lr = [0.2, 0.3]
 """
-YAML = """algorithm: [dsgd, qgm]
+YAML = """algorithm: [dsgd, qsaddle]
 seed: [0, 1]
 momentum: [null, 0.5]
 tune: {weight_decay: [0.0, 0.1]}
