@@ -399,10 +399,16 @@ class AgentStack:
         size = f"agents={self.agents}, parameters={self.layout.dim}, device={self.device}"
         return f"AgentStack(\n  {size}\n  {lines}\n)"
 
-    def agent(self, index: int) -> nn.Module:
-        """Agent `index`'s model as a plain module of its own, also while an optimizer has perturbed it."""
+    def agent(self, index: int, perturbed: bool = False) -> nn.Module:
+        """Agent `index`'s model as a plain module of its own.
+
+        Args:
+            index: which agent, from 0 on.
+            perturbed: whether parameters are taken where they stand, which is where gradients are wanted; otherwise
+                they are the model's also while an optimizer has perturbed it.
+        """
         return self._module(
-            self._values(self.rows.models()[index]),
+            self._values((self.x if perturbed else self.rows.models())[index]),
             {name: b[index] for name, b in self.buffers.items()},
         )
 

@@ -114,6 +114,8 @@ def row_norms(rows: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Te
     With `scale`, rows like them, the norms are those of |scale| rows.
     """
     norm = torch.empty(rows.shape[0], dtype=torch.float32, device=rows.device)
+    if not rows.shape[1]:
+        return norm.zero_()
     # one fill for both
     skipped, tickets = norm.new_zeros(2, rows.shape[0], dtype=torch.int32).unbind()
     agent_norm(rows, scale, None, norm, skipped, tickets)

@@ -28,7 +28,7 @@ def bind(optimizer: Optimizer) -> None:
     every = [p for group in optimizer.param_groups for p in group["params"]]
     rows = FlatParameters.over(groups, optimizer.agents, optimizer.stacked, every[0].device)
     device, states = rows.x.device, optimizer.states
-    fits = live.rows is rows and live.version == rows.version
+    fits = live.rows is rows and live.version == rows.version and len(live.layouts) == len(groups)
     # what fails here is done again by the next step: no layout has this version
     live.rows, live.version = rows, -1
     mine = [p for group in groups for p in group]
@@ -55,17 +55,16 @@ def bind(optimizer: Optimizer) -> None:
     live.dim = sum(p.numel() for p in mine) // optimizer.agents
     live.count = len(mine)
     forget(optimizer, every)
-    set_aside(optimizer, every)
+    set_aside(optimizer)
     keep_masters(optimizer, mine)
     for state in states:
         if state.width == "columns":
             parts = rows.parts(live.flat_state[state.name])
             fill(optimizer, state, mine, parts)
         elif state.is_per_agent:
-            numbers = live.scalar_state[state.name]
-            parts = [numbers[index] for index, group in enumerate(groups) for _ in group]
-            fill(optimizer, state, mine, parts)
+            fill_numbers(optimizer, state, groups)
     bind_rounds(optimizer, mine)
+    live.held = [(p, name, part) for p in mine for name, part in optimizer.state[p].items()]
     optimizer.gradient.bind(optimizer)
     optimizer.rule.bind(optimizer)
     live.version = rows.version
@@ -84,14 +83,23 @@ def forget(optimizer: Optimizer, every: list[Parameter]) -> None:
         del optimizer.state[p]
 
 
-def set_aside(optimizer: Optimizer, every: list[Parameter]) -> None:
-    """Give the state of parameters that stand still memory of its own, until they move again."""
-    for p in every:
-        if not p.requires_grad and p in optimizer.state:
-            held = optimizer.state[p]
-            for name, value in held.items():
-                if isinstance(value, torch.Tensor) and value is not optimizer.rounds:
-                    held[name] = value.clone()
+def set_aside(optimizer: Optimizer) -> None:
+    """Give the state of parameters that stand still memory of its own, until they move again.
+
+    Numbers of their group are those of the parameters that move; they wait only where none does.
+    """
+    of_group = {state.name for state in optimizer.states if state.is_per_agent}
+    for group in optimizer.param_groups:
+        still = [p for p in group["params"] if not p.requires_grad and p in optimizer.state]
+        dropped = of_group if moving(group) else set()
+        for p in still:
+            optimizer.state[p] = {
+                name: value.clone()
+                if isinstance(value, torch.Tensor) and value is not optimizer.rounds
+                else value
+                for name, value in optimizer.state[p].items()
+                if name not in dropped
+            }
 
 
 def keep_masters(optimizer: Optimizer, mine: list[Parameter]) -> None:
@@ -151,6 +159,19 @@ def fill(
         optimizer.state[p][state.name] = part
 
 
+def fill_numbers(optimizer: Optimizer, state: State, groups: list[list[Parameter]]) -> None:
+    """Fill one number for each group and agent, and make it the state of all of its parameters."""
+    for numbers, group in zip(optimizer.live.scalar_state[state.name], groups, strict=True):
+        found = (optimizer.state[p].get(state.name) for p in group)
+        held = next((value for value in found if value is not None), None)
+        if held is None:
+            numbers.zero_()
+        else:
+            numbers.copy_(held)
+        for p in group:
+            optimizer.state[p][state.name] = numbers
+
+
 def mean_parts(optimizer: Optimizer) -> list[torch.Tensor]:
     """The agents' mean model, each parameter's part with a leading dimension of one."""
     columns = optimizer.model_columns
@@ -168,3 +189,7 @@ def bind_rounds(optimizer: Optimizer, mine: list[Parameter]) -> None:
             rounds.copy_(held)
         for p in mine:
             optimizer.state[p][name] = rounds
+        # of those that stand still too: the steps done are everybody's
+        for p, state in optimizer.state.items():
+            if isinstance(p, torch.Tensor) and name in state:
+                state[name] = rounds

@@ -26,7 +26,8 @@ class Live:
         rows: the flat buffers; version: of their layout, when state was last laid out like them.
         flat_state: buffers by name; scalar_state: numbers `[groups, agents]` by name.
         layouts: where each group's tensors lie in its columns; dim: numbers of one agent that steps move;
-            count: parameters that they are in.
+            count: parameters that they are in;
+            held: each of these with the name and the value of each of its states.
         rounds: int64, 0-d: steps done.
         squares: `[groups, rows sent, agents, 2]` float64, see `Optimizer.squares`.
         skipped, tickets: `[agents]` int32: gradients that were not finite; what the norm's kernel counts with.
@@ -56,6 +57,7 @@ class Live:
         self.bytes_sent = 0
         self.dim = 0
         self.count = 0
+        self.held: list[tuple[Parameter, str, Any]] = []
         self.locals: LocalOptimizers | None = None
         self.held_locals: list[dict[str, Any]] | None = None
         self.made: dict[str, Any] = {}

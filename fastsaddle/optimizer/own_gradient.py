@@ -110,6 +110,9 @@ class Probe:
 
 
 def message(optimizer: Optimizer) -> str:
+    """What is wrong with a closure that added its gradient, and what to write."""
+    ascent = optimizer.gradient.ascent
+    ahead = ascent is not None and ascent.ascends_along_momentum
     by_hand = optimizer.gradient.needs_closure is None and optimizer.passes == 2
     return (
         f"gradients must be zeroed by the closure of {optimizer.who}, which got its gradient added to those that were "
@@ -118,6 +121,8 @@ def message(optimizer: Optimizer) -> str:
             "to accumulate over batches (accumulate_grad_batches), call backward on each of them, "
             "perturb(zero_grad=True), backward on each again, and step()"
             if by_hand
+            else "to accumulate over batches (accumulate_grad_batches), call train(), backward on each, and step()"
+            if ahead and optimizer.gradient.needs_closure is None
             else "batches cannot be accumulated (accumulate_grad_batches) where gradients are taken at other models"
         )
     )

@@ -1,4 +1,4 @@
-"""Refuses saved states that do not fit, before anything is loaded."""
+"""Saved states: what is refused before loading, float32 values that torch would cast, models under `train()`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import Parameter
 
-from fastsaddle.optimizer.binding import MASTER, moving
+from fastsaddle.optimizer.binding import MASTER
 from fastsaddle.optimizer.rounded_parameters import is_rounded
 from fastsaddle.optimizer.state import ROUND, State, copy_name
 
@@ -26,15 +26,16 @@ def check_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
     }
     for index, p in zip(saved, mine, strict=False):
         held = state_dict["state"].get(index, {})
-        check_copies(optimizer, index, held)
+        check_together(optimizer, index, held)
         check_counted(optimizer, index, held)
         for name, value in held.items():
             if name in shapes and not isinstance(value, torch.Tensor):
                 raise ValueError(
                     f"state {name} of parameter {index} must be a tensor, got {value!r}"
                 )
-            shape = shapes[name](p) if name in shapes else p.shape
-            if isinstance(value, torch.Tensor) and value.shape != shape:
+            # of other names some other optimizer knows the shapes
+            shape = shapes[name](p) if name in shapes else None
+            if shape is not None and value.shape != shape:
                 raise ValueError(
                     f"state {name} of parameter {index} must have shape {tuple(shape)}, "
                     f"got {tuple(value.shape)}"
@@ -70,7 +71,8 @@ def models_ahead(optimizer: Optimizer) -> dict[Parameter, torch.Tensor]:
     """Where `train()` has parameters stand elsewhere: the float32 models, by parameter; otherwise empty."""
     if not optimizer.live.trains:
         return {}
-    moved = [p for group in optimizer.param_groups for p in moving(group)]
+    # as they were laid out when they moved, whatever groups name by now
+    moved = optimizer.rows.parameters[: optimizer.count]
     return dict(zip(moved, optimizer.phase.home_parts, strict=False))
 
 
@@ -79,11 +81,11 @@ def replace_masters(
 ) -> None:
     """Let a state that is to be saved hold models as masters, where `train()` has these stand elsewhere."""
     for p, model in models_ahead(optimizer).items():
-        if MASTER in optimizer.state[p]:
+        if p in keys and MASTER in optimizer.state[p]:
             state[keys[p]] = {**state[keys[p]], MASTER: model.clone()}
 
 
-def check_copies(optimizer: Optimizer, index: int, held: Mapping[str, Any]) -> None:
+def check_together(optimizer: Optimizer, index: int, held: Mapping[str, Any]) -> None:
     """Raise ValueError where parameter `index` comes with a part of what belongs together."""
     for row in optimizer.rule.sends:
         together = [copy_name(row, state.name) for state in optimizer.communicator.states]

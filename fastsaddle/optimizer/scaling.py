@@ -48,11 +48,15 @@ def unscale(optimizer: Optimizer, told: dict[str, Any]) -> None:
 
 def refuse_closure(optimizer: Optimizer) -> None:
     """Raise RuntimeError: a scaler does not learn which of a closure's gradients overflow."""
+    ascent = optimizer.gradient.ascent
     by_hand = optimizer.gradient.needs_closure is None
+    ahead = by_hand and ascent is not None and ascent.ascends_along_momentum
     raise RuntimeError(
         f"GradScaler.step takes no closure for {optimizer.who}, as it would not learn of overflows in it: "
         + (
-            "scaler.scale(loss).backward(); scaler.unscale_(optimizer); optimizer.perturb(zero_grad=True); "
+            "optimizer.train(); scaler.scale(loss).backward(); scaler.step(optimizer); scaler.update()"
+            if ahead
+            else "scaler.scale(loss).backward(); scaler.unscale_(optimizer); optimizer.perturb(zero_grad=True); "
             "scaler.update(); scaler.scale(second_loss).backward(); scaler.step(optimizer); scaler.update()"
             if by_hand
             else "train without a scaler, in bfloat16"

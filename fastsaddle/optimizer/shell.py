@@ -422,7 +422,21 @@ class Optimizer(torch.optim.Optimizer):
             self.rows.phase = self.phase
 
     def follow(self) -> None:
-        """Find parameters that were moved, by hand or into other buffers, and lay the state out like them."""
+        """Find parameters that were moved, by hand or into other buffers, and lay the state out like them.
+
+        bfloat16 parameters that somebody wrote to are taken over as well.
+        """
+        self._find()
+        if self.rows.rounded is not None:
+            self.rows.rounded.absorb()
+
+    def _find(self) -> None:
+        """Lay everything out anew where parameters or state are not where they were."""
+        if torch.is_inference_mode_enabled():
+            # what is made here is used outside of it
+            with torch.inference_mode(False), torch.no_grad():
+                self._find()
+            return
         if self.rows.deserted:
             self._bind()
         self.rows.verify()
@@ -430,12 +444,15 @@ class Optimizer(torch.optim.Optimizer):
         is_home = self.phase.home is None
         if self.live.version != self.rows.version or (is_home and self._has_others):
             self._bind()
-        if self.rows.rounded is not None:
-            self.rows.rounded.absorb()
+        elif any(self.state[p].get(name) is not part for p, name, part in self.live.held):
+            # reset or exchanged by hand
+            self._bind()
 
     @property
     def _has_others(self) -> bool:
         """Whether other parameters are to move than lie in the buffers."""
+        if len(self.param_groups) != len(self.live.layouts):
+            return True
         for group, held in zip(self.param_groups, self.rows.groups, strict=False):
             named = group["params"]
             # the usual case without a list of its own
@@ -548,11 +565,10 @@ class Optimizer(torch.optim.Optimizer):
         with Commit(), torch.no_grad():
             phase.steps = True
             try:
-                if live.trains and self._has_others:
-                    with self._at_models():
-                        self.follow()
+                if phase.home is not None and self._has_others:
+                    self._follow_perturbed()
                 if told and overflowed(self, told):
-                    self.restore()
+                    self._restore()
                     return None
                 loss = self.gradient.take(self, closure, closure_passes)
                 unscale(self, told)
@@ -565,6 +581,17 @@ class Optimizer(torch.optim.Optimizer):
             finally:
                 phase.steps = False
         return loss
+
+    def _follow_perturbed(self) -> None:
+        """Other parameters are to move than were perturbed."""
+        if not self.live.trains:
+            raise RuntimeError(
+                "parameters cannot be frozen, freed or exchanged between perturb() and step(); "
+                "they hold the models again"
+            )
+        self._restore()
+        self.follow()
+        self.live.trains = self.gradient.go_ahead(self)
 
     def _commit(self) -> None:
         """From gradients to the next models, whole or not at all."""
@@ -672,11 +699,18 @@ class Optimizer(torch.optim.Optimizer):
         For SAM gradients: x + rho g / ||g||. `step()` then goes on from x. Agents whose gradient is not finite stay
         where they are: `step()` refuses it, or is skipped where a GradScaler drives it.
 
+        Args:
+            zero_grad: whether gradients are zeroed afterwards.
+
         Raises:
-            RuntimeError: the parameters are perturbed already, or this gradient perturbs nothing.
+            RuntimeError: the parameters are perturbed already, this gradient perturbs nothing, or a step is in
+                progress.
+            ValueError: rho out of range, or a sparse gradient; nothing has moved.
         """
+        self._refuse_in_step("perturbed")
         if self.perturbed:
-            raise RuntimeError("the parameters are perturbed already: step() or restore() first")
+            first = "eval()" if self.live.trains else "step() or restore()"
+            raise RuntimeError(f"the parameters are perturbed already: {first} first")
         try:
             with Commit() as commit, torch.no_grad():
                 try:
@@ -684,11 +718,11 @@ class Optimizer(torch.optim.Optimizer):
                     commit.deliver()
                 except BaseException:
                     # while further signals wait
-                    self.restore()
+                    self._restore()
                     raise
         except BaseException:
             # what came since: a signal that is told of here must not leave a perturbed model
-            self.restore()
+            self._restore()
             raise
 
     def first_step(self, zero_grad: bool = False) -> None:
@@ -709,7 +743,7 @@ class Optimizer(torch.optim.Optimizer):
             self.phase.clear()
             self.gradient.go_ahead(self)
         else:
-            self.restore()
+            self._restore()
 
     def train(self, mode: bool = True) -> None:
         """Let parameters stand where the next gradient is to be taken, from here on and after each step.
@@ -723,8 +757,10 @@ class Optimizer(torch.optim.Optimizer):
             mode: False is `eval()`.
 
         Raises:
-            RuntimeError: the parameters were perturbed by hand.
+            RuntimeError: the parameters were perturbed by hand, or a step is in progress.
+            ValueError: rho out of range; nothing has moved.
         """
+        self._refuse_in_step("put into train()")
         if not mode:
             self.eval()
             return
@@ -735,8 +771,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def eval(self) -> None:
         """Let parameters hold the models again after `train()`, exactly; a new optimizer is in this state."""
+        self._refuse_in_step("put into eval()")
         if self.live.trains:
-            self.restore()
+            self._restore()
 
     @contextmanager
     def _at_models(self) -> Iterator[None]:
@@ -750,7 +787,17 @@ class Optimizer(torch.optim.Optimizer):
                 self.train()
 
     def restore(self) -> None:
-        """Undo a perturbation exactly, for evaluation or a skipped step; does nothing where there is none."""
+        """Undo a perturbation exactly, for evaluation or a skipped step; does nothing where there is none.
+
+        It ends `train()`.
+
+        Raises:
+            RuntimeError: a step is in progress.
+        """
+        self._refuse_in_step("restored")
+        self._restore()
+
+    def _restore(self) -> None:
         live = self.live
         with Commit(), torch.no_grad():
             if live.phase.home is not None:
@@ -768,6 +815,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RuntimeError: a method on a graph, whose agents never meet; or parameters are perturbed.
         """
+        self._refuse_in_step("synchronized")
         self.refuse_perturbed("synchronized")
         with Commit(), torch.no_grad(), use_backend(self.backend), self._at_models():
             self.follow()
@@ -776,11 +824,16 @@ class Optimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zero all gradients in one write. They stay views of the flat buffer, whatever `set_to_none` says."""
-        self.follow()
+        self._find()
         self.rows.zero_gradients(len(self.param_groups))
         note_zeroed(self)
 
     # -- saving and loading
+
+    def _refuse_in_step(self, what: str) -> None:
+        """Raise RuntimeError while a step is in progress: a closure would pull its models away."""
+        if self.phase.steps:
+            raise RuntimeError(f"the optimizer cannot be {what} while a step is in progress")
 
     def refuse_perturbed(self, what: str) -> None:
         """Raise RuntimeError where parameters are perturbed by hand."""
@@ -850,7 +903,7 @@ class Optimizer(torch.optim.Optimizer):
             "rounds": self.rounds,
             "skipped": self.skipped,
             "locals": own,
-            "models": [model.clone() for model in models_ahead(self).values()],
+            "models": {p: model.clone() for p, model in models_ahead(self).items()},
         }
         kept = super().__getstate__()
         if self.live.trains:
@@ -877,8 +930,7 @@ class Optimizer(torch.optim.Optimizer):
             self.live = live = Live()
             live.bytes_sent, live.held_locals = counted["bytes_sent"], counted["locals"]
             live.rounds, live.skipped = counted["rounds"], counted["skipped"]
-            moved = [p for group in self.param_groups for p in moving(group)]
-            for p, model in zip(moved, counted.get("models", ()), strict=False):
+            for p, model in counted["models"].items():
                 p.data.copy_(model)
         for group in self.param_groups:
             # a state saved by an earlier version, or by torch's SGD, lacks some

@@ -37,7 +37,7 @@ class Plain(Engine):
     def gradients(self, inputs, targets, loss, features):
         losses = []
         for agent in range(self.stack.agents):
-            model = self.stack.agent(agent)
+            model = self.stack.agent(agent, perturbed=True)
             found = loss(model(inputs[agent]), targets[agent])
             found.backward()
             for name, row in self.stack.named_gradients():
