@@ -9,7 +9,7 @@ import torch
 
 
 class Threads:
-    """What is known of this process.
+    """Whether this process is a forked child, and whether its kernels have used several threads.
 
     Attributes:
         forked: whether it is a forked child.

@@ -39,7 +39,10 @@ class LookSAM(Ascent):
 
     Args:
         period: steps from one full step to the next, >= 1.
-        strength: alpha >= 0; 0.7 and 0.2 are in public code.
+        strength: alpha >= 0, finite; 0.7 and 0.2 are in public code.
+
+    Raises:
+        ValueError: a period that is no whole number >= 1, or a strength out of range.
     """
 
     counts: ClassVar[bool] = True
@@ -73,8 +76,11 @@ class ESAM(Ascent):
     does. Du et al. 2021 (arXiv:2110.03141), algorithm 1 and the authors' code.
 
     Args:
-        weights: beta in (0, 1].
-        samples: gamma in (0, 1], for whoever writes the closure.
+        weights: beta in (0, 1], the chance of a tensor to be perturbed.
+        samples: gamma in (0, 1], the part of a batch that the second pass keeps, for whoever writes the closure.
+
+    Raises:
+        ValueError: a number out of range.
     """
 
     counts: ClassVar[bool] = True

@@ -57,8 +57,7 @@ class Cross(Gradient):
         perturb: Literal["all", "self"] = "all",
         mixed_self_gradient: bool = False,
     ) -> None:
-        if kind not in ("data", "model"):
-            raise ValueError(f'cross_gradients must be "data" or "model", got {kind!r}')
+        check_kind("kind", kind)
         if perturb not in ("all", "self"):
             raise ValueError(f'perturb must be "all" or "self", got {perturb!r}')
         self.kind, self.of = kind, at_one_model(of)
@@ -217,6 +216,12 @@ class Cross(Gradient):
         if self.kind == "data" and isinstance(communicator, CompressedGossip):
             return communicator.choco.compressor
         return None
+
+
+def check_kind(name: str, kind: str) -> None:
+    """Raise ValueError, which calls it `name`, for another kind of cross-gradients than "data" and "model"."""
+    if kind not in ("data", "model"):
+        raise ValueError(f'{name} must be "data" or "model", got {kind!r}')
 
 
 def models_of(communicator: Communicator) -> int:

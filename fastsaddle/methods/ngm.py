@@ -9,7 +9,7 @@ from fastsaddle.comm.choco import Choco
 from fastsaddle.comm.gossip import Gossip
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.gradients.ascents import Ascent
-from fastsaddle.gradients.cross import Cross
+from fastsaddle.gradients.cross import Cross, check_kind
 from fastsaddle.gradients.sam import SAM
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.optimizer.shell import Optimizer
@@ -80,6 +80,7 @@ class NGM(Optimizer):
         backend: str | None = None,
         seed: int = 0,
     ) -> None:
+        check_kind("cross_gradients", cross_gradients)
         super().__init__(
             params,
             lr,
@@ -160,6 +161,7 @@ class NSADDLe(Optimizer):
         backend: str | None = None,
         seed: int = 0,
     ) -> None:
+        check_kind("cross_gradients", cross_gradients)
         super().__init__(
             params,
             lr,

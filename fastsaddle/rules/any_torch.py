@@ -107,13 +107,18 @@ class LocalOptimizers:
                 )
             self.optimizers.append(optimizer)
         self._held = [Held(optimizer) for optimizer in self.optimizers]
+        # each parameter with its gradient and its address, as they were attached to these rows of this version
+        self._attached: list[tuple[Parameter, torch.Tensor | None, int]] = []
+        self._rows: tuple[Any, int] = (None, -1)
 
     def attach(self, owner: Optimizer) -> None:
-        """Point parameters and gradients at the owner's buffers, wherever those lie now."""
+        """Point parameters and gradients at the owner's buffers, wherever those lie now; frozen ones at the owner's."""
         theirs = [p for group in owner.param_groups for p in group["params"]]
         rows = owner.rows
         parts = zip(rows.parts(rows.x), rows.parts(rows.g), strict=True)
         lying = dict(zip(map(id, rows.parameters), parts, strict=True))
+        self._attached, self._rows = [], (None, -1)
+        attached = []
         for agent, groups in enumerate(self.parameters):
             mine = [p for group in groups for p in group]
             if [p.shape for p in mine] != [p.shape[1:] for p in theirs]:
@@ -127,10 +132,25 @@ class LocalOptimizers:
                     value, gradient = lying[id(stacked)]
                     p.data = value[agent]
                     p.grad = gradient[agent]
+                else:
+                    # it has no columns, and would keep alive those that it had
+                    p.data = stacked.detach()[agent].float()
+                attached.append((p, p.grad, p.data_ptr()))
+        self._attached, self._rows = attached, (rows, rows.version)
+
+    def _is_attached(self, owner: Optimizer) -> bool:
+        """Whether nothing was laid out anew, and no local optimizer has put others in the place of its tensors."""
+        rows, version = self._rows
+        return (
+            rows is owner.rows
+            and version == rows.version
+            and all(p.grad is grad and p.data_ptr() == at for p, grad, at in self._attached)
+        )
 
     def step(self, owner: Optimizer, norm: torch.Tensor) -> None:
         """A step of every agent whose gradient norm, of `norm` `[agents]`, is finite."""
-        self.attach(owner)
+        if not self._is_attached(owner):
+            self.attach(owner)
         rates = [each_rate(group["lr"], len(self.optimizers)) for group in owner.param_groups]
         for agent, finite in enumerate(norm.isfinite().tolist()):
             if finite:
@@ -190,7 +210,7 @@ class Held:
         if not isinstance(value, torch.Tensor):
             return deepcopy(value)
         memory = self._memory.get((p, name))
-        if memory is None or memory.shape != value.shape or memory.dtype != value.dtype:
+        if memory is None or differs(memory, value):
             memory = self._memory[p, name] = torch.empty_like(value)
         return memory.copy_(value)
 
@@ -204,6 +224,12 @@ class Held:
             for name in group.keys() - before.keys() - {"params"}:
                 del group[name]
             group.update(before)
+
+
+def differs(memory: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether memory cannot hold a value as it is."""
+    kinds = [(t.shape, t.dtype, t.device) for t in (memory, value)]
+    return kinds[0] != kinds[1]
 
 
 def each_rate(lr: Any, agents: int) -> list[Any]:

@@ -413,6 +413,7 @@ def test_copies_step_like_the_original(name: str, variant: str, seed: int) -> No
     [
         ("NGM", {"cross_gradients": "both"}, "cross_gradients must be .*got 'both'"),
         ("NSADDLe", {"cross_gradients": "both"}, "cross_gradients must be .*got 'both'"),
+        ("NGM", {"cross_gradients": None}, "cross_gradients must be .*got None"),
         ("NSADDLe", {"perturb": "none"}, "perturb must be .*got 'none'"),
         ("NSADDLe", {"rho": -0.1}, "rho must be >= 0 and finite, got -0.1"),
         ("NGM", {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1"),
@@ -428,3 +429,9 @@ def test_bad_options(method: str, options: dict[str, Any], message: str, seed: i
     with pytest.raises(ValueError, match=message):
         getattr(fs, method)(parameters, **{"lr": 0.1, "topology": "ring", **options})
     assert all(map(torch.equal, parameters, before))
+
+
+@pytest.mark.parametrize("kind", ["both", None, "DATA"])
+def test_a_part_calls_its_arguments_as_they_are(kind: Any) -> None:
+    with pytest.raises(ValueError, match=f'^kind must be "data" or "model", got {kind!r}$'):
+        fs.gradients.Cross(kind=kind)

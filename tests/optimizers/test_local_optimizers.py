@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import fastsaddle as fs
+from fastsaddle.rules.any_torch import Held, LocalOptimizers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 AGENTS = 3
@@ -166,3 +167,86 @@ def test_the_last_agents_missing_closure_leaves_the_first_ones(seed: int) -> Non
         optimizer.step()
     assert all(map(torch.equal, before, [p.detach() for p in given]))
     assert not any(len(one.state) for one in made)
+
+
+def step_by(optimizer: Any, given: list[nn.Parameter], grads: list[torch.Tensor]) -> None:
+    for p, grad in zip(given, grads, strict=True):
+        if p.requires_grad:
+            p.grad = grad.clone()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_frozen_parameter_lies_in_no_former_buffer(name: str, seed: int) -> None:
+    given, draws = parameters(seed), gradients(seed, parameters(seed))
+    optimizer = METHODS[name](given, 0.1, LOCAL["AdamW"])
+    step_by(optimizer, given, next(draws))
+    given[0].requires_grad_(False)
+    given[0].data = given[0].detach().clone()
+    step_by(optimizer, given, next(draws))
+    for agent, ((frozen, *_),) in enumerate(optimizer.locals.parameters):
+        assert frozen.grad is None and not frozen.requires_grad
+        assert frozen.data_ptr() == given[0][agent].data_ptr()
+    with torch.no_grad():
+        given[0].normal_()
+    for agent, ((frozen, *_),) in enumerate(optimizer.locals.parameters):
+        assert torch.equal(frozen, given[0][agent])
+    before = given[0].detach().clone()
+    step_by(optimizer, given, next(draws))
+    assert torch.equal(given[0], before)
+    given[0].requires_grad_(True)
+    step_by(optimizer, given, next(draws))
+    assert not torch.equal(given[0], before)
+
+
+@pytest.mark.parametrize("local", LOCAL)
+@pytest.mark.parametrize("name", METHODS)
+def test_parameters_are_attached_again_where_it_is_needed(
+    name: str, local: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that attaches in each step: when nothing moved, and where gradients or values were replaced."""
+    attached: list[int] = []
+    attach = LocalOptimizers.attach
+
+    def counted(self: LocalOptimizers, owner: Any) -> None:
+        attached.append(id(self))
+        attach(self, owner)
+
+    monkeypatch.setattr(LocalOptimizers, "attach", counted)
+    both = [parameters(seed) for _ in range(2)]
+    optimizer, twin = (METHODS[name](given, 0.05, LOCAL[local]) for given in both)
+    draws = gradients(seed, both[0])
+
+    def attachments(disturb: Callable[[], Any]) -> int:
+        grads = next(draws)
+        disturb()
+        attached.clear()
+        step_by(optimizer, both[0], grads)
+        found = attached.count(id(optimizer.locals))
+        twin.locals.attach(twin)
+        step_by(twin, both[1], grads)
+        assert all(map(torch.equal, both[0], both[1]))
+        return found
+
+    assert not any(attachments(lambda: None) for _ in range(3))
+    mine = optimizer.locals.parameters[1][0][2]
+    assert attachments(optimizer.locals.optimizers[1].zero_grad) == 1
+    assert attachments(lambda: setattr(mine, "grad", torch.randn(7))) == 1
+    assert attachments(lambda: setattr(mine, "data", torch.randn(7))) == 1
+    assert attachments(lambda: setattr(both[0][1], "data", both[0][1].detach().clone())) >= 1
+    assert attachments(lambda: None) == 0
+
+
+def test_a_state_that_moved_to_another_device_is_kept_there(seed: int) -> None:
+    p = nn.Parameter(torch.randn(5, generator=torch.Generator().manual_seed(seed)))
+    optimizer = torch.optim.AdamW([p])
+    p.grad = torch.randn(5)
+    optimizer.step()
+    held, kept = Held(optimizer), optimizer.state[p]["exp_avg_sq"].clone()
+    held.remember()
+    optimizer.state[p]["exp_avg"] = moved = optimizer.state[p]["exp_avg"].to("meta")
+    held.remember()
+    optimizer.state[p]["exp_avg_sq"].normal_()
+    held.put_back()
+    assert optimizer.state[p]["exp_avg"] is moved
+    assert torch.equal(optimizer.state[p]["exp_avg_sq"], kept)

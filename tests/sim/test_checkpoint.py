@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
+from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.report.runs import PARTITION
 from fastsaddle.sim.run import checkpoint
-from fastsaddle.sim.run.run_dir import RunDirectory, check_new
+from fastsaddle.sim.run.job import CLASSES, CURVES
+from fastsaddle.sim.run.run_dir import CONFIG, RunDirectory, check_new
 
 
 def random_state(seed: int) -> dict[str, Tensor]:
@@ -90,6 +95,34 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path, seed: int) ->
         (tmp_path / name).write_bytes(b"half")
     checkpoint.remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_all_that_a_run_writes_is_known_half_written(tmp_path: Path) -> None:
+    digest = f"{random.getrandbits(64):016x}"
+    for name in (
+        *(CONFIG, PARTITION, DIVERGED, SHARPNESS, CURVES, CLASSES, "metrics.jsonl"),
+        *("checkpoint-0.safetensors", "checkpoint-120.safetensors", f"surface-{digest}.npz"),
+    ):
+        with checkpoint.writing(tmp_path / name) as partial:
+            partial.write_text("half")
+            assert checkpoint.is_leftover(partial)
+        assert not checkpoint.is_leftover(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("thesis.partial", ".partial", "config.json.partial.partial", "my-config.json.partial"),
+        *("checkpoint-best.safetensors.partial", "surface-1.npz.partial", "notes.tmpB5pQzg"),
+        *(".tmp", ".tmp.txt", ".tmp-notes", ".tmpB5pQz", ".tmpB5pQzg1", ".tmpB5pQzg\n"),
+    ],
+)
+def test_files_of_others_are_no_leftovers(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    checkpoint.remove_leftovers(tmp_path)
+    with pytest.raises(ValueError, match="is not empty"):
+        RunDirectory.create(tmp_path, {"steps": 9})
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "mine")]
 
 
 def test_damaged_files_are_named(tmp_path: Path, seed: int) -> None:

@@ -266,7 +266,7 @@ def test_json_that_is_none(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_what_a_killed_process_left_is_taken_over(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    for name in ("config.json.partial", "checkpoint-3.safetensors.partial", ".tmpXy3"):
+    for name in ("config.json.partial", "checkpoint-3.safetensors.partial", ".tmpXy3b0Q"):
         (out / name).write_text('{"agents": ')
     assert main(["train", *OPTIONS, "--out", str(out)]) == 0
     assert ends_as(out, finished)

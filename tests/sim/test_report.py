@@ -611,6 +611,32 @@ def test_the_section_says_why_there_is_no_surface(trained: Run) -> None:
     assert f"None for run: {trained.name} has no checkpoint." in caption()
 
 
+def test_no_surface_comes_from_outside_of_a_run(trained: Run, tmp_path: Path) -> None:
+    """Neither by a checkpoint nor by a kept surface that is a link, which a page would show as the run's."""
+
+    def caption() -> str:
+        picture = surface_figures.draw(groups_of(trained.path), 10, 3, None)
+        assert not picture.panels
+        assert str(tmp_path) not in picture.caption
+        return picture.caption
+
+    surfaces.surface(trained, 10, 3, None)
+    (kept,) = trained.path.glob("surface-*.npz")
+    whole = trained.path / "checkpoint-60.safetensors"
+    for path in (kept, whole):
+        outside = tmp_path / path.name
+        path.rename(outside)
+        path.symlink_to(outside)
+        before = outside.read_bytes()
+        with pytest.raises(ValueError, match=f"{path.name} leads out of .*, and is not read"):
+            surfaces.surface(trained, 10, 3, None)
+        assert f"{path.name} leads out of" in caption()
+        assert outside.read_bytes() == before
+        path.unlink()
+        outside.rename(path)
+    assert surface_figures.draw(groups_of(trained.path), 10, 3, None).panels
+
+
 def test_missing_data_are_told(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", 0, dataset="fashion-mnist", data_dir=tmp_path / "nowhere")
     checkpoint.save(path, {"x": torch.ones(6, 3)}, 60, {})

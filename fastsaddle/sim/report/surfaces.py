@@ -13,6 +13,7 @@ from fastsaddle import sharpness
 from fastsaddle.sim.data import arrays
 from fastsaddle.sim.data.agent_data import AgentData
 from fastsaddle.sim.data.dataset import Dataset
+from fastsaddle.sim.report.paths import inside
 from fastsaddle.sim.report.runs import Run
 from fastsaddle.sim.run import checkpoint, initial_models
 from fastsaddle.sim.run.batch_statistics import reestimate
@@ -39,11 +40,12 @@ def surface(run: Run, samples: int, points: int, data_dir: Path | None) -> Surfa
     the run read them from. Taken from the run's directory where it was computed before for the same checkpoint and
     numbers.
 
-    Raises ValueError or OSError where there is no checkpoint, no data, or a damaged file.
+    Raises ValueError or OSError where there is no checkpoint, no data, a damaged file, or a link that leads out of the
+    run's directory.
     """
     path, tensors, step = _latest(run)
     numbers = f"{samples} {points} {EXTENT} {SEED}"
-    kept = run.path / f"surface-{_digest(path, numbers)}.npz"
+    kept = inside(run.path, f"surface-{_digest(path, numbers)}.npz")
     if kept.exists():
         return Surface(_load(kept, points), step)
     config = replace(run.config, device="auto", data_dir=data_dir or run.config.data_dir)
@@ -67,7 +69,8 @@ def surface(run: Run, samples: int, points: int, data_dir: Path | None) -> Surfa
 def _latest(run: Run) -> tuple[Path, dict[str, Tensor], int]:
     """The latest whole checkpoint of as many agents as the run has: path, tensors and step."""
     error = ValueError(f"{run.path} has no checkpoint")
-    for _, path in checkpoint.find(run.path):
+    for _, found in checkpoint.find(run.path):
+        path = inside(run.path, found.name)
         try:
             tensors, step, _ = checkpoint.load(path)
         except ValueError as damage:

@@ -25,6 +25,12 @@ COUNTER = "counter."
 CHECKSUM = "sha256"
 # a counter that came with the checksum: a file that has one without the other was written again by something else
 FORMAT = "format"
+# what a killed process may leave in a run's directory: its own files half written, and safetensors' temporary ones
+LEFTOVER = re.compile(
+    r"(?:(?:config|partition|diverged|sharpness)\.json|metrics\.jsonl|(?:curves|classes)\.png"
+    rf"|checkpoint-\d+\.safetensors|surface-[0-9a-f]{{16}}\.npz){re.escape(PARTIAL)}"
+    r"|\.tmp[A-Za-z0-9]{6}"
+)
 
 
 def save(
@@ -133,8 +139,8 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file was being written by a process that was killed, or still is."""
-    return path.is_file() and (path.name.endswith(PARTIAL) or path.name.startswith(".tmp"))
+    """Whether a file of a run was being written by a process that was killed, or still is; no other has its name."""
+    return path.is_file() and LEFTOVER.fullmatch(path.name) is not None
 
 
 @contextmanager
