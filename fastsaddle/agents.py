@@ -14,7 +14,7 @@ from torch.nn.modules.module import _IncompatibleKeys as IncompatibleKeys
 from fastsaddle.metrics import consensus_mean
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
-from fastsaddle.stacks import mapping
+from fastsaddle.stacks import losses, mapping
 from fastsaddle.stacks.modules import check_module, drawn_anew
 
 
@@ -228,17 +228,17 @@ class AgentStack:
         arguments.check(self.agents)
         if self._is_criterion_mapped:
             try:
-                return _MeanLoss.apply(mapping.losses_at_once(criterion, arguments))
+                return losses.MeanLoss.apply(losses.at_once(criterion, arguments))
             # whatever a criterion may raise: where it is to blame, it does so again
             except Exception as error:
-                losses = mapping.losses_in_turn(criterion, arguments, self.agents)
+                found = losses.in_turn(criterion, arguments, self.agents)
                 self._is_criterion_mapped = False
                 said = f"torch.vmap cannot map the criterion: {mapping.first_sentence(error)}"
                 said += "; agents are run one after another"
                 warnings.warn(said, RuntimeWarning, stacklevel=2)
         else:
-            losses = mapping.losses_in_turn(criterion, arguments, self.agents)
-        return _MeanLoss.apply(losses)
+            found = losses.in_turn(criterion, arguments, self.agents)
+        return losses.MeanLoss.apply(found)
 
     def obstacle(
         self,
@@ -293,7 +293,9 @@ class AgentStack:
     def _looped(self) -> list[nn.Module]:
         """The modules that passes call agent after agent, in the template's mode."""
         if not self._replicas:
-            self._replicas = [mapping.replica_of(self.template) for _ in range(self.agents)]
+            # those made in inference mode could not be used outside
+            with torch.inference_mode(False):
+                self._replicas = [mapping.replica_of(self.template) for _ in range(self.agents)]
         for replica in self._replicas:
             self._take_modes(replica)
         return self._replicas
@@ -479,16 +481,3 @@ class AgentStack:
             for name, b in module.named_buffers():
                 b.copy_(buffers[name])
         return module
-
-
-class _MeanLoss(torch.autograd.Function):
-    """The mean of all agents' losses; to each of them it passes on the whole gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, losses: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        ctx.shape = losses.shape
-        return losses.mean()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return gradient.expand(ctx.shape)

@@ -199,32 +199,6 @@ def _description(value: Tensor | None) -> str:
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
-def losses_at_once(criterion: Callable[..., Tensor], of: Arguments) -> Tensor:
-    """`criterion` of each agent's part, mapped over agents: `[agents]`.
-
-    Raises:
-        ValueError: it does not give a scalar.
-    """
-
-    def one(tensors: list[Tensor]) -> Tensor:
-        args, _ = of.with_tensors(tensors)
-        return _scalar(criterion(*args))
-
-    return torch.vmap(one, randomness="different")(of.tensors)
-
-
-def losses_in_turn(criterion: Callable[..., Tensor], of: Arguments, agents: int) -> Tensor:
-    """The same, agent after agent."""
-    return torch.stack([_scalar(criterion(*of.of(agent)[0])) for agent in range(agents)])
-
-
-def _scalar(loss: Tensor) -> Tensor:
-    if not isinstance(loss, Tensor) or loss.dim():
-        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else str(type(loss))
-        raise ValueError(f"criterion must give a scalar for each agent, got {got}")
-    return loss
-
-
 @contextmanager
 def without_fast_path() -> Iterator[None]:
     """Inside the block attention layers in evaluation are not fused: torch.vmap and derivatives do without.
@@ -248,11 +222,10 @@ def copy_of(module: nn.Module) -> nn.Module:
 def replica_of(module: nn.Module) -> nn.Module:
     """A copy for one agent's passes: its parameters and buffers are its own objects, in the module's memory."""
     own: dict[int, Tensor] = {id(b): b.detach() for b in module.buffers()}
-    own |= {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in module.parameters()}
+    own |= {id(p): nn.Parameter(p.detach()) for p in module.parameters()}
     replica = copy.deepcopy(module, own)
     for p in replica.parameters():
-        if p.requires_grad:
-            p.register_post_accumulate_grad_hook(_refuse_gradient)
+        p.register_post_accumulate_grad_hook(_refuse_gradient)
     return replica
 
 

@@ -122,11 +122,38 @@ def test_buffers_move_once_and_rest_when_frozen(seed: int) -> None:
     assert all(torch.equal(b, before[name]) for name, b in stack.buffers.items())
 
 
-def test_reentrant_checkpoints_are_refused(seed: int) -> None:
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
+@pytest.mark.parametrize("is_free", [True, False])
+@pytest.mark.parametrize("inferred", [True, False])
+def test_reentrant_checkpoints_are_refused(inferred: bool, is_free: bool, seed: int) -> None:
     """They would give the stack's parameters no gradient at all."""
     torch.manual_seed(seed)
     stack = fs.AgentStack(Checkpointing(reentrant=True), 3)
     x = torch.randn(3, 5, 4, requires_grad=True)
+    for p in stack.template.parameters():
+        p.requires_grad_(is_free)
+    with torch.inference_mode(inferred):
+        stack(x)
     outputs = stack(x)
     with pytest.raises(ValueError, match="needs use_reentrant=False"):
         outputs.sum().backward()
+
+
+def test_inference_may_come_first(seed: int) -> None:
+    class Recurrent(Checkpointing):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.GRU(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.cell(x)[0])
+
+    torch.manual_seed(seed)
+    stack = fs.AgentStack(Recurrent(), 3, init="independent", seed=seed)
+    x = torch.randn(3, 5, 4)
+    with torch.inference_mode(), stack.frozen_buffers():
+        stack(x)
+    expected = gradients_alone(stack, [x])
+    stack(x).pow(2).sum().backward()
+    for name, gradient in stack.named_gradients():
+        assert torch.allclose(gradient, expected[name], atol=1e-5, rtol=1e-4), name
