@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.modules.module import _IncompatibleKeys as IncompatibleKeys
 from fastsaddle.metrics import consensus_mean
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
-from fastsaddle.stacks import mapping
+from fastsaddle.stacks import losses, mapping
 from fastsaddle.stacks.modules import check_module, drawn_anew
 
 
@@ -33,7 +34,8 @@ class AgentStack:
 
     Attributes:
         agents: how many.
-        x: all parameters, `[agents, stride]` float32; g: their gradients, the same shape.
+        x: all parameters, `[agents, stride]` float32, perturbed where an optimizer has perturbed them; g: their
+            gradients, the same shape.
         layout: where in a row each parameter lies.
         buffers: the module's buffers (BatchNorm statistics), stacked `[agents, ...]`, by name.
         device: where all of them are.
@@ -42,8 +44,8 @@ class AgentStack:
             in it later.
 
     Raises:
-        ValueError: fewer than one agent, no parameters, an unknown `init`, parameters that are not float32, or
-            parameters that share memory without being one object.
+        ValueError: `agents` is no whole number of at least one, no parameters, an unknown `init`, parameters that are
+            not float32, or parameters that share memory without being one object.
     """
 
     def __init__(
@@ -54,15 +56,15 @@ class AgentStack:
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
-        if agents < 1:
-            raise ValueError(f"agents must be at least 1, got {agents}")
+        if not isinstance(agents, Integral) or isinstance(agents, bool) or agents < 1:
+            raise ValueError(f"agents must be a whole number >= 1, got {agents!r}")
         if init not in ("same", "independent"):
             raise ValueError(f'init must be "same" or "independent", got {init!r}')
         check_module(module)
         template = copy.deepcopy(module)
         if device is not None:
             template = template.to(device)
-        self.agents = agents
+        self.agents = int(agents)
         self.template = template
         if init == "same":
             models = [template] * agents
@@ -85,6 +87,7 @@ class AgentStack:
         self._assigned: frozenset[str] = frozenset()
         self._are_frozen = False
         self._called: nn.Module | None = None
+        self._replicas: list[nn.Module] = []
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -94,13 +97,22 @@ class AgentStack:
 
     def __getstate__(self) -> dict[str, Any]:
         # buffers are made for the very parameters that point into them: copies get their own
-        return {name: value for name, value in self.__dict__.items() if name != "rows"} | {
-            "_called": None
-        }
+        state = {name: value for name, value in self.__dict__.items() if name != "rows"}
+        models = self.rows.models()
+        if models is not self.rows.x:
+            # parameters hold others, which belong to the optimizer; a copy has none
+            parts = zip(self.rows.parameters, self.rows.parts(models), strict=True)
+            own = {id(p): part.clone() for p, part in parts}
+            state["_models"] = [own[id(p)] for p in self._named.values()]
+        return state | {"_called": None, "_replicas": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        models = state.pop("_models", None)
         self.__dict__.update(state)
         self._lay_out()
+        if models is not None and (self.rows.phase is None or self.rows.phase.home is None):
+            for p, model in zip(self._named.values(), models, strict=True):
+                p.data.copy_(model)
 
     @property
     def x(self) -> torch.Tensor:
@@ -152,6 +164,9 @@ class AgentStack:
     def train(self, mode: bool = True) -> "AgentStack":
         """Put every agent's model into training mode, or into evaluation."""
         self.template.train(mode)
+        # at once: a backward pass may compute parts again
+        for replica in self._replicas:
+            self._take_modes(replica)
         return self
 
     def eval(self) -> "AgentStack":
@@ -181,8 +196,10 @@ class AgentStack:
         live = self.pass_buffers()
         # what is assigned is written back before the backward pass, which may need the values as they were
         passed = {n: b.clone() if n in self._assigned else b for n, b in live.items()}
-        run = mapping.mapped if self._is_mapped else mapping.looped
-        outputs = run(self.called, self._named, passed, arguments)
+        if self._is_mapped:
+            outputs = mapping.mapped(self.called, self._named, passed, arguments)
+        else:
+            outputs = mapping.looped(self._looped(), self._named, passed, arguments)
         with torch.no_grad():
             for name, value in passed.items():
                 if value is not live[name]:
@@ -211,17 +228,17 @@ class AgentStack:
         arguments.check(self.agents)
         if self._is_criterion_mapped:
             try:
-                return _MeanLoss.apply(mapping.losses_at_once(criterion, arguments))
+                return losses.MeanLoss.apply(losses.at_once(criterion, arguments))
             # whatever a criterion may raise: where it is to blame, it does so again
             except Exception as error:
-                losses = mapping.losses_in_turn(criterion, arguments, self.agents)
+                found = losses.in_turn(criterion, arguments, self.agents)
                 self._is_criterion_mapped = False
                 said = f"torch.vmap cannot map the criterion: {mapping.first_sentence(error)}"
                 said += "; agents are run one after another"
                 warnings.warn(said, RuntimeWarning, stacklevel=2)
         else:
-            losses = mapping.losses_in_turn(criterion, arguments, self.agents)
-        return _MeanLoss.apply(losses)
+            found = losses.in_turn(criterion, arguments, self.agents)
+        return losses.MeanLoss.apply(found)
 
     def obstacle(
         self,
@@ -236,13 +253,14 @@ class AgentStack:
             inputs: `[agents, batch, ...]`.
             surroundings: makes the context of a pass, such as autocast.
         """
-        return self._trial(mapping.Arguments((inputs,)), surroundings).obstacle
+        found = self._trial(mapping.Arguments((inputs,)), surroundings)
+        return None if found is None else found.obstacle
 
     def _trial(
         self,
         arguments: mapping.Arguments,
         surroundings: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    ) -> mapping.Trial:
+    ) -> mapping.Trial | None:
         return mapping.trial(self.called, self._named, self.buffers, arguments, surroundings)
 
     def _try(self, arguments: mapping.Arguments) -> None:
@@ -251,6 +269,8 @@ class AgentStack:
         if kind in self._tried:
             return
         found = self._trial(arguments)
+        if found is None:
+            return
         self._tried.add(kind)
         self._assigned |= found.assigned
         if self._is_mapped and found.obstacle is not None:
@@ -267,9 +287,22 @@ class AgentStack:
         """
         if self._called is None:
             self._called = mapping.copy_of(self.template)
-        for mine, its in zip(self._called.modules(), self.template.modules(), strict=True):
-            mine.training = its.training
+        self._take_modes(self._called)
         return self._called
+
+    def _looped(self) -> list[nn.Module]:
+        """The modules that passes call agent after agent, in the template's mode."""
+        if not self._replicas:
+            # those made in inference mode could not be used outside
+            with torch.inference_mode(False):
+                self._replicas = [mapping.replica_of(self.template) for _ in range(self.agents)]
+        for replica in self._replicas:
+            self._take_modes(replica)
+        return self._replicas
+
+    def _take_modes(self, module: nn.Module) -> None:
+        for mine, its in zip(module.modules(), self.template.modules(), strict=True):
+            mine.training = its.training
 
     @property
     def buffers_rest(self) -> bool:
@@ -388,7 +421,7 @@ class AgentStack:
             name: b.to(device, non_blocking=non_blocking) for name, b in self.buffers.items()
         }
         self.template.to(device)
-        self._called = None
+        self._called, self._replicas = None, []
         for p, value in zip(self._named.values(), values, strict=True):
             p.data = value
         self.rows.verify()
@@ -403,9 +436,12 @@ class AgentStack:
         """Agent `index`'s model as a plain module of its own.
 
         Args:
-            index: which agent, from 0 on.
+            index: from 0 on; negative ones count from the last agent.
             perturbed: whether parameters are taken where they stand, which is where gradients are wanted; otherwise
-                they are the model's also while an optimizer has perturbed it.
+                they are the model's, also while an optimizer has perturbed it.
+
+        Raises:
+            IndexError: there is no such agent.
         """
         return self._module(
             self._values((self.x if perturbed else self.rows.models())[index]),
@@ -415,8 +451,14 @@ class AgentStack:
     def consensus(self, row: torch.Tensor | None = None) -> nn.Module:
         """The averaged model as a plain module; statistics are averaged, counters taken from agent 0.
 
-        `row` `[stride]` float32, such as an optimizer's `center`, takes the place of the agents' mean.
+        Args:
+            row: `[stride]` float32, such as an optimizer's `center`: takes the place of the agents' mean.
+
+        Raises:
+            ValueError: a row of another shape.
         """
+        if row is not None and row.shape != (self.layout.stride,):
+            raise ValueError(f"row must be [{self.layout.stride}], got {tuple(row.shape)}")
         return self._module(
             self._values(consensus_mean(self.rows.models()) if row is None else row),
             {
@@ -441,16 +483,3 @@ class AgentStack:
             for name, b in module.named_buffers():
                 b.copy_(buffers[name])
         return module
-
-
-class _MeanLoss(torch.autograd.Function):
-    """The mean of all agents' losses; to each of them it passes on the whole gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, losses: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        ctx.shape = losses.shape
-        return losses.mean()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return gradient.expand(ctx.shape)

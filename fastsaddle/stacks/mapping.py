@@ -18,6 +18,8 @@ from torch.utils._pytree import (
     tree_unflatten,
 )
 
+from fastsaddle.stacks.padding_rows import PaddingRows, padding_rows
+
 Named = Mapping[str, Tensor]
 
 
@@ -54,9 +56,14 @@ class Arguments:
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """What may decide, beside a module's mode, which way it goes: names, flags, and what is not given."""
-        simple = (bool, str, type(None))
-        return str(self.spec), *(x if isinstance(x, simple) else type(x) for x in self.leaves)
+        """What may decide, beside a module's mode, which way it goes.
+
+        Flags, whole numbers, strings and None count by value, floats and all others by type alone.
+        """
+        # with its type, as True equals 1
+        simple = (bool, int, str, type(None))
+        leaves = ((type(x), x if isinstance(x, simple) else None) for x in self.leaves)
+        return str(self.spec), *leaves
 
     def _place(self, number: int) -> str:
         tree = tree_unflatten(list(range(len(self.leaves))), self.spec)
@@ -91,7 +98,7 @@ def mapped(
         assigned = {name: value for name, value in b.items() if value is not given[name]}
         return [leaf for leaf in leaves if leaf is not None], assigned
 
-    with without_fast_path():
+    with without_fast_path(), padding_rows(module):
         run = torch.vmap(one, randomness="different")
         found, assigned = run(dict(parameters), dict(buffers), arguments.tensors)
     buffers.update(assigned)
@@ -100,21 +107,35 @@ def mapped(
 
 
 def looped(
-    module: nn.Module, parameters: Named, buffers: dict[str, Tensor], arguments: Arguments
+    modules: Sequence[nn.Module],
+    parameters: Named,
+    buffers: dict[str, Tensor],
+    arguments: Arguments,
 ) -> Any:
     """The same, agent after agent; all buffers are put into `buffers` anew.
+
+    Args:
+        modules: one for each agent, as `replica_of` makes them. After a pass with gradients it holds the agent's
+            tensors, for what is computed again during backward (activation checkpointing).
 
     Raises:
         ValueError: the module returns something else than tensors, None, or trees of them; or see `called`.
     """
     rows = {name: p.unbind() for name, p in parameters.items()}
     found, kept = [], []
-    for agent in range(len(next(iter(rows.values())))):
+    for agent, module in enumerate(modules):
         named = {name: row[agent] for name, row in rows.items()}
         # rows of one tensor would count as changed together, which each agent's backward pass refuses
         its = {name: b[agent].clone() for name, b in buffers.items()}
         found.append(called(module, named, its, *arguments.of(agent)))
         kept.append(its)
+        if torch.is_grad_enabled():
+            for name, p in module.named_parameters():
+                p.data = named[name].detach()
+                p.requires_grad_(parameters[name].requires_grad)
+            for name, b in module.named_buffers():
+                # a copy: what is computed again may write into it
+                b.data = its[name].detach().clone()
     for name in buffers:
         buffers[name] = torch.stack([its[name] for its in kept])
     return tree_map_with_path(_stacked, *found)
@@ -178,32 +199,6 @@ def _description(value: Tensor | None) -> str:
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
-def losses_at_once(criterion: Callable[..., Tensor], of: Arguments) -> Tensor:
-    """`criterion` of each agent's part, mapped over agents: `[agents]`.
-
-    Raises:
-        ValueError: it does not give a scalar.
-    """
-
-    def one(tensors: list[Tensor]) -> Tensor:
-        args, _ = of.with_tensors(tensors)
-        return _scalar(criterion(*args))
-
-    return torch.vmap(one, randomness="different")(of.tensors)
-
-
-def losses_in_turn(criterion: Callable[..., Tensor], of: Arguments, agents: int) -> Tensor:
-    """The same, agent after agent."""
-    return torch.stack([_scalar(criterion(*of.of(agent)[0])) for agent in range(agents)])
-
-
-def _scalar(loss: Tensor) -> Tensor:
-    if not isinstance(loss, Tensor) or loss.dim():
-        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else str(type(loss))
-        raise ValueError(f"criterion must give a scalar for each agent, got {got}")
-    return loss
-
-
 @contextmanager
 def without_fast_path() -> Iterator[None]:
     """Inside the block attention layers in evaluation are not fused: torch.vmap and derivatives do without.
@@ -224,6 +219,21 @@ def copy_of(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, shared)
 
 
+def replica_of(module: nn.Module) -> nn.Module:
+    """A copy for one agent's passes: its parameters and buffers are its own objects, in the module's memory."""
+    own: dict[int, Tensor] = {id(b): b.detach() for b in module.buffers()}
+    own |= {id(p): nn.Parameter(p.detach()) for p in module.parameters()}
+    replica = copy.deepcopy(module, own)
+    for p in replica.parameters():
+        p.register_post_accumulate_grad_hook(_refuse_gradient)
+    return replica
+
+
+def _refuse_gradient(_: Tensor) -> None:
+    # the stack's parameters would get none
+    raise ValueError("activation checkpointing in a stack needs use_reentrant=False")
+
+
 class Trial(NamedTuple):
     """What a call does: why torch.vmap cannot map it, None where it can; the buffers that `forward` assigns."""
 
@@ -237,11 +247,11 @@ def trial(
     buffers: Named,
     arguments: Arguments,
     surroundings: Callable[[], AbstractContextManager[Any]],
-) -> Trial:
+) -> Trial | None:
     """Run one agent, forward and backward, to learn how all are to be run; the obstacle names its layer and error.
 
     Parameters, buffers, inputs and random states are left as they are. Where the plain module fails too, mapping is
-    not to blame. While a CUDA graph is captured nothing can be tried.
+    not to blame. None while a CUDA graph is captured: nothing can be tried then.
 
     Args:
         module: is called, and may keep what it was called with.
@@ -253,7 +263,7 @@ def trial(
     """
     devices = [p.device for p in parameters.values() if p.is_cuda]
     if devices and torch.cuda.is_current_stream_capturing():
-        return Trial()
+        return None
     assigned: set[str] = set()
 
     def attempt(run: Callable[..., Any]) -> Exception | None:
@@ -274,7 +284,12 @@ def trial(
         return None
 
     with torch.random.fork_rng(devices[:1]), no_new_buffers(module):
-        error = attempt(mapped)
+        # what `mapped` sees to itself does not come up here
+        with PaddingRows() as rest:
+            error = attempt(mapped)
+        if error is None and rest.seen:
+            said = f"{type(module).__name__}: padding_idx of an embedding outside nn.Embedding"
+            return Trial(said, frozenset(assigned))
         if error is None or attempt(_first) is not None:
             return Trial(None, frozenset(assigned))
         with _entered(module) as names:
@@ -303,21 +318,35 @@ def _backward(outputs: Any, wanted: list[Tensor]) -> None:
 @contextmanager
 def no_new_buffers(module: nn.Module) -> Iterator[None]:
     """Take away buffers that come up inside the block where there were none, and raise ValueError for the first."""
-    before = [
-        (path, layer._buffers, dict(layer._buffers)) for path, layer in module.named_modules()
-    ]
+    before = buffers_of_layers(module)
     made = []
     try:
         yield
     finally:
-        for path, now, own in before:
-            changed = [leaf for leaf, value in now.items() if value is not own.get(leaf)]
-            made += [(f"{path}.{leaf}".lstrip("."), own.get(leaf), now[leaf]) for leaf in changed]
-            if changed:
-                now.clear()
-                now.update(own)
+        made = put_back(before)
     for change in made:
         assigned_value(*change)
+
+
+# a layer's name, its buffers, and what they were
+LayerBuffers = tuple[str, dict[str, Tensor | None], dict[str, Tensor | None]]
+
+
+def buffers_of_layers(module: nn.Module) -> list[LayerBuffers]:
+    """What each layer's buffers are now, for `put_back`."""
+    return [(path, layer._buffers, dict(layer._buffers)) for path, layer in module.named_modules()]
+
+
+def put_back(before: Sequence[LayerBuffers]) -> list[tuple[str, Tensor | None, Tensor | None]]:
+    """Undo what was assigned to buffers since: each one's name, what it was and is again, and what was assigned."""
+    assigned = []
+    for path, now, own in before:
+        changed = [leaf for leaf, value in now.items() if value is not own.get(leaf)]
+        assigned += [(f"{path}.{leaf}".lstrip("."), own.get(leaf), now[leaf]) for leaf in changed]
+        if changed:
+            now.clear()
+            now.update(own)
+    return assigned
 
 
 @contextmanager

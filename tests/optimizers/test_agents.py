@@ -120,7 +120,10 @@ def test_wrong_stacks_are_refused(seed: int) -> None:
     torch.manual_seed(seed)
     module = network()
     for arguments, message in (
-        ({"agents": 0}, "agents must be at least 1, got 0"),
+        *(
+            ({"agents": agents}, rf"agents must be a whole number >= 1, got {agents!r}$")
+            for agents in (0, -1, 2.5, True, "3", None)
+        ),
         ({"agents": 2, "init": "random"}, "init must be .* got 'random'"),
         ({"agents": 2, "module": nn.Tanh()}, "at least one parameter"),
         ({"agents": 2, "module": network().double()}, "must be float32, got .*float64"),

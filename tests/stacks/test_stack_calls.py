@@ -192,3 +192,61 @@ def test_the_fast_path_is_restored_after_an_error() -> None:
     with pytest.raises(KeyError, match="of the module"):
         fs.AgentStack(Fails(2, 2), 2)(torch.ones(2, 1, 2))
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_numbers_decide_which_way_a_module_goes(seed: int) -> None:
+    """What was tried with one number is tried again with another, and with True, which equals 1; not so with floats."""
+
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.cell = nn.Linear(4, 4), nn.GRU(4, 4, batch_first=True)
+            self.calls = 0
+
+        def forward(self, x: Tensor, which: Any, scale: float = 1.0) -> Tensor:
+            self.calls += 1
+            return scale * (self.cell(x)[0] if which == 2 or which is True else self.linear(x))
+
+    torch.manual_seed(seed)
+    x = torch.randn(3, 5, 6, 4)
+    for which in (2, True):
+        stack = fs.AgentStack(Choosing(), 3, init="independent", seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            assert torch.allclose(stack(x, 1)[2], stack.agent(2)(x[2], 1), atol=1e-6)
+        with pytest.warns(RuntimeWarning, match="cannot map cell"):
+            found = stack(x, which)
+        assert torch.allclose(found[2], stack.agent(2)(x[2], which), atol=1e-6)
+    stack = fs.AgentStack(Choosing(), 3)
+    for count, scale in ((2, 0.5), (3, 0.25), (4, 2.0)):
+        # one trial
+        stack(x, 1, scale)
+        assert stack.called.calls == count
+
+
+def test_a_call_that_could_not_be_tried_is_tried_later(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first one inside the capture of a CUDA graph."""
+
+    class Counting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 3)
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.count = self.count + 1
+            return super().forward(x) * self.count
+
+    torch.manual_seed(seed)
+    stack = fs.AgentStack(Counting(), 3)
+    x = torch.randn(3, 5, 4)
+    with monkeypatch.context() as patched:
+        patched.setattr("fastsaddle.stacks.mapping.trial", lambda *_: None)
+        stack(x)
+        assert stack.obstacle(x) is None
+    before = stack.buffers["count"].clone()
+    # it learns now that the buffer is assigned: backward needs the value as it was
+    for _ in range(2):
+        stack(x).sum().backward()
+    assert torch.equal(stack.buffers["count"], before + 2)

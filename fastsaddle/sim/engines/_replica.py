@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.stacks.mapping import assigned_value
+from fastsaddle.stacks.mapping import assigned_value, buffers_of_layers, put_back
 
 
 class Replica:
-    """Attributes:
-    module: the agent's model.
-    rows: its buffers, rows of the stack's.
+    """One agent's model on its rows of the stack.
+
+    Attributes:
+        module: the agent's model.
+        rows: its buffers, rows of the stack's.
     """
 
     def __init__(self, stack: AgentStack, agent: int) -> None:
@@ -26,12 +28,8 @@ class Replica:
         for name, b in self.module.named_buffers():
             b.data = stack.buffers[name][agent]
         self.rows = list(self.module.buffers())
-        # of each layer that has some: its name, its buffers, and what they are when nothing was assigned
-        self._layers = [
-            (name, layer._buffers, dict(layer._buffers))
-            for name, layer in self.module.named_modules()
-            if layer._buffers
-        ]
+        # layers that have some
+        self._layers = [of for of in buffers_of_layers(self.module) if of[1]]
 
     def take_modes(self, modes: Sequence[bool]) -> None:
         """Put each layer into training mode or evaluation, in the order of `modules()`."""
@@ -40,16 +38,7 @@ class Replica:
 
     def take_back(self) -> list[tuple[str, Tensor | None, Tensor | None]]:
         """Put the rows back where `forward` assigned others: each one's name, the row, and what was assigned."""
-        assigned = []
-        for path, now, own in self._layers:
-            changed = [leaf for leaf, value in now.items() if value is not own.get(leaf)]
-            assigned += [
-                (f"{path}.{leaf}".lstrip("."), own.get(leaf), now[leaf]) for leaf in changed
-            ]
-            if changed:
-                now.clear()
-                now.update(own)
-        return assigned
+        return put_back(self._layers)
 
 
 @contextmanager
