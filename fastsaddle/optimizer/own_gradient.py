@@ -51,6 +51,8 @@ def call_for_own(optimizer: Optimizer, call: Callable[[], Any]) -> Any:
         probe.put_back()
         raise RuntimeError(message(optimizer))
     if watched is not None and probe is None and not (is_zeroed or is_replaced):
+        # another closure than before, perhaps one that zeroes in place: the next one is probed
+        live.renews = False
         raise RuntimeError(message(optimizer))
     live.renews = is_zeroed or (is_replaced and (live.renews or probe is not None))
     return loss
