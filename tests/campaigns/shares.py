@@ -28,7 +28,8 @@ def carry_out(
 ) -> Counts:
     """Make attempts `first`, `first + 1`, ... until so many of the campaign's units have been tried.
 
-    Each attempt draws from the seed and its own number, so that it can be made again by itself. `say` hears of each. No attempt begins when the minutes are over: `tried` is then less than `count`.
+    Each attempt draws from the seed and its own number, so that it can be made again by itself; `say` hears of each.
+    None begins when the minutes are over: `tried` is then less than `count`.
 
     Raises RuntimeError where an attempt itself fails, which no finding does.
     """
