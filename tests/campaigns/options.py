@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fastsaddle.sim import methods
 from tests.campaigns.campaign import Campaign, Counts, Draw
 from tests.campaigns.forked import Ended, call, command, warm_up
 
-# share of the values that are drawn from HOSTILE
-BAD = 0.06
+# share of the values that are drawn from HOSTILE, of sets that need not fit together
+BAD = 0.08
+# share of the sets in which each option is one that the others have use for
+FITTING = 0.6
 PATIENCE = 120.0
 HOSTILE = (
     *("nan", "inf", "-inf", "-1", "0", "0.0", "1e308", "1e-320", "-0.5", "1.5", "999999999999"),
@@ -27,7 +30,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "algorithm": (
         *("dsgd", "dsgdm", "qgm", "dsaddle", "qsaddle", "ngm", "nsaddle", "gradient-tracking"),
         *("momentum-tracking", "d2", "gut", "relay-sgd", "qg-adam", "local-sgd", "dppf", "easgd"),
-        *("GradientTracking", "qgadam"),
+        *("gradienttracking", "qgadam", "relay_sgd"),
     ),
     "gradient": ("auto", "plain", "sam"),
     "option": ("momentum=0.8", "lr=0.1", "rho=1", "momentum", "=", "a=b,c=d", "seed=3"),
@@ -100,6 +103,26 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 # options that decide what a run is: nearly always drawn
 CORE = ("algorithm", "agents", "topology", "partition", "compressor")
+OF_COMPRESSION = ("gossip-order", "running-sum", "adaptive-gossip")
+# what acts through another option, with a value of that
+NEEDS = {
+    **dict.fromkeys(OF_COMPRESSION, ("compressor", "sign")),
+    "lr-decay": ("schedule", "step"),
+    "norm-decay": ("weight-decay", "0.1"),
+    "nesterov": ("momentum", "0.9"),
+    "chunk": ("engine", "vmap"),
+}
+# what fits any number of agents and this machine
+ANYWHERE = {
+    "dataset": ("digits",),
+    "topology": ("ring", "fully-connected", "exponential", "star", "erdos-renyi:0.9:3"),
+    "partition": ("iid", "dirichlet", "dirichlet-raw", "sorted", "quantity"),
+    "device": ("cpu", "auto"),
+    "engine": ("auto", "vmap", "unfold", "loop", "threads"),
+    "precision": ("float32", "bfloat16"),
+    "cuda-graph": ("auto", "off"),
+    "lr": ("0.001", "0.01", "0.1"),
+}
 # each run has its end: of its own, by its steps or by the clock
 SMALL = {"model": "mlp:8", "steps": "4", "batch-size": "8", "minutes": "0.1", "threads": "1"}
 
@@ -123,18 +146,45 @@ def attempt(draw: Draw, place: Path, prepared: Any) -> Counts:
 
 
 def draw_options(draw: Draw) -> dict[str, str]:
-    """Options with values; some are no options of `train`, and some values no values."""
+    """Options with values, in any order; some are no options of `train`, and some values no values."""
     chosen = {**SMALL}
     wanted = [name for name in CORE if draw.random() < 0.6]
     wanted += draw.sample([*VALUES], draw.randint(0, 7))
-    for name in wanted:
-        chosen[name] = draw.choice(HOSTILE if draw.random() < BAD else VALUES[name])
-    if draw.random() < 0.01:
-        chosen[draw.choice(["bogus", "Agents", "lr_", "resume"])] = draw.choice(HOSTILE)
+    if draw.random() < FITTING:
+        chosen |= fitting(draw, wanted)
+    else:
+        for name in wanted:
+            chosen[name] = draw.choice(HOSTILE if draw.random() < BAD else VALUES[name])
+        if draw.random() < 0.02:
+            chosen[draw.choice(["bogus", "Agents", "lr_", "resume"])] = draw.choice(HOSTILE)
     if "epochs" in chosen:
         del chosen["steps"]
-    # a flag may follow a value that looks like one, and so on: any order is right
     return dict(draw.sample([*chosen.items()], len(chosen)))
+
+
+def fitting(draw: Draw, wanted: list[str]) -> dict[str, str]:
+    """Values for those of the options that an algorithm has use for, and for what they need."""
+    algorithm = draw.choice(VALUES["algorithm"])
+    chosen = {"algorithm": algorithm}
+    for name in wanted:
+        able = methods.takes(algorithm, name.replace("-", "_")) and name not in (
+            "option",
+            "algorithm",
+        )
+        if name in ("compressor", *OF_COMPRESSION):
+            able = able and "compressor" in methods.find(algorithm).names()
+        if able:
+            chosen[name] = draw.choice(ANYWHERE.get(name, VALUES[name]))
+    for name, (other, value) in NEEDS.items():
+        if name in chosen and chosen.get(other, "none") in (
+            "none",
+            "0",
+            "constant",
+            "auto",
+            "loop",
+        ):
+            chosen[other] = value
+    return chosen
 
 
 def spelled(name: str, value: str) -> list[str]:
