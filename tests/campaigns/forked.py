@@ -87,6 +87,8 @@ def call(
     child = os.fork()
     if child == 0:
         _become(function, place, out, err)
+    # a group of its own, so that nothing of it outlives a kill, which may come before the child has done anything
+    os.setpgid(child, child)
     deadline = time.monotonic() + seconds
     killed = hung = False
     while True:
@@ -111,8 +113,6 @@ def _become(function: Callable[[], int], place: Path, out: Path, err: Path) -> N
     """All that the child does; never returns."""
     status = 1
     try:
-        # a group of its own, so that nothing of it outlives a kill
-        os.setpgid(0, 0)
         os.chdir(place)
         for number, file in ((1, out), (2, err)):
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
