@@ -12,7 +12,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-# a child that asks for more is refused it, instead of taking the machine's
 MEMORY = 8 * 2**30
 POLL = 5e-4
 
@@ -58,6 +57,11 @@ def warm_up(place: Path) -> None:
         status = command("train", *options.split(), "--out", str(place / "warm"))()
     if status != 0:
         raise RuntimeError(said.getvalue())
+
+
+def bound_memory() -> None:
+    """Let this process be refused what it asks for beyond MEMORY bytes, before it takes the machine's."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 def command(*arguments: str) -> Callable[[], int]:
@@ -120,7 +124,7 @@ def _become(function: Callable[[], int], place: Path, out: Path, err: Path) -> N
         # pytest and others may have put something else there
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        bound_memory()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status = function()
     except SystemExit as error:
