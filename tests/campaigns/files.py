@@ -1,4 +1,4 @@
-"""Files that the program reads, damaged at random: each is refused in one line that names it, or read as what it says."""
+"""Files that the program reads, damaged at random: refused in one line that names them, or read as what they say."""
 
 import contextlib
 import gzip
