@@ -45,7 +45,7 @@ def small_run(draw: Draw) -> list[str]:
         "agents": draw.randint(3, 6),
         "model": "mlp:8",
         "batch-size": 8,
-        "steps": draw.randint(40, 120),
+        "steps": draw.randint(80, 300),
         "lr": 0.05,
         "seed": draw.randrange(1000),
         "eval-every": draw.randint(7, 60),
@@ -92,7 +92,8 @@ def moment(draw: Draw, run: Path, length: float) -> Callable[[], bool]:
     if draw.random() < 0.5:
         due = time.monotonic() + draw.uniform(0, length)
         return lambda: time.monotonic() > due
-    wanted, delay = draw.randint(1, 12), draw.expovariate(1000)
+    # sometimes the first files, as often those of the middle or the end
+    wanted, delay = int(60 ** draw.random()), draw.expovariate(1000)
     seen: set[tuple[str, float]] = set(files(run))
 
     def is_written() -> bool:
