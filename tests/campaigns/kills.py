@@ -21,6 +21,8 @@ from tests.campaigns.forked import Ended
 ROOT = Path(__file__).parents[2]
 # kills of one run, which is then left alone
 MOST = 6
+# of one comparison, whose processes all start anew
+MOST_OF_COMPARISON = 3
 COMPARES = 10
 PATIENCE = 120.0
 METHODS = (
@@ -175,7 +177,7 @@ def compares(draw: Draw, place: Path) -> Counts:
 
         def kill(parent: int, due: float = due, of_worker: bool = of_worker) -> bool:
             nonlocal sent
-            if sent or counts.tried >= MOST or time.monotonic() < due:
+            if sent or counts.tried >= MOST_OF_COMPARISON or time.monotonic() < due:
                 return False
             victims = children(parent) if of_worker else [parent]
             if victims:
