@@ -204,21 +204,28 @@ def finished(ended: Ended, run: Path) -> str:
 
 
 def refused(ended: Ended, run: Path) -> str:
-    """What is wrong with a refusal: it is one line or one box, and leaves no run."""
+    """What is wrong with a refusal: it is one line or one frame, and leaves no run."""
     if run.exists():
         return f"refused ({ended.last}) when {sorted(path.name for path in run.iterdir())} were written"
-    lines = ended.err.strip().splitlines()
-    is_box = bool(lines) and lines[0].startswith("╭") and lines[-1].startswith("╰")
+    lines = errors(ended)
+    is_frame = bool(lines) and lines[0].startswith("╭") and lines[-1].startswith("╰")
     is_line = len(lines) == 1 and lines[0].startswith("fastsaddle: error: ")
-    # the command line's own parser draws a box
-    return "" if is_line or is_box else f"refused in {len(lines)} lines: {ended.last}"
+    # the command line's own parser draws a frame
+    return "" if is_line or is_frame else f"refused in {len(lines)} lines: {ended.last}"
 
 
-def diverged(ended: Ended, run: Path) -> str:
-    """What is wrong with a run that failed: only divergence may end one, and is told in a line."""
-    lines = ended.err.strip().splitlines()
-    is_told = len(lines) == 1 and "training diverged at step" in lines[0]
+def failed(ended: Ended, run: Path) -> str:
+    """What is wrong with a run that failed: divergence or want of memory may end one, and is told in a line."""
+    lines = errors(ended)
+    reasons = ("training diverged at step", "out of memory")
+    is_told = len(lines) == 1 and any(reason in lines[0] for reason in reasons)
     return "" if is_told else f"failed: {ended.last}"
+
+
+def errors(ended: Ended) -> list[str]:
+    """What was said of errors: warnings, a line each, go before."""
+    lines = ended.err.strip().splitlines()
+    return [line for line in lines if not line.startswith("fastsaddle: warning: ")]
 
 
 def out_of_time(ended: Ended, run: Path) -> str:
@@ -226,6 +233,6 @@ def out_of_time(ended: Ended, run: Path) -> str:
     return "" if "--resume" in ended.out else f"stopped without a word: {ended.last}"
 
 
-ENDS = {0: finished, 2: refused, 1: diverged, 75: out_of_time}
-NAMES = {0: "finished", 2: "refused", 1: "diverged", 75: "out of time"}
+ENDS = {0: finished, 2: refused, 1: failed, 75: out_of_time}
+NAMES = {0: "finished", 2: "refused", 1: "diverged or out of memory", 75: "out of time"}
 campaign = Campaign("option sets", 1_000, attempt, warm_up)
