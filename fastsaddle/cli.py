@@ -5,9 +5,11 @@ All but `info` need the packages of the [sim] extra, so they are imported when t
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import fastsaddle
 from fastsaddle.sim.commands.info import report
@@ -35,8 +37,8 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit status: 0, 2 for wrong options, 1 for a run that failed, 75 for one that has not
-    finished in time, 128 + n after signal n."""
+    """Run one command; the exit status: 0, 2 for wrong options, 1 for a run that failed or got no memory, 75 for one
+    that has not finished in time, 128 + n after signal n."""
     parser = argparse.ArgumentParser(
         prog="fastsaddle",
         description="Decentralized, sharpness-aware deep learning: many agents on one machine.",
@@ -69,6 +71,7 @@ def _simulate(command: str, module: str, arguments: list[str]) -> int:
     from fastsaddle.sim.commands.train import StoppedError
 
     run: Callable[[list[str]], int] = import_module(module).main
+    formatted, warnings.formatwarning = warnings.formatwarning, _as_line
     try:
         return run(arguments)
     except (ValueError, OSError, ImportError) as error:
@@ -77,6 +80,25 @@ def _simulate(command: str, module: str, arguments: list[str]) -> int:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        detail = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        ways = "fewer --agents, a smaller --model or --batch-size, or a --chunk need less"
+        return _fail(f"out of memory{detail}: {ways}", 1)
+    finally:
+        warnings.formatwarning = formatted
+
+
+def _as_line(message: Warning | str, *place: Any, **line: Any) -> str:
+    """A warning as users of the command line need it: without the line of code that it comes from."""
+    return f"fastsaddle: warning: {' '.join(str(message).split())}\n"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch got no memory; torch says so on a GPU by a class of its own, on a CPU in words."""
+    is_told = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_told
 
 
 def _missing() -> list[str]:

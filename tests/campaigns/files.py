@@ -1,9 +1,5 @@
-"""Files that the program reads, damaged at random: each is refused in one line that names it, or read as what it says.
+"""Files that the program reads, damaged at random: refused in one line that names them, or read as what they say."""
 
-python -m tests.campaigns.files --seed 7 --count 3000
-"""
-
-import argparse
 import contextlib
 import gzip
 import io
@@ -33,12 +29,16 @@ from fastsaddle.sim.report.groups import group
 from fastsaddle.sim.report.runs import read, read_all
 from fastsaddle.sim.run import checkpoint, job, topologies, trainer
 from fastsaddle.sim.run.run_dir import RunDirectory
+from tests.campaigns.campaign import Campaign, Counts, Draw
+from tests.campaigns.forked import bound_memory
 
 # outcomes: no result, no error of the program's own, or none in time is a fault
 RIGHT, OTHER, REFUSED = "right", "read as it says", "refused"
 DEEP, UNNAMED, HANG, WRONG = "raised in the depth", "not one line with its name", "hang", "wrong"
 FAULTS = (DEEP, UNNAMED, HANG, WRONG)
 SECONDS = 30
+# files of an attempt
+BLOCK = 400
 VALUES = (
     *(None, True, -1, 0, 1, 0.5, 2**31, 2**63, 2**70, 10_000_000, "", "x", "16", "../x", "/etc"),
     *("$\\bad$", "\0", "\ud800", "a" * 3000, [], {}, [1], {"a": 1}, [[[]]], "nan", float("nan")),
@@ -351,19 +351,22 @@ def _samples(dataset: Any) -> Any:
     return dataset.train_inputs, dataset.train_labels, dataset.test_inputs, dataset.test_labels
 
 
-def main() -> int:
-    """Print the seed and a table; the exit status is 1 where there was a fault."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=int(np.random.SeedSequence().entropy % 2**32))
-    parser.add_argument("--count", type=int, default=3000)
-    options = parser.parse_args()
-    print(f"seed {options.seed}, {options.count} files", flush=True)
-    found = run(options.seed, options.count)
-    for name, number in sorted(found.items()):
-        print(f"{number:6} {name}")
-    print(f"{faults(found)} faults")
-    return faults(found) > 0
+def attempt(draw: Draw, place: Path, prepared: Any) -> Counts:
+    """Some hundred damaged files, of all kinds in turn."""
+    bound_memory()
+    counts, seed = Counts(tried=BLOCK), draw.randrange(2**32)
+    for name, number in run(seed, BLOCK).items():
+        outcome = name.partition(": ")[2]
+        found = [f"{name}, damaged by seed {seed}"] * number
+        if outcome.startswith(DEEP):
+            counts.tracebacks += found
+        elif outcome.startswith(HANG):
+            counts.hangs += found
+        elif outcome.startswith(FAULTS):
+            counts.losses += found
+        else:
+            counts.ended[outcome] += number
+    return counts
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+campaign = Campaign("files", 10_000, attempt, lambda place: None)

@@ -1,13 +1,14 @@
 """Optimizers whose steps are interrupted by real signals, and all of their state to compare with a calm run's."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from traceback import walk_tb
 from types import FrameType
 from typing import Any
@@ -87,6 +88,31 @@ CASES: dict[str, Callable[..., Any]] = {
     "own rule": composed(Follower()),
     "own rule SAM 8 bits": composed(Follower(), BITS8, fs.gradients.SAM()),
 }
+COMPRESSIBLE = (
+    *(fs.DSGD, fs.DSGDm, fs.QGM, fs.QGAdam, fs.DSADDLe, fs.QSADDLe, fs.NGM, fs.NSADDLe),
+    *(fs.GradientTracking, fs.MomentumTracking, fs.D2),
+)
+COMPRESSORS = {
+    "8 bits": BITS8,
+    "4 bits": fs.compressors.StochasticQuantizer(bits=4),
+    "top-k": TOP,
+    "random-k": fs.compressors.RandomK(0.3),
+    "sign": SIGN,
+}
+# and every method with every compressor
+EVERY: dict[str, Callable[..., Any]] = {
+    **{method.__name__: on_ring(method, consensus_step=0.5) for method in COMPRESSIBLE},
+    **{
+        f"{method.__name__} {name}": on_ring(method, compressor=compressor, consensus_step=0.3)
+        for method in COMPRESSIBLE
+        for name, compressor in COMPRESSORS.items()
+    },
+    **CASES,
+}
+# how signals come: a timer's, once in a step or again and again; another process's; where a function is called
+WAYS = ("alarm", "storm", "process", "moment")
+# so many attempts without an interrupt: signals do not come
+PATIENCE = 60
 
 
 class Work:
@@ -98,7 +124,7 @@ class Work:
         self.parameters = [nn.Parameter(torch.randn(AGENTS, *s, generator=draw)) for s in shapes]
         a, b, c = self.parameters
         groups = [{"params": [a, b]}, {"params": [c], "lr": 0.02}]
-        self.optimizer = CASES[case](groups, lr=0.05, weight_decay=0.01)
+        self.optimizer = EVERY[case](groups, lr=0.05, weight_decay=0.01)
         self.pulls = [0.3 * torch.arange(AGENTS).reshape(-1, *[1] * len(s)) for s in shapes]
 
     def loss(self) -> torch.Tensor:
@@ -317,3 +343,52 @@ def differing(state: Snapshot, others: list[Snapshot]) -> list[list[str]]:
         [one[0] for one, two in zip(state, other, strict=False) if not equal([one], [two])]
         for other in others
     ]
+
+
+def interrupt_steps(judge: Judge, way: str, wanted: int, draw: random.Random) -> Counter[str]:
+    """Attempt steps until so many were interrupted in one of WAYS; what signals found the main thread at."""
+    alarm, length = Alarm(), step_time(judge.case, judge.seed)
+    work = Work(judge.case, judge.seed)
+    work.optimizer.step(work.closure)
+    last = 30 + count_moments(lambda: work.optimizer.step(work.closure))
+
+    def attempt() -> None:
+        if way == "process":
+            judge.attempt(alarm.during)
+        elif way == "moment":
+            judge.attempt(at_moment(alarm, draw.randrange(1, last)))
+        else:
+            judge.attempt(by_timer(alarm, length, way == "storm", draw))
+
+    sending = (
+        sent_by_another_process(signal.SIGINT, signal.SIGUSR1, every=length / 2)
+        if way == "process"
+        else nullcontext()
+    )
+    with handled(signal.SIGALRM, signal.SIGINT, signal.SIGUSR1, by=alarm), sending:
+        for _ in range(wanted * PATIENCE):
+            if judge.left.total() >= wanted:
+                break
+            attempt()
+    return alarm.came
+
+
+def by_timer(
+    alarm: Alarm, length: float, again: bool, draw: random.Random
+) -> Callable[[Callable[[], Any]], bool]:
+    """Interrupts a call of about `length` seconds at a random moment, and then `again` and again."""
+
+    def interrupted(call: Callable[[], Any]) -> bool:
+        def timed() -> None:
+            first = draw.uniform(1e-6, 1.2 * length)
+            # a shorter one leaves no time for anything else
+            interval = max(2e-4, draw.uniform(0.05, 0.5) * length) if again else 0.0
+            signal.setitimer(signal.ITIMER_REAL, first, interval)
+            call()
+
+        try:
+            return alarm.during(timed)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    return interrupted

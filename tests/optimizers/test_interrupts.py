@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,18 +26,17 @@ from tests.optimizers.interrupted_steps import (
     Judge,
     Work,
     at_moment,
+    by_timer,
     calm_run,
     count_moments,
     handled,
-    sent_by_another_process,
+    interrupt_steps,
     step_time,
 )
 from tests.optimizers.optimizer_snapshots import equal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 INTERRUPTS = int(os.environ.get("FASTSADDLE_INTERRUPTS", "400"))
-# so many attempts without an interrupt: signals do not come
-PATIENCE = 60
 each = pytest.mark.parametrize("case", CASES)
 BY_HAND = (
     "QSADDLe",
@@ -48,49 +47,12 @@ BY_HAND = (
 )
 
 
-def by_timer(alarm: Alarm, length: float, again: bool) -> Callable[[Callable[[], Any]], bool]:
-    """Interrupts a call of about `length` seconds at a random moment, and then `again` and again."""
-
-    def interrupted(call: Callable[[], Any]) -> bool:
-        def timed() -> None:
-            first = random.uniform(1e-6, 1.2 * length)
-            # a shorter one leaves no time for anything else
-            interval = max(2e-4, random.uniform(0.05, 0.5) * length) if again else 0.0
-            signal.setitimer(signal.ITIMER_REAL, first, interval)
-            call()
-
-        try:
-            return alarm.during(timed)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-    return interrupted
-
-
-def attempts(judge: Judge, wanted: int) -> Iterator[int]:
-    """Numbers, until so many steps were interrupted."""
-    for attempt in range(wanted * PATIENCE):
-        if judge.left.total() >= wanted:
-            return
-        yield attempt
-
-
 @pytest.mark.parametrize("how", ["alarm", "storm", "process"])
 @each
 def test_random_moments(case: str, how: str, seed: int) -> None:
-    random.seed(seed)
-    alarm, judge, length = Alarm(), Judge(case, seed), step_time(case, seed)
-    wanted = max(2, INTERRUPTS // (3 * len(CASES)))
-    with handled(signal.SIGALRM, signal.SIGINT, signal.SIGUSR1, by=alarm):
-        if how == "process":
-            with sent_by_another_process(signal.SIGINT, signal.SIGUSR1, every=length / 2):
-                for _ in attempts(judge, wanted):
-                    judge.attempt(alarm.during)
-        else:
-            timer = by_timer(alarm, length, again=how == "storm")
-            for _ in attempts(judge, wanted):
-                judge.attempt(timer)
-    print(f"{case}, {how}: {dict(judge.left)}, signals in {dict(alarm.came)}")
+    judge, wanted = Judge(case, seed), max(2, INTERRUPTS // (3 * len(CASES)))
+    came = interrupt_steps(judge, how, wanted, random.Random(seed))
+    print(f"{case}, {how}: {dict(judge.left)}, signals in {dict(came)}")
     assert judge.left.total() >= wanted
 
 
@@ -120,7 +82,7 @@ def test_phases_by_hand(case: str, how: str, seed: int) -> None:
     def interrupted(call: Callable[[], Any]) -> bool:
         if how == "moment":
             return at_moment(alarm, draw.randrange(1, 700))(call)
-        return by_timer(alarm, length, again=how == "storm")(call)
+        return by_timer(alarm, length, how == "storm", draw)(call)
 
     with handled(signal.SIGALRM, by=alarm):
         work, done = Work(case, seed), 0

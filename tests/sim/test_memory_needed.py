@@ -158,3 +158,42 @@ def test_limits_of_the_first_version(tmp_path: Path) -> None:
     assert free_bytes(CPU, tmp_path) == 5500
     (tmp_path / "proc/self/cgroup").unlink()
     assert free_bytes(CPU, tmp_path) is None
+
+
+def test_the_process_s_own_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("Name:\tx\nVmPeak:\t 9 kB\nVmSize:\t   7 kB\n")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (9 * 1024, resource.RLIM_INFINITY))
+    assert free_bytes(CPU, tmp_path) == 2 * 1024
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (5 * 1024, 5 * 1024))
+    assert free_bytes(CPU, tmp_path) == 0
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
+    assert free_bytes(CPU, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (MemoryError(), "out of memory: fewer --agents"),
+        (RuntimeError("x: can't allocate memory: 5 bytes\nframes"), "memory: 5 bytes): fewer"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), "(CUDA out of memory. Tried)"),
+        (RuntimeError("something else"), None),
+    ],
+)
+def test_out_of_memory_is_one_line(
+    raised: Exception,
+    told: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise raised
+
+    monkeypatch.setattr("fastsaddle.sim.commands.train.main", fail)
+    if told is None:
+        with pytest.raises(RuntimeError, match="something else"):
+            main(["train"])
+        return
+    assert main(["train"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("fastsaddle: error: ") and error.count("\n") == 1 and told in error

@@ -1,6 +1,9 @@
 """Options that cannot be: one line that names the rule, exit status 2, and nothing written."""
 
+import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,3 +128,21 @@ def test_local_optimizers_are_refused(
     assert main(["train", "--algorithm", "mine.py:Mine"]) == 2
     assert "makes local optimizers (local=), whose state no checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.filterwarnings("always:D2 may oscillate")
+def test_warnings_are_lines(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as Python itself does; pytest keeps warnings to itself
+    monkeypatch.setattr(warnings, "showwarning", shown)
+    before = warnings.formatwarning
+    options = "--algorithm d2 --agents 8 --model mlp:4 --steps 2 --batch-size 4"
+    assert main(["train", *options.split(), "--out", str(tmp_path / "run")]) == 0
+    (line,) = [text for text in capfd.readouterr().err.splitlines() if "warning" in text.lower()]
+    assert line.startswith("fastsaddle: warning: D2 may oscillate: ")
+    assert warnings.formatwarning is before
+
+
+def shown(*warning: Any, **line: Any) -> None:
+    sys.stderr.write(warnings.formatwarning(*warning[:4]))

@@ -1,5 +1,6 @@
 """Whether a run fits into memory, found before anything of its size is made."""
 
+import resource
 import warnings
 from pathlib import Path
 
@@ -100,11 +101,16 @@ def size(count: float) -> str:
 def free_bytes(device: torch.device, root: Path = Path("/")) -> int | None:
     """Memory that a process may still take on a device; None where the system does not tell.
 
-    On a CPU what the system has, or what the container (control group) leaves, swap included where it is the system's.
+    On a CPU what the system has, or what the container (control group) or the process's own limit (ulimit -v) leaves,
+    swap included where it is the system's.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = [_of_system(root / "proc/meminfo"), *_of_groups(root)]
+    found = [
+        _of_system(root / "proc/meminfo"),
+        _of_process(root / "proc/self/status"),
+        *_of_groups(root),
+    ]
     return min((count for count in found if count is not None), default=None)
 
 
@@ -114,6 +120,17 @@ def _of_system(path: Path) -> int | None:
         return 1024 * sum(int(lines[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _of_process(path: Path) -> int | None:
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most == resource.RLIM_INFINITY:
+        return None
+    try:
+        lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
+        return max(0, most - 1024 * int(lines["VmSize"].split()[0]))
+    except (OSError, ValueError, KeyError):
+        return most
 
 
 def _of_groups(root: Path) -> list[int]:
