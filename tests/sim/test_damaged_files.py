@@ -109,6 +109,15 @@ def test_a_torn_last_line_is_computed_again(
     assert ends_as(run, finished)
 
 
+def test_a_kill_between_two_checkpoints_leaves_none_too_many(finished: Path, run: Path) -> None:
+    """The last one is there, the oldest is not removed yet, and no step is left that would do it."""
+    shutil.copy(run / "checkpoint-6.safetensors", run / "checkpoint-3.safetensors")
+    (run / "curves.png").unlink()
+    assert resume(run) == 0
+    assert ends_as(run, finished)
+    assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in finished.iterdir())
+
+
 def test_rows_are_the_same_where_an_evaluation_lies_between_checkpoints(
     finished: Path, run: Path
 ) -> None:

@@ -56,10 +56,15 @@ def save(
             partial.chmod(mode)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
+    remove_old(directory, step)
+    return path
+
+
+def remove_old(directory: Path, step: int) -> None:
+    """Remove all checkpoints before that of a step but one, a whole one being there."""
     # later ones are damaged, or this run would have gone on from them
     for _, old in [found for found in find(directory) if found[0] <= step][KEPT:]:
         old.unlink()
-    return path
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -156,6 +156,8 @@ def _restore(job: Job) -> None:
             job.notes.append(f"{error}; trying the one before")
             continue
         job.step = step
+        # a kill may have come before it was done
+        checkpoint.remove_old(job.directory.path, step)
         return
     if found:
         reason = job.notes[-1].removesuffix("; trying the one before")
