@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 
 def check_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
     """Raise ValueError where a state has other shapes, or lacks what belongs together."""
-    saved = [index for group in state_dict["param_groups"] for index in group["params"]]
-    mine = [p for group in optimizer.param_groups for p in group["params"]]
     shapes = {
         s.name: partial(shape_of, optimizer, s) for s in optimizer.states if s.width != "group"
     }
-    for index, p in zip(saved, mine, strict=False):
+    for index, p in paired(optimizer, state_dict):
         held = state_dict["state"].get(index, {})
         check_together(optimizer, index, held)
         check_counted(optimizer, index, held)
@@ -42,6 +40,14 @@ def check_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
                 )
 
 
+def paired(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> Iterator[tuple[Any, Parameter]]:
+    """Each saved parameter's key with the parameter that its state is for, in the order of the groups."""
+    saved = (index for group in state_dict["param_groups"] for index in group["params"])
+    mine = (p for group in optimizer.param_groups for p in group["params"])
+    # torch itself refuses groups of other lengths
+    return zip(saved, mine, strict=False)
+
+
 def shape_of(optimizer: Optimizer, state: State, p: Parameter) -> torch.Size:
     """The shape of a state as a parameter holds it."""
     if state.width == "scalar":
@@ -54,15 +60,13 @@ def uncast(
     optimizer: Optimizer, state_dict: Mapping[str, Any]
 ) -> dict[Parameter, dict[str, torch.Tensor]]:
     """The saved tensors of bfloat16 parameters as they are: torch casts what it loads to the parameter's dtype."""
-    saved = [index for group in state_dict["param_groups"] for index in group["params"]]
-    mine = [p for group in optimizer.param_groups for p in group["params"]]
     return {
         p: {
             name: value.detach().clone()
             for name, value in state_dict["state"].get(index, {}).items()
             if isinstance(value, torch.Tensor)
         }
-        for index, p in zip(saved, mine, strict=False)
+        for index, p in paired(optimizer, state_dict)
         if is_rounded(p) and index in state_dict["state"]
     }
 
