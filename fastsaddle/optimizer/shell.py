@@ -565,7 +565,9 @@ class Optimizer(torch.optim.Optimizer):
         with Commit(), torch.no_grad():
             phase.steps = True
             try:
-                if phase.home is not None and self._has_others:
+                # of rows that another optimizer has laid out the groups are not these
+                is_mine = live.version == self.rows.version
+                if phase.home is not None and is_mine and self._has_others:
                     self._follow_perturbed()
                 if told and overflowed(self, told):
                     self._restore()

@@ -233,7 +233,9 @@ def test_moved_parameters(seed: int) -> None:
     assert equal(values(optimizer), values(twin)) and int(optimizer.rounds) == 3
     for p in parameters(optimizer):
         p.data = p.data.double()
-    with pytest.raises(ValueError, match=r"parameters must be float32, got torch\.float64"):
+    with pytest.raises(
+        ValueError, match=r"parameters must be float32 or bfloat16, got torch\.float64"
+    ):
         step(optimizer)
     assert int(optimizer.rounds) == 3
 

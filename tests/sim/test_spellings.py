@@ -92,7 +92,7 @@ def test_runs_with_both_names_are_one_group(tmp_path: Path) -> None:
         path.write_text(text.replace("binary-tree", "binary_tree"))
     stored = json.loads((out / "compare.json").read_text())
     note = {"when": {"algorithm": "relaysgd"}, "values": {"lr": 0.1}, "accuracy": 0.5, "edges": []}
-    stored["chosen"], stored["tuning"] = [note], [{}]
+    stored["chosen"], stored["tuning"] = [note], [{"directory": "cells/t", "options": {}}]
     (out / "compare.json").write_text(json.dumps(stored))
     assert '"relaysgd"' in config.read_text() and '"binary_tree"' in config.read_text()
     text = page.write([out], tmp_path / "page.html", surface=False).read_text()
