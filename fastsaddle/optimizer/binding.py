@@ -25,8 +25,8 @@ def bind(optimizer: Optimizer) -> None:
     Buffers that fit stay where they are: a captured graph knows nothing but their addresses.
     """
     live, groups = optimizer.live, [moving(group) for group in optimizer.param_groups]
-    every = [p for group in optimizer.param_groups for p in group["params"]]
-    rows = FlatParameters.over(groups, optimizer.agents, optimizer.stacked, every[0].device)
+    device = optimizer.parameters[0].device
+    rows = FlatParameters.over(groups, optimizer.agents, optimizer.stacked, device)
     device, states = rows.x.device, optimizer.states
     fits = live.rows is rows and live.version == rows.version and len(live.layouts) == len(groups)
     # what fails here is done again by the next step: no layout has this version
@@ -54,7 +54,7 @@ def bind(optimizer: Optimizer) -> None:
         }
     live.dim = sum(p.numel() for p in mine) // optimizer.agents
     live.count = len(mine)
-    forget(optimizer, every)
+    forget(optimizer)
     set_aside(optimizer)
     keep_masters(optimizer, mine)
     for state in states:
@@ -64,7 +64,10 @@ def bind(optimizer: Optimizer) -> None:
         elif state.is_per_agent:
             fill_numbers(optimizer, state, groups)
     bind_rounds(optimizer, mine)
-    live.held = [(p, name, part) for p in mine for name, part in optimizer.state[p].items()]
+    own = {MASTER, *(state.name for state in states)}
+    live.held = [
+        (p, name, part) for p in mine for name, part in optimizer.state[p].items() if name in own
+    ]
     optimizer.gradient.bind(optimizer)
     optimizer.rule.bind(optimizer)
     live.version = rows.version
@@ -75,9 +78,9 @@ def moving(group: dict[str, Any]) -> list[Parameter]:
     return [p for p in group["params"] if p.requires_grad]
 
 
-def forget(optimizer: Optimizer, every: list[Parameter]) -> None:
+def forget(optimizer: Optimizer) -> None:
     """Drop the state of parameters that groups no longer name."""
-    named = {id(p) for p in every}
+    named = {id(p) for p in optimizer.parameters}
     gone = [p for p in optimizer.state if isinstance(p, torch.Tensor) and id(p) not in named]
     for p in gone:
         del optimizer.state[p]

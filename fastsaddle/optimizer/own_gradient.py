@@ -68,7 +68,7 @@ def are_zero(optimizer: Optimizer) -> bool:
     """Whether all gradients are known to be zero, without reading them."""
     rows = optimizer.rows
     is_zero, buffers = rows.written == optimizer.live.zero_at, rows.gradient_buffers
-    gradients = (p.grad for group in optimizer.param_groups for p in group["params"])
+    gradients = (p.grad for p in optimizer.parameters)
     return all(
         grad is None or (is_zero and any(grad._base is rows for rows in buffers))
         for grad in gradients
@@ -77,8 +77,7 @@ def are_zero(optimizer: Optimizer) -> bool:
 
 def with_gradient(optimizer: Optimizer) -> torch.Tensor | None:
     """The first parameter that has a gradient; None where none has."""
-    parameters = (p for group in optimizer.param_groups for p in group["params"])
-    return next((p for p in parameters if is_dense(p.grad)), None)
+    return next((p for p in optimizer.parameters if is_dense(p.grad)), None)
 
 
 def is_dense(gradient: torch.Tensor | None) -> bool:

@@ -43,9 +43,8 @@ def check_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
 def paired(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> Iterator[tuple[Any, Parameter]]:
     """Each saved parameter's key with the parameter that its state is for, in the order of the groups."""
     saved = (index for group in state_dict["param_groups"] for index in group["params"])
-    mine = (p for group in optimizer.param_groups for p in group["params"])
     # torch itself refuses groups of other lengths
-    return zip(saved, mine, strict=False)
+    return zip(saved, optimizer.parameters, strict=False)
 
 
 def shape_of(optimizer: Optimizer, state: State, p: Parameter) -> torch.Size:

@@ -172,7 +172,7 @@ class Optimizer(torch.optim.Optimizer):
             check_group(group, self.hyperparameters, self.agents)
         check_parts(self)
         self._check_backend()
-        is_new = all(p.grad is None for group in self.param_groups for p in group["params"])
+        is_new = all(p.grad is None for p in self.parameters)
         self._bind()
         if is_new:
             note_zeroed(self)
@@ -246,7 +246,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _leading(self) -> int | None:
         """The parameters' first dimension; None where they have none in common."""
-        given = [p for group in self.param_groups for p in group["params"]]
+        given = self.parameters
         if not given:
             raise ValueError("at least one parameter is needed, got none")
         check_memory([p for p in given if p.requires_grad])
@@ -255,7 +255,7 @@ class Optimizer(torch.optim.Optimizer):
         return first[0] if first and not shapes else None
 
     def _check_backend(self) -> None:
-        device = next(p for group in self.param_groups for p in group["params"]).device
+        device = self.parameters[0].device
         with use_backend(self.backend):
             for op in ops().values():
                 op.choice(device)
@@ -360,6 +360,11 @@ class Optimizer(torch.optim.Optimizer):
     # -- where things lie
 
     @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Those of all groups in their order, also those that stand still."""
+        return [p for group in self.param_groups for p in group["params"]]
+
+    @property
     def count(self) -> int:
         """Parameters of all groups that steps move."""
         return self.live.count
@@ -424,14 +429,17 @@ class Optimizer(torch.optim.Optimizer):
     def follow(self) -> None:
         """Find parameters that were moved, by hand or into other buffers, and lay the state out like them.
 
-        bfloat16 parameters that somebody wrote to are taken over as well.
+        So are states that somebody exchanged, and what somebody wrote to bfloat16 parameters.
         """
         self._find()
+        if any(self.state[p].get(name) is not part for p, name, part in self.live.held):
+            # reset or exchanged by hand
+            self._bind()
         if self.rows.rounded is not None:
             self.rows.rounded.absorb()
 
     def _find(self) -> None:
-        """Lay everything out anew where parameters or state are not where they were."""
+        """Lay everything out anew where parameters are not where they were."""
         if torch.is_inference_mode_enabled():
             # what is made here is used outside of it
             with torch.inference_mode(False), torch.no_grad():
@@ -443,9 +451,6 @@ class Optimizer(torch.optim.Optimizer):
         # while models are elsewhere it must wait
         is_home = self.phase.home is None
         if self.live.version != self.rows.version or (is_home and self._has_others):
-            self._bind()
-        elif any(self.state[p].get(name) is not part for p, name, part in self.live.held):
-            # reset or exchanged by hand
             self._bind()
 
     @property
@@ -857,8 +862,8 @@ class Optimizer(torch.optim.Optimizer):
             self.follow()
         own = {} if self.locals is None else {"local": self.locals.state_dicts()}
         saved = super().state_dict()
-        every = [p for group in self.param_groups for p in group["params"]]
-        replace_masters(self, saved["state"], {p: index for index, p in enumerate(every)})
+        keys = {p: index for index, p in enumerate(self.parameters)}
+        replace_masters(self, saved["state"], keys)
         return {**saved, **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

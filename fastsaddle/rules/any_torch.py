@@ -113,7 +113,7 @@ class LocalOptimizers:
 
     def attach(self, owner: Optimizer) -> None:
         """Point parameters and gradients at the owner's buffers, wherever those lie now; frozen ones at the owner's."""
-        theirs = [p for group in owner.param_groups for p in group["params"]]
+        theirs = owner.parameters
         rows = owner.rows
         parts = zip(rows.parts(rows.x), rows.parts(rows.g), strict=True)
         lying = dict(zip(map(id, rows.parameters), parts, strict=True))
