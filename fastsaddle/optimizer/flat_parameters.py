@@ -175,9 +175,7 @@ class FlatParameters:
             if grad is view:
                 continue
             if grad is None:
-                # one that stands still has nothing to be read
-                if p.requires_grad:
-                    view.zero_()
+                view.zero_()
             elif grad.layout != torch.strided:
                 raise ValueError(f"gradients must be dense, got {grad.layout}")
             elif grad.data_ptr() != view.data_ptr() or grad.stride() != view.stride():

@@ -72,3 +72,20 @@ def test_an_assigned_gradient_is_shown(seed: int) -> None:
     found = dict(stack.named_gradients())
     assert torch.equal(found[name], given)
     assert all(torch.equal(found[n], grad) for n, grad in before.items())
+
+
+def test_a_frozen_parameter_leaves_no_gradient_behind(seed: int) -> None:
+    torch.manual_seed(seed)
+    stack = fs.AgentStack(nn.Linear(3, 2), 4)
+    optimizer = fs.DSGD(stack.parameters(), lr=0.1, topology="ring")
+    for _ in range(2):
+        stack(torch.randn(4, 5, 3)).square().sum().backward()
+        assert all(bool(g.any()) for _, g in stack.named_gradients())
+        optimizer.step()
+        optimizer.zero_grad()
+    stack(torch.randn(4, 5, 3)).square().sum().backward()
+    bias = dict(stack.named_parameters())["bias"]
+    bias.requires_grad_(False)
+    optimizer.step()
+    gradients = dict(stack.named_gradients())
+    assert not gradients["bias"].any() and bool(gradients["weight"].any())
