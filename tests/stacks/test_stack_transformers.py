@@ -128,13 +128,15 @@ def test_agents_on_a_ring_learn(
 ) -> None:
     torch.manual_seed(seed)
     stack = fs.AgentStack(made(dropout).train(), 4)
-    optimizer = METHODS[method](stack.parameters(), lr=0.05, topology="ring")
+    optimizer = METHODS[method](stack.parameters(), lr=0.02, topology="ring")
     its = batch(made, False)
-    losses = [optimizer.step(closure(stack, optimizer, its)).item() for _ in range(60)]
-    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+    losses = [optimizer.step(closure(stack, optimizer, its)).item() for _ in range(110)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     # what a user does next
     mean = stack.consensus().eval()
-    assert mean(**{name: value[0] for name, value in its.items()}).loss < losses[0]
+    each = ({name: value[i] for name, value in its.items()} for i in range(4))
+    # on all agents' data, which the first loss is of too
+    assert sum(mean(**own).loss.item() for own in each) / 4 < losses[0]
     fresh = made(dropout)
     fresh.load_state_dict(stack.agent(2).state_dict())
     assert stack.load_state_dict(fresh.state_dict()).missing_keys == []
