@@ -213,9 +213,12 @@ def test_losses_over_trees_return_more(
         assert torch.allclose(losses[i], loss, atol=1e-6)
         assert torch.allclose(more["each"][i], expected["each"], atol=1e-6)
         assert torch.allclose(more["some"][0][i], outputs[:2], atol=1e-6)
-        for name, p in model.named_parameters():
-            assert p.grad is not None
-            assert torch.allclose(found[name][i], p.grad, rtol=1e-4, atol=1e-6), name
+        gradient = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert gradient.keys() == found.keys()
+        # a bias before batch norm has a gradient of rounding errors alone, as large as the others let them be
+        largest = max(1.0, *(float(g.abs().max()) for g in gradient.values()))
+        for name, g in gradient.items():
+            assert torch.allclose(found[name][i], g, rtol=1e-4, atol=1e-6 * largest), name
     assert torch.equal(more["some"][1], losses)
     assert not any(t.requires_grad for t in (losses, more["each"], more["some"][0]))
 
