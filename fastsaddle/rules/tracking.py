@@ -58,7 +58,7 @@ class GradientTracking(Tracking):
     def step(self, rows: Rows, comm: Round) -> None:
         y, before = rows.states["tracked"], rows.states["gradient"]
         y_mixed, x_mixed = comm.mixed(y, rows.x)
-        y.copy_(y_mixed.add_(rows.g).sub_(before))
+        torch.sub(y_mixed.add_(rows.g), before, out=y)
         before.copy_(rows.g)
         rows.x.copy_(rows.descended(x_mixed, y))
 
@@ -91,5 +91,5 @@ class MomentumTracking(Tracking):
         c.sub_(u)
         # c holds c - u now, which is what the neighbors get
         x_mixed, c_mixed = comm.mixed(rows.x, c)
-        rows.x.copy_(x_mixed.add_(rows.lr * c))
-        c.copy_(c_mixed.add_(u))
+        torch.add(x_mixed, rows.lr * c, out=rows.x)
+        torch.add(c_mixed, u, out=c)

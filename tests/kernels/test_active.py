@@ -8,14 +8,15 @@ import torch
 
 from fastsaddle.kernels.op import Op, ops
 from tests.kernels.test_halo import BACKENDS, run
+from tests.kernels.test_ops import INTERPRETING
 
 MASKED = ("local_step", "gossip_step", "mix_update", "choco_step")
-AGENTS = 5
+AGENTS, COLUMNS = 5, 32 if INTERPRETING else 96
 ACTIVE = torch.tensor([True, False, True, True, False])
 
 
 def examples(name: str, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from ops()[name].examples(AGENTS, 96, torch.Generator().manual_seed(seed)).items()
+    yield from ops()[name].examples(AGENTS, COLUMNS, torch.Generator().manual_seed(seed)).items()
 
 
 def assert_equal(name: str, got: dict[str, Any], expected: dict[str, Any], told: str) -> None:
