@@ -12,6 +12,8 @@ ALIGNMENT = 32
 # kernels count the columns of one row in 32 bits; rows together may have more elements
 MOST_COLUMNS = 2**31 - 2**14
 
+INDEX_RULE = "every index must name a sample, in 0..samples-1"
+
 
 def check_rows(like: torch.Tensor, **rows: torch.Tensor | None) -> None:
     """Each of `rows` is float32 `[agents, columns]`, laid out row by row, and shaped like `like`."""

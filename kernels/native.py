@@ -17,6 +17,7 @@ import torch
 from fastsaddle.kernels import threads
 from fastsaddle.kernels._shared.buckets.reference import BUCKET_RULE, COUNT_RULE
 from fastsaddle.kernels._shared.step.reference import LIST_RULE
+from fastsaddle.kernels.arguments import INDEX_RULE
 
 SOURCES = (".cpp", ".h")
 LIBRARY_NAME = "_native.so"
@@ -112,6 +113,7 @@ REASONS = {
     2: (MemoryError, "no memory for the tiles of a step"),
     3: (ValueError, BUCKET_RULE),
     4: (ValueError, COUNT_RULE),
+    5: (ValueError, INDEX_RULE),
 }
 
 
@@ -127,7 +129,7 @@ def call(symbol: Any, *arguments: int | None) -> None:
     """Call `symbol` with torch's number of threads (one in a forked child), and raise what it reports.
 
     Raises:
-        ValueError: a neighbor list or a table is wrong; nothing was written.
+        ValueError: a neighbor list, a table or an index is wrong; nothing was written.
         MemoryError: scratch memory could not be had; nothing was written.
     """
     status = symbol(*arguments, threads.count())
