@@ -29,6 +29,7 @@ import fastsaddle as fs
 from fastsaddle.sim.data.batches import AgentBatches
 from fastsaddle.sim.data.datasets.fashion_mnist import fashion_mnist
 from fastsaddle.sim.data.partitions.dirichlet import dirichlet
+from fastsaddle.sim.data.samples import Samples
 from fastsaddle.sim.gradient_engine import GradientEngine
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -39,7 +40,7 @@ LIMIT = 1.5
 class Training:
     """So many agents and their data; `step` is one round of Q-SADDLe."""
 
-    def __init__(self, inputs: Tensor, labels: Tensor, agents: int, chunk: int | None) -> None:
+    def __init__(self, inputs: Samples, labels: Tensor, agents: int, chunk: int | None) -> None:
         torch.manual_seed(0)
         network = nn.Sequential(
             nn.Flatten(), nn.Linear(784, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES)
@@ -55,7 +56,7 @@ class Training:
 
     def step(self, number: int) -> None:
         chosen = self.batches.at(number)
-        inputs, labels = self.inputs[chosen], self.labels[chosen]
+        inputs, labels = self.inputs.gather(chosen), self.labels[chosen]
         self.optimizer.step(lambda: self.engine.gradients(inputs, labels).mean())
 
 
@@ -66,14 +67,14 @@ def measure(
     torch.set_num_threads(threads)
     data = fashion_mnist(data_dir)
     # libraries load what they need at their first step, which is no agent's memory
-    small = Training(data.train_inputs, data.train_labels, 2, chunk)
+    small = Training(data.train, data.train_labels, 2, chunk)
     for number in range(2):
         small.step(number)
     del small
     before = resident("VmRSS")
     # from here on the peak counts anew
     Path("/proc/self/clear_refs").write_text("5")
-    training = Training(data.train_inputs, data.train_labels, agents, chunk)
+    training = Training(data.train, data.train_labels, agents, chunk)
     for number in range(3):
         training.step(number)
     times: list[float] = []

@@ -23,6 +23,8 @@ STEP_SIZES = tuple((agents, 2**n) for n in (18, 22, 24, 28, 31) for agents in (1
 # up to 1 GB a buffer, results are compared with the reference's
 COMPARED = 2**28
 DRAWN = 32
+# ops that do not work on rows of models have benchmarks of their own
+ON_DATA = ("gather_batch",)
 # ops that take whole tensors; the others' buckets have so many elements
 WHOLE_TENSORS, BUCKET = ("sign", "top_k"), 512
 KEPT = 0.1
@@ -44,7 +46,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     device, wanted_scale = kind(metafunc.config), scale(metafunc.config)
     found = []
     # what a step needs comes first, should time run out
-    for op in sorted(ops().values(), key=lambda op: op.name not in STEP_OPS):
+    on_rows = (op for name, op in ops().items() if name not in ON_DATA)
+    for op in sorted(on_rows, key=lambda op: op.name not in STEP_OPS):
         for backend in ("native", "triton", "reference"):
             if backend not in op.unavailable(device):
                 wanted = sizes(op.name, wanted_scale)

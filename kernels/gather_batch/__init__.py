@@ -76,29 +76,34 @@ def check(
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
     """Images of `columns` pixels in a row, and of as many in several rows and channels."""
     result = {}
-    for shape, batch in (((1, 1, columns), 2), ((3, columns // 32 + 1, 11), 3)):
+    row, image = (1, 1, columns), (3, columns // 32 + 1, 11)
+    for variant, shape, batch in (
+        ("levels-still", row, 2),
+        ("levels-moved", image, 3),
+        ("numbers-still", image, 2),
+        ("numbers-moved", row, 3),
+    ):
         samples, size = agents + 5, (agents, batch)
-        numbers = torch.empty(samples, *shape).normal_(generator=generator)
-        levels = torch.randint(0, LEVELS, (samples, *shape), generator=generator).byte()
-        table = torch.empty(shape[0], LEVELS).normal_(generator=generator)
-        # some leave nothing of the image
-        most = max(shape[1:])
-        moves = {
-            "fill": torch.empty(shape[0]).normal_(generator=generator),
-            "offsets": torch.randint(-most, most + 1, (*size, 2), generator=generator).short(),
-            "flips": torch.rand(size, generator=generator) < 0.5,
+        if variant.startswith("levels"):
+            stored = torch.randint(0, LEVELS, (samples, *shape), generator=generator).byte()
+            table = torch.empty(shape[0], LEVELS).normal_(generator=generator)
+        else:
+            stored, table = torch.empty(samples, *shape).normal_(generator=generator), None
+        result[variant] = {
+            "samples": stored,
+            "indices": torch.randint(0, samples, size, generator=generator),
+            "out": torch.zeros(*size, *shape),
+            "table": table,
+            **dict.fromkeys(("fill", "offsets", "flips")),
         }
-        # one stays where it is
-        moves["offsets"][0, 0], moves["flips"][0, 0] = 0, False
-        for kind, stored in (("levels", levels), ("numbers", numbers)):
-            for moved in (False, True):
-                result[f"{kind}-{'moved' if moved else 'still'}-{shape[0]}"] = {
-                    "samples": stored,
-                    "indices": torch.randint(0, samples, size, generator=generator),
-                    "out": torch.zeros(*size, *shape),
-                    "table": table if stored is levels else None,
-                    **(moves if moved else dict.fromkeys(moves)),
-                }
+        if variant.endswith("moved"):
+            # some leave nothing of the image, one leaves it where it is
+            most = max(shape[1:])
+            offsets = torch.randint(-most, most + 1, (*size, 2), generator=generator).short()
+            flips = torch.rand(size, generator=generator) < 0.5
+            offsets[0, 0], flips[0, 0] = 0, False
+            fill = torch.empty(shape[0]).normal_(generator=generator)
+            result[variant] |= {"fill": fill, "offsets": offsets, "flips": flips}
     return result
 
 

@@ -24,8 +24,9 @@ def gather_batch_reference(
         raise ValueError(INDEX_RULE)
     numbers = samples[indices]
     if table is not None:
-        channel = torch.arange(samples.shape[1], device=samples.device)[:, None, None]
-        numbers = table[channel, numbers.long()]
+        by_channel = numbers.movedim(2, 0)
+        found = table.gather(1, by_channel.flatten(1).long())
+        numbers = found.view(by_channel.shape).movedim(0, 2)
     if fill is not None and offsets is not None and flips is not None:
         numbers = moved(numbers, fill, offsets.long(), flips)
     out.copy_(numbers)

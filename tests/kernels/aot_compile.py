@@ -141,7 +141,7 @@ def on_meta(
 def foreign_passes(arguments: Mapping[str, Any], agents: int) -> float:
     """How many passes over the agents' rows it takes to read those behind them."""
     tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor)]
-    return max(len(t) for t in tensors if t.shape[1:] == (DRAWN,)) / agents - 1
+    return max((len(t) for t in tensors if t.shape[1:] == (DRAWN,)), default=agents) / agents - 1
 
 
 @triton.jit

@@ -32,7 +32,10 @@ def reason_to_skip() -> str | None:
 @pytest.mark.parametrize(
     "files",
     [
-        ("test_ops.py", "test_far_rows.py", "test_halo.py", "test_active.py", "test_draws.py"),
+        (
+            *("test_ops.py", "test_far_rows.py", "test_halo.py", "test_active.py", "test_draws.py"),
+            "test_gather_batch.py",
+        ),
         ("test_stacked_convolution.py",),
     ],
     ids=["ops", "convolutions"],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastsaddle.sim.data.augmentation import KINDS, Augmentation
+from fastsaddle.sim.data.samples import Samples
 
 
 def random_images(seed: int, shape: tuple[int, ...] = (3, 5, 2, 7, 9)) -> Tensor:
@@ -15,9 +16,16 @@ def random_images(seed: int, shape: tuple[int, ...] = (3, 5, 2, 7, 9)) -> Tensor
 
 
 def build(kind: str, images: Tensor, seed: int, pad: int = 4) -> Augmentation:
+    agents, batch_size = images.shape[:2]
+    return Augmentation(kind, seed=seed, batch_size=batch_size, agents=agents, pad=pad)
+
+
+def apply(augmentation: Augmentation, images: Tensor, step: int) -> Tensor:
+    """The augmented images of one step."""
     agents, batch_size, channels = images.shape[:3]
-    fill = torch.arange(1, channels + 1) * -10.5
-    return Augmentation(kind, fill=fill, seed=seed, batch_size=batch_size, agents=agents, pad=pad)
+    samples = Samples(images.flatten(0, 1).contiguous(), fill=torch.arange(1, channels + 1) * -10.5)
+    indices = torch.arange(agents * batch_size).view(agents, batch_size)
+    return samples.gather(indices, *augmentation.draws(step))
 
 
 def every_view(image: np.ndarray, pad: int) -> dict[tuple[int, int, bool], np.ndarray]:
@@ -44,7 +52,7 @@ def test_each_sample_is_a_slice(kind: str, pad: int, shape: tuple[int, ...], see
     before = images.clone()
     augmentation = build(kind, images, seed, pad)
     for step in (0, 1, 5000):
-        found = augmentation.apply(images, step)
+        found = apply(augmentation, images, step)
         assert (found.shape, found.dtype) == (images.shape, images.dtype)
         assert torch.equal(images, before)
         for image, new in zip(images.flatten(0, 1), found.flatten(0, 1), strict=True):
@@ -61,13 +69,11 @@ def test_each_sample_is_a_slice(kind: str, pad: int, shape: tuple[int, ...], see
 def seen(kind: str, seed: int) -> np.ndarray:
     """Row, column and flip of 4 x 32 samples in 40 steps, `[40, 4, 32, 3]`, read off the images."""
     numbers = torch.arange(1.0, 65.0).view(1, 1, 1, 8, 8).expand(4, 32, 1, 8, 8)
-    augmentation = Augmentation(
-        kind, fill=torch.tensor([0.0]), seed=seed, batch_size=32, agents=4, pad=2
-    )
+    augmentation = Augmentation(kind, seed=seed, batch_size=32, agents=4, pad=2)
     result = np.empty((40, 4, 32, 3), dtype=int)
     for step in range(40):
         # the middle of the image is never padding
-        middle = augmentation.apply(numbers, step)[:, :, 0, 3:5, 3:5].numpy()
+        middle = apply(augmentation, numbers, step)[:, :, 0, 3:5, 3:5].numpy()
         flip = middle[..., 0, 0] > middle[..., 0, 1]
         first = np.where(flip, middle[..., 0, 1], middle[..., 0, 0]).astype(int) - 1
         result[step] = np.stack([first // 8 - 3 + 2, first % 8 - 3 + 2, flip], axis=-1)
@@ -97,11 +103,11 @@ def test_the_kinds_share_their_draws(seed: int) -> None:
 def test_any_step_can_be_asked_first(seed: int) -> None:
     images = random_images(seed, (3, 32, 1, 6, 6))
     augmentation = build("crop-flip", images, seed)
-    in_order = [augmentation.apply(images, step) for step in range(150)]
+    in_order = [apply(augmentation, images, step) for step in range(150)]
     for step in np.random.default_rng(seed).permutation(150)[:20]:
         fresh = build("crop-flip", images, seed)
-        assert torch.equal(fresh.apply(images, int(step)), in_order[step])
-        assert torch.equal(augmentation.apply(images, int(step)), in_order[step])
+        assert torch.equal(apply(fresh, images, int(step)), in_order[step])
+        assert torch.equal(apply(augmentation, images, int(step)), in_order[step])
     assert not torch.equal(in_order[0], in_order[1])
 
 
@@ -109,30 +115,30 @@ def test_other_agents_change_nothing(seed: int) -> None:
     images = random_images(seed, (6, 4, 3, 8, 8))
     few, many = build("crop-flip", images[:2], seed), build("crop-flip", images, seed)
     for step in (0, 1, 700):
-        assert torch.equal(few.apply(images[:2], step), many.apply(images, step)[:2])
+        assert torch.equal(apply(few, images[:2], step), apply(many, images, step)[:2])
 
 
 def test_seed_and_agent_decide(seed: int) -> None:
     images = random_images(seed, (1, 32, 1, 6, 6)).expand(2, -1, -1, -1, -1)
-    one = build("crop-flip", images, seed).apply(images, 0)
-    other = build("crop-flip", images, seed ^ 1).apply(images, 0)
+    one = apply(build("crop-flip", images, seed), images, 0)
+    other = apply(build("crop-flip", images, seed ^ 1), images, 0)
     assert not torch.equal(one[0], one[1])
     assert not torch.equal(one, other)
 
 
 def test_wrong_arguments() -> None:
-    right: dict[str, Any] = {"fill": torch.ones(3), "seed": 0, "batch_size": 4, "agents": 2}
+    right: dict[str, Any] = {"seed": 0, "batch_size": 4, "agents": 2}
     with pytest.raises(ValueError, match="one of crop, flip, crop-flip, got 'rotate'"):
         Augmentation("rotate", **right)
     for wrong, message in (
         ({"pad": -1}, "pad must be >= 0, got -1"),
-        ({"fill": torch.ones(3, 1, 1)}, r"one value for each channel, got \[3, 1, 1\]"),
         ({"batch_size": 0}, "batch_size and agents must be >= 1, got 0 and 2"),
         ({"agents": 0}, "batch_size and agents must be >= 1, got 4 and 0"),
     ):
         with pytest.raises(ValueError, match=message):
             Augmentation("crop", **{**right, **wrong})
-    augmentation = Augmentation("crop", **right)
-    for shape in ((2, 4, 16), (2, 4, 1, 8, 8), (2, 5, 3, 8, 8), (4, 2, 3, 8, 8)):
-        with pytest.raises(ValueError, match=r"that start with \[2, 4, 3\], got \["):
-            augmentation.apply(torch.ones(shape), 0)
+    draws = Augmentation("crop", **right).draws(0)
+    indices = torch.zeros(2, 4, dtype=torch.int64)
+    for shape, at in (((9, 16), indices), ((9, 1, 8, 8), indices), ((9, 3, 8, 8), indices[:, :3])):
+        with pytest.raises(ValueError, match=r"must be .*got"):
+            Samples(torch.ones(shape), fill=torch.ones(3)).gather(at, *draws)

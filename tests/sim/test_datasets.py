@@ -101,9 +101,9 @@ def test_digits() -> None:
     assert found.shape == (1, 8, 8)
     assert found.name == "digits"
     assert len(found.train_labels) + len(found.test_labels) == 1797
-    assert found.train_inputs.mean().abs() < 0.001
-    assert (found.train_inputs.std() - 1).abs() < 0.001
-    everything = torch.cat([found.train_inputs, found.test_inputs]).flatten(1)
+    assert found.train[:].mean().abs() < 0.001
+    assert (found.train[:].std() - 1).abs() < 0.001
+    everything = torch.cat([found.train[:], found.test[:]]).flatten(1)
     assert len(everything.unique(dim=0)) == 1797
     assert found.fill is not None
     assert found.fill.tolist() == [everything.min().item()]
@@ -115,7 +115,7 @@ def test_digits() -> None:
         if seen[label] % 5 == 0:
             test.append(i)
         seen[label] += 1
-    again = pixels_again(found.test_inputs, (0.3054,), (0.3763,)).flatten(1) / 255 * 16
+    again = pixels_again(found.test[:], (0.3054,), (0.3763,)).flatten(1) / 255 * 16
     assert np.allclose(again, pixels[test], atol=1e-4)
     assert found.test_labels.tolist() == labels[test].tolist()
 
@@ -130,12 +130,12 @@ def test_fashion_mnist_in_every_layout(data_dir: Path, tmp_path: Path) -> None:
     assert found.test_inputs.shape == (10_000, 1, 28, 28)
     assert torch.bincount(found.train_labels).tolist() == [6000] * 10
     assert torch.bincount(found.test_labels).tolist() == [1000] * 10
-    assert found.train_inputs.mean().abs() < 0.001
-    assert (found.train_inputs.std() - 1).abs() < 0.001
+    assert found.train[:].mean().abs() < 0.001
+    assert (found.train[:].std() - 1).abs() < 0.001
     (tmp_path / "FashionMNIST").mkdir()
     (tmp_path / "FashionMNIST" / "raw").symlink_to(folder)
     torchvision_layout = fashion_mnist(tmp_path)
-    assert torch.equal(torchvision_layout.test_inputs, found.test_inputs)
+    assert torch.equal(torchvision_layout.test[:], found.test[:])
     assert torch.equal(fashion_mnist(folder).test_labels, found.test_labels)
     with pytest.raises(ValueError, match=r"must hold the labels of mnist, \[5923, .*got \[6000"):
         mnist(folder)
@@ -145,7 +145,7 @@ def test_mnist(tmp_path: Path, seed: int) -> None:
     written = fake_idx(tmp_path / "MNIST" / "raw", seed, MNIST_COUNTS)
     found = mnist(tmp_path)
     assert found.classes == tuple("0123456789")
-    for inputs, expected in ((found.train_inputs, written[0]), (found.test_inputs, written[2])):
+    for inputs, expected in ((found.train[:], written[0]), (found.test[:], written[2])):
         assert inputs.shape == (len(expected), 1, 28, 28)
         again = pixels_again(inputs[::41], (0.1307,), (0.3081,))
         assert np.allclose(again[:, 0], expected[::41], atol=1e-3)
@@ -181,11 +181,27 @@ def test_cifar10(cifar10_dir: Path) -> None:
     assert found.shape == (3, 32, 32)
     assert torch.bincount(found.train_labels).tolist() == [5000] * 10
     assert torch.bincount(found.test_labels).tolist() == [1000] * 10
-    assert found.train_inputs.mean(dim=(0, 2, 3)).abs().max() < 0.001
+    inputs = found.train[:]
+    assert inputs.mean(dim=(0, 2, 3)).abs().max() < 0.001
     # the usual constants are means of each image's deviation, a fifth below the pixels'
-    assert (found.train_inputs.std(dim=(0, 2, 3)) - 1.25).abs().max() < 0.06
+    assert (inputs.std(dim=(0, 2, 3)) - 1.25).abs().max() < 0.06
     assert found.fill is not None
-    assert torch.equal(found.fill, found.train_inputs.amin(dim=(0, 2, 3)))
+    assert torch.equal(found.fill, inputs.amin(dim=(0, 2, 3)))
+
+
+def test_cifar10_takes_few_bytes(tmp_path: Path) -> None:
+    for name in cifar10_file.FILES:
+        with (tmp_path / name).open("wb") as stream:
+            stream.truncate(10_000 * 3073)
+    tracemalloc.start()
+    try:
+        found = cifar10(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(t.nbytes for t in vars(found).values() if isinstance(t, Tensor)) <= 200e6
+    # one file more, twice: as records and as images
+    assert peak <= 260e6
 
 
 def test_cifar10_files_that_are_missing_or_damaged(tmp_path: Path, seed: int) -> None:
@@ -239,7 +255,7 @@ def test_cifar100(tmp_path: Path, seed: int) -> None:
     assert np.array_equal(found.train_labels, records["train.bin"][:, 1])
     assert np.array_equal(found.test_labels, records["test.bin"][:, 1])
     mean, deviation = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-    again = pixels_again(found.test_inputs[::41], mean, deviation)
+    again = pixels_again(found.test[::41], mean, deviation)
     expected = records["test.bin"][::41, 2:].reshape(-1, 3, 32, 32)
     assert np.allclose(again, expected, atol=1e-3)
     assert len(set(found.classes)) == 100
@@ -274,8 +290,8 @@ def test_imagenette(tmp_path: Path, seed: int) -> None:
     expected = [label for label in range(10) for _ in range(1 + label % 3)]
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     for part, inputs, labels in (
-        ("train", found.train_inputs, found.train_labels),
-        ("val", found.test_inputs, found.test_labels),
+        ("train", found.train[:], found.train_labels),
+        ("val", found.test[:], found.test_labels),
     ):
         assert labels.tolist() == expected
         again = pixels_again(inputs, mean, deviation)
@@ -298,7 +314,7 @@ def test_imagenette_crops_the_center(tmp_path: Path, seed: int) -> None:
     for name, pixels in (("0.JPEG", thirds), ("1.jpeg", thirds.swapaxes(0, 1))):
         write_jpeg(tmp_path / "train" / first / name, pixels)
     (tmp_path / "train" / first / "notes.txt").write_text("no image")
-    found = imagenette(tmp_path, size=24).train_inputs[:2]
+    found = imagenette(tmp_path, size=24).train[:2]
     again = pixels_again(found, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     green = torch.tensor([0.0, 255.0, 0.0]).view(3, 1, 1)
     assert (again - green)[:, :, 2:-2, 2:-2].abs().max() < 12
@@ -330,7 +346,7 @@ def test_download_of_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed
     first = mnist(target, download=True)
     assert torchvision.asked == [("MNIST", (str(target),), {"download": True})]
     # what is there is not fetched again
-    assert torch.equal(mnist(target, download=True).test_inputs, first.test_inputs)
+    assert torch.equal(mnist(target, download=True).test[:], first.test[:])
     assert len(torchvision.asked) == 1
 
 
@@ -437,12 +453,12 @@ def test_validation(fraction: float, seed: int) -> None:
     expected: list[float] = []
     for label in range(7):
         expected += [i + 1.0 for i in np.flatnonzero(labels == label)][::k]
-    assert sorted(found.test_inputs[:, 0].tolist()) == sorted(expected)
-    together = torch.cat([found.train_inputs, found.test_inputs])[:, 0]
+    assert sorted(found.test[:][:, 0].tolist()) == sorted(expected)
+    together = torch.cat([found.train[:], found.test[:]])[:, 0]
     assert torch.equal(together.sort().values, inputs[:, 0])
     for some_inputs, some_labels in (
-        (found.train_inputs, found.train_labels),
-        (found.test_inputs, found.test_labels),
+        (found.train[:], found.train_labels),
+        (found.test[:], found.test_labels),
     ):
         # still in the order of the file, each with its own label
         assert torch.equal(some_inputs.sort(dim=0).values, some_inputs)

@@ -30,18 +30,18 @@ def test_pixels(shape: tuple[int, ...], tmp_path: Path, seed: int) -> None:
     found = npz(path)
     assert found.shape == (3 if len(shape) == 3 else 1, 6, 5)
     assert found.classes == tuple("0123")
-    assert found.train_inputs.mean(dim=(0, 2, 3)).abs().max() < 1e-5
-    deviations = found.train_inputs.std(dim=(0, 2, 3), correction=0)
+    assert found.train[:].mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    deviations = found.train[:].std(dim=(0, 2, 3), correction=0)
     assert (deviations - 1).abs().max() < 1e-5
     pixels = x if len(shape) == 4 else x.reshape(30, -1, 6, 5)
     mean, deviation = pixels.mean(axis=(0, 2, 3)), pixels.std(axis=(0, 2, 3))
     assert found.fill is not None
     assert found.fill.tolist() == pytest.approx((-mean / deviation).tolist(), rel=1e-5)
-    again = found.test_inputs.numpy() * deviation.reshape(-1, 1, 1) + mean.reshape(-1, 1, 1)
+    again = found.test[:].numpy() * deviation.reshape(-1, 1, 1) + mean.reshape(-1, 1, 1)
     assert np.allclose(again, x_test.reshape(again.shape), atol=1e-3)
     assert np.array_equal(found.train_labels, y)
     assert np.array_equal(found.test_labels, y_test)
-    assert torch.equal(npz(tmp_path).train_inputs, found.train_inputs)
+    assert torch.equal(npz(tmp_path).train[:], found.train[:])
 
 
 def test_a_channel_of_one_value(tmp_path: Path, seed: int) -> None:
@@ -49,7 +49,7 @@ def test_a_channel_of_one_value(tmp_path: Path, seed: int) -> None:
     x[:, 1] = 51
     np.savez(tmp_path / "a.npz", x=x, y=np.arange(8) % 2)
     found = npz(tmp_path)
-    assert found.train_inputs[:, 1].abs().max() < 1e-6
+    assert found.train[:][:, 1].abs().max() < 1e-6
     assert found.fill is not None
     assert found.fill[1].item() == pytest.approx(-0.2)
 
@@ -66,8 +66,8 @@ def test_floats_without_a_test_set(
     found = npz(tmp_path / "mine.npz")
     test = np.sort(np.concatenate([np.flatnonzero(y == label)[::5] for label in range(4)]))
     train = np.setdiff1d(np.arange(53), test)
-    assert np.array_equal(found.train_inputs, x[train].astype(np.float32))
-    assert np.array_equal(found.test_inputs, x[test].astype(np.float32))
+    assert np.array_equal(found.train[:], x[train].astype(np.float32))
+    assert np.array_equal(found.test[:], x[test].astype(np.float32))
     assert np.array_equal(found.train_labels, y[train])
     assert np.array_equal(found.test_labels, y[test])
     assert found.fill is None
@@ -88,8 +88,8 @@ def test_tokens(dtype: Any, tmp_path: Path, seed: int) -> None:
     found = npz(tmp_path)
     assert found.vocabulary == 412
     assert found.train_inputs.dtype == torch.int64
-    assert np.array_equal(found.train_inputs, arrays["x_train"])
-    assert np.array_equal(found.test_inputs, arrays["x_test"])
+    assert np.array_equal(found.train[:], arrays["x_train"])
+    assert np.array_equal(found.test[:], arrays["x_test"])
     assert found.validation(0.5).vocabulary == 412
 
 
@@ -246,4 +246,4 @@ def test_fortran_order(tmp_path: Path, seed: int) -> None:
         y_test=np.arange(10) % 2,
     )
     found = npz(tmp_path)
-    assert np.array_equal(found.train_inputs, x) and np.array_equal(found.test_inputs, x)
+    assert np.array_equal(found.train[:], x) and np.array_equal(found.test[:], x)

@@ -33,7 +33,7 @@ def measure_sharpness(job: Job) -> None:
     """
     dataset, stack = job.simulation.dataset, job.simulation.stack
     model = job.simulation.consensus()
-    reestimate(model, dataset.train_inputs)
+    reestimate(model, dataset.train)
     inputs, labels = _spread(dataset, SAMPLES)
     data = model, F.cross_entropy, inputs, labels
     trace = sharpness.trace(*data, PROBES)
@@ -53,7 +53,8 @@ def measure_sharpness(job: Job) -> None:
 
 def _spread(dataset: Dataset, count: int) -> tuple[Tensor, Tensor]:
     stride = max(1, len(dataset.train_labels) // count)
-    return dataset.train_inputs[::stride][:count], dataset.train_labels[::stride][:count]
+    chosen = slice(0, stride * count, stride)
+    return dataset.train[chosen], dataset.train_labels[chosen]
 
 
 def _valley(stack: AgentStack, model: nn.Module, dataset: Dataset) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What each agent learns from: its part of the training set, its own features, its batches."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -49,29 +50,34 @@ class AgentData:
         more = () if self.augmentation is None else self.augmentation.draws(step)
         return self.batches.at(step), *more
 
-    def gather(self, draws: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """The batch, as `batch` gives it, that `draws` are of."""
-        indices, *more = draws
-        inputs = self.dataset.train_inputs[indices]
-        if self.augmentation is not None:
-            inputs = self.augmentation.moved(inputs, *more)
-        return inputs, self.dataset.train_labels[indices]
+    def gather(self, draws: tuple[Tensor, ...], out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The batch, as `batch` gives it, that `draws` are of; inputs are written into `out` where that is given."""
+        indices, *moves = draws
+        labels = self.dataset.train_labels.index_select(0, indices.flatten())
+        return self.dataset.train.gather(indices, *moves, out=out), labels.view_as(indices)
 
     def _skew(self, text: str, agents: int, seed: int) -> None:
         skew = choices.find(text, "feature_skews")
-        inputs = self.dataset.train_inputs
+        # pixels become numbers here: what a skew makes of them is none of 256 levels
+        inputs = self.dataset.train[:]
         for agent, part in enumerate(self.parts):
             mine = torch.from_numpy(part).to(self.device)
             inputs[mine] = skew(images=inputs[mine], agent=agent, agents=agents, seed=seed)
+        self.dataset = replace(self.dataset, train_inputs=inputs)
 
     def _augmentation(self, config: TrainConfig) -> Augmentation | None:
         if config.augment == "none":
             return None
-        if self.dataset.fill is None:
+        shape, fill = self.dataset.shape, self.dataset.fill
+        if fill is None:
             raise ValueError(f"--augment {config.augment} needs images, {config.dataset} has none")
+        if len(shape) != 3 or fill.shape != shape[:1]:
+            raise ValueError(
+                f"--augment {config.augment} needs images [samples, channels, height, width] and a fill for each "
+                f"channel, {config.dataset} has {['samples', *shape]} and a fill {list(fill.shape)}"
+            )
         return Augmentation(
             config.augment,
-            fill=self.dataset.fill,
             seed=config.seed,
             batch_size=config.batch_size,
             agents=config.agents,

@@ -1,4 +1,4 @@
-"""Random crops and flips of every agent's batch, without a random state: step t needs (seed, i, t).
+"""Random crops and flips of every agent's batch, drawn without a random state: step t needs (seed, i, t).
 
 The customary augmentation of CIFAR images: pad by 4 black pixels, crop to the old size at random,
 flip horizontally with probability 1/2 (He, Zhang, Ren, Sun 2016, arXiv:1512.03385, section 4.2).
@@ -17,22 +17,21 @@ KINDS = ("crop", "flip", "crop-flip")
 
 
 class Augmentation:
-    """Crops and flips batches `[agents, batch, c, h, w]` on the device that trains.
+    """How batches are cropped and flipped, drawn for the op `gather_batch` on the device that trains.
 
-    `kind` is `crop`, `flip` or `crop-flip`. Images are padded by `pad` pixels of the value `fill`
-    (`[c]`, float32, normalized black) on all sides before a crop of their own size is taken; a flip
-    follows. Offsets and flips are drawn for blocks of steps, block b of agent i from
-    `numpy.random.default_rng([seed, AUGMENTATION_STREAM, i, b])`: nothing has to be stored to go on
-    at any step, more agents change no other agent's images, and each kind draws the same numbers.
+    `kind` is `crop`, `flip` or `crop-flip`. Images are padded by `pad` black pixels on all sides
+    before a crop of their own size is taken; a flip follows. Offsets and flips are drawn for blocks
+    of steps, block b of agent i from `numpy.random.default_rng([seed, AUGMENTATION_STREAM, i, b])`:
+    nothing has to be stored to go on at any step, more agents change no other agent's images, and
+    each kind draws the same numbers.
 
-    Raises ValueError for an unknown kind, a negative pad, a fill that is not `[c]`, and counts < 1.
+    Raises ValueError for an unknown kind, a negative pad, and counts < 1.
     """
 
     def __init__(
         self,
         kind: str,
         *,
-        fill: Tensor,
         seed: int,
         batch_size: int,
         agents: int,
@@ -43,8 +42,6 @@ class Augmentation:
             raise ValueError(f"augmentation must be one of {', '.join(KINDS)}, got {kind!r}")
         if pad < 0:
             raise ValueError(f"pad must be >= 0, got {pad}")
-        if fill.dim() != 1:
-            raise ValueError(f"fill must be one value for each channel, got {list(fill.shape)}")
         if batch_size < 1 or agents < 1:
             raise ValueError(f"batch_size and agents must be >= 1, got {batch_size} and {agents}")
         self.kind = kind
@@ -53,60 +50,31 @@ class Augmentation:
         self.batch_size = batch_size
         self.agents = agents
         self.device = torch.device(device)
-        self._fill = fill.to(self.device)[:, None, None]
         self._steps_a_block = max(1, SAMPLES_A_BLOCK // batch_size)
         self._number = -1
         self._offsets = self._flips = torch.empty(0)
 
-    def apply(self, images: Tensor, step: int) -> Tensor:
-        """The augmented batches of one step, counted from 0, as a new tensor of the same shape.
-
-        Raises ValueError for images that are not `[agents, batch_size, c, h, w]`.
-        """
-        return self.moved(images, *self.draws(step))
-
-    def moved(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
-        """The same for what `draws` gave."""
-        expected = (self.agents, self.batch_size, len(self._fill))
-        if images.dim() != 5 or images.shape[:3] != expected:
-            raise ValueError(
-                f"augmentation needs images [agents, batch, channels, height, width] that start "
-                f"with {list(expected)}, got {list(images.shape)}"
-            )
-        height, width = images.shape[3:]
-        x = torch.arange(width, device=self.device)
-        rows = offsets[:, :1] + torch.arange(height, device=self.device)
-        columns = offsets[:, 1:] + torch.where(flips[:, None], x.flip(0), x)
-        source = rows[:, :, None] * (width + 2 * self.pad) + columns[:, None, :]
-        source = source.flatten(1)[:, None].expand(-1, images.shape[2], -1)
-        padded = self._padded(images.flatten(0, 1))
-        return padded.flatten(2).gather(2, source).view(images.shape)
-
-    def _padded(self, images: Tensor) -> Tensor:
-        samples, channels, height, width = images.shape
-        pad = self.pad
-        padded = images.new_empty(samples, channels, height + 2 * pad, width + 2 * pad)
-        padded.copy_(self._fill)
-        padded[:, :, pad : pad + height, pad : pad + width] = images
-        return padded
-
     def draws(self, step: int) -> tuple[Tensor, Tensor]:
-        """Rows and columns to skip `[agents * batch, 2]` int16, and flips `[agents * batch]`."""
+        """Of one step, counted from 0: how far crops lie down and right of their images, and flips.
+
+        They are `[agents, batch, 2]` int16 and `[agents, batch]` bool.
+        """
         number, offset = divmod(step, self._steps_a_block)
         if number != self._number:
             drawn = [self._draw(agent, number) for agent in range(self.agents)]
             offsets, flips = (np.stack(kind, axis=1) for kind in zip(*drawn, strict=True))
             self._offsets, self._flips = sent(offsets, self.device), sent(flips, self.device)
             self._number = number
-        return self._offsets[offset].flatten(0, 1), self._flips[offset].flatten()
+        return self._offsets[offset], self._flips[offset]
 
     def _draw(self, agent: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.default_rng([self.seed, AUGMENTATION_STREAM, agent, number])
         shape = (self._steps_a_block, self.batch_size)
         offsets = random.integers(0, 2 * self.pad, (*shape, 2), np.int16, endpoint=True)
         flips = random.integers(0, 1, shape, np.bool_, endpoint=True)
+        offsets -= self.pad
         if self.kind == "flip":
-            offsets[:] = self.pad
+            offsets[:] = 0
         if self.kind == "crop":
             flips[:] = False
         return offsets, flips

@@ -1,10 +1,16 @@
-"""What a data set is: all samples, normalized, as tensors on the device that trains."""
+"""What a data set is: all samples, as tensors on the device that trains."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fastsaddle.sim.data.samples import Samples
+
+# of a pixel
+LEVELS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -12,9 +18,13 @@ class Dataset:
     """Training and test set, the same for every seed.
 
     Inputs are normalized images `[samples, c, h, w]` or other arrays `[samples, ...]`, float32, or
-    tokens `[samples, length]`, int64, smaller than `vocabulary`. Labels are `[samples]`, int64,
-    indices into `classes`. `fill` is `[c]`, the normalized value of black, for images only.
-    Raises ValueError when these do not fit together.
+    tokens `[samples, length]`, int64, smaller than `vocabulary`. Images may stay pixels instead,
+    uint8, in a quarter of the memory: `table`, `[c, 256]` float32, then says what each level of a
+    channel stands for (`normalization` makes one), and batches are normalized as they are taken.
+    Labels are `[samples]`, int64, indices into `classes`. `fill` is `[c]`, the normalized value of
+    black, for images only; by default the table's.
+
+    Models take what `train` and `test` give. Raises ValueError when these do not fit together.
     """
 
     name: str
@@ -25,8 +35,10 @@ class Dataset:
     test_labels: Tensor
     fill: Tensor | None = None
     vocabulary: int | None = None
+    table: Tensor | None = None
 
     def __post_init__(self) -> None:
+        self._settle()
         self._check("training", self.train_inputs, self.train_labels)
         self._check("test", self.test_inputs, self.test_labels)
         if self.train_inputs.shape[1:] != self.test_inputs.shape[1:]:
@@ -34,6 +46,16 @@ class Dataset:
                 f"{self.name}: training and test inputs must have one shape, "
                 f"got {list(self.shape)} and {list(self.test_inputs.shape[1:])}"
             )
+
+    @property
+    def train(self) -> Samples:
+        """The training inputs, for batches as models take them."""
+        return self._samples(self.train_inputs)
+
+    @property
+    def test(self) -> Samples:
+        """The test inputs, for batches as models take them."""
+        return self._samples(self.test_inputs)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,8 +81,34 @@ class Dataset:
             test_labels=self.train_labels[held],
         )
 
+    def _samples(self, inputs: Tensor) -> Samples:
+        return Samples(inputs, self.table if inputs.dtype == torch.uint8 else None, self.fill)
+
+    def _settle(self) -> None:
+        """What describes images lies beside them, all of it row by row; black is the table's level 0."""
+        device, table, fill = self.train_inputs.device, self.table, self.fill
+        if table is not None:
+            self._check_table(table)
+            fill = table[:, 0] if fill is None else fill
+        described = {"table": table, "fill": fill}
+        settled = {n: v.to(device, torch.float32) for n, v in described.items() if v is not None}
+        settled |= {"train_inputs": self.train_inputs, "test_inputs": self.test_inputs}
+        for name, value in settled.items():
+            # frozen from here on
+            object.__setattr__(self, name, value.contiguous())
+
+    def _check_table(self, table: Tensor) -> None:
+        shape = self.train_inputs.shape
+        if len(shape) != 4 or table.shape != (shape[1], LEVELS):
+            raise ValueError(
+                f"{self.name}: table must be [channels, {LEVELS}], for images [samples, channels, height, width], "
+                f"got {list(table.shape)} for {list(shape)}"
+            )
+
     def _check(self, part: str, inputs: Tensor, labels: Tensor) -> None:
         expected = torch.float32 if self.vocabulary is None else torch.int64
+        if inputs.dtype == torch.uint8 and self.table is not None:
+            expected = torch.uint8
         if inputs.dtype != expected or inputs.dim() < 2 or 0 in inputs.shape[1:]:
             raise ValueError(
                 f"{self.name}: {part} inputs must be {expected} [samples, ...], "
@@ -76,6 +124,21 @@ class Dataset:
                 f"{self.name}: {part} labels must be 0 to {len(self.classes) - 1}, "
                 f"got {int(labels.min())} to {int(labels.max())}"
             )
+
+
+def normalization(
+    mean: Sequence[float], deviation: Sequence[float], device: torch.device | str = "cpu"
+) -> Tensor:
+    """The table `[c, 256]` of pixels v that are to be (v / 255 - mean) / deviation, with one of each a channel.
+
+    Every operation rounds to float32, on the CPU, so that a table has the same bits on every device.
+    """
+    white = torch.tensor(255.0)
+    shift, scale = (
+        torch.tensor(numbers, dtype=torch.float32)[:, None] for numbers in (mean, deviation)
+    )
+    levels = torch.arange(LEVELS, dtype=torch.float32).expand(len(mean), -1)
+    return levels.div(white).sub_(shift).div_(scale).to(device)
 
 
 def every_kth(labels: np.ndarray, k: int) -> np.ndarray:

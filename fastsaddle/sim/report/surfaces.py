@@ -56,7 +56,7 @@ def surface(run: Run, samples: int, points: int, data_dir: Path | None) -> Surfa
     loss = sharpness.loss_surface(
         model,
         F.cross_entropy,
-        data.dataset.train_inputs[chosen],
+        data.dataset.train[chosen],
         data.dataset.train_labels[chosen],
         EXTENT,
         points,
@@ -98,7 +98,7 @@ def consensus_model(
         tensor.copy_(tensors[name])
     center = tensors.get("optimizer.center")
     model = stack.consensus(None if center is None else center[0].to(device))
-    reestimate(model, dataset.train_inputs)
+    reestimate(model, dataset.train)
     return model
 
 

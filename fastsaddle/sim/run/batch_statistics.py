@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
+from fastsaddle.sim.data.samples import Samples
+
 SEED = 0
 
 
@@ -15,7 +17,7 @@ def has_statistics(model: nn.Module) -> bool:
 
 
 def reestimate(
-    model: nn.Module, inputs: Tensor, batch_size: int = 250, samples: int = 10_000
+    model: nn.Module, inputs: Tensor | Samples, batch_size: int = 250, samples: int = 10_000
 ) -> None:
     """Replace the running statistics of `model` by those of its own activations on the training inputs.
 
@@ -44,7 +46,7 @@ def reestimate(
     # equal sizes, because every batch counts the same
     parts = np.array_split(order, -(-len(order) // batch_size))
     batches = (inputs[torch.from_numpy(part).to(inputs.device)] for part in parts)
-    devices = [inputs.device] if inputs.is_cuda else []
+    devices = [inputs.device] if inputs.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(SEED)
         update_bn(batches, model)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from fastsaddle.agents import AgentStack
 from fastsaddle.metrics import consensus_distance
 from fastsaddle.sim.data.dataset import Dataset
+from fastsaddle.sim.data.samples import Samples
 from fastsaddle.sim.engines._agent_threads import AgentThreads, draws
 from fastsaddle.sim.run.batch_statistics import reestimate
 from fastsaddle.stacks import mapping
@@ -55,10 +56,10 @@ def evaluate(
     `one_by_one` runs the agents' models each by itself instead of under vmap, for networks where that is
     faster. Running statistics of the average, which no agent has seen, are taken anew from training data.
     """
-    images, labels = dataset.test_inputs, dataset.test_labels
+    images, labels = dataset.test, dataset.test_labels
 
     def average() -> tuple[float, list[int]]:
-        reestimate(consensus, dataset.train_inputs)
+        reestimate(consensus, dataset.train)
         loss, right = _test(consensus, images, labels)
         return loss, [right]
 
@@ -87,7 +88,7 @@ def evaluate(
     )
 
 
-def _apart(work: list[Work], model: nn.Module, images: Tensor) -> list[tuple[float, list[int]]]:
+def _apart(work: list[Work], model: nn.Module, images: Samples) -> list[tuple[float, list[int]]]:
     """What each of `work` comes to, each on one thread; on a GPU, in turn as they are.
 
     Models that draw random numbers in evaluation too follow each other.
@@ -121,7 +122,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _test(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, int]:
+def _test(model: nn.Module, images: Samples, labels: Tensor) -> tuple[float, int]:
     """Summed cross entropy and the number of right answers."""
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=labels.device)
@@ -134,12 +135,12 @@ def _test(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, int]
 
 
 @torch.no_grad()
-def _is_mapped(stack: AgentStack, images: Tensor) -> bool:
+def _is_mapped(stack: AgentStack, images: Samples) -> bool:
     """Whether torch.vmap can map the module in evaluation; said where it cannot."""
     training = stack.training
     stack.eval()
     try:
-        reason = stack.obstacle(images[:1].expand(stack.agents, 1, *images.shape[1:]))
+        reason = stack.obstacle(images[:1].expand(stack.agents, 1, *images.shape))
     finally:
         stack.train(training)
     if reason is not None:
@@ -148,7 +149,7 @@ def _is_mapped(stack: AgentStack, images: Tensor) -> bool:
     return reason is None
 
 
-def _count_mapped(stack: AgentStack, part: slice, images: Tensor, labels: Tensor) -> list[int]:
+def _count_mapped(stack: AgentStack, part: slice, images: Samples, labels: Tensor) -> list[int]:
     """Right answers of each agent of a part of them, all in one forward pass."""
     # threads must not meet in one module, which takes the agents' parameters meanwhile
     module = mapping.copy_of(stack.template).eval()
@@ -165,5 +166,6 @@ def _count_mapped(stack: AgentStack, part: slice, images: Tensor, labels: Tensor
     return right.tolist()
 
 
-def _batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(images.split(size), labels.split(size), strict=True)
+def _batches(images: Samples, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for first, targets in zip(range(0, len(labels), size), labels.split(size), strict=True):
+        yield images[first : first + size], targets

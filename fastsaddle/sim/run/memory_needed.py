@@ -33,7 +33,7 @@ def check(config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
     free, agents = free_bytes(device), config.agents
     if free is None:
         return
-    sample = dataset.train_inputs[0].nbytes + dataset.train_labels.itemsize
+    sample = dataset.train[:1].nbytes + dataset.train_labels.itemsize
     batch = agents * config.batch_size * (sample + 8)
     what = f"batches of {config.batch_size:,} samples for {of_agents(agents)}"
     _refuse(what, batch, free, "use a smaller --batch-size")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastsaddle.sim import methods
+from fastsaddle.sim import choices, methods
 from fastsaddle.sim.config import MOST_STEPS, TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
 from fastsaddle.sim.gradient_engine import GradientEngine
@@ -69,7 +69,7 @@ class Simulation:
         }
         # what the constructor made of it: an algorithm may scale its rate
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        sample = self.dataset.train_inputs[: config.batch_size]
+        sample = self.dataset.train[: config.batch_size]
         self.engine = GradientEngine(
             self.stack,
             F.cross_entropy,
@@ -78,6 +78,10 @@ class Simulation:
             config.precision,
             sample.expand(config.agents, *sample.shape),
         )
+        # steps write their batch over the last one, unless a network or engine of the user's may keep it
+        self._place: Tensor | None = None
+        if not any(choices.OWN.fullmatch(text) for text in (config.model, config.engine)):
+            self._place = sample.new_empty(config.agents, config.batch_size, *sample.shape[1:])
         self.cross = self._cross_features(config)
         self.sharp = self._sharp_samples()
         # samples that gradients were taken of, by all agents
@@ -113,7 +117,7 @@ class Simulation:
 
     def advance(self, inputs: StepInputs) -> Tensor:
         """The step itself, which a graph can hold: nothing that changes is read from the host, but `inputs`."""
-        samples, labels = self.data.gather(inputs.draws)
+        samples, labels = self.data.gather(inputs.draws, self._place)
         for group, settings in zip(self.optimizer.param_groups, inputs.settings, strict=True):
             group.update(settings)
         targets = labels if self.cross is None else self.cross.targets(samples, labels)

@@ -1,12 +1,11 @@
-"""From pixels to a data set of normalized images; the same bits on every device."""
+"""From pixels to a data set of images that stay pixels in memory."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fastsaddle.sim.data.dataset import Dataset
+from fastsaddle.sim.data.dataset import Dataset, normalization
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -24,26 +23,12 @@ def image_dataset(
 
     `mean` and `deviation` are one for each channel, of pixels scaled to [0, 1].
     """
-    black = np.zeros((1, len(mean), 1, 1), np.uint8)
     return Dataset(
         name=name,
         classes=classes,
-        train_inputs=_normalized(train[0], mean, deviation, device),
+        train_inputs=torch.from_numpy(train[0]).to(device),
         train_labels=torch.from_numpy(train[1]).to(device, torch.int64),
-        test_inputs=_normalized(test[0], mean, deviation, device),
+        test_inputs=torch.from_numpy(test[0]).to(device),
         test_labels=torch.from_numpy(test[1]).to(device, torch.int64),
-        fill=_normalized(black, mean, deviation, device).flatten(),
+        table=normalization(mean, deviation, device),
     )
-
-
-def _normalized(
-    images: np.ndarray,
-    mean: Sequence[float],
-    deviation: Sequence[float],
-    device: torch.device | str,
-) -> Tensor:
-    # a division by a number would be a multiplication by its reciprocal on GPUs
-    white = torch.tensor(255.0, device=device)
-    shift = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
-    scale = torch.tensor(deviation, dtype=torch.float32, device=device).view(-1, 1, 1)
-    return torch.from_numpy(images).to(device).float().div_(white).sub_(shift).div_(scale)

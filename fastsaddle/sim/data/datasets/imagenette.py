@@ -43,7 +43,7 @@ def imagenette(
     `data_dir` holds `train/` and `val/` with a folder of JPEG files for each class, or the folder
     of a version that is large enough: `imagenette2-160`, `imagenette2-320` or `imagenette2`, of
     which a download fetches the smallest. Images are resized to `size` along their shorter side and
-    cropped to the center. All are held in memory, 2.6 GB of float32 for size 128.
+    cropped to the center. All are held in memory, 0.66 GB of pixels for size 128.
 
     Raises FileNotFoundError when folders are missing and are not to be downloaded, ValueError for
     a damaged or missing image and for a size < 1, OSError when a download fails.
