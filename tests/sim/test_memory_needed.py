@@ -11,6 +11,7 @@ import fastsaddle as fs
 from fastsaddle.cli import main
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.data.agent_data import load
+from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.run import memory_needed
 from fastsaddle.sim.run.memory_needed import free_bytes, kept_rows, shapes
 from fastsaddle.sim.run.simulation import Simulation
@@ -95,6 +96,20 @@ def test_what_is_free_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     # where the system does not tell, nothing is refused
     monkeypatch.setattr(memory_needed, "free_bytes", lambda device: None)
     memory_needed.check(TrainConfig(model="mlp:1000000000"), data, CPU)
+
+
+def test_batches_of_pixels_count_as_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = torch.zeros(9, 2, 5, 3, dtype=torch.uint8), torch.arange(9) % 2
+    parts = images[:6], labels[:6], images[6:], labels[6:]
+    data = Dataset("mine", ("a", "b"), *parts, table=torch.ones(2, 256))
+    config = TrainConfig(agents=3, batch_size=100_000)
+    # its label and its index as well
+    needed = 3 * 100_000 * (4 * 30 + 16)
+    monkeypatch.setattr(memory_needed, "free_bytes", lambda device: needed)
+    memory_needed.check(config, data, CPU)
+    monkeypatch.setattr(memory_needed, "free_bytes", lambda device: needed - 1)
+    with pytest.raises(ValueError, match=r"batches of 100,000 samples for 3 agents take 40.80 MB"):
+        memory_needed.check(config, data, CPU)
 
 
 def test_networks_are_measured_without_their_values(
