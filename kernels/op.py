@@ -58,6 +58,11 @@ def use_backend(backend: str | None) -> Iterator[None]:
         _forced.reset(token)
 
 
+def forced_backend() -> str | None:
+    """The backend that `use_backend` asks for here; None outside of it."""
+    return _forced.get()
+
+
 def interpreting() -> bool:
     """Whether Triton kernels run on CPU tensors in this process (TRITON_INTERPRET=1)."""
     triton = importlib.import_module("triton")

@@ -18,6 +18,7 @@ NETWORKS = {"mlp": ((1, 28, 28), 25), "lenet5": ((1, 28, 28), 25), "resnet20": (
 CASES = [
     *((n, engine) for n in NETWORKS for engine in ("auto", "vmap", "loop", "threads")),
     ("mlp", "batched"),
+    ("lenet5", "lanes"),
     *((n, engine) for n in ("lenet5", "resnet20") for engine in ("unfold", "implicit")),
 ]
 
@@ -30,6 +31,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_stacking_tax(network: str, engine: str, agents: int, benchmark: Any, device: str) -> None:
     if engine == "threads" and torch.device(device).type != "cpu":
         pytest.skip("threads are for CPUs")
+    if engine == "lanes" and torch.device(device).type != "cpu":
+        pytest.skip("the kernels of lanes are for CPUs")
     if engine == "implicit" and torch.device(device).type != "cuda":
         pytest.skip("the kernels of implicit are for GPUs, an interpreter's time says nothing")
     # TF32 would make the comparison at the end one of roundings

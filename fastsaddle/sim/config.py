@@ -200,15 +200,16 @@ class TrainConfig:
     engine: str = _choice.AUTO
     """How the agents' gradients are computed: vmap (mapped all at once), unfold (the same, convolutions as products
     over patches), implicit (by Triton kernels that lay no patches out, on GPUs, not measured yet), loop (one by one),
-    threads (one on each CPU thread), or batched (products, where the network is a chain of linear layers); auto takes
-    the fastest of those that were measured, and one by one what cannot be mapped."""
+    threads (one on each CPU thread), batched (products, where the network is a chain of linear layers), or lanes (CPU
+    kernels for chains of convolutions and linear layers); auto takes the fastest of those that were measured, and one
+    by one what cannot be mapped."""
 
     precision: Precision = "float32"
     """Arithmetic of the gradients: tf32 on GPUs that have it, bfloat16 by autocast; parameters stay float32."""
 
     chunk: int | None = None
-    """Agents computed at once by vmap, unfold, implicit or batched, fewer to save memory. None: 64 on a CPU, else all
-    of them."""
+    """Agents computed at once by vmap, unfold, implicit, batched or lanes, fewer to save memory. None: 64 on a CPU, all
+    elsewhere."""
 
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Capture a whole step (batch, gradients, update, sums) in a CUDA graph and replay it, with the same bits. auto: on

@@ -30,6 +30,7 @@ class GradientEngine:
         engine: "vmap"; "unfold": vmap with convolutions as products over patches; "implicit": the same without laying
             them out, by Triton kernels on a GPU, which have not been measured; "loop"; "threads": a loop that takes as
             many agents at once as torch has threads, on a CPU; "batched": chains of linear layers by batched products;
+            "lanes": chains of convolutions and linear layers by kernels for a CPU, samples in the lanes of registers;
             an `Engine` of one's own as file.py:Name; or "auto" for the rule of `choose_engine`, which goes on agent by
             agent, with a warning, where the network cannot be mapped.
         chunk: agents mapped at once, bounding the memory of activations; None is 64 on a CPU, all elsewhere. "loop" and
@@ -44,9 +45,10 @@ class GradientEngine:
         one_by_one: whether each agent's model is run by itself.
 
     Raises:
-        ValueError: unknown engine or precision, a chunk below 1, "batched" for a network that is no chain of linear
-            layers, "threads" off the CPU or without OpenMP, "implicit" where its kernels cannot run, "vmap", "unfold"
-            or "implicit" for a network that cannot be mapped, "tf32" on a CPU.
+        ValueError: unknown engine or precision, a chunk below 1, "batched" or "lanes" for a network that is no such
+            chain, "lanes" without the native library or in another precision than float32, "threads" off the CPU or
+            without OpenMP, "implicit" where its kernels cannot run, "vmap", "unfold" or "implicit" for a network that
+            cannot be mapped, "tf32" on a CPU.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class GradientEngine:
     ) -> None:
         self._is_auto = engine == _choice.AUTO
         if self._is_auto:
-            engine = _choice.choose_engine(stack.template, stack.device, stack.agents)
+            engine = _choice.choose_engine(stack.template, stack.device, stack.agents, precision)
         _choice.find(engine)
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1 agent, got {chunk}")

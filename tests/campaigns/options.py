@@ -92,7 +92,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "seed": ("0", "1", "12345"),
     "split-seed": ("0", "7"),
     "device": ("auto", "cpu", "cuda"),
-    "engine": ("auto", "vmap", "unfold", "implicit", "loop", "threads", "batched"),
+    "engine": ("auto", "vmap", "unfold", "implicit", "loop", "threads", "batched", "lanes"),
     "precision": ("float32", "tf32", "bfloat16"),
     "chunk": COUNTS,
     "cuda-graph": ("auto", "on", "off"),

@@ -142,20 +142,22 @@ def test_the_rule_and_its_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     mapped = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     assert choose_engine(mapped, cpu, 16) == "vmap"
     cuda = torch.device("cuda")
-    assert choose_engine(network("cnn"), cpu, 16) == "threads"
-    assert choose_engine(network("cnn"), cpu, 1) == "loop"
-    assert choose_engine(network("cnn"), cuda, 2) == "vmap"
+    normed = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    assert choose_engine(normed, cpu, 16) == "threads"
+    assert choose_engine(normed, cpu, 1) == "loop"
+    assert choose_engine(normed, cuda, 2) == "vmap"
     assert choose_engine(nn.LSTM(4, 4), cpu, 16) == "threads"
     assert choose_engine(nn.LSTM(4, 4), cuda, 16) == "loop"
     assert choose_engine(nn.Embedding(4, 4), cpu, 16) == "threads"
     assert choose_engine(nn.Embedding(4, 4), cuda, 2) == "vmap"
     assert choose_engine(mapped, cpu, 7) == "threads"
     monkeypatch.setattr(torch.backends.openmp, "is_available", lambda: False)
-    assert choose_engine(network("cnn"), cpu, 16) == "loop"
+    assert choose_engine(normed, cpu, 16) == "loop"
     assert choose_engine(network("mlp"), cpu, 7) == "batched"
     stack = fs.AgentStack(network("mlp"), AGENTS)
     with pytest.raises(
-        ValueError, match=r"auto, batched, implicit, loop, threads, unfold, vmap, or .*, got 'fast'"
+        ValueError,
+        match=r"batched, implicit, lanes, loop, threads, unfold, vmap, or .*, got 'fast'",
     ):
         GradientEngine(stack, F.cross_entropy, "fast")
     with pytest.raises(ValueError, match="engine threads needs a CPU and a torch built with OpenM"):

@@ -199,5 +199,4 @@ def test_hooks_are_not_skipped() -> None:
 def test_chains_are_chosen(agents: int) -> None:
     cpu = torch.device("cpu")
     assert choose_engine(CHAINS["perceptron"], cpu, agents) == "batched"
-    assert choose_engine(UNKNOWN["convolution"], cpu, agents) == "threads"
     assert choose_engine(CHAINS["perceptron"], cpu, 1) == "loop"

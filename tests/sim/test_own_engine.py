@@ -62,7 +62,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_folder_is_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     files = {p.stem for p in (SIM / "engines").glob("[!_]*.py")} - {"__init__"}
-    assert files == {"batched", "implicit", "loop", "threads", "unfold", "vmap"}
+    assert files == {"batched", "implicit", "lanes", "loop", "threads", "unfold", "vmap"}
     assert set(_choice.names()) == files
     with pytest.raises(SystemExit):
         main(["train", "--help"])
@@ -111,7 +111,7 @@ def test_a_file_in_the_folder_is_a_built_in_engine(tmp_path: Path) -> None:
     assert done.stdout.endswith("0 2\n"), done
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["engine"] == "plain"
-    assert "auto, batched, implicit, loop, plain, threads" in done.stderr
+    assert "auto, batched, implicit, lanes, loop, plain, threads" in done.stderr
 
 
 def test_gradients_of_ones_own(own: Path, seed: int) -> None:
@@ -134,7 +134,7 @@ def test_what_is_refused(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("mine.py:Plain", "--precision", "bfloat16"), "mine.py:Plain takes float32 only, got bf"),
         (("not.py:Plain",), "--engine not.py:Plain must be a subclass of fastsaddle.sim.engine.E"),
         (("mine.py:Plane",), "mine.py has no callable 'Plane'"),
-        (("fast",), "engine must be one of auto, batched, implicit, loop, threads, unfold, vmap,"),
+        (("fast",), "engine must be one of auto, batched, implicit, lanes, loop, threads, unfold"),
     ):
         assert main(["train", *TINY, "--engine", *options]) == 2
         said = capsys.readouterr().err

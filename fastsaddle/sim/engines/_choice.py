@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from fastsaddle.kernels.lane_convolution import ops as lanes
 from fastsaddle.sim import choices
 from fastsaddle.sim.engine import Engine
+from fastsaddle.sim.engines import _convolution_chain
 from fastsaddle.sim.engines._layer_chain import layers_of
 
 AUTO = "auto"
@@ -43,14 +45,19 @@ def find(text: str) -> choices.Choice:
     return choices.Choice(text, cls)
 
 
-def choose_engine(module: nn.Module, device: torch.device, agents: int) -> str:
+def choose_engine(
+    module: nn.Module, device: torch.device, agents: int, precision: str = "float32"
+) -> str:
     """The engine for a network, by a fixed rule from measurements (benchmarks/steps/test_stacking_tax.py, peers.py).
 
+    Chains of convolutions that end in linear layers are computed in lanes on a CPU with AVX2: one thread took 0.22 to
+    0.34 of the processor time of the loop for 4 to 64 LeNet-5 with batches of 32, 0.6 for one of them, and 0.4 for 16
+    with batches of 8 or of 4 (AVX-512).
     Chains of linear and elementwise layers are batched: under vmap the perceptron 784-50-10 took 1.7 times as long,
-    in a loop 2.7 times. A single agent is run by itself on a CPU.
-    On a CPU networks with convolutions run side by side, one agent a thread. Beside the loop, whose threads meet in
-    every operation, that took 0.68 to 0.77 of the time for ResNet-20, and 0.82 to 1.14 for LeNet-5, 0.92 in the median
-    of twelve runs (2 threads of a machine that others used too). vmap turns per-agent weights into grouped
+    in a loop 2.7 times. Any other single agent is run by itself on a CPU.
+    On a CPU other networks with convolutions run side by side, one agent a thread. Beside the loop, whose threads meet
+    in every operation, that took 0.68 to 0.77 of the time for ResNet-20 (2 threads of a machine that others used too).
+    vmap turns per-agent weights into grouped
     convolutions, which took 1.3 to 2 times as long as the loop for LeNet-5; products over patches ("unfold") took 1.6
     times, 3.8 times for ResNet-20.
     Networks with embeddings (0.81 of the loop's time for the transformer; 1.04 to 2.4 under vmap), recurrent ones,
@@ -61,6 +68,8 @@ def choose_engine(module: nn.Module, device: torch.device, agents: int) -> str:
     """
     is_cpu = device.type == "cpu"
     one_by_one = choose_one_by_one(device, agents)
+    if _convolution_chain.obstacle(module, device, precision) is None and lanes.are_fast():
+        return "lanes"
     if is_cpu and agents == 1:
         return one_by_one
     if layers_of(module) is not None:

@@ -4,7 +4,7 @@ A perceptron under vmap or autograd spends half of its time around its products,
 the loss and the elementwise layers know autograd, and every layer's gradients go into the flat buffer as they arise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -19,24 +19,32 @@ ELEMENTWISE = (
 )
 
 
-def unknown_layer(module: nn.Module) -> str | None:
+def is_known(layer: nn.Module) -> bool:
+    """Whether a `LayerChain` knows the layer: Linear, Flatten (of whole samples) or a function of single elements."""
+    if type(layer) is nn.Flatten:
+        return (layer.start_dim, layer.end_dim) == (1, -1)
+    return type(layer) in (nn.Linear, *ELEMENTWISE)
+
+
+def unknown_layer(
+    module: nn.Module,
+    rule: str = "a chain must be a Sequential of Linear, Flatten and elementwise layers",
+    is_known: Callable[[nn.Module], bool] = is_known,
+) -> str | None:
     """What makes the module no chain, in one line; None where it is one: nested Sequentials of layers that are known.
 
-    Linear, Flatten (of whole samples) and functions of single elements are known; a layer that stands twice, or one
-    with hooks, is not.
+    A layer that stands twice, or one with hooks, is not known.
+
+    Args:
+        module: of the template.
+        rule: what a chain must be, for the line.
+        is_known: whether a layer that is no Sequential is known.
     """
-    rule = "a chain must be a Sequential of Linear, Flatten and elementwise layers"
     layers: list[nn.Module] = []
     for name, layer in module.named_modules(remove_duplicate=False):
-        if type(layer) is nn.Sequential:
-            is_known = True
-        elif type(layer) is nn.Flatten:
-            is_known = (layer.start_dim, layer.end_dim) == (1, -1)
-        else:
-            is_known = type(layer) in (nn.Linear, *ELEMENTWISE)
         kind = type(layer).__name__
         at = f"{name} ({kind})" if name else kind
-        if not is_known:
+        if type(layer) is not nn.Sequential and not is_known(layer):
             return f"{rule}, got {at}"
         if layer._forward_hooks or layer._forward_pre_hooks:
             return f"{rule} without hooks, {at} has some"
@@ -72,19 +80,22 @@ class LayerChain:
 
     Args:
         stack: agents of a module that `layers_of` knows.
+        end: its last layers by name, each of which `is_known`: the chain is these alone, and what they are given is
+            differentiated too; None: all of them.
 
     Raises:
-        ValueError: it does not.
+        ValueError: `layers_of` does not know the module.
     """
 
-    def __init__(self, stack: AgentStack) -> None:
-        layers = layers_of(stack.template)
+    def __init__(self, stack: AgentStack, end: dict[str, nn.Module] | None = None) -> None:
+        layers = layers_of(stack.template) if end is None else end
         if layers is None:
             raise ValueError(unknown_layer(stack.template))
         self.stack, self.layers = stack, layers
-        self._first = next(
-            i for i, kind in enumerate(map(type, layers.values())) if kind is nn.Linear
-        )
+        # the first layer that is differentiated; of the layers before it nothing is
+        linear = (i for i, kind in enumerate(map(type, layers.values())) if kind is nn.Linear)
+        self._first = next(linear) if end is None else 0
+        self._passes_on = end is not None
         self._steps: dict[tuple[int, int], list[Step]] = {}
         self._version = -1
 
@@ -95,7 +106,7 @@ class LayerChain:
         inputs: Tensor,
         loss: Callable[[Any], tuple[Any, list[Tensor | None]]],
         features: str | None = None,
-    ) -> Any:
+    ) -> tuple[Any, Tensor | None]:
         """Overwrite the gradients of the agents of `part` in the stack's buffer; zeros where none are wanted.
 
         Args:
@@ -104,12 +115,28 @@ class LayerChain:
             loss: gets the outputs or, with `features`, (outputs, input of that layer); returns what is to be returned
                 and the gradients with respect to what it got.
             features: name of a layer.
+
+        Returns:
+            What is to be returned and, of an end of the module, the gradient with respect to `inputs`.
         """
         steps = self._part(part)
         passed, outputs, found = self._forward(steps, inputs, features)
         returned, gradients = loss(outputs if features is None else (outputs, found))
-        self._backward(steps, passed, gradients, features)
-        return returned
+        return returned, self._backward(steps, passed, gradients, features)
+
+    @torch.no_grad()
+    def outputs(
+        self, rows: Mapping[str, Tensor], inputs: Tensor, features: str | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Outputs `[agents, batch, ...]` of models whose parameters are given by name, and the features.
+
+        Args:
+            rows: each parameter, `[agents, *shape]`.
+            inputs: `[agents, batch, ...]`.
+            features: name of a layer.
+        """
+        _, outputs, found = self._forward(self._steps_of(rows, {}), inputs, features)
+        return outputs, found
 
     def _part(self, part: slice) -> list[Step]:
         if self._version != self.stack.rows.version:
@@ -118,19 +145,22 @@ class LayerChain:
         if key not in self._steps:
             rows = {n: p.detach()[part] for n, p in self.stack.named_parameters()}
             views = {n: g[part] for n, g in self.stack.named_gradients()}
-            self._steps[key] = [
-                Step(
-                    name,
-                    layer,
-                    *(
-                        of.get(within(name, kind))
-                        for of in (rows, views)
-                        for kind in ("weight", "bias")
-                    ),
-                )
-                for name, layer in self.layers.items()
-            ]
+            self._steps[key] = self._steps_of(rows, views)
         return self._steps[key]
+
+    def _steps_of(self, rows: Mapping[str, Tensor], views: Mapping[str, Tensor]) -> list[Step]:
+        return [
+            Step(
+                name,
+                layer,
+                *(
+                    of.get(within(name, kind))
+                    for of in (rows, views)
+                    for kind in ("weight", "bias")
+                ),
+            )
+            for name, layer in self.layers.items()
+        ]
 
     def _forward(
         self, steps: list[Step], h: Tensor, features: str | None
@@ -160,7 +190,7 @@ class LayerChain:
         passed: list[tuple[Tensor, Tensor]],
         gradients: list[Tensor | None],
         features: str | None,
-    ) -> None:
+    ) -> Tensor | None:
         gradient, further = gradients[0], gradients[-1] if features else None
         wanted = {name for name, p in self.stack.named_parameters() if p.requires_grad}
         for number in range(len(steps) - 1, self._first - 1, -1):
@@ -168,13 +198,15 @@ class LayerChain:
             if gradient is None:
                 gradient = torch.zeros_like(gave)
             if step.weight is not None:
-                gradient = _linear_backward(step, got, gradient, wanted, number > self._first)
+                is_passed_on = number > self._first or self._passes_on
+                gradient = _linear_backward(step, got, gradient, wanted, is_passed_on)
             elif type(step.layer) is nn.Flatten:
                 gradient = gradient.reshape(got.shape)
             else:
                 (gradient,) = torch.autograd.grad(gave, got, gradient.to(gave.dtype))
             if step.name == features and further is not None and gradient is not None:
                 gradient = gradient + further
+        return gradient if self._passes_on else None
 
 
 def within(layer: str, parameter: str) -> str:

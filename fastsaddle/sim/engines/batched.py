@@ -1,7 +1,7 @@
 """Chains of linear layers for all agents at once, by batched products instead of torch.vmap."""
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,13 +16,19 @@ from fastsaddle.sim.engines._precision import in_float32
 
 
 class Batched(Mapped):
-    """Gradients of a `LayerChain`; outputs alone are mapped."""
+    """Gradients of a `LayerChain`; outputs alone are mapped.
+
+    Attributes:
+        chain: what computes the network, made of a stack.
+    """
+
+    chain: ClassVar[Any] = LayerChain
 
     def __init__(
         self, stack: AgentStack, chunk: int | None = None, precision: str = "float32"
     ) -> None:
         super().__init__(stack, chunk, precision)
-        self._chain = LayerChain(stack)
+        self._chain = self.chain(stack)
 
     @classmethod
     def can_run(
@@ -42,7 +48,7 @@ class Batched(Mapped):
         mine = tree_map(lambda t: t[part], targets)
         with self.casting():
             backwards = partial(_backwards, loss, mine)
-            return self._chain.gradients(part, inputs[part], backwards, features)
+            return self._chain.gradients(part, inputs[part], backwards, features)[0]
 
 
 def _backwards(loss: Any, targets: Any, got: Any) -> tuple[Any, list[Tensor | None]]:

@@ -20,11 +20,14 @@ from fastsaddle.metrics import consensus_distance
 from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.data.samples import Samples
 from fastsaddle.sim.engines._agent_threads import AgentThreads, draws
+from fastsaddle.sim.engines._convolution_chain import in_lanes
 from fastsaddle.sim.run.batch_statistics import reestimate
 from fastsaddle.stacks import mapping
 
 # larger batches of a convolutional network leave the caches: 1,000 took half as long again, 500 a tenth longer
 IMAGES_AT_ONCE = 100
+# of what is computed in blocks, which stay in the caches one by one
+LANES_AT_ONCE = 512
 # of agents that are mapped over: on a CPU they leave the caches too, on a GPU they leave its memory
 AGENTS_AT_ONCE = 8
 OUTPUTS_AT_ONCE = 16_000
@@ -70,7 +73,7 @@ def evaluate(
         return 0.0, _count_mapped(stack, slice(first, first + at_once), images, labels)
 
     at_once = AGENTS_AT_ONCE if images.device.type == "cpu" else stack.agents
-    plain = one_by_one or not _is_mapped(stack, images)
+    plain = one_by_one or in_lanes(consensus, images) is not None or not _is_mapped(stack, images)
     if plain:
         work: list[Work] = [lambda i=i: alone(i) for i in range(stack.agents)]  # type: ignore[misc]
     else:
@@ -127,8 +130,10 @@ def _test(model: nn.Module, images: Samples, labels: Tensor) -> tuple[float, int
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=labels.device)
     right = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for batch, targets in _batches(images, labels, IMAGES_AT_ONCE):
-        outputs = model(batch)
+    forward = in_lanes(model, images)
+    size = IMAGES_AT_ONCE if forward is None else LANES_AT_ONCE
+    for batch, targets in _batches(images, labels, size):
+        outputs = model(batch) if forward is None else forward(batch)
         loss += F.cross_entropy(outputs, targets, reduction="sum")
         right += (outputs.argmax(dim=-1) == targets).sum()
     return loss.item(), int(right.item())
