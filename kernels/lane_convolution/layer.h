@@ -40,7 +40,7 @@ struct Walk {
 
 // the part-th of `parts` nearly equal pieces of `whole` begins here
 FS_INLINE i64 piece(i64 whole, i64 part, i64 parts) { return part * whole / parts; }
-FS_INLINE i64 pieces(i64 whole, i64 most) { return (whole + most - 1) / most; }
+constexpr i64 pieces(i64 whole, i64 most) { return (whole + most - 1) / most; }
 
 // which taps of one axis reach a position of x: tap + n * tap_step, at output + n * output_step, for 0 <= n < count
 struct Reach {

@@ -144,6 +144,35 @@ inline float folded(float* lanes) {
   return lanes[0];
 }
 
+#if FS_WIDTH == 16
+// pairs of numbers `apart` lanes from each other in a and then in b, added
+template <int apart>
+FS_INLINE Vector paired(Vector a, Vector b) {
+  Mask first;
+#pragma GCC unroll 16
+  for (int l = 0; l < 16; ++l) first[l] = l / apart * 2 * apart + l % apart;
+  return __builtin_shuffle(a, b, first) + __builtin_shuffle(a, b, first + apart);
+}
+#endif
+
+// the same sums for many rows of lanes: sums[i] = folded(sums + i * BLOCK); room for whole blocks of rows
+inline void fold_rows(float* sums, i64 rows) {
+#if FS_WIDTH == 16
+  for (i64 row = 0; row < rows; row += BLOCK) {
+    Vector v[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) v[i] = get(sums + (row + i) * BLOCK);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) v[i] = paired<8>(v[2 * i], v[2 * i + 1]);
+#pragma GCC unroll 8
+    for (int i = 0; i < 4; ++i) v[i] = paired<4>(v[2 * i], v[2 * i + 1]);
+    put(sums + row, paired<1>(paired<2>(v[0], v[1]), paired<2>(v[2], v[3])));
+  }
+#else
+  for (i64 row = 0; row < rows; ++row) sums[row] = folded(sums + row * BLOCK);
+#endif
+}
+
 // ReLU and 2 x 2 max-pooling of a row (two rows where it pools) of one output; NaN goes through both
 inline void finish_row(const Layer& layer, const float* rows, float* out, std::uint8_t* codes) {
   const i64 below = layer.positions[1] * BLOCK, right = BLOCK;
@@ -242,18 +271,18 @@ inline void spread(const Layer& layer, const float* gradient, const std::uint8_t
 // adds a block's gradient of the weights
 inline void weight_gradient(const Layer& layer, const float* spread_gradient, const float* x, float* gradient) {
   const i64 x_row = layer.padded(1) * BLOCK, x_plane = layer.padded(0) * x_row;
-  const i64 area = layer.kernel[0] * layer.kernel[1], taps = layer.taps();
-  const i64 tiles = pieces(layer.outputs, OUTPUTS), spans = pieces(taps, FS_REACH);
-  alignas(64) float sums[OUTPUTS * FS_REACH * BLOCK];
+  const i64 taps = layer.taps(), tiles = pieces(layer.outputs, OUTPUTS), spans = pieces(taps, FS_REACH);
+  alignas(64) float sums[pieces(OUTPUTS * FS_REACH, BLOCK) * BLOCK * BLOCK] = {};
   i64 places[FS_REACH];
   for (i64 tile = 0; tile < tiles; ++tile) {
     const i64 first = piece(layer.outputs, tile, tiles), count = piece(layer.outputs, tile + 1, tiles) - first;
+    i64 channel = 0, down = 0, right = 0;
     for (i64 span = 0; span < spans; ++span) {
       const i64 tap = piece(taps, span, spans), many = piece(taps, span + 1, spans) - tap;
       for (i64 t = 0; t < many; ++t) {
-        const i64 in_kernel = (tap + t) % area;
-        places[t] = (tap + t) / area * x_plane + in_kernel / layer.kernel[1] * layer.dilation[0] * x_row +
-                    in_kernel % layer.kernel[1] * layer.dilation[1] * BLOCK;
+        places[t] = channel * x_plane + down * layer.dilation[0] * x_row + right * layer.dilation[1] * BLOCK;
+        if (++right == layer.kernel[1]) right = 0, ++down;
+        if (down == layer.kernel[0]) down = 0, ++channel;
       }
       const Correlation of = {spread_gradient + first * layer.spread_plane() + MARGIN * BLOCK,
                               x,
@@ -265,9 +294,9 @@ inline void weight_gradient(const Layer& layer, const float* spread_gradient, co
                               layer.stride[1] * BLOCK,
                               places};
       correlation(of, sums, count, many);
+      fold_rows(sums, count * many);
       for (i64 o = 0; o < count; ++o)
-        for (i64 t = 0; t < many; ++t)
-          gradient[(first + o) * taps + tap + t] += folded(sums + (o * many + t) * BLOCK);
+        for (i64 t = 0; t < many; ++t) gradient[(first + o) * taps + tap + t] += sums[o * many + t];
     }
   }
 }
