@@ -1,13 +1,12 @@
-"""Blocks of samples, and the layer that works on them: what the functions of `ops.py` take and give."""
+"""A convolution layer on blocks of samples: what the functions of `ops.py` take and give."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 # as in layer.h
-BLOCK, PARTS = 16, 4
+PARTS = 4
 NOWHERE = 4
 
 Pair = tuple[int, int]
@@ -56,22 +55,3 @@ class Layer(NamedTuple):
         pairs = (self.kernel, self.stride, self.padding, self.dilation, self.positions)
         flat = (self.channels, *self.size, self.outputs, *sum(pairs, ()), self.relu, self.pool)
         return torch.tensor(flat, dtype=torch.int64)
-
-
-def to_blocks(samples: Tensor) -> Tensor:
-    """`[agents, batch, ...]` to `[agents, blocks, ..., BLOCK]`: zeros behind the last sample.
-
-    Where all agents have the same samples in the same memory, so they do in blocks.
-    """
-    agents, batch = samples.shape[:2]
-    if agents > 1 and samples.stride(0) == 0:
-        return to_blocks(samples[:1]).expand(agents, *[-1] * samples.dim())
-    blocks = -(-batch // BLOCK)
-    if batch % BLOCK:
-        samples = F.pad(samples, (*[0] * (2 * samples.dim() - 4), 0, blocks * BLOCK - batch))
-    return samples.unflatten(1, (blocks, BLOCK)).movedim(2, -1).contiguous()
-
-
-def to_samples(blocks: Tensor, batch: int) -> Tensor:
-    """The inverse of `to_blocks`, for so many samples."""
-    return blocks.movedim(-1, 2).flatten(1, 2)[:, :batch]

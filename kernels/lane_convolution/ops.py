@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 from fastsaddle.kernels import native
+from fastsaddle.kernels._shared.lanes.blocks import BLOCK
 from fastsaddle.kernels.lane_convolution import native_cpu, reference
-from fastsaddle.kernels.lane_convolution.layer import BLOCK, Layer
+from fastsaddle.kernels.lane_convolution.layer import Layer
 from fastsaddle.kernels.op import forced_backend
 
 # with registers of fewer floats (without AVX2 and FMA) they have not been measured

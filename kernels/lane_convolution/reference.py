@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastsaddle.kernels.lane_convolution.layer import NOWHERE, Layer, to_blocks, to_samples
+from fastsaddle.kernels._shared.lanes.blocks import to_blocks, to_samples
+from fastsaddle.kernels.lane_convolution.layer import NOWHERE, Layer
 
 
 def _convolved(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

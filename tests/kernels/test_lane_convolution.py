@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fastsaddle.kernels._shared.lanes.blocks import to_blocks, to_samples
 from fastsaddle.kernels.lane_convolution import native_cpu, ops, reference
-from fastsaddle.kernels.lane_convolution.layer import Layer, to_blocks, to_samples
+from fastsaddle.kernels.lane_convolution.layer import Layer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 AGENTS = 3

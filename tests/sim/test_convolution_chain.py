@@ -10,7 +10,8 @@ from torch.nn import functional as F
 import fastsaddle as fs
 from fastsaddle.kernels.lane_convolution import ops
 from fastsaddle.sim.engines._choice import choose_engine
-from fastsaddle.sim.engines._convolution_chain import in_lanes, unknown_layer
+from fastsaddle.sim.engines._convolution_chain import in_lanes
+from fastsaddle.sim.engines._lane_path import unknown_layer
 from fastsaddle.sim.gradient_engine import GradientEngine
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from fastsaddle.kernels.lane_convolution import ops as lanes
 from fastsaddle.sim import choices
 from fastsaddle.sim.engine import Engine
-from fastsaddle.sim.engines import _convolution_chain
+from fastsaddle.sim.engines import _lane_path
 from fastsaddle.sim.engines._layer_chain import layers_of
 
 AUTO = "auto"
@@ -68,7 +68,7 @@ def choose_engine(
     """
     is_cpu = device.type == "cpu"
     one_by_one = choose_one_by_one(device, agents)
-    if _convolution_chain.obstacle(module, device, precision) is None and lanes.are_fast():
+    if _lane_path.obstacle(module, device, precision) is None and lanes.are_fast():
         return "lanes"
     if is_cpu and agents == 1:
         return one_by_one

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.sim.engines._convolution_chain import ConvolutionChain, obstacle
+from fastsaddle.sim.engines._convolution_chain import ConvolutionChain
 from fastsaddle.sim.engines._joining import joined
+from fastsaddle.sim.engines._lane_path import obstacle
 from fastsaddle.sim.engines.batched import Batched
 
 # dimensions and dtype
