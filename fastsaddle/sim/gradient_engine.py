@@ -62,7 +62,10 @@ class GradientEngine:
     ) -> None:
         self._is_auto = engine == _choice.AUTO
         if self._is_auto:
-            engine = _choice.choose_engine(stack.template, stack.device, stack.agents, precision)
+            engine = _choice.choose_engine(
+                *(stack.template, stack.device, stack.agents, precision),
+                None if inputs is None else inputs.shape[1],
+            )
         _choice.find(engine)
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1 agent, got {chunk}")

@@ -13,6 +13,8 @@ from fastsaddle.sim.engines._choice import choose_engine
 from fastsaddle.sim.engines._convolution_chain import in_lanes
 from fastsaddle.sim.engines._lane_path import unknown_layer
 from fastsaddle.sim.gradient_engine import GradientEngine
+from fastsaddle.sim.networks._norms import EvoNormHardSwish
+from fastsaddle.sim.networks.resnet20 import FAMILIES, Block
 
 CPU = torch.device("cpu")
 pytestmark = [
@@ -39,6 +41,11 @@ CHAINS: dict[str, nn.Sequential] = {
         *(nn.ELU(inplace=True), nn.Flatten(), nn.ELU(inplace=True), nn.Linear(24, 5)),
     ),
 }
+CHAINS["residual"] = nn.Sequential(
+    nn.Sequential(Block(2, 8, FAMILIES["ngc"]), Block(8, 8, FAMILIES["ngc"])),
+    *(nn.Conv2d(8, 8, 3, bias=False), EvoNormHardSwish(8, 4), nn.MaxPool2d(2)),
+    *(nn.Flatten(), nn.Linear(8 * 4 * 3, 5)),
+)
 LENET = CHAINS["lenet"]
 UNKNOWN: dict[str, nn.Module] = {
     "groups": nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.Linear(9, 2)),
@@ -53,6 +60,9 @@ UNKNOWN: dict[str, nn.Module] = {
     "linear first": nn.Sequential(nn.Linear(2, 2), nn.Conv2d(2, 2, 3), nn.Flatten()),
     "convolution last": nn.Sequential(
         nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Conv2d(2, 2, 3), nn.Linear(2, 2)
+    ),
+    "other family": nn.Sequential(
+        Block(2, 8, FAMILIES["groupnorm"]), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
     ),
     "never flat": nn.Sequential(nn.Conv2d(2, 2, 3), nn.Linear(2, 2)),
     "no convolution": nn.Sequential(nn.Flatten(), nn.Linear(2, 2)),
@@ -111,6 +121,9 @@ def test_features_of_every_layer(name: str, seed: int) -> None:
     stack, inputs, targets = problem(name, 7, seed)
     engine = GradientEngine(stack, F.cross_entropy, "lanes")
     layers = [n for n, m in stack.template.named_modules() if type(m) is not nn.Sequential]
+    layers = (
+        layers if name != "residual" else ["0.0", "0.1.body.2", "0.0.shortcut.1", "0.1.after", "2"]
+    )
     for layer in layers:
         losses, found = engine.gradients(inputs, targets, loss, layer)
         outputs, again = engine.outputs(inputs, features=layer)
@@ -202,6 +215,16 @@ def test_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         chosen = choose_engine(LENET, CPU, agents, precision)
         assert (chosen == "lanes") == (precision == "float32" and ops.are_fast())
     assert choose_engine(LENET, torch.device("cuda"), 16) == "vmap"
+    wide, normed = (
+        nn.Sequential(nn.Conv2d(1, 96, 3), norm, nn.Flatten(), nn.Linear(96, 2))
+        for norm in (nn.ReLU(), EvoNormHardSwish(96))
+    )
+    for module, batch, is_fast in (
+        *((LENET, 3, True), (wide, 32, False), (normed, 32, True)),
+        *((normed, 8, False), (normed, None, True), (normed, 24, True), (normed, 17, False)),
+    ):
+        chosen = choose_engine(module, CPU, 16, batch=batch)
+        assert chosen == ("lanes" if is_fast and ops.are_fast() else "threads")
     engine = GradientEngine(stack, F.cross_entropy, "lanes")
     with pytest.raises(
         ValueError, match=r"float32 \[agents, batch, channels, height, width\], got"

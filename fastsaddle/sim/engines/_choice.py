@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from fastsaddle.kernels.lane_convolution import ops as lanes
 from fastsaddle.sim import choices
 from fastsaddle.sim.engine import Engine
 from fastsaddle.sim.engines import _lane_path
@@ -46,13 +45,17 @@ def find(text: str) -> choices.Choice:
 
 
 def choose_engine(
-    module: nn.Module, device: torch.device, agents: int, precision: str = "float32"
+    module: nn.Module,
+    device: torch.device,
+    agents: int,
+    precision: str = "float32",
+    batch: int | None = None,
 ) -> str:
     """The engine for a network, by a fixed rule from measurements (benchmarks/steps/test_stacking_tax.py, peers.py).
 
-    Chains of convolutions that end in linear layers are computed in lanes on a CPU with AVX2: one thread took 0.22 to
-    0.34 of the processor time of the loop for 4 to 64 LeNet-5 with batches of 32, 0.6 for one of them, and 0.4 for 16
-    with batches of 8 or of 4 (AVX-512).
+    Chains of convolutions that end in linear layers are computed in lanes on a CPU with AVX2 where `_lane_path.is_fast`
+    says so, which has the measurements: LeNet-5 and networks with EvoNorm (cnn5, ResNet-20, vgg11), however many agents
+    there are.
     Chains of linear and elementwise layers are batched: under vmap the perceptron 784-50-10 took 1.7 times as long,
     in a loop 2.7 times. Any other single agent is run by itself on a CPU.
     On a CPU other networks with convolutions run side by side, one agent a thread. Beside the loop, whose threads meet
@@ -68,7 +71,8 @@ def choose_engine(
     """
     is_cpu = device.type == "cpu"
     one_by_one = choose_one_by_one(device, agents)
-    if _lane_path.obstacle(module, device, precision) is None and lanes.are_fast():
+    obstacle = _lane_path.obstacle(module, device, precision)
+    if obstacle is None and _lane_path.is_fast(module, batch):
         return "lanes"
     if is_cpu and agents == 1:
         return one_by_one

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastsaddle.agents import AgentStack
 from fastsaddle.kernels._shared.lanes.blocks import to_blocks, to_samples
-from fastsaddle.sim.engines._lane_path import obstacle, path_of
+from fastsaddle.sim.engines._lane_path import is_fast, obstacle, path_of
 from fastsaddle.sim.engines._lane_way import Way
 from fastsaddle.sim.engines._layer_chain import LayerChain
 
@@ -83,14 +83,14 @@ class ConvolutionChain:
 
 
 def in_lanes(model: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """A plain model's forward pass without gradients by its chain; None where it is none.
+    """A plain model's forward pass without gradients by its chain; None where it has none that is faster.
 
     Args:
         model: in its mode; its parameters as they are now.
         images: `[samples, ...]`, such as it will get.
     """
     is_one = images.dim() == 4 and images.dtype == torch.float32
-    if not is_one or obstacle(model, images.device, "float32") is not None:
+    if not is_one or obstacle(model, images.device, "float32") is not None or not is_fast(model):
         return None
     stack = AgentStack(model, 1)
     chain, rows = ConvolutionChain(stack), dict(stack.named_parameters())

@@ -1,0 +1,112 @@
+"""EvoNorm in lanes: native and reference against the module in float64."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from fastsaddle import use_backend
+from fastsaddle.kernels._shared.lanes.blocks import BLOCK, to_blocks, to_samples
+from fastsaddle.kernels.lane_convolution.ops import unavailable
+from fastsaddle.kernels.lane_evonorm import native_cpu, ops, reference
+from fastsaddle.sim.networks._norms import EvoNormHardSwish
+
+REASON = unavailable(torch.device("cpu"))
+needs_native = pytest.mark.skipif(REASON is not None, reason=f"no native library: {REASON}")
+pytestmark = pytest.mark.usefixtures("one_thread")
+NATIVE = pytest.param(native_cpu, marks=needs_native)
+AGENTS, NAN = 3, float("nan")
+
+
+class Case:
+    def __init__(
+        self, batch: int, channels: int, groups: int, size: tuple[int, int], seed: int
+    ) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        samples = torch.randn(AGENTS, batch, channels, *size, generator=draw) * 3
+        gradient = torch.randn(samples.shape, generator=draw)
+        self.x, self.gradient = to_blocks(samples), to_blocks(gradient)
+        self.batch, self.groups = batch, groups
+        # rows of a wider buffer, as in a stack
+        buffer = torch.randn(AGENTS, 2 * channels + 5, generator=draw)
+        self.weight, self.bias = buffer[:, 2 : 2 + channels], buffer[:, -channels:]
+        module = EvoNormHardSwish(channels, groups).double()
+        self.expected = []
+        for agent in range(AGENTS):
+            x = samples[agent].double().requires_grad_()
+            with torch.no_grad():
+                module.weight.copy_(self.weight[agent].view(-1, 1, 1))
+                module.bias.copy_(self.bias[agent].view(-1, 1, 1))
+            out = module(x)
+            of = x, module.weight, module.bias
+            self.expected.append(
+                (out.detach(), *torch.autograd.grad(out, of, gradient[agent].double()))
+            )
+
+    def results(self, implementation: Any) -> tuple[torch.Tensor, ...]:
+        """Outputs and gradients of input, weight and bias; what they are written into is poisoned."""
+        out, x_gradient = (torch.full_like(self.x, NAN) for _ in range(2))
+        means = torch.full((*self.x.shape[:2], self.groups, BLOCK), NAN)
+        inverses = torch.full_like(means, NAN)
+        rows = self.weight, self.bias
+        implementation.forward(self.x, *rows, self.groups, 1e-5, out, means, inverses)
+        gradients = [torch.full_like(row, NAN) for row in rows]
+        kept = self.weight, means, inverses
+        implementation.backward(self.gradient, self.x, *kept, x_gradient, *gradients)
+        return to_samples(out, self.batch), to_samples(x_gradient, self.batch), *gradients
+
+
+@pytest.mark.parametrize("implementation", [reference, NATIVE])
+@pytest.mark.parametrize(
+    ("batch", "channels", "groups", "size"),
+    [
+        (1, 8, 8, (3, 5)),
+        (7, 6, 2, (1, 3)),
+        (16, 8, 4, (9, 8)),
+        (33, 10, 1, (4, 4)),
+        (20, 3, 3, (2, 1)),
+    ],
+)
+def test_it_is_the_module(
+    implementation: Any, batch: int, channels: int, groups: int, size: tuple[int, int], seed: int
+) -> None:
+    case = Case(batch, channels, groups, size, seed)
+    found = case.results(implementation)
+    for agent, expected in enumerate(case.expected):
+        for got, wanted in zip(found, expected, strict=True):
+            got, wanted = got[agent].double().flatten(), wanted.flatten()
+            assert (got - wanted).norm() <= 1e-5 * wanted.norm()
+
+
+@needs_native
+def test_no_bit_depends_on_threads_or_agents(seed: int) -> None:
+    case = Case(40, 8, 4, (5, 3), seed)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(case.results(ops))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+    case.x, case.gradient = case.x[1:2].contiguous(), case.gradient[1:2].contiguous()
+    case.weight, case.bias = case.weight[1:2], case.bias[1:2]
+    assert all(torch.equal(a[1], b[0]) for a, b in zip(found[0], case.results(ops), strict=True))
+
+
+def test_what_is_asked_for_and_what_is_refused(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(5, 4, 2, (3, 3), seed)
+    monkeypatch.setattr(native_cpu, "forward", None)
+    monkeypatch.setattr(native_cpu, "backward", None)
+    with use_backend("reference"):
+        assert all(map(torch.equal, case.results(ops), case.results(reference)))
+        case.groups = 3
+        with pytest.raises(ValueError, match="channels a multiple of the 3 groups"):
+            case.results(ops)
+        case.groups, case.bias = 2, case.bias[:2]
+        with pytest.raises(
+            ValueError, match=r"bias must be \[3, 4\] float32 on a CPU, contiguous, got \[2"
+        ):
+            case.results(ops)
