@@ -70,17 +70,17 @@ def obstacle(module: nn.Module, device: torch.device, precision: str) -> str | N
     """Why the module cannot be computed as such a chain, in one line; None where it can."""
     if precision != "float32":
         return f"it takes float32 only, got {precision}"
-    return ops.unavailable(device) or unknown_layer(module)
+    return unknown_layer(module) or ops.unavailable(device)
 
 
 def is_fast(module: nn.Module, batch: int | None = None) -> bool:
     """Whether such a chain takes less time in lanes than layer by layer through torch, by measurements.
 
-    One thread, processor time, AVX-512, beside a loop over agents: LeNet-5 took 0.22 to 0.34 of the time with batches
-    of 32, 0.4 with batches of 8 or of 4; with batches of 32 two convolutions of 32 and 64 channels 0.48, cnn5 0.54,
-    ResNet-20 0.56, vgg11 0.66. Wide convolutions are as fast in torch, where nothing else takes time: those of 64 to
-    256 channels with ReLU took 1.02 of it, up to 512 channels 1.12. Lanes without a sample are time lost: with batches
-    of 8 cnn5 and ResNet-20 took 1.04 and 1.0.
+    One thread, processor time, AVX-512, beside agents one by one: LeNet-5 took 0.22 to 0.34 of the time with batches of
+    32, 0.4 with batches of 8 or of 4; with batches of 32 two convolutions of 32 and 64 channels took 0.5, cnn5 0.56,
+    ResNet-20 0.58, vgg11 0.66. Wide convolutions are faster in torch where nothing else takes time: those of 64 to 256
+    channels with ReLU took 1.02 to 1.07 of it, up to 512 channels 1.12 to 1.41. Lanes without a sample are time lost:
+    with batches of 8 cnn5 and ResNet-20 took 1.0 to 1.11.
 
     Args:
         module: of which `obstacle` says None.
