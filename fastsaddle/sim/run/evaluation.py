@@ -73,7 +73,9 @@ def evaluate(
         return 0.0, _count_mapped(stack, slice(first, first + at_once), images, labels)
 
     at_once = AGENTS_AT_ONCE if images.device.type == "cpu" else stack.agents
-    plain = one_by_one or in_lanes(consensus, images) is not None or not _is_mapped(stack, images)
+    plain = (
+        one_by_one or in_lanes(consensus, images[:1]) is not None or not _is_mapped(stack, images)
+    )
     if plain:
         work: list[Work] = [lambda i=i: alone(i) for i in range(stack.agents)]  # type: ignore[misc]
     else:
@@ -130,7 +132,7 @@ def _test(model: nn.Module, images: Samples, labels: Tensor) -> tuple[float, int
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=labels.device)
     right = torch.zeros((), dtype=torch.int64, device=labels.device)
-    forward = in_lanes(model, images)
+    forward = in_lanes(model, images[:1])
     size = IMAGES_AT_ONCE if forward is None else LANES_AT_ONCE
     for batch, targets in _batches(images, labels, size):
         outputs = model(batch) if forward is None else forward(batch)
