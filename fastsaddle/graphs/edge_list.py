@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import networkx as nx
 import torch
 
 from fastsaddle.graphs.topology import Topology, from_matrix, from_networkx
@@ -34,6 +33,8 @@ def read(path: Path, agents: int) -> Topology:
             one, weights at some edges only; naming the file, for a graph that is not connected.
         OSError: the file cannot be read.
     """
+    import networkx as nx
+
     edges = _edges(path, agents)
     graph = nx.empty_graph(agents)
     graph.add_edges_from(edge.ends for edge in edges)

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
 from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import torch
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 # float32 holds every multiple of this in [0, 1] exactly
 _GRID = 2.0**-24
@@ -102,7 +105,7 @@ class Topology:
 def ring(n: int) -> Topology:
     """Each agent talks to the one before and the one after; ring(2) is a pair, ring(1) a loner."""
     _check_sizes(n=n)
-    return _weigh(nx.circulant_graph(n, [1] if n > 1 else []), "ring")
+    return _weigh(_networkx().circulant_graph(n, [1] if n > 1 else []), "ring")
 
 
 def torus(rows: int, cols: int) -> Topology:
@@ -111,13 +114,13 @@ def torus(rows: int, cols: int) -> Topology:
     With one row it is a ring; with two rows, up and down are one neighbor, counted once.
     """
     _check_sizes(rows=rows, cols=cols)
-    return _weigh(nx.grid_2d_graph(rows, cols, periodic=True), f"torus:{rows}x{cols}")
+    return _weigh(_networkx().grid_2d_graph(rows, cols, periodic=True), f"torus:{rows}x{cols}")
 
 
 def fully_connected(n: int) -> Topology:
     """Everybody talks to everybody: W = 11^T / n, so a gossip round is an exact average."""
     _check_sizes(n=n)
-    return _weigh(nx.complete_graph(n), "fully-connected")
+    return _weigh(_networkx().complete_graph(n), "fully-connected")
 
 
 def exponential(n: int) -> Topology:
@@ -127,30 +130,30 @@ def exponential(n: int) -> Topology:
     """
     _check_sizes(n=n)
     hops = [2**p for p in range(n.bit_length()) if 2**p < n]
-    return _weigh(nx.circulant_graph(n, hops), "exponential")
+    return _weigh(_networkx().circulant_graph(n, hops), "exponential")
 
 
 def star(n: int) -> Topology:
     """Agent 0 talks to everybody, the others only to agent 0."""
     _check_sizes(n=n)
-    return _weigh(nx.star_graph(n - 1), "star")
+    return _weigh(_networkx().star_graph(n - 1), "star")
 
 
 def chain(n: int) -> Topology:
     """Each agent talks to the one before and the one after, the ends to one: the tree with the largest diameter."""
     _check_sizes(n=n)
-    return _weigh(nx.path_graph(n), "chain")
+    return _weigh(_networkx().path_graph(n), "chain")
 
 
 def binary_tree(n: int) -> Topology:
     """Agent i talks to agents 2i + 1 and 2i + 2, as far as they exist, and to the one that it hangs from."""
     _check_sizes(n=n)
-    return _weigh(nx.full_rary_tree(2, n), "binary-tree")
+    return _weigh(_networkx().full_rary_tree(2, n), "binary-tree")
 
 
 def dyck() -> Topology:
     """The Dyck graph, 32 agents of degree 3, as its LCF code [5, -5, 13, -13]^8 defines it."""
-    return _weigh(nx.LCF_graph(32, [5, -5, 13, -13], 8), "dyck")
+    return _weigh(_networkx().LCF_graph(32, [5, -5, 13, -13], 8), "dyck")
 
 
 def social_network() -> Topology:
@@ -158,7 +161,7 @@ def social_network() -> Topology:
 
     Davis, Gardner and Gardner 1941, "Deep South"; used by Lin et al. 2021, arXiv:2102.04761.
     """
-    return _weigh(nx.davis_southern_women_graph(), "social-network")
+    return _weigh(_networkx().davis_southern_women_graph(), "social-network")
 
 
 def random_regular(n: int, d: int, seed: int = 0) -> Topology:
@@ -170,8 +173,8 @@ def random_regular(n: int, d: int, seed: int = 0) -> Topology:
     if not isinstance(d, Integral) or not 0 <= d < n or n * d % 2:
         raise ValueError(f"d must be an integer in [0, n) with n * d even, got d={d!r}, n={n}")
     # the drawn graph lists its nodes in the order of its edges
-    graph = nx.empty_graph(n)
-    graph.add_edges_from(nx.random_regular_graph(d, n, seed=seed).edges)
+    graph = _networkx().empty_graph(n)
+    graph.add_edges_from(_networkx().random_regular_graph(d, n, seed=seed).edges)
     return _weigh(graph, f"random-regular:{d}:{seed}", remedy="raise d or change the seed")
 
 
@@ -183,18 +186,18 @@ def erdos_renyi(n: int, p: float, seed: int = 0) -> Topology:
     _check_sizes(n=n)
     if not 0 < p <= 1:
         raise ValueError(f"p must be in (0, 1], got {p!r}")
-    graph = nx.gnp_random_graph(n, p, seed=seed)
+    graph = _networkx().gnp_random_graph(n, p, seed=seed)
     return _weigh(graph, f"erdos-renyi:{p}:{seed}", remedy="raise p or change the seed")
 
 
-def from_networkx(G: nx.Graph) -> Topology:
+def from_networkx(G: "nx.Graph") -> Topology:
     """Any undirected simple graph; agents are its nodes as iterated, edge weights are not used.
 
     Raises ValueError for directed graphs, multigraphs, self loops, no nodes, or several components.
     """
-    if not isinstance(G, nx.Graph) or G.is_directed() or G.is_multigraph():
+    if not isinstance(G, _networkx().Graph) or G.is_directed() or G.is_multigraph():
         raise ValueError(f"G must be an undirected simple graph, got a {type(G).__name__}")
-    if loops := nx.number_of_selfloops(G):
+    if loops := _networkx().number_of_selfloops(G):
         raise ValueError(f"G must have no self loops, got {loops}")
     if not len(G):
         raise ValueError("G must have at least one node, got none")
@@ -227,7 +230,7 @@ def from_matrix(
             f"got W[{i}, {j}] = {matrix[i, j]:.9g} and W[{j}, {i}] = {matrix[j, i]:.9g}"
         )
     if not allow_disconnected:
-        _check_connected(nx.DiGraph(matrix.nonzero().tolist()), "W")
+        _check_connected(_networkx().DiGraph(matrix.nonzero().tolist()), "W")
     return Topology("matrix", matrix)
 
 
@@ -280,7 +283,7 @@ def check_topology(topology: object) -> None:
 def _other(given: object) -> str:
     """What was given in a topology's place, with what makes a topology of it."""
     kind = type(given).__name__
-    if isinstance(given, nx.Graph):
+    if isinstance(given, _networkx().Graph):
         return f"a networkx {kind}: fs.topology.from_networkx(graph) makes a topology of it"
     if hasattr(given, "__array__") or isinstance(given, (list, tuple)):
         return f"a matrix ({kind}): fs.topology.from_matrix(W) makes a topology of it"
@@ -319,9 +322,9 @@ _FORMS: dict[str, tuple[str, Callable[..., Topology]]] = {
 }
 
 
-def _weigh(graph: nx.Graph, name: str, remedy: str = "add edges") -> Topology:
+def _weigh(graph: "nx.Graph", name: str, remedy: str = "add edges") -> Topology:
     _check_connected(graph.to_directed(), name, remedy)
-    edges = [*nx.convert_node_labels_to_integers(graph).edges]
+    edges = [*_networkx().convert_node_labels_to_integers(graph).edges]
     i, j = torch.tensor(edges, dtype=torch.int64, device="cpu").reshape(-1, 2).T
     adjacency = torch.zeros(len(graph), len(graph), dtype=torch.float64, device="cpu")
     adjacency[i, j] = adjacency[j, i] = 1
@@ -332,12 +335,19 @@ def _weigh(graph: nx.Graph, name: str, remedy: str = "add edges") -> Topology:
     return Topology(name, W + own.squeeze(1).diag())
 
 
+def _networkx() -> Any:
+    """The package, for those who make a graph: whoever only asks for help need not wait for its import."""
+    import networkx
+
+    return networkx
+
+
 def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if not isinstance(size, Integral) or size < 1:
             raise ValueError(f"{name} must be an integer >= 1, got {size!r}")
 
 
-def _check_connected(graph: nx.DiGraph, name: str, remedy: str = "add edges") -> None:
-    if (parts := nx.number_strongly_connected_components(graph)) > 1:
+def _check_connected(graph: "nx.DiGraph", name: str, remedy: str = "add edges") -> None:
+    if (parts := _networkx().number_strongly_connected_components(graph)) > 1:
         raise ValueError(f"a topology must be connected, but {name} has {parts} parts: {remedy}")

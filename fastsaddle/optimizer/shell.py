@@ -24,6 +24,7 @@ from fastsaddle.kernels.op import ops, use_backend
 from fastsaddle.optimizer.binding import bind, moving
 from fastsaddle.optimizer.combination import Connects, apart, check_groups, check_parts
 from fastsaddle.optimizer.commit import Commit, interruptible
+from fastsaddle.optimizer.eager import eagerly
 from fastsaddle.optimizer.errors import NonFiniteGradientError
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
@@ -405,7 +406,7 @@ class Optimizer(torch.optim.Optimizer):
         if is_bound:
             self.refuse_perturbed("given another group")
         with Commit(), self._at_models():
-            super().add_param_group(param_group)
+            eagerly(super().add_param_group)(param_group)
             if is_bound:
                 try:
                     check_group(self.param_groups[-1], self.hyperparameters, self.agents)
@@ -861,7 +862,7 @@ class Optimizer(torch.optim.Optimizer):
         with torch.no_grad():
             self.follow()
         own = {} if self.locals is None else {"local": self.locals.state_dicts()}
-        saved = super().state_dict()
+        saved = eagerly(super().state_dict)()
         keys = {p: index for index, p in enumerate(self.parameters)}
         replace_masters(self, saved["state"], keys)
         return {**saved, **own}
@@ -888,7 +889,8 @@ class Optimizer(torch.optim.Optimizer):
                 if self.locals is not None and own is not None:
                     self.locals.load_state_dicts(own)
                 self.live.loading = uncast(self, state_dict)
-                super().load_state_dict({n: v for n, v in state_dict.items() if n != "local"})
+                kept = {n: v for n, v in state_dict.items() if n != "local"}
+                eagerly(super().load_state_dict)(kept)
             except BaseException:
                 if self.locals is not None and before is not None:
                     self.locals.load_state_dicts(before)

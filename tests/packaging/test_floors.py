@@ -14,7 +14,7 @@ FLOORS = (
     ("kernels", "_checkout", "stacks.padding_rows"),
     ("optimizer.hyperparameters",),
     (
-        *("optimizer.commit", "optimizer.flat_layout", "optimizer.memory"),
+        *("optimizer.commit", "optimizer.eager", "optimizer.flat_layout", "optimizer.memory"),
         *("optimizer.phase", "optimizer.rounded_parameters", "optimizer.state"),
         *("comm.period", "gradients.second_pass", "graphs", "metrics", "stacks.mapping"),
         "sharpness.normalization",

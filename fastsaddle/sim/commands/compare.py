@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fastsaddle.sim import choices, methods
 from fastsaddle.sim.commands.train import UNFINISHED, StoppedError
-from fastsaddle.sim.comparison import plot, pool, results, tables, tuning
+from fastsaddle.sim.comparison import pool, results, tables, tuning
 from fastsaddle.sim.comparison.grid import Cell, Grid, varied
 from fastsaddle.sim.comparison.progress import ComparisonProgress
 from fastsaddle.sim.config import TrainConfig
@@ -70,6 +70,9 @@ def compare(grid: Grid, plan: Plan, console: Console) -> int:
         _record(plan.out, cells, tuning_cells, chosen)
         if not _run(cells, "runs", plan, console, interrupts, deadline):
             return _stopped(plan, interrupts)
+    # imports matplotlib, which the help of a comparison and its runs do without
+    from fastsaddle.sim.comparison import plot
+
     groups = results.group(_outcomes(cells, plan.out), varied(cells), grid.tuned)
     tables.write(plan.out, groups, notes)
     title = _title(cells)

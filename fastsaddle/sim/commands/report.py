@@ -4,8 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from fastsaddle.sim.report.page import write
-
 NAME = "report.html"
 
 
@@ -33,6 +31,9 @@ def main(arguments: list[str]) -> int:
     idle = sorted(typed & {"--samples", "--points", "--data-dir"})
     if options.no_surface and idle:
         raise ValueError(f"{idle[0]} is for the loss surface, which --no-surface leaves out")
+    # the package that draws takes longer to import than --help should
+    from fastsaddle.sim.report.page import write
+
     page = write(
         options.directory,
         options.out or options.directory[0] / NAME,

@@ -2,15 +2,16 @@
 
 import time
 from contextlib import ExitStack, closing
+from typing import Any
 
 import tyro
 from rich.console import Console
+from torch import Tensor
 
 from fastsaddle.compressors._wire import NonFiniteError
 from fastsaddle.sim.choices import check_once
 from fastsaddle.sim.config import DEFAULTS, TrainConfig, option
 from fastsaddle.sim.run import job as jobs
-from fastsaddle.sim.run import plots
 from fastsaddle.sim.run.interrupts import Interrupts
 from fastsaddle.sim.run.job import CLASSES, CURVES, Job
 from fastsaddle.sim.run.progress import Progress
@@ -107,16 +108,16 @@ def train(job: Job, console: Console, minutes: float | None = None) -> int:
     with Interrupts(after=again) as interrupts, ExitStack() as stack:
         for line in (*describe(job), *job.notes):
             print(line, flush=True)
-        draw_classes(job)
         rows = job.directory.rows
         stepped = rows[-1].get("step_seconds", 0.0) if rows else 0.0
         bar = Progress(console, job.config.steps, job.step, stepped)
         progress = stack.enter_context(bar)
-        observers = [interrupts, progress, *recorders(job, stack)]
+        observers = [interrupts, progress, Drawer(job), *recorders(job, stack)]
         run(job, observers, lambda: bool(interrupts.received) or time.monotonic() > deadline)
     if job.step < job.config.steps:
         print(f"stopped at step {job.step}; go on with:\n{resume_command(job)}", flush=True)
         return 128 + interrupts.received if interrupts.received else UNFINISHED
+    draw_classes(job)
     draw_curves(job)
     summarize(job, progress.steps_per_second, console)
     return 0
@@ -129,8 +130,29 @@ def recorders(job: Job, stack: ExitStack) -> list[Observer]:
     return [stack.enter_context(TensorBoard(job.directory.path, job.step))]
 
 
+class Drawer:
+    """Draws the split when a run is first evaluated after a step: before the first it would keep the user waiting."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
+        """Nothing."""
+
+    def begin_evaluation(self, step: int) -> None:
+        """Nothing."""
+
+    def show_evaluation(self, row: dict[str, Any]) -> None:
+        """Draw the split, unless it is there."""
+        if row["step"]:
+            draw_classes(self._job)
+
+
 def draw_classes(job: Job) -> None:
-    """The heat map of the split, at the beginning of a run."""
+    """The heat map of the split, unless it is there."""
+    # importing matplotlib takes as long as a short run's steps
+    from fastsaddle.sim.run import plots
+
     path = job.directory.path / CLASSES
     if not path.exists():
         classes = job.simulation.dataset.classes
@@ -139,4 +161,6 @@ def draw_classes(job: Job) -> None:
 
 def draw_curves(job: Job) -> None:
     """The learning curves, at the end of a run."""
+    from fastsaddle.sim.run import plots
+
     plots.draw_curves(job.directory.path / CURVES, job.directory.rows, title(job))

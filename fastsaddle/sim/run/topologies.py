@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import torch
 
@@ -51,6 +50,8 @@ def _read(path: Path, agents: int) -> Topology:
 
 def _called(own: choices.Choice, agents: int, seed: int) -> Topology:
     """What the user's function says, which may be a topology, a graph of networkx or a mixing matrix."""
+    import networkx as nx
+
     found = own(agents=agents, seed=seed)
     if isinstance(found, Topology):
         return found
