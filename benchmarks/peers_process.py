@@ -1,4 +1,4 @@
-"""An engine in a process of its own, which waits until it is its turn and may fail without harm to the others."""
+"""A process that is timed beside others: it waits until it is its turn, and may fail without harm to them."""
 
 import contextlib
 import json
@@ -8,29 +8,40 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 SCRIPTS = Path(__file__).resolve().parent / "peers"
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+ONE_THREAD = dict.fromkeys(THREADS, "1")
 
 
 class EngineProcess:
     """`python SCRIPT ARGUMENTS` with one thread, no GPU, and a process group of its own.
 
     Args:
-        script: a file of `peers/`.
+        script: a file of `peers/`, or the path of another.
         arguments: what it gets.
         scratch: an empty folder: its current directory, and where what it prints goes.
         patience: seconds to wait for an answer.
+        environment: variables of its own, which say how many threads it has.
 
     Attributes:
         failure: why it can answer no more; empty as long as it can.
-        note: what it said about itself when it was ready.
+        ready: its first answer.
+        note: what it said about itself in it.
         start_up: seconds until then.
     """
 
-    def __init__(self, script: str, arguments: list[str], scratch: Path, patience: float) -> None:
+    def __init__(
+        self,
+        script: str,
+        arguments: list[str],
+        scratch: Path,
+        patience: float,
+        environment: Mapping[str, str] = ONE_THREAD,
+    ) -> None:
         self.failure, self.patience = "", patience
         scratch.mkdir()
         self._log = (scratch / "log").open("w+")
@@ -41,19 +52,24 @@ class EngineProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             cwd=scratch,
-            env={**os.environ, **ONE_THREAD, "CUDA_VISIBLE_DEVICES": ""},
+            env={**os.environ, **environment, "CUDA_VISIBLE_DEVICES": ""},
             start_new_session=True,
         )
-        self.note = str((self._answer() or {}).get("note", ""))
+        self.ready = self._answer() or {}
+        self.note = str(self.ready.get("note", ""))
         self.start_up = time.perf_counter() - begin
 
     def turn(self, seconds: float) -> dict[str, Any] | None:
         """Let it work for so long, to the end of a round: steps, wall and cpu seconds. None once it has failed."""
+        return self.ask(f"go {seconds}")
+
+    def ask(self, line: str) -> dict[str, Any] | None:
+        """Write it a line and wait for its answer. None once it has failed."""
         if self.failure:
             return None
         assert self._process.stdin
         try:
-            self._process.stdin.write(f"go {seconds}\n".encode())
+            self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError:
             return self._fail(f"ended: {self._last_words()}")
