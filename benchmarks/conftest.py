@@ -14,7 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.progress import Progress
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# seconds from which on three rounds tell enough: such work is beside what takes a tenth of it or less
+SLOW, FEW_ROUNDS = 0.1, 3
 
 
 def kind(config: pytest.Config) -> str:
@@ -27,6 +31,11 @@ def scale(config: pytest.Config) -> str:
     return "tiny" if config.getoption("--tiny") else kind(config)
 
 
+def has_all_rows(config: pytest.Config) -> bool:
+    """Whether rows are wanted that nobody waits for on a CPU; on a GPU each part has its own limit."""
+    return bool(config.getoption("--all-rows")) or scale(config) != "cpu"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", default=DEVICE, help="cpu or cuda; default: cuda where there is one"
@@ -35,9 +44,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--tiny", action="store_true", help="smallest sizes: shows that all runs, measures nothing"
     )
+    parser.addoption(
+        "--all-rows",
+        action="store_true",
+        help="on a CPU, also ResNet-20 by engines that are not chosen, and 256 agents with every op",
+    )
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    # with -v pytest names each case itself
+    if config.option.verbose <= 0:
+        config.pluginmanager.register(Progress(config), "progress")
     # a run out of time is ended by SIGTERM: as for Ctrl-C, what was measured is written
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -142,7 +159,10 @@ class Measure:
         once()
         # a round lasts 10 ms or more on a GPU, so that waiting for its end does not count
         is_gpu = torch.device(self.device).type == "cuda"
-        least = min(seconds(once) for _ in range(3))
+        least = seconds(once)
+        is_slow = least > SLOW
+        if not is_slow:
+            least = min(least, *(seconds(once) for _ in range(2)))
         repeats = max(1, int(0.01 / max(1e-6, least))) if is_gpu else 1
         round_ = synchronized(work, self.device, repeats)
         copy = synchronized(lambda: target.copy_(source), self.device, repeats)
@@ -153,12 +173,14 @@ class Measure:
             return (), {}
 
         least_rounds, most_rounds = self.rounds
-        wanted = int((0.3 if is_gpu else 0.6) / max(1e-4, seconds(round_)))
+        wanted = int((0.3 if is_gpu else 0.6) / max(1e-4, repeats * least))
         rounds = max(least_rounds, min(most_rounds, wanted))
+        if is_slow:
+            rounds = min(rounds, FEW_ROUNDS)
         for _ in range(3):
             copy()
-            round_()
-        copies.clear()
+            if not is_slow:
+                round_()
         self.benchmark.pedantic(round_, setup=interleaved, rounds=rounds)
         times = self.benchmark.stats.stats.data
         median = statistics.median(times) / repeats

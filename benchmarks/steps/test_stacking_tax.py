@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from benchmarks.conftest import scale, seconds, synchronized
+from benchmarks.conftest import has_all_rows, scale, seconds, synchronized
 from fastsaddle.sim.gradient_engine import GradientEngine
 from fastsaddle.sim.run import initial_models
 
@@ -23,11 +23,17 @@ CASES = [
 ]
 
 
+# minutes on a CPU for engines that are not chosen: with --all-rows alone
+SLOW_NETWORK = "resnet20"
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("agents", AGENTS[scale(metafunc.config)])
+    quick = [case for case in CASES if case[0] != SLOW_NETWORK or case[1] == "auto"]
+    cases = CASES if has_all_rows(metafunc.config) else quick
+    metafunc.parametrize(("network", "engine"), cases)
 
 
-@pytest.mark.parametrize(("network", "engine"), CASES)
 def test_stacking_tax(network: str, engine: str, agents: int, benchmark: Any, device: str) -> None:
     if engine == "threads" and torch.device(device).type != "cpu":
         pytest.skip("threads are for CPUs")
@@ -38,8 +44,9 @@ def test_stacking_tax(network: str, engine: str, agents: int, benchmark: Any, de
     # TF32 would make the comparison at the end one of roundings
     torch.backends.cudnn.allow_tf32 = False
     shape, rounds = NETWORKS[network]
-    # a plain loop over many modules takes seconds
-    rounds, warm_ups = (rounds, 3) if agents <= 16 else (max(2, rounds // 8), 1)
+    # a plain loop over many modules takes seconds, and so does a large network
+    warm_ups = 3 if agents <= 16 and network != SLOW_NETWORK else 1
+    rounds = rounds if agents <= 16 else max(2, rounds // 8)
     images = torch.randn(agents, BATCH, *shape, device=device)
     labels = torch.randint(0, 10, (agents, BATCH), device=device)
     one = initial_models.build(network, shape, 10, seed=0).to(device)

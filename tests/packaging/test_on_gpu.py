@@ -4,6 +4,8 @@ import importlib
 import json
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,13 @@ def test_refusals(tmp_path: Path) -> None:
 def test_parts_are_kept_and_merged(tmp_path: Path) -> None:
     first = on_gpu("--tiny", str(tmp_path), "shapes")
     assert first.returncode == 0, first.stdout + first.stderr
+    log = (tmp_path / "shapes.log").read_text()
+    # a line for each case, then the copy's bandwidth and a table
+    case = r" *\d+/\d+  \d+:\d\d  shape\[.*\]: [\d.e+]+ ms, \d+ % of copy\n"
+    assert len(re.findall(f"^{case}", log, re.M)) == 4
+    assert re.search(r"^copy_ [\d.]+ GB/s \(read \+ write, median of the run\)\nwhat ", log, re.M)
+    row = r"^sam_perturb, 512 columns, 4 warps +triton +2 x 1,100 +[\d.e+-]+ +[\d.]+ +\d+$"
+    assert len(re.findall(row, log, re.M)) == 1
     # a later call with the same folder adds its part
     second = on_gpu("--tiny", str(tmp_path), "training")
     assert second.returncode == 0, second.stdout + second.stderr
@@ -71,7 +80,8 @@ def test_parts_are_kept_and_merged(tmp_path: Path) -> None:
 def test_a_run_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
     folder = tmp_path / "benchmarks"
     folder.mkdir()
-    (folder / "conftest.py").write_text((ROOT / "benchmarks" / "conftest.py").read_text())
+    for name in ("conftest.py", "progress.py"):
+        shutil.copy(ROOT / "benchmarks" / name, folder / name)
     (folder / "test_interrupted.py").write_text(
         "import os, signal, time\n"
         "def test_first(benchmark):\n    benchmark.pedantic(int, rounds=3)\n"
@@ -102,6 +112,24 @@ def test_grid_of_a_gpu() -> None:
         assert sizes == {2**20, 2**24, 2**26, 2**28, 2**30, 2**33}
     assert {4 * a * d for a, d in ops.sizes("consensus", "cuda")} == {2**28}
     assert ops.sizes("consensus", "cpu") == ((16, 1_000_000), (256, 62_500))
+
+
+def test_rows_that_nobody_waits_for() -> None:
+    tax, seen = part("steps.test_stacking_tax"), []
+
+    def cases(**given: Any) -> list[tuple[str, str]]:
+        options = {"--device": "cpu", "--tiny": False, "--all-rows": False, **given}
+        config = SimpleNamespace(getoption=options.__getitem__)
+        metafunc = SimpleNamespace(config=config, parametrize=lambda *words: seen.append(words[1]))
+        tax.pytest_generate_tests(metafunc)
+        return seen[-1]
+
+    quick = cases()
+    assert set(quick) < set(tax.CASES) and ("resnet20", "auto") in quick
+    left_out = set(tax.CASES) - set(quick)
+    assert {network for network, _ in left_out} == {"resnet20"}
+    for given in ({"--all-rows": True}, {"--tiny": True}, {"--device": "cuda"}):
+        assert cases(**given) == tax.CASES
 
 
 def test_launches_are_counted_from_a_profile(seed: int) -> None:
