@@ -47,7 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all-rows",
         action="store_true",
-        help="on a CPU, also ResNet-20 by engines that are not chosen, and 256 agents with every op",
+        help="on a CPU, also ResNet-20 by engines that are not chosen, 256 agents with every op, and "
+        "references of 16 x 1,000,000",
     )
 
 
