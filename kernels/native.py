@@ -114,6 +114,7 @@ REASONS = {
     3: (ValueError, BUCKET_RULE),
     4: (ValueError, COUNT_RULE),
     5: (ValueError, INDEX_RULE),
+    6: (RuntimeError, "a label must be one of the classes, got one that is out of bounds"),
 }
 
 
@@ -130,6 +131,7 @@ def call(symbol: Any, *arguments: int | None) -> None:
 
     Raises:
         ValueError: a neighbor list, a table or an index is wrong; nothing was written.
+        RuntimeError: a label is no class; nothing was written.
         MemoryError: scratch memory could not be had; nothing was written.
     """
     status = symbol(*arguments, threads.count())

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import fastsaddle as fs
 from fastsaddle.sim.engines._choice import choose_engine
 from fastsaddle.sim.engines._layer_chain import LayerChain, layers_of
+from fastsaddle.sim.engines._perceptron import Perceptron
 from fastsaddle.sim.gradient_engine import GradientEngine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,6 +74,23 @@ def test_gradients_equal_the_loop(
     assert losses.shape == (5,) and not losses.requires_grad
     assert torch.allclose(losses, expected, rtol=1e-5, atol=1e-6)
     assert torch.allclose(got, gradients(stack), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["perceptron", "one", "alone", "nested", "no-flatten", "in-place"])
+def test_a_perceptron_is_one_call(name: str, seed: int) -> None:
+    stack, inputs, targets = problem(name, seed)
+    whole = Perceptron(stack)
+    is_one = name in ("perceptron", "one", "alone")
+    assert whole.takes(inputs, targets, F.cross_entropy, "float32") == is_one
+    for changed in (
+        (inputs, targets, smooth, "float32"),
+        (inputs, targets, F.cross_entropy, "bfloat16"),
+        (inputs, targets.float(), F.cross_entropy, "float32"),
+        (inputs[..., :6], targets, F.cross_entropy, "float32"),
+    ):
+        assert not whole.takes(*changed)
+    next(stack.parameters()).requires_grad_(False)
+    assert not whole.takes(inputs, targets, F.cross_entropy, "float32")
 
 
 def test_again_is_the_same_bits_and_padding_is_left_alone(seed: int) -> None:

@@ -12,11 +12,12 @@ from fastsaddle.sim.engines._cross_entropy import is_mean_cross_entropy, mean_cr
 from fastsaddle.sim.engines._joining import joined
 from fastsaddle.sim.engines._layer_chain import LayerChain, unknown_layer
 from fastsaddle.sim.engines._mapped import Mapped
+from fastsaddle.sim.engines._perceptron import Perceptron
 from fastsaddle.sim.engines._precision import in_float32
 
 
 class Batched(Mapped):
-    """Gradients of a `LayerChain`; outputs alone are mapped.
+    """Gradients of a `Perceptron` where one is asked for, else of a `LayerChain`; outputs alone are mapped.
 
     Attributes:
         chain: what computes the network, made of a stack.
@@ -29,6 +30,7 @@ class Batched(Mapped):
     ) -> None:
         super().__init__(stack, chunk, precision)
         self._chain = self.chain(stack)
+        self._perceptron = Perceptron(stack)
 
     @classmethod
     def can_run(
@@ -39,6 +41,8 @@ class Batched(Mapped):
         return None if unknown is None else f"cannot run: {unknown}"
 
     def gradients(self, inputs: Tensor, targets: Any, loss: Any, features: str | None) -> Any:
+        if features is None and self._perceptron.takes(inputs, targets, loss, self.precision):
+            return self._perceptron.gradients(inputs, targets)
         found = [self._part(part, inputs, targets, loss, features) for part in self.parts()]
         return joined(torch.cat, found)
 

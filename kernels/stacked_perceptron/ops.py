@@ -1,0 +1,116 @@
+"""Perceptrons of stacked agents: mean cross entropy and its gradients in one call, from inputs to the flat buffer.
+
+    h_0 = inputs;  h_l = [relu](h_(l-1) weight_l^T + bias_l);  loss = mean over samples of cross_entropy(h_last, labels)
+
+An agent is taken from its inputs to its gradients before the next one is, so that its activations and model stay in a
+core's cache. Samples lie side by side in the registers of a forward pass, columns of a weight in those of a gradient.
+Products of float32 are summed in one order for each sum, whatever the number of agents or threads; it differs from the
+reference's, and so do the last bits. On a GPU batched products of torch are used instead.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastsaddle.kernels.op import forced_backend
+from fastsaddle.kernels.stacked_perceptron import reference
+
+
+class Layer(NamedTuple):
+    """A linear layer: its widths, the columns of a row at which its tensors begin, and whether ReLU follows.
+
+    `weight` is `[outputs, inputs]`; a `bias` of -1 is none.
+    """
+
+    inputs: int
+    outputs: int
+    weight: int
+    bias: int
+    relu: bool
+
+
+def layer_table(layers: Sequence[Layer]) -> Tensor:
+    """Layers as `stacked_perceptron` takes them, int64 `[layers, 5]`.
+
+    Raises:
+        ValueError: there is none, or one takes other widths than the layer before gives.
+    """
+    if not layers:
+        raise ValueError("a perceptron needs at least one layer, got none")
+    for before, layer in pairwise(layers):
+        if before.outputs != layer.inputs:
+            raise ValueError(f"a layer must take what the one before gives, got {before}, {layer}")
+    return torch.tensor(layers, dtype=torch.int64, device="cpu")
+
+
+def stacked_perceptron(
+    inputs: Tensor,
+    labels: Tensor,
+    models: Tensor,
+    gradients: Tensor,
+    losses: Tensor,
+    layers: Tensor,
+) -> None:
+    """Every agent's mean loss, and its gradient where the layers' tensors lie; other columns are left as they are.
+
+    Args:
+        inputs: `[agents, samples, inputs]` float32, contiguous, on the CPU, as all others.
+        labels: `[agents, samples]` int64, contiguous: classes, from 0 on.
+        models: `[agents, columns]` float32, rows of adjacent columns.
+        gradients: the same shape, overwritten.
+        losses: `[agents]` float32, overwritten.
+        layers: of `layer_table`; their columns are not compared with those of the rows.
+
+    Raises:
+        ValueError: other shapes, dtypes or strides.
+        RuntimeError: a label that is no class. Nothing has been written then.
+    """
+    if inputs.dim() != 3 or inputs.dtype != torch.float32 or not inputs.is_contiguous():
+        raise ValueError(
+            "inputs must be float32 [agents, samples, inputs], contiguous, "
+            f"got {inputs.dtype} {tuple(inputs.shape)} with strides {inputs.stride()}"
+        )
+    if (
+        labels.shape != inputs.shape[:2]
+        or labels.dtype != torch.int64
+        or not labels.is_contiguous()
+        or not labels.numel()
+    ):
+        raise ValueError(
+            f"labels must be int64 [agents, samples] = {tuple(inputs.shape[:2])}, none of them 0, contiguous, "
+            f"got {labels.dtype} {tuple(labels.shape)} with strides {labels.stride()}"
+        )
+    for name, rows in (("models", models), ("gradients", gradients)):
+        if (
+            rows.dim() != 2
+            or len(rows) != len(inputs)
+            or rows.dtype != torch.float32
+            or rows.stride(1) != 1
+        ):
+            raise ValueError(
+                f"{name} must be float32 [agents, columns] with {len(inputs)} rows of adjacent columns, "
+                f"got {rows.dtype} {tuple(rows.shape)} with strides {rows.stride()}"
+            )
+    if losses.shape != inputs.shape[:1] or losses.dtype != torch.float32:
+        raise ValueError(
+            f"losses must be float32 [agents] = ({len(inputs)},), got {losses.dtype} {tuple(losses.shape)}"
+        )
+    _launch(forced_backend())(inputs, labels, models, gradients, losses, layers)
+
+
+@cache
+def _launch(forced: str | None) -> Callable[..., None]:
+    """The reference where it is asked for, and where the library cannot be opened."""
+    if forced in (None, "native"):
+        try:
+            from fastsaddle.kernels.stacked_perceptron import native_cpu
+        except ImportError:
+            if forced is not None:
+                raise
+        else:
+            return native_cpu.launch
+    return reference.launch
