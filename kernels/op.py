@@ -13,7 +13,7 @@ import contextlib
 import contextvars
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
@@ -35,6 +35,9 @@ PREFERENCE: Mapping[str, tuple[str, ...]] = {
     "cpu": ("native", "reference"),
     "cuda": ("triton", "reference"),
 }
+
+# types of tensors that have no ways of their own with operators
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
 
@@ -61,6 +64,21 @@ def use_backend(backend: str | None) -> Iterator[None]:
 def forced_backend() -> str | None:
     """The backend that `use_backend` asks for here; None outside of it."""
     return _forced.get()
+
+
+def is_plain(args: Iterable[Any]) -> bool:
+    """Whether an op may run without torch's dispatcher, which takes longer than small kernels.
+
+    Nothing is differentiated, mapped, compiled or traced, nobody watches operators, and tensors are plain ones.
+    """
+    return not (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd._profiler_enabled()
+    ) and all(type(a) in PLAIN or not isinstance(a, torch.Tensor) for a in args)
 
 
 def interpreting() -> bool:
@@ -104,12 +122,16 @@ class Op:
         torch.library.register_fake(f"fastsaddle::{self.name}", self.check, lib=LIBRARY)
         self._overload = getattr(torch.ops.fastsaddle, self.name).default
         arguments = self._overload._schema.arguments
+        self._count = len(arguments)
         self._written = [n for n, a in enumerate(arguments) if a.alias_info is not None]
         names = [argument.name for argument in arguments]
         self._apart = [names.index(name) for name in self.apart or ()]
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        self._overload(*args, **kwargs)
+        if not kwargs and len(args) == self._count and is_plain(args):
+            self._run(*args)
+        else:
+            self._overload(*args, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> None:
         self.check(*args, **kwargs)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastsaddle.kernels.op import forced_backend
+from fastsaddle.kernels.op import LIBRARY, forced_backend, is_plain
 from fastsaddle.kernels.stacked_perceptron import reference
 
 
@@ -47,7 +47,7 @@ def layer_table(layers: Sequence[Layer]) -> Tensor:
     return torch.tensor(layers, dtype=torch.int64, device="cpu")
 
 
-def stacked_perceptron(
+def _check(
     inputs: Tensor,
     labels: Tensor,
     models: Tensor,
@@ -55,20 +55,6 @@ def stacked_perceptron(
     losses: Tensor,
     layers: Tensor,
 ) -> None:
-    """Every agent's mean loss, and its gradient where the layers' tensors lie; other columns are left as they are.
-
-    Args:
-        inputs: `[agents, samples, inputs]` float32, contiguous, on the CPU, as all others.
-        labels: `[agents, samples]` int64, contiguous: classes, from 0 on.
-        models: `[agents, columns]` float32, rows of adjacent columns.
-        gradients: the same shape, overwritten.
-        losses: `[agents]` float32, overwritten.
-        layers: of `layer_table`; their columns are not compared with those of the rows.
-
-    Raises:
-        ValueError: other shapes, dtypes or strides.
-        RuntimeError: a label that is no class. Nothing has been written then.
-    """
     if inputs.dim() != 3 or inputs.dtype != torch.float32 or not inputs.is_contiguous():
         raise ValueError(
             "inputs must be float32 [agents, samples, inputs], contiguous, "
@@ -99,7 +85,15 @@ def stacked_perceptron(
         raise ValueError(
             f"losses must be float32 [agents] = ({len(inputs)},), got {losses.dtype} {tuple(losses.shape)}"
         )
-    _launch(forced_backend())(inputs, labels, models, gradients, losses, layers)
+
+
+def _run(*arguments: Tensor) -> None:
+    _check(*arguments)
+    with torch.no_grad():
+        _launch(forced_backend())(*arguments)
+    # autograd must notice what was written behind its back
+    written = [t for t in arguments[3:5] if not t.is_inference()]
+    torch.autograd.graph.increment_version(written)
 
 
 @cache
@@ -114,3 +108,38 @@ def _launch(forced: str | None) -> Callable[..., None]:
         else:
             return native_cpu.launch
     return reference.launch
+
+
+LIBRARY.define(
+    "stacked_perceptron(Tensor inputs, Tensor labels, Tensor models, Tensor(a!) gradients, Tensor(b!) losses, "
+    "Tensor layers) -> ()"
+)
+LIBRARY.impl("stacked_perceptron", _run, "CompositeExplicitAutograd")
+torch.library.register_fake("fastsaddle::stacked_perceptron", _check, lib=LIBRARY)
+_operator = torch.ops.fastsaddle.stacked_perceptron.default
+
+
+def stacked_perceptron(
+    inputs: Tensor,
+    labels: Tensor,
+    models: Tensor,
+    gradients: Tensor,
+    losses: Tensor,
+    layers: Tensor,
+) -> None:
+    """Every agent's mean loss, and its gradient where the layers' tensors lie; other columns are left as they are.
+
+    Args:
+        inputs: `[agents, samples, inputs]` float32, contiguous, on the CPU, as all others.
+        labels: `[agents, samples]` int64, contiguous: classes, from 0 on.
+        models: `[agents, columns]` float32, rows of adjacent columns.
+        gradients: the same shape, overwritten.
+        losses: `[agents]` float32, overwritten.
+        layers: of `layer_table`; their columns are not compared with those of the rows.
+
+    Raises:
+        ValueError: other shapes, dtypes or strides.
+        RuntimeError: a label that is no class. Nothing has been written then.
+    """
+    arguments = (inputs, labels, models, gradients, losses, layers)
+    (_run if is_plain(arguments) else _operator)(*arguments)

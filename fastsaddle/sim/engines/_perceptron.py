@@ -56,6 +56,7 @@ class Perceptron:
         is_flat = len(samples) == 1 or not self._is_flat
         return is_flat and samples.numel() == self._linear[0][1].in_features
 
+    @torch.no_grad()
     def gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Overwrite every agent's gradient in the stack's buffer; the losses `[agents]`.
 
@@ -67,15 +68,13 @@ class Perceptron:
         if self._version != rows.version:
             self._table, self._version = self._places(), rows.version
         stacked_perceptron(
-            inputs.detach().flatten(2).contiguous(),
+            inputs.flatten(2).contiguous(),
             targets.contiguous(),
             rows.x,
             rows.g,
             losses,
             self._table,
         )
-        # autograd must notice what was written behind its back
-        torch.autograd.graph.increment_version(rows.g)
         return losses
 
     def _places(self) -> Tensor:
