@@ -122,13 +122,12 @@ class Op:
         torch.library.register_fake(f"fastsaddle::{self.name}", self.check, lib=LIBRARY)
         self._overload = getattr(torch.ops.fastsaddle, self.name).default
         arguments = self._overload._schema.arguments
-        self._count = len(arguments)
         self._written = [n for n, a in enumerate(arguments) if a.alias_info is not None]
         names = [argument.name for argument in arguments]
         self._apart = [names.index(name) for name in self.apart or ()]
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        if not kwargs and len(args) == self._count and is_plain(args):
+        if not kwargs and is_plain(args):
             self._run(*args)
         else:
             self._overload(*args, **kwargs)
