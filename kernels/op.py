@@ -36,8 +36,8 @@ PREFERENCE: Mapping[str, tuple[str, ...]] = {
     "cuda": ("triton", "reference"),
 }
 
-# types of tensors that have no ways of their own with operators
-PLAIN = (torch.Tensor, torch.nn.Parameter)
+# types of arguments that have no ways of their own with operators
+PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, int, float, bool, type(None)})
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
 
@@ -69,7 +69,7 @@ def forced_backend() -> str | None:
 def is_plain(args: Iterable[Any]) -> bool:
     """Whether an op may run without torch's dispatcher, which takes longer than small kernels.
 
-    Nothing is differentiated, mapped, compiled or traced, nobody watches operators, and tensors are plain ones.
+    Nothing is differentiated, mapped, compiled or traced, nobody watches operators, and arguments are plain ones.
     """
     return not (
         torch.is_grad_enabled()
@@ -78,7 +78,7 @@ def is_plain(args: Iterable[Any]) -> bool:
         or torch._C._len_torch_function_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd._profiler_enabled()
-    ) and all(type(a) in PLAIN or not isinstance(a, torch.Tensor) for a in args)
+    ) and PLAIN.issuperset(map(type, args))
 
 
 def interpreting() -> bool:
