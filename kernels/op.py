@@ -1,8 +1,9 @@
 """The one dispatcher: registers each op with torch.library and picks its implementation by device.
 
-An op registers a schema once (`Library.define` and `impl` under CompositeExplicitAutograd, plus a fake), so
-eager calls, `opcheck` and full-graph `torch.compile` take the same path. Ops write into tensors that they are
-given and return nothing, so the argument check is also the fake implementation.
+An op registers a schema once (`Library.define` and `impl` under CompositeExplicitAutograd, plus a fake), so that
+`opcheck`, full-graph `torch.compile` and whoever watches operators see it like one of torch's. Where nobody looks (see
+`is_plain`) the same function runs at once. Ops write into tensors that they are given and return nothing, so the
+argument check is also the fake implementation.
 
 To add an op, put a folder beside this file that is named like it: `__init__.py` says what it computes and makes its
 `Op`, `reference.py` computes it in plain PyTorch, and `native_cpu.py` (with `native_cpu.cpp`) and `triton_gpu.py`, each

@@ -162,3 +162,20 @@ def test_wrong_arguments_are_refused(seed: int) -> None:
     for layers in ([], [of["layers"][0]] * 2):
         with pytest.raises(ValueError, match="layer"):
             layer_table(layers)
+
+
+def test_registered_operator_passes_opcheck(seed: int) -> None:
+    of = problem(3, 5, (21, 13, 5), seed)
+    of["models"].nan_to_num_()
+    of["gradients"].zero_()
+    operator = torch.ops.fastsaddle.stacked_perceptron.default
+    torch.library.opcheck(operator, (*list(of.values())[:-1], layer_table(of["layers"])))
+
+
+def test_what_was_written_is_noticed(seed: int) -> None:
+    of = problem(3, 5, (21, 13, 5), seed)
+    before = of["gradients"]._version, of["losses"]._version
+    with torch.no_grad():
+        call("native", of)
+    call("native", of)
+    assert (of["gradients"]._version, of["losses"]._version) == tuple(v + 2 for v in before)
