@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.engines._perceptron import Perceptron
 from fastsaddle.sim.run.simulation import Simulation
 from fastsaddle.sim.run.step_graph import CaptureError, CudaRecorder, StepGraph, StepInputs
 from tests.sim.step_cases import METHODS, STEPS, assert_same, options_of, take
@@ -67,6 +68,8 @@ def test_replayed_steps_have_the_bits_of_eager_ones(
     if "contrastive" in name:
         # of a CPU's labels torch reads the largest; a GPU's it lets be
         monkeypatch.setattr("fastsaddle.sim.run.cross_features.F.one_hot", one_hot)
+    # the one call that takes perceptrons is for CPUs
+    monkeypatch.setattr(Perceptron, "takes", lambda *_: False)
     more = {"engine": engine, **({"model": "mlp:7"} if engine == "batched" else {})}
     eager = simulation(name, options, **more)
     replayed, recorder = graphed(name, options, **more)
