@@ -218,3 +218,12 @@ def test_chains_are_chosen(agents: int) -> None:
     cpu = torch.device("cpu")
     assert choose_engine(CHAINS["perceptron"], cpu, agents) == "batched"
     assert choose_engine(CHAINS["perceptron"], cpu, 1) == "loop"
+
+
+def test_a_batch_is_left_as_it_was(seed: int) -> None:
+    first_in_place = nn.Sequential(nn.ELU(inplace=True), nn.Linear(7, 5))
+    stack = fs.AgentStack(first_in_place, 4, init="independent", seed=seed)
+    inputs, labels = torch.randn(4, 6, 7), torch.randint(0, 5, (4, 6))
+    before = inputs.clone()
+    GradientEngine(stack, F.cross_entropy, "batched").gradients(inputs, labels)
+    assert torch.equal(inputs, before)

@@ -11,7 +11,7 @@ from fastsaddle.kernels.lane_convolution import ops as convolution
 from fastsaddle.kernels.lane_convolution.layer import Layer
 from fastsaddle.kernels.lane_evonorm import ops as evonorm
 from fastsaddle.sim.engines._lane_path import POOLINGS, Path, Residual, Stage, stages_of
-from fastsaddle.sim.engines._layer_chain import within
+from fastsaddle.sim.engines._layer_chain import applied, within
 from fastsaddle.sim.networks._norms import EvoNormHardSwish
 
 
@@ -149,11 +149,9 @@ class Way:
         layer: Any = stage.layer
         got = x.detach().requires_grad_(self.keeps)
         with torch.set_grad_enabled(self.keeps):
-            # some layers write into what they get, which features may still need
-            given = got.clone() if getattr(layer, "inplace", False) else got
             if type(layer) not in POOLINGS:
-                return Passed(stage, got, layer(given))
+                return Passed(stage, got, applied(layer, got))
             # samples are channels here, which poolings do not look at
-            images = given.flatten(0, 2).permute(0, 3, 1, 2)
+            images = got.flatten(0, 2).permute(0, 3, 1, 2)
             pooled = layer(images).permute(0, 2, 3, 1).unflatten(0, x.shape[:3])
             return Passed(stage, got, pooled.contiguous())

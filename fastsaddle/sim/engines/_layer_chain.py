@@ -174,12 +174,11 @@ class LayerChain:
                 h = _linear(got, step.weight, step.bias)
             elif number < self._first or type(step.layer) is nn.Flatten:
                 got = h
-                h = h.flatten(2) if type(step.layer) is nn.Flatten else step.layer(h)
+                h = h.flatten(2) if type(step.layer) is nn.Flatten else applied(step.layer, h)
             else:
                 got = h.detach().requires_grad_()
                 with torch.enable_grad():
-                    # some layers write into what they get, which features may still need
-                    h = step.layer(got.clone() if getattr(step.layer, "inplace", False) else got)
+                    h = applied(step.layer, got)
             passed.append((got, h))
             h = h.detach()
         return passed, h, found
@@ -207,6 +206,11 @@ class LayerChain:
             if step.name == features and further is not None and gradient is not None:
                 gradient = gradient + further
         return gradient if self._passes_on else None
+
+
+def applied(layer: nn.Module, given: Tensor) -> Tensor:
+    """What a layer makes of `given`, which others may still need: some layers would write into it."""
+    return layer(given.clone() if getattr(layer, "inplace", False) else given)
 
 
 def within(layer: str, parameter: str) -> str:
