@@ -29,7 +29,7 @@ class Perceptron:
         self.stack = stack
         layers = layers_of(stack.template) or {}
         self._linear = linear_layers(layers)
-        self._is_flat = nn.Flatten not in map(type, layers.values())
+        self._flattens = isinstance(next(iter(layers.values()), None), nn.Flatten)
         self._parameters = list(stack.parameters())
         self._table = torch.empty(0)
         self._version = -1
@@ -52,9 +52,10 @@ class Perceptron:
         )
 
     def _fits(self, inputs: Tensor) -> bool:
-        samples = inputs.shape[2:]
-        is_flat = len(samples) == 1 or not self._is_flat
-        return is_flat and samples.numel() == self._linear[0][1].in_features
+        """Whether a sample is one row of what the first layer takes."""
+        sample = inputs.shape[2:]
+        is_row = len(sample) == 1 or self._flattens
+        return is_row and sample.numel() == self._linear[0][1].in_features
 
     @torch.no_grad()
     def gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
