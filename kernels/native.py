@@ -113,7 +113,7 @@ REASONS = {
     2: (MemoryError, "no memory for the tiles of a step"),
     3: (ValueError, BUCKET_RULE),
     4: (ValueError, COUNT_RULE),
-    5: (ValueError, INDEX_RULE),
+    5: (IndexError, INDEX_RULE),
     6: (RuntimeError, "a label must be one of the classes, got one that is out of bounds"),
 }
 
@@ -130,7 +130,8 @@ def call(symbol: Any, *arguments: int | None) -> None:
     """Call `symbol` with torch's number of threads (one in a forked child), and raise what it reports.
 
     Raises:
-        ValueError: a neighbor list, a table or an index is wrong; nothing was written.
+        ValueError: a neighbor list or a table is wrong; nothing was written.
+        IndexError: an index names no sample; nothing was written.
         RuntimeError: a label is no class; nothing was written.
         MemoryError: scratch memory could not be had; nothing was written.
     """

@@ -70,16 +70,22 @@ def forced_backend() -> str | None:
 def is_plain(args: Iterable[Any]) -> bool:
     """Whether an op may run without torch's dispatcher, which takes longer than small kernels.
 
-    Nothing is differentiated, mapped, compiled or traced, nobody watches operators, and arguments are plain ones.
+    Nothing is differentiated, mapped, compiled or traced, nobody watches operators, and arguments are plain ones: with
+    memory, and not negated when read.
     """
+    if not PLAIN.issuperset(map(type, args)):
+        return False
     return not (
         torch.is_grad_enabled()
+        or torch.jit.is_tracing()
         or torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd._profiler_enabled()
-    ) and PLAIN.issuperset(map(type, args))
+        # last: modes would be told
+        or any(t.is_neg() or t.is_meta for t in args if isinstance(t, torch.Tensor))
+    )
 
 
 def interpreting() -> bool:

@@ -592,6 +592,8 @@ class Optimizer(torch.optim.Optimizer):
                 phase.steps = False
         return loss
 
+    # what messages call it
+    _step.__name__, _step.__qualname__ = "step", "Optimizer.step"
     # hooks and a record for profilers around it
     _watched_step = torch.optim.Optimizer.profile_hook_step(_step)
 
@@ -599,9 +601,9 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, *args: Any, **kwargs: Any) -> Any:
         # torch records each step, whether or not anybody looks: a twentieth of the time of a small one
         is_watched = self._has_hooks or torch.autograd._profiler_enabled()
-        # a subclass's own step has been wrapped by torch
-        is_outermost = type(self).step is Optimizer.step
-        return (self._watched_step if is_watched and is_outermost else self._step)(*args, **kwargs)
+        # a subclass's own step has been wrapped by torch, which calls hooks then
+        is_wrapped = getattr(type(self).step, "__globals__", None) is vars(hooks)
+        return (self._step if is_wrapped or not is_watched else self._watched_step)(*args, **kwargs)
 
     # or torch would wrap it once more
     step.hooked = True  # type: ignore[attr-defined]

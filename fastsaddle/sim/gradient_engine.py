@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from fastsaddle.agents import AgentStack
 from fastsaddle.sim.engines import _choice
+from fastsaddle.sim.engines._layer_chain import is_altered
 from fastsaddle.sim.engines._precision import check_precision, in_float32, products
 
 # of one agent: outputs and targets to a scalar, or to (scalar, more that is to be returned)
@@ -64,7 +65,7 @@ class GradientEngine:
         if self._is_auto:
             engine = _choice.choose_engine(
                 *(stack.template, stack.device, stack.agents, precision),
-                None if inputs is None else inputs.shape[1],
+                None if inputs is None or inputs.dim() < 2 else inputs.shape[1] or None,
             )
         _choice.find(engine)
         if chunk is not None and chunk < 1:
@@ -72,7 +73,8 @@ class GradientEngine:
         check_precision(precision, stack.device)
         self.stack, self.loss, self.precision = stack, loss, precision
         self._asked_chunk = chunk
-        self._tried: set[tuple[bool, bool]] = set()
+        self._tried: set[tuple[bool, ...]] = set()
+        self._modules = list(stack.template.modules())
         self._take(engine)
         if inputs is not None:
             self._check_agents("inputs", inputs)
@@ -149,7 +151,8 @@ class GradientEngine:
 
     def _try(self, inputs: Tensor) -> None:
         """Once in each mode: go on with another engine where that of auto cannot run on such inputs."""
-        mode = self.stack.training, torch.is_grad_enabled()
+        # hooks may be added at any time
+        mode = self.stack.training, torch.is_grad_enabled(), any(map(is_altered, self._modules))
         if mode in self._tried:
             return
         reason = self._kind.can_run(self.stack, self.precision, inputs)

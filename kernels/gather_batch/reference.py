@@ -21,7 +21,7 @@ def gather_batch_reference(
     if indices.device.type == "cpu" and not 0 <= int(indices.min()) <= int(indices.max()) < len(
         samples
     ):
-        raise ValueError(INDEX_RULE)
+        raise IndexError(INDEX_RULE)
     numbers = samples[indices]
     if table is not None:
         by_channel = numbers.movedim(2, 0)

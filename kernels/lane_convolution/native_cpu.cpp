@@ -164,7 +164,7 @@ FS_EXPORT fs::i64 fs_lane_convolution_backward(const fs::i64* sizes, const float
     const float* first = partial + agent * parts * sums;
     const auto add_up = [&](fs::i64 from, fs::i64 count, float* to) {
       for (fs::i64 i = 0; i < count; ++i) {
-        float sum = first[from + i];
+        float sum = parts ? first[from + i] : 0.0f;
         for (fs::i64 part = 1; part < parts; ++part) sum += first[part * sums + from + i];
         to[i] = sum;
       }

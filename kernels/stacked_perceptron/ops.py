@@ -81,14 +81,48 @@ def _check(
                 f"{name} must be float32 [agents, columns] with {len(inputs)} rows of adjacent columns, "
                 f"got {rows.dtype} {tuple(rows.shape)} with strides {rows.stride()}"
             )
-    if losses.shape != inputs.shape[:1] or losses.dtype != torch.float32:
+    if models.shape != gradients.shape or gradients.stride(0) < gradients.shape[1]:
         raise ValueError(
-            f"losses must be float32 [agents] = ({len(inputs)},), got {losses.dtype} {tuple(losses.shape)}"
+            "gradients must be as wide as models, in rows that do not overlap, "
+            f"got {tuple(gradients.shape)} with strides {gradients.stride()} for {tuple(models.shape)}"
         )
+    if losses.shape != inputs.shape[:1] or losses.dtype != torch.float32 or losses.stride() != (1,):
+        raise ValueError(
+            f"losses must be float32 [agents] = ({len(inputs)},), contiguous, "
+            f"got {losses.dtype} {tuple(losses.shape)} with strides {losses.stride()}"
+        )
+    if (
+        layers.dtype != torch.int64
+        or layers.dim() != 2
+        or layers.shape[1] != len(Layer._fields)
+        or not len(layers)
+        or not layers.is_contiguous()
+    ):
+        raise ValueError(
+            f"layers must be of layer_table, got {layers.dtype} {tuple(layers.shape)} with strides {layers.stride()}"
+        )
+
+
+def _check_places(inputs: Tensor, models: Tensor, layers: Tensor) -> None:
+    """Whether layers take what the ones before give, and lie within the rows."""
+    given, columns = inputs.shape[2], models.shape[1]
+    for layer in map(Layer._make, layers.tolist()):
+        ends = layer.weight + layer.outputs * layer.inputs, layer.bias + layer.outputs
+        if layer.inputs != given or min(layer[:3]) < 0 or layer.bias < -1 or max(ends) > columns:
+            raise ValueError(
+                f"layers must take what the ones before give and lie within {columns} columns, got {layer} "
+                f"for {given} inputs"
+            )
+        given = layer.outputs
 
 
 def _run(*arguments: Tensor) -> None:
     _check(*arguments)
+    if any(not t.is_cpu for t in arguments):
+        raise ValueError(
+            f"all arguments must lie on the CPU, got {[str(t.device) for t in arguments]}"
+        )
+    _check_places(arguments[0], arguments[2], arguments[5])
     with torch.no_grad():
         _launch(forced_backend())(*arguments)
     # autograd must notice what was written behind its back
@@ -135,10 +169,10 @@ def stacked_perceptron(
         models: `[agents, columns]` float32, rows of adjacent columns.
         gradients: the same shape, overwritten.
         losses: `[agents]` float32, overwritten.
-        layers: of `layer_table`; their columns are not compared with those of the rows.
+        layers: of `layer_table`.
 
     Raises:
-        ValueError: other shapes, dtypes or strides.
+        ValueError: other shapes, dtypes or strides, or layers that do not fit the rows or each other.
         RuntimeError: a label that is no class. Nothing has been written then.
     """
     arguments = (inputs, labels, models, gradients, losses, layers)

@@ -1,5 +1,6 @@
 """Ops run without torch's dispatcher where nobody looks; whoever watches, maps or differentiates still meets them."""
 
+from functools import wraps
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastsaddle as fs
+from fastsaddle.kernels.mix_dense import mix_dense
 from fastsaddle.kernels.op import is_plain
 
 NAMES = {"fastsaddle::agent_norm", "fastsaddle::gossip_step"}
@@ -78,3 +80,35 @@ def test_hooks_fire_once_for_a_subclass_with_its_own_step(seed: int) -> None:
     optimizer.register_step_post_hook(lambda *_: fired.append("after"))
     optimizer.step()
     assert fired == ["after"]
+
+
+def test_what_torch_alone_can_read_is_not_plain(seed: int) -> None:
+    rows = torch.randn(3, 32, generator=torch.Generator().manual_seed(seed))
+    W, negated, out = torch.eye(3), torch._neg_view(rows), torch.empty(3, 32)
+    with torch.no_grad():
+        assert not is_plain((negated,)) and not is_plain((rows.to("meta"),))
+        mix_dense(negated, W, out)
+        assert torch.equal(out, -rows)
+        mix_dense(*(t.to("meta") for t in (rows, W, out)))
+
+        def mixed(rows: Tensor) -> Tensor:
+            out = torch.empty_like(rows)
+            mix_dense(rows, W, out)
+            return out
+
+        traced = torch.jit.trace(mixed, (rows,), check_trace=False)
+        assert torch.equal(traced(2 * rows), 2 * rows)
+
+
+def test_hooks_fire_where_a_step_was_wrapped_by_others(seed: int) -> None:
+    class Wrapped(fs.DSGD):
+        @wraps(fs.DSGD.step)
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            return super().step(*args, **kwargs)
+
+    models = nn.Parameter(torch.randn(5, 40, generator=torch.Generator().manual_seed(seed)))
+    optimizer = Wrapped([models], lr=0.1, topology="ring")
+    fired: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: fired.append("before"))
+    optimizer.step()
+    assert fired == ["before"]

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from fastsaddle.sim.data.samples import Samples
+
 
 @pytest.fixture
 def growth(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -69,7 +71,7 @@ def test_every_size_trains(growth: ModuleType, seed: int) -> None:
     source = torch.Generator().manual_seed(seed)
     inputs = torch.randn(150, 1, 28, 28, generator=source)
     labels = torch.arange(150) % 10
-    training = growth.Training(inputs, labels, 3, None)
+    training = growth.Training(Samples(inputs), labels, 3, None)
     before = training.engine.stack.x.clone()
     for number in range(2):
         training.step(number)

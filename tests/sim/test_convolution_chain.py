@@ -240,3 +240,61 @@ def test_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_engine(LENET, CPU, 16) == "threads"
     with pytest.raises(ValueError, match="engine lanes cannot run: there is none"):
         GradientEngine(stack, F.cross_entropy, "lanes")
+
+
+def test_no_samples(seed: int) -> None:
+    stack, inputs, targets = problem("residual", 16, seed)
+    engine = GradientEngine(stack, F.cross_entropy, "lanes")
+    assert engine.gradients(inputs[:, :0], targets[:, :0]).isnan().all()
+    for name, gradient in stack.named_gradients():
+        is_end = name.startswith(("4.", "5.", "6."))
+        assert is_end or not gradient.any(), name
+    assert engine.outputs(inputs[:, :0]).shape == (AGENTS, 0, 5)
+
+
+def test_lanes_without_a_sample_spoil_nothing(seed: int) -> None:
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 17 * 15, 5)]
+    stack = fs.AgentStack(nn.Sequential(*layers), AGENTS, init="independent", seed=seed)
+    with torch.no_grad():
+        dict(stack.named_parameters())["0.weight"][1, 2, 0, 0, 0] = float("inf")
+    # zeros would meet the infinite weight
+    inputs, targets = torch.rand(AGENTS, 5, *SHAPE) + 0.1, torch.randint(0, 5, (AGENTS, 5))
+    GradientEngine(stack, F.cross_entropy, "lanes").gradients(inputs, targets)
+    assert all(gradient.isfinite().all() for _, gradient in stack.named_gradients())
+
+
+def test_an_autocast_of_the_callers_changes_nothing(seed: int) -> None:
+    stack, inputs, targets = problem("lenet", 7, seed)
+    engine = GradientEngine(stack, F.cross_entropy, "lanes")
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses = engine.gradients(inputs, targets)
+            found.append((losses, stack.g.nan_to_num(), engine.outputs(inputs)))
+    for plain, cast in zip(*found, strict=True):
+        assert torch.equal(plain, cast)
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(2, 0, 2, 19, 17), torch.zeros(2)])
+def test_the_choice_asks_nothing_of_inputs_that_are_odd(inputs: torch.Tensor) -> None:
+    stack = fs.AgentStack(
+        nn.Sequential(nn.Conv2d(2, 32, 3), *LENET[1:2], nn.Flatten(), nn.Linear(8160, 5)), 2
+    )
+    if inputs.dim() == 1:
+        with pytest.warns(RuntimeWarning, match="takes its place"):
+            GradientEngine(stack, F.cross_entropy, inputs=inputs)
+    else:
+        assert GradientEngine(stack, F.cross_entropy, inputs=inputs).engine == "lanes"
+
+
+def test_what_makes_no_chain_is_told() -> None:
+    twice = nn.ReLU()
+    shared = nn.Sequential(
+        nn.Conv2d(2, 2, 3), twice, nn.Conv2d(2, 2, 3), twice, nn.Flatten(), nn.Linear(2, 2)
+    )
+    assert "layers of its own, some are shared" in str(unknown_layer(shared))
+    assert "it has no Conv2d" in str(unknown_layer(UNKNOWN["no convolution"]))
+    changed = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(2, 2))
+    changed[0].forward = lambda x: x  # type: ignore[method-assign]
+    assert "a forward of its own" in str(unknown_layer(changed))

@@ -127,7 +127,7 @@ def test_what_cannot_be_mapped_is_told_and_evaluated(seed: int) -> None:
 
 def test_a_busy_machine_costs_no_processor_time(busy: None, seed: int) -> None:
     """Threads that met in every operation took 5 to 14 times the seconds of one."""
-    data = images(seed, (1, 28, 28), 1500)
+    data = images(seed, (1, 28, 28), 6000)
     network = initial_models.build("lenet5", (1, 28, 28), 4, seed=seed)
     stack = fs.AgentStack(network, 4)
 

@@ -227,3 +227,69 @@ def test_a_batch_is_left_as_it_was(seed: int) -> None:
     before = inputs.clone()
     GradientEngine(stack, F.cross_entropy, "batched").gradients(inputs, labels)
     assert torch.equal(inputs, before)
+
+
+@pytest.mark.parametrize("engine", ["batched", "lanes"])
+def test_samples_may_be_left_out(engine: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    layers = [nn.Flatten(), nn.Linear(18 if engine == "lanes" else 32, 5)]
+    front = [nn.Conv2d(2, 2, 2), nn.ReLU()] if engine == "lanes" else []
+    stack = fs.AgentStack(nn.Sequential(*front, *layers), 4, init="independent", seed=seed)
+    inputs, labels = torch.randn(4, 6, 2, 4, 4), torch.randint(0, 5, (4, 6))
+    labels[1, 2] = labels[2, :5] = -100
+    losses = GradientEngine(stack, F.cross_entropy, engine).gradients(inputs, labels)
+    found = gradients(stack)
+    expected = GradientEngine(stack, F.cross_entropy, "loop").gradients(inputs, labels)
+    assert torch.allclose(losses, expected, rtol=1e-5)
+    assert (found - gradients(stack)).norm() <= 1e-5 * found.norm()
+
+
+class Named(nn.Sequential):
+    """A class of the user's that adds nothing to passes."""
+
+
+def test_a_sequential_of_ones_own_class_is_a_chain(seed: int) -> None:
+    chain = CHAINS["perceptron"]
+    assert isinstance(chain, nn.Sequential)
+    assert list(layers_of(Named(*chain)) or {}) == list(layers_of(chain) or {})
+    assert choose_engine(Named(*chain), torch.device("cpu"), 16) == "batched"
+
+
+@pytest.mark.parametrize("features", ["", "1", "1.0"])
+def test_features_of_a_part_are_those_of_its_first_layer(features: str, seed: int) -> None:
+    stack, inputs, _ = problem("nested", seed)
+    engine = GradientEngine(stack, smooth, "batched")
+    loop = GradientEngine(stack, smooth, "loop")
+    targets = torch.rand(5, 6)
+
+    def loss(got: Any, targets: torch.Tensor) -> Any:
+        outputs, phi = got
+        return smooth(outputs, targets) + phi.square().mean(), phi
+
+    _, found = engine.gradients(inputs, targets, loss, features)
+    mine = gradients(stack)
+    _, expected = loop.gradients(inputs, targets, loss, features)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert (mine - gradients(stack)).norm() <= 1e-5 * mine.norm()
+
+
+@pytest.mark.parametrize("kind", ["hook", "backward", "forward"])
+def test_layers_that_are_changed_later_are_asked(kind: str, seed: int) -> None:
+    stack, inputs, targets = problem("perceptron", seed)
+    engine = GradientEngine(stack, F.cross_entropy, "auto")
+    engine.gradients(inputs, targets)
+    plain = gradients(stack)
+    relu: Any = stack.template[2]
+    if kind == "hook":
+        relu.register_forward_hook(lambda module, given, got: got * 2)
+    elif kind == "backward":
+        relu.register_full_backward_hook(lambda module, got, gave: (got[0] * 2,))
+    else:
+        relu.forward = lambda x: x.tanh()
+    with pytest.warns(RuntimeWarning, match="without hooks or a forward of its own"):
+        engine.gradients(inputs, targets)
+    changed = gradients(stack)
+    GradientEngine(stack, F.cross_entropy, "loop").gradients(inputs, targets)
+    assert torch.equal(changed, gradients(stack)) and not torch.allclose(changed, plain)
+    with pytest.raises(ValueError, match="without hooks or a forward of its own"):
+        GradientEngine(stack, F.cross_entropy, "batched")

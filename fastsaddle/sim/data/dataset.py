@@ -87,6 +87,11 @@ class Dataset:
     def _settle(self) -> None:
         """What describes images lies beside them, all of it row by row; black is the table's level 0."""
         device, table, fill = self.train_inputs.device, self.table, self.fill
+        for name, value in (("table", table), ("fill", fill)):
+            if value is not None and not isinstance(value, Tensor):
+                raise ValueError(
+                    f"{self.name}: {name} must be a tensor, got {type(value).__name__}"
+                )
         if table is not None:
             self._check_table(table)
             fill = table[:, 0] if fill is None else fill
@@ -98,6 +103,10 @@ class Dataset:
             object.__setattr__(self, name, value.contiguous())
 
     def _check_table(self, table: Tensor) -> None:
+        if torch.uint8 not in (self.train_inputs.dtype, self.test_inputs.dtype):
+            raise ValueError(
+                f"{self.name}: a table is for uint8 images, inputs are {self.train_inputs.dtype}: leave it out"
+            )
         shape = self.train_inputs.shape
         if len(shape) != 4 or table.shape != (shape[1], LEVELS):
             raise ValueError(
@@ -109,6 +118,11 @@ class Dataset:
         expected = torch.float32 if self.vocabulary is None else torch.int64
         if inputs.dtype == torch.uint8 and self.table is not None:
             expected = torch.uint8
+        if inputs.dtype == torch.uint8 and expected == torch.float32:
+            raise ValueError(
+                f"{self.name}: {part} inputs are torch.uint8, which needs table=normalization(mean, deviation) "
+                "(fastsaddle.sim.data.dataset), or must be normalized and torch.float32"
+            )
         if inputs.dtype != expected or inputs.dim() < 2 or 0 in inputs.shape[1:]:
             raise ValueError(
                 f"{self.name}: {part} inputs must be {expected} [samples, ...], "
@@ -132,7 +146,26 @@ def normalization(
     """The table `[c, 256]` of pixels v that are to be (v / 255 - mean) / deviation, with one of each a channel.
 
     Every operation rounds to float32, on the CPU, so that a table has the same bits on every device.
+
+    Args:
+        mean: of pixels scaled to [0, 1], one number for each channel.
+        deviation: of the same, > 0.
+        device: where the table is to lie.
+
+    Raises:
+        ValueError: a mean outside of [0, 1], a deviation that is not in (0, 1], or not as many of each.
     """
+    given = f"got mean {mean} and deviation {deviation}"
+    if not (isinstance(mean, Sequence) and isinstance(deviation, Sequence)):
+        raise ValueError(
+            f"mean and deviation must be sequences, a number for each channel, {given}"
+        )
+    if len(mean) != len(deviation) or not len(mean):
+        raise ValueError(f"mean and deviation must have a number for each channel, {given}")
+    if not all(0 <= m <= 1 for m in mean) or not all(0 < d <= 1 for d in deviation):
+        raise ValueError(
+            f"mean must be in [0, 1] and deviation in (0, 1], those of pixels scaled to [0, 1], {given}"
+        )
     white = torch.tensor(255.0)
     shift, scale = (
         torch.tensor(numbers, dtype=torch.float32)[:, None] for numbers in (mean, deviation)

@@ -7,7 +7,7 @@ from fastsaddle.kernels.gather_batch import gather_batch
 
 
 class Samples:
-    """Inputs that give what models take, `[n, ...]` float32 or tokens, for a slice or int64 indices `[n]`.
+    """Inputs that give what models take, `[n, ...]` float32 or tokens, for a slice, a mask or indices `[n]`.
 
     A slice of what lies there as models take it is a view, all else is new memory.
 
@@ -25,12 +25,17 @@ class Samples:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def __getitem__(self, which: slice | Tensor) -> Tensor:
+    def __getitem__(self, which: int | slice | Tensor) -> Tensor:
         if self.table is None:
             return self.inputs[which]
         if isinstance(which, slice):
-            which = torch.arange(*which.indices(len(self)), device=self.device)
-        return self.gather(which[None])[0]
+            chosen = torch.arange(*which.indices(len(self)), device=self.device)
+        else:
+            # masks, negative indices and whatever else torch knows
+            chosen = torch.arange(len(self), device=self.device)[which]
+        if not chosen.numel():
+            return self.inputs.new_empty(*chosen.shape, *self.shape, dtype=torch.float32)
+        return self.gather(chosen.reshape(1, -1))[0].view(*chosen.shape, *self.shape)
 
     @property
     def device(self) -> torch.device:
@@ -63,6 +68,10 @@ class Samples:
         if out is None:
             dtype = self.inputs.dtype if self.table is None else torch.float32
             out = self.inputs.new_empty(*indices.shape, *self.shape, dtype=dtype)
+        if out.shape != torch.Size((*indices.shape, *self.shape)):
+            raise ValueError(
+                f"out must be {[*indices.shape, *self.shape]} for these indices, got {list(out.shape)}"
+            )
         if self.table is None and offsets is None:
             torch.index_select(self.inputs, 0, indices.flatten(), out=out.flatten(0, 1))
         else:

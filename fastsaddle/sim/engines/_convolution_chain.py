@@ -45,7 +45,7 @@ class ConvolutionChain:
         """As of a `LayerChain`."""
         rows = {name: p.detach()[part] for name, p in self.stack.named_parameters()}
         way = Way(rows, inputs.shape[1], features, keeps=True)
-        h = way.forward(self._front, to_blocks(inputs))
+        h = way.forward(self._front, to_blocks(inputs, repeats=True))
         further = None
         if way.found is None:
             returned, gradient = self._end.gradients(
@@ -77,7 +77,7 @@ class ConvolutionChain:
     ) -> tuple[Tensor, Tensor | None]:
         """As of a `LayerChain`."""
         way = Way(rows, inputs.shape[1], features, keeps=False)
-        h = way.forward(self._front, to_blocks(inputs))
+        h = way.forward(self._front, to_blocks(inputs, repeats=True))
         outputs, found = self._end.outputs(rows, to_samples(h, inputs.shape[1]), features)
         return outputs, found if way.found is None else way.found
 

@@ -15,7 +15,14 @@ def is_mean_cross_entropy(loss: Any, outputs: Any, targets: Any) -> bool:
         and are_tensors
         and outputs.dim() == 3
         and targets.shape == outputs.shape[:-1]
+        and not has_ignored(targets)
     )
+
+
+def has_ignored(targets: Tensor) -> bool:
+    """Whether some target is no class but says that its sample is left out; not asked on a GPU, which would be waited
+    for."""
+    return targets.device.type == "cpu" and targets.numel() > 0 and int(targets.min()) < 0
 
 
 def mean_cross_entropy(outputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor | None]]:

@@ -9,7 +9,7 @@ from torch import nn
 from fastsaddle.kernels._shared.lanes.blocks import BLOCK
 from fastsaddle.kernels.lane_convolution import ops
 from fastsaddle.sim.engines import _layer_chain
-from fastsaddle.sim.engines._layer_chain import ELEMENTWISE, within
+from fastsaddle.sim.engines._layer_chain import ELEMENTWISE, is_sequence, within
 from fastsaddle.sim.networks._norms import EvoNormHardSwish
 from fastsaddle.sim.networks.resnet20 import Block
 
@@ -33,7 +33,7 @@ Path = list[tuple[str, nn.Module | Residual]]
 
 def path_of(module: nn.Module, name: str = "") -> Path:
     """A module as a path; what it does not know is one layer."""
-    if type(module) is nn.Sequential:
+    if is_sequence(module):
         return [
             one for n, child in module.named_children() for one in path_of(child, within(name, n))
         ]
@@ -63,6 +63,8 @@ def unknown_layer(module: nn.Module) -> str | None:
     before = kinds.index(nn.Flatten) if nn.Flatten in kinds else len(kinds)
     is_ordered = nn.Conv2d in kinds[:before] and nn.Linear not in kinds[:before]
     is_ended = all(kind in (nn.Linear, nn.Flatten, *ELEMENTWISE) for kind in kinds[before:])
+    if nn.Conv2d not in kinds:
+        return f"{RULE}, it has no Conv2d"
     return None if is_ordered and is_ended else f"{RULE}, in this order"
 
 

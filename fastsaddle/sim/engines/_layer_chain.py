@@ -26,6 +26,29 @@ def is_known(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, *ELEMENTWISE)
 
 
+def is_altered(layer: nn.Module) -> bool:
+    """Whether this one does other than its class says: it has hooks, or a `forward` of its own."""
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or "forward" in layer.__dict__
+    )
+
+
+def is_sequence(module: nn.Module) -> bool:
+    """Whether it is a Sequential or of a class of the user's that is one and does no more."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def first_layer(module: nn.Module, name: str) -> str:
+    """The layer that gets what `name` gets: the first one of a Sequential."""
+    while is_sequence(layer := module.get_submodule(name)) and len(layer):
+        name = within(name, next(n for n, _ in layer.named_children()))
+    return name
+
+
 def unknown_layer(
     module: nn.Module,
     rule: str = "a chain must be a Sequential of Linear, Flatten and elementwise layers",
@@ -44,15 +67,16 @@ def unknown_layer(
     for name, layer in module.named_modules(remove_duplicate=False):
         kind = type(layer).__name__
         at = f"{name} ({kind})" if name else kind
-        if type(layer) is not nn.Sequential and not is_known(layer):
+        if not is_sequence(layer) and not is_known(layer):
             return f"{rule}, got {at}"
-        if layer._forward_hooks or layer._forward_pre_hooks:
-            return f"{rule} without hooks, {at} has some"
-        if type(layer) is not nn.Sequential:
+        if is_altered(layer):
+            return f"{rule} without hooks or a forward of its own, {at} has some"
+        if not is_sequence(layer):
             layers.append(layer)
     parameters = [p for _, p in module.named_parameters(remove_duplicate=False)]
-    if any(len(set(map(id, all_))) < len(all_) for all_ in (layers, parameters)):
-        return f"{rule} with parameters of their own, some are shared"
+    for what, all_ in (("layers", layers), ("parameters", parameters)):
+        if len(set(map(id, all_))) < len(all_):
+            return f"{rule}, each with {what} of its own, some are shared"
     has_linear = any(type(layer) is nn.Linear for layer in layers)
     return None if has_linear else f"{rule}, it has no Linear"
 
@@ -61,7 +85,7 @@ def layers_of(module: nn.Module) -> dict[str, nn.Module] | None:
     """The layers of a chain by name, in order; None where the module is no chain."""
     if unknown_layer(module) is not None:
         return None
-    return {n: layer for n, layer in module.named_modules() if type(layer) is not nn.Sequential}
+    return {n: layer for n, layer in module.named_modules() if not is_sequence(layer)}
 
 
 class Step(NamedTuple):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastsaddle.agents import AgentStack
 from fastsaddle.kernels.stacked_perceptron.ops import Layer, layer_table, stacked_perceptron
+from fastsaddle.sim.engines._cross_entropy import has_ignored
 from fastsaddle.sim.engines._layer_chain import layers_of, within
 
 REQUIRES_GRAD = attrgetter("requires_grad")
@@ -34,10 +35,15 @@ class Perceptron:
         self._table = torch.empty(0)
         self._version = -1
 
+    @property
+    def is_one(self) -> bool:
+        """Whether the chain is a perceptron that the call knows."""
+        return bool(self._linear)
+
     def takes(self, inputs: Tensor, targets: Any, loss: Any, precision: str) -> bool:
         """Whether the next pass is one that the call knows; threads share agents, so that there must be enough."""
         return (
-            bool(self._linear)
+            self.is_one
             and loss is F.cross_entropy
             and precision == "float32"
             and inputs.device.type == "cpu"
@@ -46,6 +52,8 @@ class Perceptron:
             and targets.dtype == torch.int64
             and targets.shape == inputs.shape[:2]
             and targets.numel() > 0
+            and not has_ignored(targets)
+            and not torch.is_autocast_enabled("cpu")
             and self.stack.agents >= torch.get_num_threads()
             and self._fits(inputs)
             and all(map(REQUIRES_GRAD, self._parameters))

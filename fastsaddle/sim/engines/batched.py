@@ -1,5 +1,6 @@
 """Chains of linear layers for all agents at once, by batched products instead of torch.vmap."""
 
+import importlib
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fastsaddle.agents import AgentStack
 from fastsaddle.sim.engines._cross_entropy import is_mean_cross_entropy, mean_cross_entropy
 from fastsaddle.sim.engines._joining import joined
-from fastsaddle.sim.engines._layer_chain import LayerChain, unknown_layer
+from fastsaddle.sim.engines._layer_chain import LayerChain, first_layer, unknown_layer
 from fastsaddle.sim.engines._mapped import Mapped
 from fastsaddle.sim.engines._perceptron import Perceptron
 from fastsaddle.sim.engines._precision import in_float32
@@ -31,6 +32,9 @@ class Batched(Mapped):
         super().__init__(stack, chunk, precision)
         self._chain = self.chain(stack)
         self._perceptron = Perceptron(stack)
+        if not self._perceptron.is_one:
+            # torch imports it for its first gradient of more than one number: half a second that no step should take
+            importlib.import_module("torch.fx.experimental.symbolic_shapes")
 
     @classmethod
     def can_run(
@@ -43,6 +47,8 @@ class Batched(Mapped):
     def gradients(self, inputs: Tensor, targets: Any, loss: Any, features: str | None) -> Any:
         if features is None and self._perceptron.takes(inputs, targets, loss, self.precision):
             return self._perceptron.gradients(inputs, targets)
+        if features is not None:
+            features = first_layer(self.stack.template, features)
         found = [self._part(part, inputs, targets, loss, features) for part in self.parts()]
         return joined(torch.cat, found)
 

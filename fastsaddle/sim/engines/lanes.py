@@ -1,5 +1,6 @@
 """Chains of convolutions and linear layers for all agents at once, 16 samples in the lanes of a register, on a CPU."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from fastsaddle.agents import AgentStack
 from fastsaddle.sim.engines._convolution_chain import ConvolutionChain
 from fastsaddle.sim.engines._joining import joined
 from fastsaddle.sim.engines._lane_path import obstacle
+from fastsaddle.sim.engines._layer_chain import first_layer
 from fastsaddle.sim.engines.batched import Batched
 
 # dimensions and dtype
@@ -30,11 +32,18 @@ class Lanes(Batched):
             reason = f"it takes float32 [agents, batch, channels, height, width], got {given}"
         return None if reason is None else f"cannot run: {reason}"
 
+    def casting(self) -> AbstractContextManager[Any]:
+        """Lanes hold float32, also within an autocast of the caller's own."""
+        return torch.autocast("cpu", enabled=False)
+
     def outputs(self, inputs: Tensor, whose: Tensor | None, features: str | None) -> Any:
         found = []
+        if features is not None:
+            features = first_layer(self.stack.template, features)
         for part in self.parts():
             rows = part if whose is None else whose[part]
             models = {name: p.detach()[rows] for name, p in self.stack.named_parameters()}
-            got, its = self._chain.outputs(models, inputs[part], features)
+            with self.casting():
+                got, its = self._chain.outputs(models, inputs[part], features)
             found.append(got if features is None else (got, its))
         return joined(torch.cat, found)

@@ -1,5 +1,6 @@
 """Blocks of samples: `[agents, batch, ...]` as `[agents, blocks, ..., BLOCK]`, for ops whose lanes are samples."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -7,17 +8,22 @@ from torch.nn import functional as F
 BLOCK = 16
 
 
-def to_blocks(samples: Tensor) -> Tensor:
-    """`[agents, batch, ...]` to `[agents, blocks, ..., BLOCK]`: zeros behind the last sample.
+def to_blocks(samples: Tensor, repeats: bool = False) -> Tensor:
+    """`[agents, batch, ...]` to `[agents, blocks, ..., BLOCK]`: zeros behind the last sample, or with `repeats` itself.
 
+    Inputs are repeated: what is not finite in a lane without a sample would spoil sums, in which it has no part.
     Where all agents have the same samples in the same memory, so they do in blocks.
     """
     agents, batch = samples.shape[:2]
     if agents > 1 and samples.stride(0) == 0:
-        return to_blocks(samples[:1]).expand(agents, *[-1] * samples.dim())
+        return to_blocks(samples[:1], repeats).expand(agents, *[-1] * samples.dim())
     blocks = -(-batch // BLOCK)
-    if batch % BLOCK:
-        samples = F.pad(samples, (*[0] * (2 * samples.dim() - 4), 0, blocks * BLOCK - batch))
+    if missing := blocks * BLOCK - batch:
+        if repeats:
+            last = samples[:, -1:].expand(-1, missing, *samples.shape[2:])
+            samples = torch.cat((samples, last), 1)
+        else:
+            samples = F.pad(samples, (*[0] * (2 * samples.dim() - 4), 0, missing))
     return samples.unflatten(1, (blocks, BLOCK)).movedim(2, -1).contiguous()
 
 
