@@ -267,6 +267,30 @@ def test_a_full_disk_is_told_with_the_way_on(
     assert outcome(run) == outcome(tmp_path / "whole")
 
 
+def test_a_picture_that_cannot_be_drawn_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, seen = tmp_path / "run", []
+
+    def undrawable(path: Path, *rest: object) -> None:
+        seen.append(sorted(p.name for p in path.parent.glob("checkpoint-*")))
+        raise ValueError("no such\nbackend")
+
+    monkeypatch.setattr("fastsaddle.sim.run.plots.draw_classes", undrawable)
+    assert main(["train", *SMALL, "--steps", "90", "--out", str(run)]) == 2
+    # once at the first evaluation after a step, once at the end, where it is an error
+    assert [names[-1] for names in seen] == [
+        "checkpoint-20.safetensors",
+        "checkpoint-90.safetensors",
+    ]
+    said = capsys.readouterr()
+    told = "classes.png could not be drawn yet: ValueError: no such backend"
+    assert said.out.splitlines().count(told) == 1 and "no such\nbackend" in said.err
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert {"classes.png", "curves.png"} < {path.name for path in run.iterdir()}
+
+
 @pytest.mark.parametrize(
     ("dataset", "model"), [("fashion-mnist", "lenet5"), ("cifar10", "mlp"), ("cifar10", "lenet5")]
 )

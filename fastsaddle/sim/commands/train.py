@@ -131,10 +131,14 @@ def recorders(job: Job, stack: ExitStack) -> list[Observer]:
 
 
 class Drawer:
-    """Draws the split when a run is first evaluated after a step: before the first it would keep the user waiting."""
+    """Draws the split when a run is first evaluated after a step: before the first it would keep the user waiting.
+
+    A picture that cannot be drawn is told, and ends no run: its end tries once more, after the last checkpoint.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._has_tried = False
 
     def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
         """Nothing."""
@@ -143,9 +147,16 @@ class Drawer:
         """Nothing."""
 
     def show_evaluation(self, row: dict[str, Any]) -> None:
-        """Draw the split, unless it is there."""
-        if row["step"]:
+        """Draw the split, unless it is there or could not be drawn before."""
+        if self._has_tried or not row["step"]:
+            return
+        self._has_tried = True
+        try:
             draw_classes(self._job)
+        except Exception as error:
+            # whatever matplotlib raises: the checkpoint of this step is still to be written
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"{CLASSES} could not be drawn yet: {reason}", flush=True)
 
 
 def draw_classes(job: Job) -> None:
