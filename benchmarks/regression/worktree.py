@@ -18,14 +18,32 @@ def git(root: Path, *words: str) -> str:
 
     Raises:
         ValueError: git fails; its own words.
+        OSError: git is not installed.
     """
     # hooks of git set variables that would lead it to another folder
     clean = {n: v for n, v in os.environ.items() if not n.startswith("GIT_")}
     command = ["git", "-C", str(root), *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=clean)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=clean)
+    except FileNotFoundError as error:
+        raise OSError("git is needed to check a commit out, and is not installed") from error
     if done.returncode:
         raise ValueError(f"git {' '.join(words)}: {' '.join(done.stderr.split())}")
     return done.stdout.strip()
+
+
+def commit_named(root: Path, name: str) -> str:
+    """The full hash of the commit that a branch, a tag or a part of a hash names.
+
+    Raises:
+        ValueError: no such commit, or the folder is no checkout of git.
+        OSError: git is not installed.
+    """
+    git(root, "rev-parse", "--git-dir")
+    try:
+        return git(root, "rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
+    except ValueError as error:
+        raise ValueError(f"{name} is no commit of this repository") from error
 
 
 @contextmanager
@@ -35,10 +53,9 @@ def checked_out(root: Path, commit: str, folder: Path) -> Iterator[Path]:
     Where no C++ source differs, the library is the working tree's.
 
     Raises:
-        ValueError: no such commit, or the folder is no checkout of git.
+        ValueError: git refuses.
         OSError: the build cannot be started, or failed.
     """
-    commit = git(root, "rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
     try:
         git(root, "worktree", "add", "--detach", "--force", str(folder), commit)
         differ = git(root, "diff", "--name-only", commit, "--", *COMPILED)

@@ -57,15 +57,18 @@ def table(regress: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
 
 def test_marks_count_where_all_rounds_agree(table: Callable[..., tuple[int, list[str]]]) -> None:
     base = {name: [1.0] * 8 for name in ("same", "slow", "fast", "noisy", "once")}
+    base["half"] = [1.0] * 4 + [1.2] * 4
     now = {
         **{"same": [1.04] * 8, "slow": [1.2] * 8, "fast": [0.8] * 8},
         # the fastest round is as before; slow at first, and not again
         **{"noisy": [1.0, 1.2, 1.3, 1.4] * 2, "once": [1.2] * 4 + [0.9] * 4},
+        # slow at first: by all rounds together too, by the second half alone not
+        "half": [1.2] * 4 + [1.23] * 4,
     }
     status, lines = table(base, now)
     assert status == 1
-    assert lines[-1] == "1 slower, 1 faster, 3 as before"
-    marks = [line.split()[-1] for line in lines[:5]]
+    assert lines[-1] == "1 slower, 1 faster, 4 as before"
+    marks = [line.split()[-1] for line in lines[:6]]
     assert marks[1:3] == ["slower", "faster"] and not {"slower", "faster"} & {
         *marks[:1],
         *marks[3:],
@@ -92,6 +95,23 @@ def test_patterns_and_quick(regress: Any) -> None:
     assert regress.chosen(names, None, False) == names
     assert regress.chosen(names, "qgm", True) == names[:1]
     assert regress.chosen(names, "s*native", False) == names[2:]
+    regress.check_chosen(names, "qgm", True)
+    few = "; ".join(names)
+    with pytest.raises(ValueError, match=f"^no case matches 'gossib'; some are: {few}$"):
+        regress.check_chosen(names, "gossib", False)
+    few = f"{names[0]}; {names[2]}"
+    with pytest.raises(
+        ValueError, match=f"^no case of --quick matches '100,000'; some are: {few}$"
+    ):
+        regress.check_chosen(names, "100,000", True)
+
+
+def test_git_is_needed(regress: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        OSError, match=r"^git is needed to check a commit out, and is not installed$"
+    ):
+        regress.run(argparse.Namespace(base="HEAD"), tmp_path)
 
 
 @pytest.fixture
@@ -148,5 +168,5 @@ def test_a_run_that_is_interrupted_leaves_nothing(checkout: Path, tmp_path: Path
 def test_no_commit(checkout: Path, tmp_path: Path) -> None:
     command = [sys.executable, checkout / "benchmarks" / "regress.py", "no-such-commit"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("regress: error: git rev-parse")
-    assert "no-such-commit" in done.stderr and not done.stdout
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr == "regress: error: no-such-commit is no commit of this repository\n"
