@@ -8,8 +8,8 @@ runs here, a step of each optimizer (a copied gradient instead of a network), st
 measured in processor time, several by the clock. A ratio is the working tree's time over BASE's in one round; printed
 are the median of all rounds and the quartiles around it. A case is marked where the median is beyond the bound, the
 ratio of the two fastest rounds too (what else the machine does slows rounds down, and speeds none up), and three
-quarters of the rounds agree, in a first measurement and in a second one alone, for which it is built anew. The line
-then shows the rounds of both.
+quarters of the rounds agree, in a first measurement and in a second one alone, by two new processes (where the memory
+of a process lies makes the same code up to a fifth faster or slower). The line then shows the rounds of both.
 
 Exit status: 0, 1 where something is slower, 2 where nothing could be compared.
 """
@@ -22,8 +22,10 @@ import signal
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": s
 QUICK = "16 x 100,000"
 # names that an error lists
 FEW = 5
+
+Pair = tuple[EngineProcess, EngineProcess]
 
 
 @dataclass(frozen=True)
@@ -154,21 +158,29 @@ def run(options: argparse.Namespace, scratch: Path) -> int:
         print(f"BASE {git(folder, 'log', '-1', '--format=%h %s')}\n")
         head = ("fastest, in milliseconds", "BASE", "now", "ratio", "quartiles")
         print(f"{head[0]:45} {head[1]:>10} {head[2]:>10} {head[3]:>7}  {head[4]}", flush=True)
-        return table(base, now, options)
+
+        @cache
+        def second() -> Pair:
+            return started(folder, "before-again"), started(ROOT, "now-again")
+
+        return table((base, now), second, options)
 
 
-def table(base: EngineProcess, now: EngineProcess, options: argparse.Namespace) -> int:
-    """Print a line for each case as it is measured, and the count of marks; the exit status."""
-    before, here = (chosen(p.ready["cases"], options.only, options.quick) for p in (base, now))
+def table(first: Pair, second: Callable[[], Pair], options: argparse.Namespace) -> int:
+    """Print a line for each case as it is measured, and the count of marks; the exit status.
+
+    Each pair is a process of BASE and one of the working tree; `second` gives the one for second measurements.
+    """
+    before, here = (chosen(p.ready["cases"], options.only, options.quick) for p in first)
     marks = {"slower": 0, "faster": 0, "": 0}
     for name in here:
         if name not in before:
             print(f"{name:45} new", flush=True)
             continue
-        found = compare(name, base, now, options.rounds)
+        found = compare(name, *first, options.rounds)
         mark = "" if isinstance(found, str) else found.mark(options.bound)
         if mark and isinstance(found, Comparison):
-            again = compare(name, base, now, options.rounds)
+            again = compare(name, *second(), options.rounds)
             if isinstance(again, Comparison):
                 # the rounds that raised the suspicion do not vote again
                 mark = mark if again.mark(options.bound) == mark else ""

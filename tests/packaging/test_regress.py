@@ -49,7 +49,9 @@ def table(regress: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
     def table_(base: dict[str, Any], now: dict[str, Any], **more: Any) -> tuple[int, list[str]]:
         default = {"only": None, "quick": False, "rounds": 4, "bound": 1.05}
         options = argparse.Namespace(**{**default, **more})
-        status = regress.table(FakeProcess(base), FakeProcess(now), options)
+        # seconds of second measurements follow those of the first
+        pair = FakeProcess(base), FakeProcess(now)
+        status = regress.table(pair, lambda: pair, options)
         return status, capsys.readouterr().out.splitlines()
 
     return table_
