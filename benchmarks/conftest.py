@@ -19,6 +19,8 @@ from benchmarks.progress import Progress
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # seconds from which on three rounds tell enough: such work is beside what takes a tenth of it or less
 SLOW, FEW_ROUNDS = 0.1, 3
+# beside each of few rounds, so that one that was preempted does not count
+COPIES = 9
 
 
 def kind(config: pytest.Config) -> str:
@@ -170,7 +172,8 @@ class Measure:
         copies: list[float] = []
 
         def interleaved() -> tuple[tuple[Any, ...], dict[str, Any]]:
-            copies.append(seconds(copy))
+            number = COPIES if is_slow else 1
+            copies.append(statistics.median(seconds(copy) for _ in range(number)))
             return (), {}
 
         least_rounds, most_rounds = self.rounds

@@ -61,7 +61,7 @@ class Progress:
         repeats = last.extra_info.get("repeats", 1)
         said = f"{1e3 * last.stats.median / repeats:.4g} ms"
         percent = last.extra_info.get("percent_of_copy")
-        return said if percent is None else f"{said}, {percent:.0f} % of copy"
+        return said if percent is None else f"{said}, {percentage(percent)} % of copy"
 
 
 def timed(config: pytest.Config) -> list[Any]:
@@ -77,7 +77,7 @@ def bandwidths(infos: list[dict[str, Any]]) -> list[str]:
         return []
     copy = statistics.median(info["copy_gb_per_s"] for info in infos)
     lines = [
-        f"copy_ {copy:.1f} GB/s (read + write, median of the run)",
+        f"copy_ {copy:.1f} GB/s (read + write, median of the run); percentages are of the copy timed beside each row",
         f"{'what':32} {'implementation':20} {'agents x parameters':>22} {'ms':>10} {'GB/s':>8} {'% of copy':>10}",
     ]
     for info in sorted(infos, key=lambda info: (named(info), -info["percent_of_copy"])):
@@ -85,9 +85,14 @@ def bandwidths(infos: list[dict[str, Any]]) -> list[str]:
         milliseconds = info["bytes"] / info["gb_per_s"] / 1e6
         lines.append(
             f"{named(info):32} {info['implementation']:20} {size:>22} {milliseconds:>10.4g} "
-            f"{info['gb_per_s']:>8.1f} {info['percent_of_copy']:>10.0f}"
+            f"{info['gb_per_s']:>8.1f} {percentage(info['percent_of_copy']):>10}"
         )
     return lines
+
+
+def percentage(value: float) -> str:
+    """Whole percent, with one decimal below 10."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def named(info: dict[str, Any]) -> str:
