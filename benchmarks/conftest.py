@@ -19,7 +19,7 @@ from benchmarks.progress import Progress
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # seconds from which on three rounds tell enough: such work is beside what takes a tenth of it or less
 SLOW, FEW_ROUNDS = 0.1, 3
-# beside each of few rounds, so that one that was preempted does not count
+# beside each of few rounds, whose median a preempted one does not move
 COPIES = 9
 
 
@@ -44,7 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--threads", type=int, help="CPU threads; default: torch's own choice")
     parser.addoption(
-        "--tiny", action="store_true", help="smallest sizes: shows that all runs, measures nothing"
+        "--tiny",
+        action="store_true",
+        help="smallest sizes: checks that everything runs, measures nothing",
     )
     parser.addoption(
         "--all-rows",

@@ -81,6 +81,20 @@ def test_marks_count_where_all_rounds_agree(table: Callable[..., tuple[int, list
     assert table(base, now, only="fast", bound=1.5)[1][-1] == "0 slower, 0 faster, 1 as before"
 
 
+def test_second_measurements_are_of_new_processes(
+    regress: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = {"same": [1.0] * 4, "slow": [1.0] * 4, "unlucky": [1.0] * 4}
+    first = FakeProcess(cases), FakeProcess(cases | {n: [1.2] * 4 for n in ("slow", "unlucky")})
+    second = FakeProcess(cases), FakeProcess(cases | {"slow": [1.1] * 4})
+    options = argparse.Namespace(only=None, quick=False, rounds=4, bound=1.05)
+    assert regress.table(first, lambda: second, options) == 1
+    same, slow, unlucky, *_, count = capsys.readouterr().out.splitlines()
+    assert slow.endswith("slower") and count == "1 slower, 0 faster, 2 as before"
+    # the ratios are of the rounds of both
+    assert [line.split()[3] for line in (same, slow, unlucky)] == ["1.000", "1.150", "1.100"]
+
+
 def test_what_one_side_lacks_is_told(table: Callable[..., tuple[int, list[str]]]) -> None:
     base = {"old": [1.0], "both": [1.0] * 4, "broken": "TypeError: no such argument"}
     now = {"both": [1.0] * 4, "broken": [1.0] * 4, "young": [1.0]}
