@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.reporting.tables import by_speed, engine, milliseconds, named
+
 # the plugin's own object, which holds what was timed
 SESSION = "_benchmarksession"
 
@@ -80,11 +82,10 @@ def bandwidths(infos: list[dict[str, Any]]) -> list[str]:
         f"copy_ {copy:.1f} GB/s (read + write, median of the run); percentages are of the copy timed beside each row",
         f"{'what':32} {'implementation':20} {'agents x parameters':>22} {'ms':>10} {'GB/s':>8} {'% of copy':>10}",
     ]
-    for info in sorted(infos, key=lambda info: (named(info), -info["percent_of_copy"])):
+    for info in by_speed(infos):
         size = f"{info['agents']:,} x {info['dim']:,}"
-        milliseconds = info["bytes"] / info["gb_per_s"] / 1e6
         lines.append(
-            f"{named(info):32} {info['implementation']:20} {size:>22} {milliseconds:>10.4g} "
+            f"{named(info):32} {info['implementation']:20} {size:>22} {milliseconds(info):>10.4g} "
             f"{info['gb_per_s']:>8.1f} {percentage(info['percent_of_copy']):>10}"
         )
     return lines
@@ -95,18 +96,10 @@ def percentage(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def named(info: dict[str, Any]) -> str:
-    """What was timed: an op, an optimizer's step, or a shape of an op's blocks."""
-    if "shape_of" in info:
-        return f"{info['shape_of']}, {info['columns']} columns, {info['warps']} warps"
-    return info["op"] if "op" in info else f"{info['method']}.step"
-
-
 def taxes(infos: list[dict[str, Any]]) -> list[str]:
     """A line for each network and engine: gradients of all agents over those of one model on all samples."""
     return [
-        f"stacking tax, {info['network']}, {info['agents']:,} agents, {info['implementation']}"
-        f"{' (chosen)' if info['asked'] == 'auto' else ''}: {info['stacking_tax']:.2f}"
+        f"stacking tax, {info['network']}, {info['agents']:,} agents, {engine(info)}: {info['stacking_tax']:.2f}"
         for info in infos
         if "stacking_tax" in info
     ]

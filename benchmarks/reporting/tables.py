@@ -1,14 +1,36 @@
 """Markdown of one machine's figures: bandwidth, speed against what one would write today, stacking tax."""
 
+from collections.abc import Iterable
 from typing import Any
 
 Row = dict[str, Any]
 
 
 def label(row: Row) -> str:
-    """What a row timed: the op, or the optimizer's step."""
-    info = row["extra_info"]
+    """What a row timed."""
+    return named(row["extra_info"])
+
+
+def named(info: dict[str, Any]) -> str:
+    """What was timed: an op, an optimizer's step, or a shape of an op's blocks."""
+    if "shape_of" in info:
+        return f"{info['shape_of']}, {info['columns']} columns, {info['warps']} warps"
     return info["op"] if "op" in info else f"{info['method']}.step"
+
+
+def milliseconds(info: dict[str, Any]) -> float:
+    """What a call took, by its bytes and their bandwidth."""
+    return info["bytes"] / info["gb_per_s"] / 1e6
+
+
+def by_speed(infos: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By what was timed, the fastest implementation first."""
+    return sorted(infos, key=lambda info: (named(info), -info["percent_of_copy"]))
+
+
+def engine(info: dict[str, Any]) -> str:
+    """The engine that took gradients, and whether it is the one that is chosen."""
+    return info["implementation"] + (" (chosen)" if info["asked"] == "auto" else "")
 
 
 def machine(report: dict[str, Any]) -> str:
@@ -30,12 +52,10 @@ def bandwidth_table(rows: list[Row]) -> list[str]:
         "| what | implementation | agents x parameters | ms | GB/s | % of copy |",
         "| --- | --- | --- | ---: | ---: | ---: |",
     ]
-    for row in sorted(rows, key=lambda r: (label(r), -r["extra_info"]["percent_of_copy"])):
-        info = row["extra_info"]
-        time_ms = info["bytes"] / info["gb_per_s"] / 1e6
+    for info in by_speed(row["extra_info"] for row in rows):
         lines.append(
-            f"| {label(row)} | {info['implementation']} | {info['agents']} x {info['dim']:,} | "
-            f"{time_ms:.2f} | {info['gb_per_s']:.1f} | {info['percent_of_copy']:.0f} |"
+            f"| {named(info)} | {info['implementation']} | {info['agents']} x {info['dim']:,} | "
+            f"{milliseconds(info):.2f} | {info['gb_per_s']:.1f} | {info['percent_of_copy']:.0f} |"
         )
     return lines
 
@@ -48,7 +68,7 @@ def comparison(rows: list[Row]) -> list[str]:
     for row, info in zip(rows, infos, strict=True):
         mine = ours.get(_key(info))
         if mine is not None and info is not mine:
-            ratio = (info["bytes"] / info["gb_per_s"]) / (mine["bytes"] / mine["gb_per_s"])
+            ratio = milliseconds(info) / milliseconds(mine)
             found.setdefault(label(row), []).append(f"{ratio:.1f} x {info['implementation']}")
     if not found:
         return []
@@ -77,8 +97,7 @@ def tax_tables(rows: list[Row]) -> list[str]:
         ]
         mine = [row["extra_info"] for row in rows if row["extra_info"]["agents"] == agents]
         for info in sorted(mine, key=lambda info: (info["network"], info["asked"])):
-            engine = info["implementation"] + (" (chosen)" if info["asked"] == "auto" else "")
             lines.append(
-                f"| {info['network']} | {engine} | {info['stacking_tax']:.2f} | {info['of_plain_loop']:.2f} x |"
+                f"| {info['network']} | {engine(info)} | {info['stacking_tax']:.2f} | {info['of_plain_loop']:.2f} x |"
             )
     return lines

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastsaddle.kernels.lane_convolution.layer import PARTS, Layer
-from fastsaddle.kernels.native import INT, POINTER, address, call, function
+from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows
 
 ROWS = (POINTER, INT)
 # floats of the widest registers that are used: 16 (AVX-512), 8 (AVX2) or 4
@@ -24,10 +24,6 @@ def _symbols() -> tuple[Any, Any]:
     )
 
 
-def _rows(tensor: Tensor | None) -> tuple[int | None, int]:
-    return (None, 0) if tensor is None else (tensor.data_ptr(), tensor.stride(0))
-
-
 def forward(
     layer: Layer,
     x: Tensor,
@@ -38,9 +34,9 @@ def forward(
     widest: int = WIDEST,
 ) -> None:
     sizes = layer.sizes()
-    rows = *_rows(x), *_rows(weight), *_rows(bias)
+    given = *rows(x), *rows(weight), *rows(bias)
     call(
-        *(_symbols()[0], sizes.data_ptr(), *rows, address(out), address(codes)),
+        *(_symbols()[0], sizes.data_ptr(), *given, address(out), address(codes)),
         *(*x.shape[:2], widest),
     )
 
@@ -63,11 +59,11 @@ def backward(
     call(
         *(_symbols()[1], sizes.data_ptr(), address(gradient), address(codes)),
         *(
-            *_rows(x),
-            *_rows(weight),
+            *rows(x),
+            *rows(weight),
             address(x_gradient),
-            *_rows(weight_gradient),
-            *_rows(bias_gradient),
+            *rows(weight_gradient),
+            *rows(bias_gradient),
         ),
         *(address(partial), agents, blocks, widest),
     )

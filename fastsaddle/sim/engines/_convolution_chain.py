@@ -64,11 +64,10 @@ class ConvolutionChain:
             )
             further = told[0]
         views = {name: g[part] for name, g in self.stack.named_gradients()}
-        wanted = {name for name, p in self.stack.named_parameters() if p.requires_grad}
-        for name in views.keys() - wanted:
-            views[name].zero_()
-        taken = {name: views[name] for name in wanted}
-        way.backward(to_blocks(gradient), taken, None if further is None else to_blocks(further))
+        for name, p in self.stack.named_parameters():
+            if not p.requires_grad:
+                views.pop(name).zero_()
+        way.backward(to_blocks(gradient), views, None if further is None else to_blocks(further))
         return returned, None
 
     @torch.no_grad()
@@ -82,6 +81,12 @@ class ConvolutionChain:
         return outputs, found if way.found is None else way.found
 
 
+def is_faster_in_lanes(model: nn.Module, images: Tensor) -> bool:
+    """Whether a plain model has a chain that computes images `[samples, ...]` like these in less time."""
+    is_one = images.dim() == 4 and images.dtype == torch.float32
+    return is_one and obstacle(model, images.device, "float32") is None and is_fast(model)
+
+
 def in_lanes(model: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor] | None:
     """A plain model's forward pass without gradients by its chain; None where it has none that is faster.
 
@@ -89,8 +94,7 @@ def in_lanes(model: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor] | N
         model: in its mode; its parameters as they are now.
         images: `[samples, ...]`, such as it will get.
     """
-    is_one = images.dim() == 4 and images.dtype == torch.float32
-    if not is_one or obstacle(model, images.device, "float32") is not None or not is_fast(model):
+    if not is_faster_in_lanes(model, images):
         return None
     stack = AgentStack(model, 1)
     chain, rows = ConvolutionChain(stack), dict(stack.named_parameters())

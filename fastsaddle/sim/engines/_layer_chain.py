@@ -42,9 +42,9 @@ def is_sequence(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
-def first_layer(module: nn.Module, name: str) -> str:
-    """The layer that gets what `name` gets: the first one of a Sequential."""
-    while is_sequence(layer := module.get_submodule(name)) and len(layer):
+def first_layer(module: nn.Module, name: str | None) -> str | None:
+    """The layer that gets what `name` gets: the first one of a Sequential; None of None."""
+    while name is not None and is_sequence(layer := module.get_submodule(name)) and len(layer):
         name = within(name, next(n for n, _ in layer.named_children()))
     return name
 

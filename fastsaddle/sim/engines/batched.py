@@ -47,8 +47,7 @@ class Batched(Mapped):
     def gradients(self, inputs: Tensor, targets: Any, loss: Any, features: str | None) -> Any:
         if features is None and self._perceptron.takes(inputs, targets, loss, self.precision):
             return self._perceptron.gradients(inputs, targets)
-        if features is not None:
-            features = first_layer(self.stack.template, features)
+        features = first_layer(self.stack.template, features)
         found = [self._part(part, inputs, targets, loss, features) for part in self.parts()]
         return joined(torch.cat, found)
 

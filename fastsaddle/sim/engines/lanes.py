@@ -37,9 +37,7 @@ class Lanes(Batched):
         return torch.autocast("cpu", enabled=False)
 
     def outputs(self, inputs: Tensor, whose: Tensor | None, features: str | None) -> Any:
-        found = []
-        if features is not None:
-            features = first_layer(self.stack.template, features)
+        found, features = [], first_layer(self.stack.template, features)
         for part in self.parts():
             rows = part if whose is None else whose[part]
             models = {name: p.detach()[rows] for name, p in self.stack.named_parameters()}

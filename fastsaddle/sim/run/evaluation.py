@@ -20,7 +20,7 @@ from fastsaddle.metrics import consensus_distance
 from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.data.samples import Samples
 from fastsaddle.sim.engines._agent_threads import AgentThreads, draws
-from fastsaddle.sim.engines._convolution_chain import in_lanes
+from fastsaddle.sim.engines._convolution_chain import in_lanes, is_faster_in_lanes
 from fastsaddle.sim.run.batch_statistics import reestimate
 from fastsaddle.stacks import mapping
 
@@ -73,9 +73,7 @@ def evaluate(
         return 0.0, _count_mapped(stack, slice(first, first + at_once), images, labels)
 
     at_once = AGENTS_AT_ONCE if images.device.type == "cpu" else stack.agents
-    plain = (
-        one_by_one or in_lanes(consensus, images[:1]) is not None or not _is_mapped(stack, images)
-    )
+    plain = one_by_one or is_faster_in_lanes(consensus, images[:1]) or not _is_mapped(stack, images)
     if plain:
         work: list[Work] = [lambda i=i: alone(i) for i in range(stack.agents)]  # type: ignore[misc]
     else:
