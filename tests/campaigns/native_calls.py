@@ -61,7 +61,7 @@ def one(draw: random.Random, op: Op, arguments: dict[str, Any], what: str) -> st
     try:
         with use_backend("native"):
             op(*got.values())
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         if garbage is None:
             raise RuntimeError(f"{what}: {error}") from error
         return "garbage refused"
