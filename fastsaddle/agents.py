@@ -146,6 +146,13 @@ class AgentStack:
         """All parameters with the module's names."""
         yield from self._named.items()
 
+    def named_models(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each parameter's part of `rows.at`, where gradients are taken, with the module's names."""
+        self.rows.verify()
+        parts = self.rows.parts(self.rows.at)
+        views = {id(p): part for p, part in zip(self.rows.parameters, parts, strict=True)}
+        yield from ((name, views[id(p)]) for name, p in self._named.items())
+
     def named_gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The part of `g` that belongs to each parameter, `[agents, *shape]`, with the module's names."""
         parts = self.rows.parts(self.g)

@@ -36,6 +36,23 @@ class Found:
     at_mixed: bool = False
 
 
+class AtRows:
+    """A closure that writes all gradients anew, those at `optimizer.rows.at`, whatever parameters hold.
+
+    SAM then writes the perturbed models aside and leaves parameters as they are: one pass less over all models. The
+    simulator's engines are such closures.
+
+    Args:
+        closure: evaluates the loss and its gradient.
+    """
+
+    def __init__(self, closure: Closure) -> None:
+        self._closure = closure
+
+    def __call__(self) -> Any:
+        return self._closure()
+
+
 class Gradient:
     """The gradient at the model, and base of the other ways. Your own is one class: write `take`.
 

@@ -10,7 +10,7 @@ import torch
 from fastsaddle.comm.base import Communicator
 from fastsaddle.compressors._wire import row_norms
 from fastsaddle.gradients.ascents import ESAM, Ascent, FullSAM, LookSAM, MomentumSAM
-from fastsaddle.gradients.base import Found, Gradient
+from fastsaddle.gradients.base import AtRows, Found, Gradient
 from fastsaddle.kernels._shared.philox.reference import ASCENT, halves
 from fastsaddle.kernels.op import use_backend
 from fastsaddle.kernels.sam_perturb import sam_perturb
@@ -166,9 +166,17 @@ class SAM(Gradient):
         if plain:
             return loss
         self._collect(optimizer)
-        self._perturb(optimizer, zero_grad=customs == 1)
-        second = optimizer.evaluate(closure)
+        aside = isinstance(closure, AtRows) and self._all_move(optimizer)
+        self._perturb(optimizer, zero_grad=customs == 1, aside=aside)
+        try:
+            second = optimizer.evaluate(closure)
+        finally:
+            optimizer.rows.at = optimizer.rows.x
         return second if loss is None else loss
+
+    def _all_move(self, optimizer: Optimizer) -> bool:
+        """Whether rows hold nothing but parameters that steps move: the others are not written aside."""
+        return optimizer.count == len(optimizer.rows.parameters)
 
     @property
     def _missing(self) -> str:
@@ -235,25 +243,33 @@ class SAM(Gradient):
         else:
             optimizer.collect()
 
-    def _perturb(self, optimizer: Optimizer, zero_grad: bool, refuses: bool = True) -> None:
-        """With gradients in their buffer: move all groups, or raise with nothing moved."""
+    def _perturb(
+        self, optimizer: Optimizer, zero_grad: bool, refuses: bool = True, aside: bool = False
+    ) -> None:
+        """With gradients in their buffer: move all groups, or raise with nothing moved.
+
+        Aside, parameters stay, and `rows.at` are the perturbed models.
+        """
         groups, phase = range(len(optimizer.param_groups)), optimizer.phase
         with use_backend(optimizer.backend):
             direction, norm = self._direction(optimizer, refuses)
             radii = [self._radius(optimizer, index) for index in groups]
             is_visiting = phase.home is not None
-            if not is_visiting:
+            if aside:
+                optimizer.rows.at = optimizer.made["saved"]
+            elif not is_visiting:
                 phase.home, phase.end = optimizer.made["saved"], 0
                 phase.home_parts = optimizer.rows.parts(phase.home)
             for index in groups:
-                self._perturb_group(optimizer, index, direction, radii[index], norm)
-                if not is_visiting:
+                self._perturb_group(optimizer, index, direction, radii[index], norm, aside)
+                if not (is_visiting or aside):
                     phase.end = optimizer.columns(index).stop
             phase.norm = norm
             # the only pass of a step, and a neighbor's model, keep what they are
             rows = optimizer.rows
             rows.second_pass = rows.second_pass or self.passes(optimizer) == 2
-            optimizer.mark_written()
+            if not aside:
+                optimizer.mark_written()
             if zero_grad:
                 optimizer.zero_grad()
 
@@ -304,6 +320,7 @@ class SAM(Gradient):
         direction: torch.Tensor,
         rho: torch.Tensor,
         norm: torch.Tensor,
+        aside: bool,
     ) -> None:
         part, maximize = (
             optimizer.columns(index),
@@ -314,7 +331,7 @@ class SAM(Gradient):
         if part.stop > part.start:
             buffers = (optimizer.rows.x, direction, optimizer.made["saved"])
             x, g, saved = (rows[:, part] for rows in buffers)
-            sam_perturb(x, g, saved, rho, norm, self.adaptive, down)
+            sam_perturb(x, g, saved, rho, norm, self.adaptive, down, aside)
 
     def _look(self, optimizer: Optimizer, norm: torch.Tensor) -> None:
         """LookSAM: keep the part of the SAM gradient that is across the first one, or add the one that was kept."""

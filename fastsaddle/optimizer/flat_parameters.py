@@ -31,6 +31,7 @@ class FlatParameters:
         agents: rows of the buffers.
         stacked: whether parameters are `[agents, ...]`; otherwise they are ordinary ones of a single agent.
         layout: where each parameter lies.
+        at: rows that engines take gradients at: `x`, but during SAM's second pass of an `AtRows` closure.
         rounded: the bfloat16 parameters, None where there are none.
         version: counts how often the buffers were laid out anew; state laid out like them must follow.
         second_pass: whether gradients are being taken at a perturbed model (BatchNorm statistics rest).
@@ -256,6 +257,7 @@ class FlatParameters:
             self.layout = layout
             self.groups = [list(group) for group in groups]
             self.parameters, self.x, self.g = parameters, x, g
+            self.at = x
             self._gradients, self._rounded_g = value_gradients, rounded_g
             self._places = [place(p) for p in parameters]
             self.rounded, self.process = rounded, os.getpid()

@@ -18,7 +18,7 @@ from torch.optim.optimizer import ParamsT
 from fastsaddle.comm.base import Communicator, Round
 from fastsaddle.comm.gossip import Gossip
 from fastsaddle.compressors._wire import listed
-from fastsaddle.gradients.base import Gradient, Plain
+from fastsaddle.gradients.base import AtRows, Gradient, Plain
 from fastsaddle.kernels._shared.bfloat16.reference import STATE_DTYPES
 from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.kernels.op import ops, use_backend
@@ -492,7 +492,8 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeError: it added its gradient to others where it must not.
         """
         call = partial(interruptible, closure)
-        with torch.enable_grad(), self.communicator.point(self.rows.x):
+        with torch.enable_grad(), self.communicator.point(self.rows.at):
+            adds = adds or isinstance(closure, AtRows)
             loss = call_for_own(self, call) if not adds and must_be_own(self) else call()
         self.phase.evaluations += 1
         return loss

@@ -21,11 +21,13 @@ class Engine:
 
     Attributes:
         one_by_one: whether it runs each agent's model by itself: then `chunk` is None, and evaluation does likewise.
+        reads_rows: whether `gradients` takes models from `stack.named_models()`, instead of from the parameters.
         reads_host: what it reads or decides on the host, which keeps steps out of a CUDA graph: "gradients", all of it;
             "whose", only the argument of `outputs`.
     """
 
     one_by_one: ClassVar[bool] = False
+    reads_rows: ClassVar[bool] = False
     reads_host: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -50,6 +52,8 @@ class Engine:
 
     def gradients(self, inputs: Tensor, targets: Any, loss: Any, features: str | None) -> Any:
         """Write every agent's gradient into `stack.g`, zeros where there is none; what `loss` returned, detached.
+
+        Gradients are those at `stack.named_models()`, which are the parameters where `reads_rows` is False.
 
         Args:
             inputs: `[agents, batch, ...]`.

@@ -1,7 +1,8 @@
 """Gradients of all agents into the flat gradient buffer: by the engine that was asked for, or by one that can."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fastsaddle.agents import AgentStack
+from fastsaddle.optimizer.flat_parameters import FlatParameters
 from fastsaddle.sim.engines import _choice
 from fastsaddle.sim.engines._layer_chain import is_altered
 from fastsaddle.sim.engines._precision import check_precision, in_float32, products
@@ -44,6 +46,7 @@ class GradientEngine:
     Attributes:
         engine, chunk, precision: what was resolved; those of "auto" may change with the first inputs.
         one_by_one: whether each agent's model is run by itself.
+        reads_rows: whether models are read where they lie, instead of from the parameters.
 
     Raises:
         ValueError: unknown engine or precision, a chunk below 1, "batched" or "lanes" for a network that is no such
@@ -106,7 +109,8 @@ class GradientEngine:
         loss = self.loss if loss is None else loss
         with torch.enable_grad(), products(self.precision, self.stack.device):
             self._try(inputs)
-            return self._runs.gradients(inputs, targets, loss, features)
+            with nullcontext() if self.reads_rows else _moved(self.stack.rows):
+                return self._runs.gradients(inputs, targets, loss, features)
 
     @torch.no_grad()
     def outputs(
@@ -146,6 +150,7 @@ class GradientEngine:
         if chunk is None and self.stack.device.type == "cpu" and self.stack.agents > CPU_CHUNK:
             chunk = CPU_CHUNK
         self.engine, self.one_by_one = engine, self._kind.one_by_one
+        self.reads_rows = self._kind.reads_rows
         self.chunk = None if self.one_by_one else chunk
         self._runs = choice(stack=self.stack, chunk=self.chunk, precision=self.precision)
 
@@ -163,6 +168,22 @@ class GradientEngine:
             self._take(_choice.choose_one_by_one(self.stack.device, self.stack.agents))
             warnings.warn(f"{said}; {self.engine} takes its place", RuntimeWarning, stacklevel=4)
         self._tried.add(mode)
+
+
+@contextmanager
+def _moved(rows: FlatParameters) -> Iterator[None]:
+    """Inside the block parameters hold the models that gradients are taken at."""
+    if rows.at is rows.x:
+        yield
+        return
+    models = rows.x.clone()
+    with torch.no_grad():
+        rows.x.copy_(rows.at)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            rows.x.copy_(models)
 
 
 def _keep_freed_memory() -> None:

@@ -1,17 +1,21 @@
 """SAM's ascent step: saved = x; x = x + (rho_i / (norm_i + 1e-12)) g_i for every agent i.
 
+Aside: saved = x + (rho_i / (norm_i + 1e-12)) g_i, and x stays, for gradients that can be taken at other rows than x.
+
 Foret et al. 2020 (arXiv:2010.01412), eq. 2 and algorithm 1, one norm over the whole model, per agent. The adaptive
 variant scales by x^2 (Kwon et al. 2021, arXiv:2102.11600, eq. 4 without its constant): x + scale_i (x x g); its norm is
 that of |x| g. A maximizing run descends instead. Where norm_i is not finite the agent stays where it is.
 
 Arguments
-    x         `[agents, columns]` float32, overwritten by the perturbed model
+    x         `[agents, columns]` float32, overwritten by the perturbed model; aside it stays as it is
     g         `[agents, columns]` float32
-    saved     `[agents, columns]` float32, overwritten by x as it was: copying it back restores exactly
+    saved     `[agents, columns]` float32, overwritten by x as it was: copying it back restores exactly; aside it is
+              overwritten by the perturbed model
     rho       float32, 0-d or `[agents]`: the radius
     norm      `[agents]` float32, from agent_norm
     adaptive  use the adaptive scale
     maximize  the objective is maximized: step the other way
+    aside     write the perturbed model to `saved`, and nothing to x: one pass less
 
 Rounding: exact. The scale, each product and the sum round once, in that order.
 """
@@ -36,6 +40,7 @@ def check(
     norm: torch.Tensor,
     adaptive: bool,
     maximize: bool,
+    aside: bool = False,
 ) -> None:
     check_rows(x, x=x, g=g, saved=saved)
     check_scalars(x, rho=rho)
@@ -46,27 +51,35 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
     draw = Draw(agents, columns, generator)
 
     def arguments(
-        rho: torch.Tensor, norm: torch.Tensor, adaptive: bool, maximize: bool
+        rho: torch.Tensor,
+        norm: torch.Tensor,
+        adaptive: bool,
+        maximize: bool,
+        aside: bool = False,
     ) -> dict[str, Any]:
         rows = {name: draw.rows() for name in ("x", "g", "saved")}
-        return {**rows, "rho": rho, "norm": norm, "adaptive": adaptive, "maximize": maximize}
+        ways = {"adaptive": adaptive, "maximize": maximize, "aside": aside}
+        return {**rows, "rho": rho, "norm": norm, **ways}
 
     return {
         "plain": arguments(draw.scalar(0.01, 0.1), draw.scalars(0.5, 2.0), False, False),
         "adaptive": arguments(draw.scalar(0.5, 2.0), draw.scalars(0.5, 2.0), True, False),
         "per-agent": arguments(draw.scalars(0.01, 0.1), draw.norms(), False, True),
         "zero-gradient": arguments(draw.scalar(0.01, 0.1), torch.zeros(agents), True, True),
+        "aside": arguments(draw.scalar(0.01, 0.1), draw.scalars(0.5, 2.0), False, False, True),
+        "adaptive-aside": arguments(draw.scalars(0.5, 2.0), draw.norms(), True, True, True),
     }
 
 
 def passes(arguments: Mapping[str, Any]) -> float:
-    return 4
+    return 3 if arguments["aside"] else 4
 
 
 sam_perturb = Op(
     name="sam_perturb",
     schema=(
-        "(Tensor(a!) x, Tensor g, Tensor(b!) saved, Tensor rho, Tensor norm, bool adaptive, bool maximize)"
+        "(Tensor(a!) x, Tensor g, Tensor(b!) saved, Tensor rho, Tensor norm, bool adaptive, bool maximize, "
+        "bool aside=False)"
     ),
     reference=sam_perturb_reference,
     check=check,

@@ -4,7 +4,7 @@ import torch
 
 from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows, scalar
 
-_symbol = function("fs_sam_perturb", [*[POINTER, INT] * 4, POINTER, INT, INT, INT, INT])
+_symbol = function("fs_sam_perturb", [*[POINTER, INT] * 4, POINTER, *[INT] * 5])
 
 
 def launch(
@@ -15,6 +15,7 @@ def launch(
     norm: torch.Tensor,
     adaptive: bool,
     maximize: bool,
+    aside: bool = False,
 ) -> None:
     call(
         _symbol,
@@ -26,4 +27,5 @@ def launch(
         *x.shape,
         adaptive,
         maximize,
+        aside,
     )

@@ -13,9 +13,12 @@ def sam_perturb_reference(
     norm: torch.Tensor,
     adaptive: bool,
     maximize: bool,
+    aside: bool = False,
 ) -> None:
     scale = column(rho, x) / column(norm + 1e-12, x)
     scale = -scale if maximize else scale
     direction = (x * x) * g if adaptive else g
-    saved.copy_(x)
-    x.copy_(torch.where(finite(norm, x), x + scale * direction, x))
+    moved = torch.where(finite(norm, x), x + scale * direction, x)
+    saved.copy_(moved if aside else x)
+    if not aside:
+        x.copy_(moved)

@@ -23,6 +23,7 @@ def sam_perturb_kernel(
     blocks,
     ADAPTIVE: tl.constexpr,
     MAXIMIZE: tl.constexpr,
+    ASIDE: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     agent = (tl.program_id(0) // blocks).to(tl.int64)
@@ -36,9 +37,12 @@ def sam_perturb_kernel(
         scale = scale * -1.0
     if ADAPTIVE:
         g = (x * x) * g
-    tl.store(saved_ptr + agent * saved_stride + c, x, mask=inside)
     moved = tl.where(is_finite(norm), x + scale * g, x)
-    tl.store(x_ptr + agent * x_stride + c, moved, mask=inside)
+    if ASIDE:
+        tl.store(saved_ptr + agent * saved_stride + c, moved, mask=inside)
+    else:
+        tl.store(saved_ptr + agent * saved_stride + c, x, mask=inside)
+        tl.store(x_ptr + agent * x_stride + c, moved, mask=inside)
 
 
 def launch(
@@ -49,6 +53,7 @@ def launch(
     norm: torch.Tensor,
     adaptive: bool,
     maximize: bool,
+    aside: bool = False,
 ) -> None:
     agents, columns = x.shape
     blocks = triton.cdiv(columns, STREAM_COLUMNS)
@@ -66,6 +71,7 @@ def launch(
         blocks,
         ADAPTIVE=adaptive,
         MAXIMIZE=maximize,
+        ASIDE=aside,
         COLUMNS=STREAM_COLUMNS,
         **EXACT,
     )

@@ -43,7 +43,7 @@ class ConvolutionChain:
         features: str | None = None,
     ) -> tuple[Any, None]:
         """As of a `LayerChain`."""
-        rows = {name: p.detach()[part] for name, p in self.stack.named_parameters()}
+        rows = {name: model[part] for name, model in self.stack.named_models()}
         way = Way(rows, inputs.shape[1], features, keeps=True)
         h = way.forward(self._front, to_blocks(inputs, repeats=True))
         further = None

@@ -120,7 +120,7 @@ class LayerChain:
         linear = (i for i, kind in enumerate(map(type, layers.values())) if kind is nn.Linear)
         self._first = next(linear) if end is None else 0
         self._passes_on = end is not None
-        self._steps: dict[tuple[int, int], list[Step]] = {}
+        self._steps: dict[tuple[int, int, int], list[Step]] = {}
         self._version = -1
 
     @torch.no_grad()
@@ -165,9 +165,9 @@ class LayerChain:
     def _part(self, part: slice) -> list[Step]:
         if self._version != self.stack.rows.version:
             self._steps, self._version = {}, self.stack.rows.version
-        key = part.start, part.stop
+        key = part.start, part.stop, self.stack.rows.at.data_ptr()
         if key not in self._steps:
-            rows = {n: p.detach()[part] for n, p in self.stack.named_parameters()}
+            rows = {n: model[part] for n, model in self.stack.named_models()}
             views = {n: g[part] for n, g in self.stack.named_gradients()}
             self._steps[key] = self._steps_of(rows, views)
         return self._steps[key]

@@ -21,6 +21,8 @@ from fastsaddle.sim.engines._precision import casting, in_float32
 class Mapped(Engine):
     """Maps the agents of each part at once; whether the network can be is tried on one agent."""
 
+    reads_rows = True
+
     def __init__(
         self, stack: AgentStack, chunk: int | None = None, precision: str = "float32"
     ) -> None:
@@ -67,9 +69,10 @@ class Mapped(Engine):
     def _map_part(
         self, part: slice, inputs: Tensor, targets: Any, loss: Any, buffers: dict[str, Tensor]
     ) -> Any:
+        wanted = {name for name, p in self.stack.named_parameters() if p.requires_grad}
         named = {
-            name: p.detach()[part].requires_grad_(p.requires_grad)
-            for name, p in self.stack.named_parameters()
+            name: model.detach()[part].requires_grad_(name in wanted)
+            for name, model in self.stack.named_models()
         }
         with self.casting():
             with self._mapping():
@@ -83,11 +86,11 @@ class Mapped(Engine):
             else:
                 found = torch.vmap(loss)(in_float32(outputs), mine)
                 ends, starts = (found[0] if isinstance(found, tuple) else found).sum(), None
-        wanted = [p for p in named.values() if p.requires_grad]
-        taken = torch.autograd.grad(ends, wanted, starts, allow_unused=True)
-        gradients = dict(zip(map(id, wanted), taken, strict=True))
+        models = [named[name] for name in wanted]
+        taken = torch.autograd.grad(ends, models, starts, allow_unused=True)
+        gradients = dict(zip(wanted, taken, strict=True))
         for name, view in self.stack.named_gradients():
-            gradient = gradients.get(id(named[name]))
+            gradient = gradients.get(name)
             if gradient is None:
                 view[part].zero_()
             else:

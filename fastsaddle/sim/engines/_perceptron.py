@@ -79,7 +79,7 @@ class Perceptron:
         stacked_perceptron(
             inputs.flatten(2).contiguous(),
             targets.contiguous(),
-            rows.x,
+            rows.at,
             rows.g,
             losses,
             self._table,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastsaddle.gradients.base import AtRows
 from fastsaddle.sim import choices, methods
 from fastsaddle.sim.config import MOST_STEPS, TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
@@ -121,7 +122,13 @@ class Simulation:
         for group, settings in zip(self.optimizer.param_groups, inputs.settings, strict=True):
             group.update(settings)
         targets = labels if self.cross is None else self.cross.targets(samples, labels)
-        loss = self.optimizer.step(lambda: self._gradients(samples, targets).mean())
+
+        def closure() -> Tensor:
+            return self._gradients(samples, targets).mean()
+
+        # outputs that others ask for are those of the parameters
+        is_alone = self.cross is None and self.sharp is None and self.engine.reads_rows
+        loss = self.optimizer.step(AtRows(closure) if is_alone else closure)
         if self.cross is not None:
             self.optimizer.bytes_sent += self.cross.nbytes
         self.loss_sum += loss
