@@ -13,6 +13,7 @@ from fastsaddle.compressors.base import Compressor
 from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
 from fastsaddle.graphs.topology import Topology
+from fastsaddle.kernels._shared.square_root import square_root
 from fastsaddle.kernels._shared.step.reference import LOCAL
 from fastsaddle.kernels.choco_step import MOST_ELEMENTS, MOST_LEVELS, choco_step
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
@@ -233,7 +234,7 @@ class CompressedGossip(StackedGossip):
         square.mul_(DECAY).addcmul_(pull, pull, value=1.0 - DECAY)
         # the running mean began at zero
         unbiased = square / (1.0 - DECAY ** (exchange.number.double() + 1.0)).float()
-        return pull.mul_((gamma / (unbiased.sqrt() + SMALL)).clamp(max=1.0))
+        return pull.mul_((gamma / (square_root(unbiased) + SMALL)).clamp(max=1.0))
 
 
 def as_choco(compressor: Compressor | Choco | None) -> Choco:

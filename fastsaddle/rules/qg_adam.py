@@ -8,6 +8,7 @@ import torch
 
 from fastsaddle.comm.base import Communicator, Round
 from fastsaddle.compressors._wire import row_norms
+from fastsaddle.kernels._shared.square_root import square_root
 from fastsaddle.optimizer.hyperparameters import POSITIVE, Pair
 from fastsaddle.optimizer.rows import Rows
 from fastsaddle.optimizer.state import ROUND, State
@@ -87,7 +88,7 @@ class QGAdam(Rule):
         else:
             m = (beta1 * first).add_(g)
         scale = (1 - beta2**t).sqrt().float().expand(v.shape)
-        direction = m / v.sqrt_().div_(scale).add_(rows.number("eps"))
+        direction = m / square_root(v).div_(scale).add_(rows.number("eps"))
         rate = rows.lr / (1 - beta1**t).float().reshape(-1, 1)
         rows.x.copy_(comm.mixed(rows.x - direction.mul_(rate)))
 
