@@ -142,6 +142,70 @@ def test_buffers_laid_out_anew_are_captured_anew(options: dict[str, Any]) -> Non
     assert_same(eager, replayed)
 
 
+# between two steps: what is done to a parameter group, and how often steps are recorded then
+CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], None], int]] = {
+    "weight decay": ("qgm", lambda group: group.update(weight_decay=0.3), 1),
+    "momentum": ("qgm", lambda group: group.update(momentum=0.2), 1),
+    "rho": ("qsaddle", lambda group: group.update(rho=1.5), 1),
+    "rho, a tensor": ("qsaddle", lambda group: group.update(rho=torch.tensor(1.5)), 1),
+    "rho, by agent": ("qsaddle", lambda group: group.update(rho=torch.linspace(0, 2, 5)), 2),
+    "rho, from what is there": (
+        "qsaddle",
+        lambda group: group.update(rho=torch.as_tensor(group["rho"]) + 1.0),
+        1,
+    ),
+    "nesterov": ("qgm", lambda group: group.update(nesterov=not group["nesterov"]), 2),
+    "maximize": ("dsaddle", lambda group: group.update(maximize=True), 2),
+    "qg_momentum": ("qsaddle", lambda group: group.update(qg_momentum=0.1), 2),
+    "betas": ("qg-adam", lambda group: group.update(betas=(0.5, 0.9)), 2),
+    "two at once": ("d2", lambda group: group.update(weight_decay=0.1, momentum=0.3), 1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_hyperparameters_that_change_between_replays(change: str, options: dict[str, Any]) -> None:
+    name, edit, recordings = CHANGES[change]
+    eager, (replayed, recorder) = simulation(name, options), graphed(name, options)
+    untouched = simulation(name, options)
+    for made in (eager, replayed, untouched):
+        take(made, 0, 5)
+        if made is not untouched:
+            for group in made.optimizer.param_groups:
+                edit(group)
+        take(made, 5, 2 * STEPS)
+    assert recorder.recordings == recordings
+    assert_same(eager, replayed)
+    assert not torch.equal(eager.stack.x, untouched.stack.x)
+
+
+def test_a_loaded_state_between_replays(options: dict[str, Any]) -> None:
+    eager, (replayed, _) = simulation("qsaddle", options), graphed("qsaddle", options)
+    for made in (eager, replayed):
+        take(made, 0, 5)
+        state = made.optimizer.state_dict()
+        for group in state["param_groups"]:
+            group.update(rho=0.9, momentum=0.4)
+        for of in state["state"].values():
+            of["quasi_global"] = 0.5 * of["quasi_global"] + 0.01
+        made.optimizer.load_state_dict(state)
+        take(made, 5, 2 * STEPS)
+    assert_same(eager, replayed)
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), None, True])
+def test_bad_numbers_between_replays_are_refused(bad: Any, options: dict[str, Any]) -> None:
+    replayed, _ = graphed("qsaddle", options)
+    take(replayed, 0, 5)
+    before, counters = replayed.stack.x.clone(), replayed.counters()
+    replayed.optimizer.param_groups[0]["rho"] = bad
+    with pytest.raises(ValueError, match="rho must be >= 0 and finite, got"):
+        replayed.step(5)
+    assert torch.equal(replayed.stack.x, before) and replayed.counters() == counters
+    replayed.optimizer.param_groups[0]["rho"] = 0.1
+    replayed.step(5)
+    assert not torch.equal(replayed.stack.x, before)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_methods_that_decide_on_the_host(name: str, options: dict[str, Any]) -> None:
     """They say so, and in a graph they would fail or go wrong."""

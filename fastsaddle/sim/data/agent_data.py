@@ -50,6 +50,8 @@ class AgentData:
         more = () if self.augmentation is None else self.augmentation.draws(step)
         return self.batches.at(step), *more
 
+    # also so that the op runs without torch's dispatcher
+    @torch.no_grad()
     def gather(self, draws: tuple[Tensor, ...], out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The batch, as `batch` gives it, that `draws` are of; inputs are written into `out` where that is given."""
         indices, *moves = draws

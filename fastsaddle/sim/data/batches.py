@@ -40,6 +40,8 @@ class AgentBatches:
         self._steps_a_block = max(1, SAMPLES_A_BLOCK // batch_size)
         self._number = -1
         self._block = torch.empty(0)
+        # each agent's last draw: the next block begins in it, mostly
+        self._last: dict[int, tuple[int, np.ndarray]] = {}
 
     def at(self, step: int) -> Tensor:
         """The batches of one step, counted from 0: `[agents, batch]`, int64, on the device."""
@@ -56,13 +58,18 @@ class AgentBatches:
         return np.ascontiguousarray(np.stack(streams).reshape(shape).swapaxes(0, 1))
 
     def _stream(self, agent: int, start: int, length: int) -> np.ndarray:
-        part = self.parts[agent].astype(np.int64)
-        epochs = -(-SAMPLES_A_DRAW // len(part))
-        tiled = np.tile(part, (epochs, 1))
-        first, last = start // tiled.size, (start + length - 1) // tiled.size
-        draws = [
-            np.random.default_rng([self.seed, agent, d]).permuted(tiled, axis=1).ravel()
-            for d in range(first, last + 1)
-        ]
-        offset = start - first * tiled.size
+        epochs = -(-SAMPLES_A_DRAW // len(self.parts[agent]))
+        size = epochs * len(self.parts[agent])
+        first, last = start // size, (start + length - 1) // size
+        draws = [self._drawn(agent, epochs, d) for d in range(first, last + 1)]
+        offset = start - first * size
         return np.concatenate(draws)[offset : offset + length]
+
+    def _drawn(self, agent: int, epochs: int, number: int) -> np.ndarray:
+        held = self._last.get(agent)
+        if held is not None and held[0] == number:
+            return held[1]
+        tiled = np.tile(self.parts[agent].astype(np.int64), (epochs, 1))
+        drawn = np.random.default_rng([self.seed, agent, number]).permuted(tiled, axis=1).ravel()
+        self._last[agent] = number, drawn
+        return drawn

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle.gradients.base import AtRows
+from fastsaddle.optimizer.hyperparameters import Range
 from fastsaddle.sim import choices, methods
 from fastsaddle.sim.config import MOST_STEPS, TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
@@ -114,7 +115,25 @@ class Simulation:
         }
         settings = tuple({"lr": rate * factor, **strengths} for rate in self.rates)
         inputs = StepInputs(self.data.draws(step), settings)
-        return self.advance(inputs) if self.graph is None else self.graph.step(inputs)
+        return self.advance(inputs) if self.graph is None else self.graph.step(self._whole(inputs))
+
+    def _whole(self, inputs: StepInputs) -> StepInputs:
+        """The same with all that parameter groups hold, which anybody may have changed since the last step.
+
+        Raises:
+            ValueError: a number that is out of range.
+        """
+        optimizer, settings, ways = self.optimizer, [], []
+        for group, scheduled in zip(optimizer.param_groups, inputs.settings, strict=True):
+            held = {**{name: group[name] for name in optimizer.hyperparameters}, **scheduled}
+            for name, value in held.items():
+                if not isinstance(value, Tensor):
+                    optimizer.hyperparameters[name].check(name, value, optimizer.agents)
+            kinds = {name: isinstance(optimizer.hyperparameters[name], Range) for name in held}
+            numbers = {n: v for n, v in held.items() if kinds[n] and v is not None}
+            settings.append(numbers)
+            ways.append({n: v for n, v in held.items() if n not in numbers})
+        return StepInputs(inputs.draws, tuple(settings), ways)
 
     def advance(self, inputs: StepInputs) -> Tensor:
         """The step itself, which a graph can hold: nothing that changes is read from the host, but `inputs`."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import add, sub
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,11 +23,13 @@ class StepInputs:
 
     Attributes:
         draws: random numbers of the batch, on the device that trains; shapes and dtypes are those of every step.
-        settings: for each parameter group, the hyperparameters that follow a schedule; in a graph 0-d float32 tensors.
+        settings: for each parameter group, the hyperparameters that steps read as tensors; in a graph float32 ones.
+        ways: whatever else steps go by, such as whether momentum is Nesterov's; a graph is of one of them.
     """
 
     draws: tuple[Tensor, ...]
     settings: tuple[Mapping[str, float | Tensor], ...]
+    ways: Any = None
 
 
 class Captured(Protocol):
@@ -68,8 +70,9 @@ class StepGraph:
 
     Every step counts once, and has the bits of an eager one. The inputs are copied into buffers whose addresses stay;
     model, optimizer state and sums are changed where they lie, so that evaluation, checkpoints and restoring work
-    between steps. Where buffers were laid out anew (`version`) the step is recorded anew, after three eager ones. (The
-    three, the side stream and the static inputs are PyTorch's rules: "CUDA semantics", section "CUDA Graphs".)
+    between steps. The step is recorded anew, after three eager ones, where buffers were laid out anew (`version`), where
+    steps go by other `ways`, and where a setting gets another shape. (The three, the side stream and the static inputs
+    are PyTorch's rules: "CUDA semantics", section "CUDA Graphs".)
 
     Args:
         owner: whose step it is.
@@ -80,8 +83,9 @@ class StepGraph:
         self._owner, self._recorder = owner, recorder
         self._draws: tuple[Tensor, ...] = ()
         self._settings: tuple[dict[str, Tensor], ...] = ()
-        self._told: tuple[Mapping[str, float | Tensor], ...] = ()
-        self._version: int | None = None
+        # numbers that were written into settings, each with the setting's counter of writes afterwards
+        self._told: tuple[dict[str, tuple[float, int]], ...] = ()
+        self._recorded: Any = None
         self._forget()
 
     def step(self, inputs: StepInputs) -> Tensor:
@@ -90,9 +94,10 @@ class StepGraph:
         Raises:
             CaptureError: it cannot be recorded; counters are as before.
         """
-        if self._owner.version != self._version:
+        wanted = self._owner.version, inputs.ways, [shapes(group) for group in inputs.settings]
+        if wanted != self._recorded:
             self._forget()
-            self._version = self._owner.version
+            self._recorded = wanted
         self._take(inputs)
         if self._eager < WARM_UP:
             loss = self._recorder.run(self._body)
@@ -111,23 +116,34 @@ class StepGraph:
         self._replay: Callable[[], None] | None = None
         self._loss: Tensor | None = None
         self._moved: tuple[int, ...] = ()
+        self._settings = ()
 
     def _take(self, inputs: StepInputs) -> None:
-        """Copy what changes to where the graph reads it; numbers only where they differ from the last step's."""
+        """Copy what changes to where the graph reads it; numbers only where they differ from what is there."""
+        device = inputs.draws[0].device
         if not self._draws:
-            device = inputs.draws[0].device
             self._draws = tuple(map(torch.empty_like, inputs.draws))
+        if not self._settings:
             self._settings = tuple(
-                {name: torch.zeros((), dtype=torch.float32, device=device) for name in group}
+                {
+                    name: torch.zeros(shape, dtype=torch.float32, device=device)
+                    for name, shape in shapes(group).items()
+                }
                 for group in inputs.settings
             )
+            self._told = tuple({} for _ in inputs.settings)
         for held, draw in zip(self._draws, inputs.draws, strict=True):
             held.copy_(draw)
-        if inputs.settings != self._told:
-            for numbers, group in zip(self._settings, inputs.settings, strict=True):
-                for name, value in group.items():
-                    numbers[name].fill_(value)
-            self._told = inputs.settings
+        for numbers, told, group in zip(self._settings, self._told, inputs.settings, strict=True):
+            for name, value in group.items():
+                number = numbers[name]
+                if isinstance(value, Tensor):
+                    # the last step left the graph's own in the parameter group
+                    if value is not number:
+                        number.copy_(value)
+                elif told.get(name) != (value, number._version):
+                    number.fill_(value)
+                    told[name] = value, number._version
 
     def _body(self) -> Tensor:
         return self._owner.advance(StepInputs(self._draws, self._settings))
@@ -145,6 +161,11 @@ class StepGraph:
         # the recorded step was counted while it was recorded
         self._moved = tuple(map(sub, self._owner.counted, before))
         return replay
+
+
+def shapes(settings: Mapping[str, float | Tensor]) -> dict[str, tuple[int, ...]]:
+    """What a graph's tensors of these settings are shaped like."""
+    return {n: tuple(v.shape) if isinstance(v, Tensor) else () for n, v in settings.items()}
 
 
 class CudaRecorder:
