@@ -70,9 +70,9 @@ class StepGraph:
 
     Every step counts once, and has the bits of an eager one. The inputs are copied into buffers whose addresses stay;
     model, optimizer state and sums are changed where they lie, so that evaluation, checkpoints and restoring work
-    between steps. The step is recorded anew, after three eager ones, where buffers were laid out anew (`version`), where
-    steps go by other `ways`, and where a setting gets another shape. (The three, the side stream and the static inputs
-    are PyTorch's rules: "CUDA semantics", section "CUDA Graphs".)
+    between steps. The step is recorded anew, after three eager ones, where buffers were laid out anew (`version`),
+    where steps go by other `ways`, and where a setting gets another shape. (The three, the side stream and the static
+    inputs are PyTorch's rules: "CUDA semantics", section "CUDA Graphs".)
 
     Args:
         owner: whose step it is.
