@@ -1,4 +1,4 @@
-"""How many threads kernels of the CPU library may use: torch's number, but one in a forked child.
+"""How many threads kernels may use on a CPU: torch's number, but one in a forked child.
 
 Threads do not survive a fork, and OpenMP's runtime (libgomp) would wait for them for ever.
 """
@@ -27,6 +27,12 @@ def count() -> int:
     threads = torch.get_num_threads()
     Threads.used |= threads > 1
     return threads
+
+
+def settle() -> None:
+    """Before an op runs as plain torch operators: in a forked child these use one thread, too."""
+    if count() == 1 and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 def _note_fork() -> None:
