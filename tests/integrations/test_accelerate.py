@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from tests.integrations.plain_loops import Network, Plain, loader, momentum_sam, qgm, saddle
+from tests.integrations.plain_loops import STEPS, Network, Plain, loader, momentum_sam, qgm, saddle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,7 +29,7 @@ class Loop:
     """As a user writes it: windows of batches, in two phases where the method takes two gradients."""
 
     def __init__(
-        self, make: Any, seed: int, clip: float | None = None, batches: int = 20, **options: Any
+        self, make: Any, seed: int, clip: float | None = None, batches: int = STEPS, **options: Any
     ) -> None:
         self.accelerator = Accelerator(cpu=True, **options)
         inner = Network(seed)
@@ -77,9 +77,9 @@ each = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 @each
 def test_two_phases(make: Any, window: int, clip: float | None, precision: str, seed: int) -> None:
     options = {"gradient_accumulation_steps": window, "mixed_precision": precision}
-    loop = Loop(make, seed, clip, **options).run()
+    loop = Loop(make, seed, clip, window * STEPS, **options).run()
     half = torch.bfloat16 if precision == "bf16" else None
-    twin = Plain(make, seed, clip, half).run([*loader(seed)], window)
+    twin = Plain(make, seed, clip, half).run([*loader(seed, window * STEPS)], window)
     twin.check(loop.inner, loop.optimizer.optimizer)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.integrations.plain_loops import Network, Plain, loader, momentum_sam, qgm, saddle
+from tests.integrations.plain_loops import STEPS, Network, Plain, loader, momentum_sam, qgm, saddle
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -100,16 +100,16 @@ def test_automatic(
 def test_by_hand(
     make: Any, window: int, clip: float | None, precision: Any, seed: int, tmp_path: Path
 ) -> None:
-    module = ByHand(make, seed, window, clip)
-    trainer(tmp_path, precision=precision).fit(module, loader(seed))
+    module, batches = ByHand(make, seed, window, clip), loader(seed, window * STEPS)
+    trainer(tmp_path, precision=precision).fit(module, batches)
     half = torch.bfloat16 if precision else None
-    Plain(make, seed, clip, half).run([*loader(seed)], window).check(module.model, module.own)
+    Plain(make, seed, clip, half).run([*batches], window).check(module.model, module.own)
 
 
 def test_accumulation(seed: int, tmp_path: Path) -> None:
-    module = Automatic(qgm, seed)
-    trainer(tmp_path, accumulate_grad_batches=2, gradient_clip_val=0.5).fit(module, loader(seed))
-    Plain(qgm, seed, 0.5).run([*loader(seed)], 2).check(module.model, module.own)
+    module, batches = Automatic(qgm, seed), loader(seed, 2 * STEPS)
+    trainer(tmp_path, accumulate_grad_batches=2, gradient_clip_val=0.5).fit(module, batches)
+    Plain(qgm, seed, 0.5).run([*batches], 2).check(module.model, module.own)
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
@@ -136,9 +136,9 @@ def test_accumulation_at_the_perturbed_model(seed: int, tmp_path: Path) -> None:
         def on_train_end(self) -> None:
             self.optimizers().eval()
 
-    module = Ahead(momentum_sam, seed)
-    trainer(tmp_path, accumulate_grad_batches=2).fit(module, loader(seed))
-    Plain(momentum_sam, seed).run([*loader(seed)], 2).check(module.model, module.own)
+    module, batches = Ahead(momentum_sam, seed), loader(seed, 2 * STEPS)
+    trainer(tmp_path, accumulate_grad_batches=2).fit(module, batches)
+    Plain(momentum_sam, seed).run([*batches], 2).check(module.model, module.own)
 
 
 def test_a_step_by_hand_lacks_its_first_pass(seed: int, tmp_path: Path) -> None:

@@ -84,12 +84,11 @@ each = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 @pytest.mark.parametrize("bf16", [False, True])
 @each
 def test_training(make: Any, bf16: bool, window: int, seed: int, tmp_path: Path) -> None:
-    made, model, optimizer = trainer(
-        make, seed, tmp_path, seed, gradient_accumulation_steps=window, bf16=bf16
-    )
+    options = {"gradient_accumulation_steps": window, "bf16": bf16}
+    made, model, optimizer = trainer(make, seed, tmp_path, seed, window * STEPS, **options)
     made.train()
     half = torch.bfloat16 if bf16 else None
-    twin = Plain(make, seed, 0.5, half).run([*loader(seed)], window)
+    twin = Plain(make, seed, 0.5, half).run([*loader(seed, window * STEPS)], window)
     twin.check(model, optimizer)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +97,25 @@ def test_long_steps_say_a_line_now_and_then(
             progress.show_step(step, loss, now[0])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and lines[0] == "step   15/1000  train loss 1.250  0.5 steps/s"
+
+
+def test_the_speed_is_that_of_steps_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What evaluations took stands beside it, with a word where it is most of the time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "slow.py").write_text(SLOW.replace("0.5", "0.1"))
+    options = ["--model", "slow.py:Net", "--agents", "2", "--steps", "30", "--eval-every", "30"]
+    assert main(["train", *options, "--engine", "loop", "--threads", "1", "--out", "run"]) == 0
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    # before the first step and after the last: two agents and their mean each
+    assert row["evaluation_seconds"] >= 6 * 0.1
+    assert row["step_seconds"] + row["evaluation_seconds"] <= row["seconds"] + 0.002
+    said = capsys.readouterr().out
+    speeds = [float(found) for found in re.findall(r"([\d.e+]+) steps/s", said)]
+    assert speeds[-1] == pytest.approx(30 / row["step_seconds"], rel=1e-3)
+    assert "(less with a larger --eval-every)" in said
 
 
 def test_a_comparison_says_a_line_now_and_then(
