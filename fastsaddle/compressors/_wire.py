@@ -116,9 +116,7 @@ def row_norms(rows: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Te
     norm = torch.empty(rows.shape[0], dtype=torch.float32, device=rows.device)
     if not rows.shape[1]:
         return norm.zero_()
-    # one fill for both
-    skipped, tickets = norm.new_zeros(2, rows.shape[0], dtype=torch.int32).unbind()
-    agent_norm(rows, scale, None, norm, skipped, tickets)
+    agent_norm(rows, scale, None, norm, norm.new_zeros(rows.shape[0], dtype=torch.int32))
     return norm
 
 

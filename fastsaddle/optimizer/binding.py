@@ -41,7 +41,7 @@ def bind(optimizer: Optimizer) -> None:
         skipped = torch.zeros(optimizer.agents, dtype=torch.int32, device=device)
         if live.skipped.numel():
             skipped.copy_(live.skipped)
-        live.skipped, live.tickets = skipped, torch.zeros_like(skipped)
+        live.skipped = skipped
         live.scalars = Scalars(optimizer.agents, device, optimizer.hyperparameters)
         live.rounds = live.rounds.to(device)
         live.flat_state = allocate(optimizer, states, device)

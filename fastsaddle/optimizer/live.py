@@ -30,7 +30,7 @@ class Live:
             held: each of these with the name and the value of each of its states.
         rounds: int64, 0-d: steps done.
         squares: `[groups, rows sent, agents, 2]` float64, see `Optimizer.squares`.
-        skipped, tickets: `[agents]` int32: gradients that were not finite; what the norm's kernel counts with.
+        skipped: `[agents]` int32: gradients that were not finite.
         scalars: hyperparameters as tensors.
         locals: the agents' own optimizers; held_locals: their states, until they are made.
         bytes_sent: by the agents here, so far.
@@ -52,7 +52,6 @@ class Live:
         self.rounds = torch.zeros((), dtype=torch.int64, device="cpu")
         self.squares = torch.zeros(0, dtype=torch.float64, device="cpu")
         self.skipped = torch.zeros(0, dtype=torch.int32, device="cpu")
-        self.tickets = torch.zeros(0, dtype=torch.int32, device="cpu")
         self.scalars: Scalars | None = None
         self.bytes_sent = 0
         self.dim = 0

@@ -521,7 +521,7 @@ class Optimizer(torch.optim.Optimizer):
         scale = None if scale is None else scale[:, columns]
         if "model gradients" not in live.made:
             live.made["model gradients"] = self.rows.g[:, columns]
-        agent_norm(live.made["model gradients"], scale, gate, norm, live.skipped, live.tickets)
+        agent_norm(live.made["model gradients"], scale, gate, norm, live.skipped)
         is_told = refuses and self.nonfinite == "raise" and norm.device.type == "cpu"
         # the largest is NaN where one is, and takes one pass
         if is_told and not math.isfinite(norm.max()):

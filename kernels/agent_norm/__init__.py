@@ -10,8 +10,6 @@ Arguments
              of SAM is still seen after the second
     norm     `[agents]` float32, overwritten; not finite where any element is not (or the norm overflows)
     skipped  `[agents]` int32, one added where norm is not finite
-    tickets  `[agents]` int32, zeros before and after: on a GPU programs count here who finishes a row. Calls that may
-             run at the same time need tickets of their own
 
 Rounding: products s g round to float32; squares and sums are float64, summed within slices of 8192 columns and
 then over slices, so a row's norm does not depend on the number of rows. Lanes within a slice may be ordered
@@ -36,11 +34,10 @@ def check(
     gate: torch.Tensor | None,
     norm: torch.Tensor,
     skipped: torch.Tensor,
-    tickets: torch.Tensor,
 ) -> None:
     check_rows(g, g=g, scale=scale)
     check_per_agent(g, torch.float32, gate=gate, norm=norm)
-    check_per_agent(g, torch.int32, skipped=skipped, tickets=tickets)
+    check_per_agent(g, torch.int32, skipped=skipped)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -59,7 +56,6 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
     for arguments in rows.values():
         arguments["norm"] = draw.scalars(0.0, 1.0)
         arguments["skipped"] = torch.arange(agents, dtype=torch.int32)
-        arguments["tickets"] = torch.zeros(agents, dtype=torch.int32)
     return rows
 
 
@@ -73,9 +69,7 @@ def tolerance(output: str, arguments: Mapping[str, Any], expected: torch.Tensor)
 
 agent_norm = Op(
     name="agent_norm",
-    schema=(
-        "(Tensor g, Tensor? scale, Tensor? gate, Tensor(a!) norm, Tensor(b!) skipped, Tensor(c!) tickets)"
-    ),
+    schema="(Tensor g, Tensor? scale, Tensor? gate, Tensor(a!) norm, Tensor(b!) skipped)",
     reference=agent_norm_reference,
     check=check,
     folder=__name__,

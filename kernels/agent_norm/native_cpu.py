@@ -15,6 +15,5 @@ def launch(
     gate: torch.Tensor | None,
     norm: torch.Tensor,
     skipped: torch.Tensor,
-    tickets: torch.Tensor,
 ) -> None:
     call(_symbol, *rows(g), *rows(scale), address(gate), address(norm), address(skipped), *g.shape)

@@ -9,7 +9,6 @@ def agent_norm_reference(
     gate: torch.Tensor | None,
     norm: torch.Tensor,
     skipped: torch.Tensor,
-    tickets: torch.Tensor,
 ) -> None:
     values = g if scale is None else g * scale
     result = values.double().square().sum(dim=1).sqrt().float()

@@ -4,6 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsaddle.kernels._shared.rows.tickets_triton import tickets
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
 from fastsaddle.kernels._shared.step.triton_gpu import is_finite
 
@@ -69,7 +70,6 @@ def launch(
     gate: torch.Tensor | None,
     norm: torch.Tensor,
     skipped: torch.Tensor,
-    tickets: torch.Tensor,
 ) -> None:
     agents, columns = g.shape
     slices = triton.cdiv(columns, SLICE)
@@ -81,7 +81,7 @@ def launch(
         partial,
         norm,
         skipped,
-        tickets,
+        tickets(agents, g.device),
         g.stride(0),
         g.stride(0) if scale is None else scale.stride(0),
         columns,

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import GridExecutor
 
 import fastsaddle as fs
+from fastsaddle.kernels._shared.rows.tickets_triton import tickets
 from fastsaddle.kernels.op import ops
 
 # no views by their schema, and no launches
@@ -112,6 +113,8 @@ def stepped(make: Callable[..., Any], agents: int, groups: int) -> Launches:
 
     optimizer.step(closure)
     optimizer.backend = "triton"
+    # a stream keeps its own from its first step on
+    tickets(agents, torch.device("cpu"))
 
     def launched(executor: GridExecutor, *args: Any, **kwargs: Any) -> None:
         launches.launched(executor, *args, **kwargs)

@@ -54,7 +54,7 @@ LAUNCHES: Mapping[str, tuple[int, Mapping[str, int]]] = {
         9,
         {**SAM, "sam_perturb_kernel": 2, "choco_step_kernel": 2, "squares_finish_kernel": 2},
     ),
-    # the momentum's norm counts skipped steps and tickets of its own
+    # the momentum's norm counts skipped steps of its own
     "MomentumSAM": (6, {**SAM, **GOSSIP, "new_zeros": 1}),
 }
 
