@@ -166,17 +166,14 @@ class SAM(Gradient):
         if plain:
             return loss
         self._collect(optimizer)
-        aside = isinstance(closure, AtRows) and self._all_move(optimizer)
+        # what does not move is not written aside
+        aside = isinstance(closure, AtRows) and optimizer.moves_all
         self._perturb(optimizer, zero_grad=customs == 1, aside=aside)
         try:
             second = optimizer.evaluate(closure)
         finally:
             optimizer.rows.at = optimizer.rows.x
         return second if loss is None else loss
-
-    def _all_move(self, optimizer: Optimizer) -> bool:
-        """Whether rows hold nothing but parameters that steps move: the others are not written aside."""
-        return optimizer.count == len(optimizer.rows.parameters)
 
     @property
     def _missing(self) -> str:

@@ -16,6 +16,7 @@ from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.memory import check_memory, is_shared, refuse_overlaps, refuse_shared
 from fastsaddle.optimizer.phase import Phase
 from fastsaddle.optimizer.rounded_parameters import RoundedParameters, check_dtype, is_rounded
+from fastsaddle.optimizer.squares import Squares
 
 # parameter -> weak reference to its buffers; an attribute would be pickled along with the parameter
 _OWNERS = WeakTensorKeyDictionary()
@@ -31,6 +32,8 @@ class FlatParameters:
         agents: rows of the buffers.
         stacked: whether parameters are `[agents, ...]`; otherwise they are ordinary ones of a single agent.
         layout: where each parameter lies.
+        wants_squares: whether engines are to add up the squares of what they write, see `Squares`.
+        squares: what the last one added up; None where none did.
         at: rows that engines take gradients at: `x`, but during SAM's second pass of an `AtRows` closure.
         rounded: the bfloat16 parameters, None where there are none.
         version: counts how often the buffers were laid out anew; state laid out like them must follow.
@@ -57,6 +60,8 @@ class FlatParameters:
         self.version = 0
         self.second_pass = False
         self.renewals = 0
+        self.wants_squares = False
+        self.squares: Squares | None = None
         self.phase: Phase | None = None
         self._lay_out(groups)
 

@@ -21,6 +21,7 @@ from fastsaddle.compressors._wire import listed
 from fastsaddle.gradients.base import AtRows, Gradient, Plain
 from fastsaddle.kernels._shared.bfloat16.reference import STATE_DTYPES
 from fastsaddle.kernels.agent_norm import agent_norm
+from fastsaddle.kernels.norm_of_squares import norm_of_squares
 from fastsaddle.kernels.op import ops, use_backend
 from fastsaddle.optimizer.binding import bind, moving
 from fastsaddle.optimizer.combination import Connects, apart, check_groups, check_parts
@@ -381,6 +382,11 @@ class Optimizer(torch.optim.Optimizer):
         return slice(0, self.rows.layout.ranges[len(self.param_groups) - 1][1])
 
     @property
+    def moves_all(self) -> bool:
+        """Whether rows hold nothing but parameters that steps move."""
+        return self.count == len(self.rows.parameters)
+
+    @property
     def model_rows(self) -> torch.Tensor:
         """The models of all groups, `[agents, columns]`, where parameters hold them."""
         return self.rows.x[:, self.model_columns]
@@ -491,10 +497,16 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RuntimeError: it added its gradient to others where it must not.
         """
-        call = partial(interruptible, closure)
-        with torch.enable_grad(), self.communicator.point(self.rows.at):
-            adds = adds or isinstance(closure, AtRows)
-            loss = call_for_own(self, call) if not adds and must_be_own(self) else call()
+        call, rows = partial(interruptible, closure), self.rows
+        writes_all = isinstance(closure, AtRows)
+        # of a part of the parameters they would not be the norm's
+        rows.squares, rows.wants_squares = None, writes_all and self.moves_all
+        try:
+            with torch.enable_grad(), self.communicator.point(rows.at):
+                is_own = adds or writes_all or not must_be_own(self)
+                loss = call() if is_own else call_for_own(self, call)
+        finally:
+            rows.wants_squares = False
         self.phase.evaluations += 1
         return loss
 
@@ -514,14 +526,18 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             NonFiniteGradientError: see `nonfinite`.
         """
-        live, columns = self.live, self.model_columns
+        live, rows, columns = self.live, self.rows, self.model_columns
         norm = torch.empty(self.agents, dtype=torch.float32, device=live.skipped.device)
         if not columns.stop:
             return norm.zero_()
         scale = None if scale is None else scale[:, columns]
         if "model gradients" not in live.made:
-            live.made["model gradients"] = self.rows.g[:, columns]
-        agent_norm(live.made["model gradients"], scale, gate, norm, live.skipped)
+            live.made["model gradients"] = rows.g[:, columns]
+        squares = None if rows.squares is None or scale is not None else rows.squares.of(rows.g)
+        if squares is not None:
+            norm_of_squares(squares, gate, norm, live.skipped)
+        else:
+            agent_norm(live.made["model gradients"], scale, gate, norm, live.skipped)
         is_told = refuses and self.nonfinite == "raise" and norm.device.type == "cpu"
         # the largest is NaN where one is, and takes one pass
         if is_told and not math.isfinite(norm.max()):

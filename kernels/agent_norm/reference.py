@@ -2,6 +2,8 @@
 
 import torch
 
+from fastsaddle.kernels._shared.squares.reference import slice_sums, told_norm
+
 
 def agent_norm_reference(
     g: torch.Tensor,
@@ -11,8 +13,5 @@ def agent_norm_reference(
     skipped: torch.Tensor,
 ) -> None:
     values = g if scale is None else g * scale
-    result = values.double().square().sum(dim=1).sqrt().float()
-    if gate is not None:
-        result = torch.where(gate.isfinite(), result, gate)
-    norm.copy_(result)
-    skipped.add_(result.isfinite().logical_not())
+    sums = slice_sums(values).sum(dim=1)
+    norm.copy_(told_norm(sums.sqrt().float(), gate, skipped))

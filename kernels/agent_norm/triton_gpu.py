@@ -6,11 +6,8 @@ import triton.language as tl
 
 from fastsaddle.kernels._shared.rows.tickets_triton import tickets
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
-from fastsaddle.kernels._shared.step.triton_gpu import is_finite
-
-SLICE = 8192
-# partial sums that the last program adds at once
-LANES = 2048
+from fastsaddle.kernels._shared.squares.reference import SLICE
+from fastsaddle.kernels._shared.squares.triton_gpu import LANES, tell_norm
 
 
 @triton.jit
@@ -48,19 +45,7 @@ def agent_norm_kernel(
     tl.debug_barrier()
     ticket = tl.atomic_add(tickets_ptr + agent, 1, sem="acq_rel", scope="gpu")
     if ticket == slices - 1:
-        sums = tl.zeros([LANES], dtype=tl.float64)
-        for first in range(0, slices, LANES):
-            s = first + tl.arange(0, LANES)
-            # past L1, which may hold what was there before
-            place = partial_ptr + agent * slices + s
-            sums += tl.load(place, mask=s < slices, other=0.0, cache_modifier=".cg")
-        result = tl.sqrt(tl.sum(sums, axis=0)).to(tl.float32)
-        if GATED:
-            gate = tl.load(gate_ptr + agent)
-            result = tl.where(is_finite(gate), result, gate)
-        tl.store(norm_ptr + agent, result)
-        count = tl.load(skipped_ptr + agent)
-        tl.store(skipped_ptr + agent, tl.where(is_finite(result), count, count + 1))
+        tell_norm(partial_ptr, gate_ptr, norm_ptr, skipped_ptr, agent, slices, GATED, LANES)
         tl.store(tickets_ptr + agent, 0)
 
 

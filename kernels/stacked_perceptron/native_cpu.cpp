@@ -1,5 +1,5 @@
 // Gradients of stacked perceptrons on the CPU: one thread takes one agent from its inputs to its gradients.
-#include "../_shared/rows/simd.h"
+#include "../_shared/squares/squares.h"
 
 // sums of products promise a tolerance, not bits: here alone they are fused multiply-adds where there are such
 #if defined(__clang__)
@@ -289,7 +289,8 @@ Take fastest() {
 
 FS_EXPORT i64 fs_stacked_perceptron(const float* inputs, const i64* labels, const float* models,
                                     i64 models_stride, float* gradients, i64 gradients_stride, float* losses,
-                                    const i64* layers, i64 count, i64 agents, i64 samples, i64 threads) {
+                                    const i64* layers, i64 count, double* squares, i64 columns, i64 agents,
+                                    i64 samples, i64 threads) {
   const Job job{inputs,
                 labels,
                 {models, models_stride},
@@ -302,6 +303,13 @@ FS_EXPORT i64 fs_stacked_perceptron(const float* inputs, const i64* labels, cons
   for (i64 r = 0; r < agents * samples; ++r)
     if (labels[r] < 0 || labels[r] >= classes) return BAD_LABEL;
   static const Take take_agent = fastest();
-  return fs::for_each_tile(agents, scratch(job), 0, threads,
-                           [&](i64 agent, float* memory, const float**) { take_agent(job, agent, memory); });
+  const i64 slices = fs::slices_of(columns);
+  return fs::for_each_tile(agents, scratch(job), 0, threads, [&](i64 agent, float* memory, const float**) {
+    take_agent(job, agent, memory);
+    if (!squares) return;
+    // while the row is in the cache that it was written into
+    for (i64 s = 0; s < slices; ++s)
+      squares[agent * slices + s] =
+          fs::slice_sum(job.gradients.at(agent, s * fs::SLICE), nullptr, fs::slice_columns(columns, s));
+  });
 }

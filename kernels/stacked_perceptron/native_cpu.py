@@ -5,7 +5,8 @@ from torch import Tensor
 from fastsaddle.kernels.native import INT, POINTER, address, call, function, rows
 
 _symbol = function(
-    "fs_stacked_perceptron", [*[POINTER] * 2, *[POINTER, INT] * 2, *[POINTER] * 2, *[INT] * 3]
+    "fs_stacked_perceptron",
+    [*[POINTER] * 2, *[POINTER, INT] * 2, *[POINTER] * 2, INT, POINTER, *[INT] * 3],
 )
 
 
@@ -16,6 +17,7 @@ def launch(
     gradients: Tensor,
     losses: Tensor,
     layers: Tensor,
+    squares: Tensor | None = None,
 ) -> None:
     call(
         _symbol,
@@ -26,5 +28,7 @@ def launch(
         address(losses),
         address(layers),
         len(layers),
+        address(squares),
+        gradients.shape[1],
         *labels.shape,
     )

@@ -5,7 +5,8 @@
 An agent is taken from its inputs to its gradients before the next one is, so that its activations and model stay in a
 core's cache. Samples lie side by side in the registers of a forward pass, columns of a weight in those of a gradient.
 Products of float32 are summed in one order for each sum, whatever the number of agents or threads; it differs from the
-reference's, and so do the last bits. On a GPU batched products of torch are used instead.
+reference's, and so do the last bits. Where wanted, the squares of a row's gradients are added up while it is in the
+cache, in `agent_norm`'s order. On a GPU batched products of torch are used instead.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastsaddle.kernels._shared.squares.reference import SLICE
+from fastsaddle.kernels.arguments import ALIGNMENT
 from fastsaddle.kernels.op import LIBRARY, forced_backend, is_plain
 from fastsaddle.kernels.stacked_perceptron import reference
 
@@ -54,6 +57,7 @@ def _check(
     gradients: Tensor,
     losses: Tensor,
     layers: Tensor,
+    squares: Tensor | None = None,
 ) -> None:
     if inputs.dim() != 3 or inputs.dtype != torch.float32 or not inputs.is_contiguous():
         raise ValueError(
@@ -101,6 +105,22 @@ def _check(
         raise ValueError(
             f"layers must be of layer_table, got {layers.dtype} {tuple(layers.shape)} with strides {layers.stride()}"
         )
+    if squares is not None:
+        _check_squares(gradients, squares)
+
+
+def _check_squares(gradients: Tensor, squares: Tensor) -> None:
+    agents, columns = gradients.shape
+    if columns % ALIGNMENT:
+        raise ValueError(
+            f"squares are of gradients with a multiple of {ALIGNMENT} columns, got {columns}"
+        )
+    wanted = agents, -(-columns // SLICE)
+    if squares.shape != wanted or squares.dtype != torch.float64 or not squares.is_contiguous():
+        raise ValueError(
+            f"squares must be float64 [agents, slices] = {wanted}, contiguous, "
+            f"got {squares.dtype} {tuple(squares.shape)} with strides {squares.stride()}"
+        )
 
 
 def _check_places(inputs: Tensor, models: Tensor, layers: Tensor) -> None:
@@ -116,17 +136,18 @@ def _check_places(inputs: Tensor, models: Tensor, layers: Tensor) -> None:
         given = layer.outputs
 
 
-def _run(*arguments: Tensor) -> None:
+def _run(*arguments: Tensor | None) -> None:
     _check(*arguments)
-    if any(not t.is_cpu for t in arguments):
+    tensors = [t for t in arguments if t is not None]
+    if any(not t.is_cpu for t in tensors):
         raise ValueError(
-            f"all arguments must lie on the CPU, got {[str(t.device) for t in arguments]}"
+            f"all arguments must lie on the CPU, got {[str(t.device) for t in tensors]}"
         )
     _check_places(arguments[0], arguments[2], arguments[5])
     with torch.no_grad():
         _launch(forced_backend())(*arguments)
     # autograd must notice what was written behind its back
-    written = [t for t in arguments[3:5] if not t.is_inference()]
+    written = [t for t in (*tensors[3:5], *tensors[6:]) if not t.is_inference()]
     torch.autograd.graph.increment_version(written)
 
 
@@ -146,7 +167,7 @@ def _launch(forced: str | None) -> Callable[..., None]:
 
 LIBRARY.define(
     "stacked_perceptron(Tensor inputs, Tensor labels, Tensor models, Tensor(a!) gradients, Tensor(b!) losses, "
-    "Tensor layers) -> ()"
+    "Tensor layers, Tensor(c!)? squares=None) -> ()"
 )
 LIBRARY.impl("stacked_perceptron", _run, "CompositeExplicitAutograd")
 torch.library.register_fake("fastsaddle::stacked_perceptron", _check, lib=LIBRARY)
@@ -160,6 +181,7 @@ def stacked_perceptron(
     gradients: Tensor,
     losses: Tensor,
     layers: Tensor,
+    squares: Tensor | None = None,
 ) -> None:
     """Every agent's mean loss, and its gradient where the layers' tensors lie; other columns are left as they are.
 
@@ -170,10 +192,13 @@ def stacked_perceptron(
         gradients: the same shape, overwritten.
         losses: `[agents]` float32, overwritten.
         layers: of `layer_table`.
+        squares: `[agents, slices]` float64, overwritten by the sums of squares of whole rows of gradients in slices of
+            8,192 columns, of which `norm_of_squares` makes norms; rows are then a multiple of 32 columns wide. None:
+            they are not wanted.
 
     Raises:
         ValueError: other shapes, dtypes or strides, or layers that do not fit the rows or each other.
         RuntimeError: a label that is no class. Nothing has been written then.
     """
-    arguments = (inputs, labels, models, gradients, losses, layers)
+    arguments = (inputs, labels, models, gradients, losses, layers, squares)
     (_run if is_plain(arguments) else _operator)(*arguments)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastsaddle.kernels._shared.squares.reference import slice_sums
+
 
 def part(rows: Tensor, first: int, *shape: int) -> Tensor:
     """The columns of `rows` from `first` on that hold a tensor of this shape, `[agents, *shape]`."""
@@ -18,6 +20,7 @@ def launch(
     gradients: Tensor,
     losses: Tensor,
     layers: Tensor,
+    squares: Tensor | None = None,
 ) -> None:
     passed, h = [], inputs
     steps = layers.tolist()
@@ -41,3 +44,5 @@ def launch(
             gradient = gradient @ part(models, weight, narrow, wide)
             gradient = torch.where(x <= 0, 0.0, gradient) if below[-1] else gradient
     losses.copy_(found)
+    if squares is not None:
+        squares.copy_(slice_sums(gradients))

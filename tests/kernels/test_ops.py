@@ -25,6 +25,8 @@ CASES = {
 TOGETHER = re.compile("Tensor (neighbors|sources|W)")
 # kernels that take another path there than with 130 agents
 FUSED = ("gossip_step",)
+# sums of squares are of 8192 columns
+SUMS = ("agent_norm", "collect_gradients")
 RUNNABLE = [b for b in CASES if b != "triton" or INTERPRETING or DEVICE == "cuda"]
 
 
@@ -72,7 +74,7 @@ def interpreted_widths(op: Op, agents: int) -> tuple[int, ...]:
         return (32, 96)
     # whole tensors of more elements than a program holds take other paths, and norms are sums of 8192 columns
     more = (2080,) if "Tensor buckets" in op.schema else (1024, 1056)
-    return (32, *more, *((8192, 16416) if op.name == "agent_norm" else ()))
+    return (32, *more, *((8192, 16416) if op.name in SUMS else ()))
 
 
 def fresh(
@@ -81,9 +83,11 @@ def fresh(
     """A copy that keeps row strides, with guard columns of NaN behind each row and poisoned outputs."""
 
     def copy(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [copy("", each) for each in value]
         if not isinstance(value, torch.Tensor):
             return value
-        if is_rows(name, value):
+        if name and is_rows(name, value):
             shape = (value.shape[0], value.shape[1] + 128)
             guarded = torch.full(shape, float("nan"), dtype=value.dtype, device=device)
             guarded = torch.nn.functional.pad(

@@ -15,7 +15,12 @@ FLOORS = (
     ("optimizer.hyperparameters",),
     (
         *("optimizer.commit", "optimizer.eager", "optimizer.flat_layout", "optimizer.memory"),
-        *("optimizer.phase", "optimizer.rounded_parameters", "optimizer.state"),
+        *(
+            "optimizer.phase",
+            "optimizer.rounded_parameters",
+            "optimizer.squares",
+            "optimizer.state",
+        ),
         *("comm.period", "gradients.second_pass", "graphs", "metrics", "stacks.mapping"),
         "sharpness.normalization",
     ),

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from fastsaddle.agents import AgentStack
 from fastsaddle.sim.engine import Engine
+from fastsaddle.sim.engines._collected import Collected
 from fastsaddle.sim.engines._cross_entropy import is_mean_cross_entropy, mean_cross_entropy
 from fastsaddle.sim.engines._features import returning_features
 from fastsaddle.sim.engines._joining import joined
@@ -27,6 +28,7 @@ class Mapped(Engine):
         self, stack: AgentStack, chunk: int | None = None, precision: str = "float32"
     ) -> None:
         super().__init__(stack, chunk, precision)
+        self._collected = Collected(stack)
         # under vmap cross entropy is dozens of launches on a GPU, with a sort where algorithms are deterministic
         self._by_hand = stack.device.type != "cpu"
 
@@ -46,7 +48,7 @@ class Mapped(Engine):
 
     def gradients(self, inputs: Tensor, targets: Any, loss: Any, features: str | None) -> Any:
         buffers = self.stack.pass_buffers()
-        with returning_features(self.stack.called, features):
+        with returning_features(self.stack.called, features), self._collected:
             found = [self._map_part(part, inputs, targets, loss, buffers) for part in self.parts()]
         return joined(torch.cat, found)
 
@@ -88,13 +90,7 @@ class Mapped(Engine):
                 ends, starts = (found[0] if isinstance(found, tuple) else found).sum(), None
         models = [named[name] for name in wanted]
         taken = torch.autograd.grad(ends, models, starts, allow_unused=True)
-        gradients = dict(zip(wanted, taken, strict=True))
-        for name, view in self.stack.named_gradients():
-            gradient = gradients.get(name)
-            if gradient is None:
-                view[part].zero_()
-            else:
-                view[part].copy_(gradient)
+        self._collected.write(part, dict(zip(wanted, taken, strict=True)))
         for name, value in its.items():
             if value is not given[name]:
                 buffers[name][part].copy_(value)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastsaddle.agents import AgentStack
 from fastsaddle.kernels.stacked_perceptron.ops import Layer, layer_table, stacked_perceptron
+from fastsaddle.optimizer.squares import Squares, empty_sums
 from fastsaddle.sim.engines._cross_entropy import has_ignored
 from fastsaddle.sim.engines._layer_chain import layers_of, within
 
@@ -76,6 +77,7 @@ class Perceptron:
         rows = self.stack.rows
         if self._version != rows.version:
             self._table, self._version = self._places(), rows.version
+        sums = empty_sums(rows.g) if rows.wants_squares else None
         stacked_perceptron(
             inputs.flatten(2).contiguous(),
             targets.contiguous(),
@@ -83,7 +85,10 @@ class Perceptron:
             rows.g,
             losses,
             self._table,
+            sums,
         )
+        if sums is not None:
+            rows.squares = Squares(rows.g, sums)
         return losses
 
     def _places(self) -> Tensor:
