@@ -4,8 +4,6 @@ The ops launch as they would on a device: their arguments are meta tensors, so T
 signature and specialization, and compiles; nothing runs. The report is JSON, read by tests/kernels/test_aot.py.
 """
 
-import contextlib
-import io
 import json
 import sys
 from collections.abc import Mapping
@@ -13,55 +11,38 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import aot_listings as listings
 import torch
 import triton
 import triton.language as tl
-from triton.backends import backends
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from benchmarks.modeling import listings
+from benchmarks.modeling.ahead_of_time import (
+    BUCKET,
+    DRAWN,
+    TARGETS,
+    compile_for,
+    compiled,
+    missing,
+    on_meta,
+)
 from fastsaddle.kernels._shared.bfloat16.reference import passes_of
 from fastsaddle.kernels.op import ops
 
-TARGETS = {
-    "sm_80": ("nvidia", GPUTarget("cuda", 80, 32)),
-    "sm_90": ("nvidia", GPUTarget("cuda", 90, 32)),
-    "sm_100": ("nvidia", GPUTarget("cuda", 100, 32)),
-    "gfx942": ("amd", GPUTarget("hip", "gfx942", 64)),
-}
 # one; each block shape of a fused step, also with a number that 16 does not divide; a stack beyond it
 AGENTS = (1, 16, 17, 48, 64, 128, 130, 256, 257)
-# drawn narrow, as no value is read, and compiled as wide as one slice of agent_norm
-DRAWN, COLUMNS = 96, 8192
+# as wide as one slice of agent_norm
+COLUMNS = 8192
 # a buffer of 4 GB: AMD's kernels address it with 64 bits instead of 32
 LARGE_COLUMNS, LARGE_DEGREE = 2**26, 15
-# elements of a bucket, and of a whole tensor that programs share; columns of a row that is a tile
-BUCKET, TENSOR, NARROW = 512, 4096, 1024
-
-
-class StandIn:
-    """What Triton asks a device's driver when a kernel is launched."""
-
-    def __init__(self, target: GPUTarget) -> None:
-        self.target = target
-
-    def get_current_target(self) -> GPUTarget:
-        return self.target
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
+# elements of a whole tensor that programs share; columns of a row that is a tile
+TENSOR, NARROW = 4096, 1024
 
 
 class Recorder:
     """Compiles instead of launching, and reports on every new binary."""
 
     def __init__(self) -> None:
-        self.compile = JITFunction.run
         self.binaries: dict[int, Any] = {}
         self.reports: list[dict[str, Any]] = []
         # what the next reports say of their origin, and arguments that replace a launch's own
@@ -69,12 +50,10 @@ class Recorder:
         self.altered: dict[str, Any] = {}
 
     def __call__(self, kernel: JITFunction, *args: Any, grid: Any, **kwargs: Any) -> None:
-        kwargs = {**kwargs, **self.altered, "warmup": True}
+        kwargs = {**kwargs, **self.altered}
         report = {"kernel": kernel.__name__, **self.origin, "programs": prod(grid)}
-        log = io.StringIO()
         try:
-            with contextlib.redirect_stdout(log):
-                binary = self.compile(kernel, *args, grid=grid, **kwargs)
+            binary, log = compiled(kernel, *args, grid=grid, **kwargs)
         except Exception as error:
             self.reports.append({**report, "error": f"{type(error).__name__}: {error}"})
             return
@@ -82,7 +61,7 @@ class Recorder:
             self.binaries[id(binary)] = binary
             columns = kwargs.get("COLUMNS", 0)
             report["slice"] = kwargs.get("SLICE", columns)
-            self.reports.append({**report, **facts(binary, columns, log.getvalue())})
+            self.reports.append({**report, **facts(binary, columns, log)})
 
 
 def facts(binary: Any, columns: int, log: str) -> dict[str, Any]:
@@ -98,44 +77,6 @@ def facts(binary: Any, columns: int, log: str) -> dict[str, Any]:
         "reduced_precision": listings.reduced_precision(listing),
         **listings.resources(listing, log),
     }
-
-
-def on_meta(
-    arguments: Mapping[str, Any],
-    columns: int,
-    padding: int = 128,
-    degree: int | None = None,
-    bucket: int = BUCKET,
-) -> dict[str, Any]:
-    """The arguments without memory: rows `columns` wide and `padding` apart, lists of `degree` neighbors."""
-    buckets = columns // bucket
-    # sizes of what is no row, but grows with one
-    sizes = {
-        "buckets": (0, buckets),
-        "counts": (0, buckets),
-        "scales": (1, buckets),
-        "codes": (1, columns * arguments.get("bits", 8) // 8),
-        "signs": (1, columns // 8),
-        "indices": (1, columns // 8),
-        "values": (1, columns // 8),
-    }
-    if degree is not None:
-        sizes |= {name: (1, degree + 1) for name in ("neighbors", "sources", "weights")}
-
-    def replace(name: str, value: Any) -> Any:
-        if name == "bucket":
-            return bucket
-        if not isinstance(value, torch.Tensor):
-            return value
-        shape = [columns if n == DRAWN else n for n in value.shape]
-        if name in sizes:
-            axis, size = sizes[name]
-            shape[axis] = size
-        stride = (columns + padding, 1) if shape[1:] == [columns] and name not in sizes else None
-        empty = torch.empty(shape, dtype=value.dtype, device="meta")
-        return empty if stride is None else empty.as_strided(shape, stride)
-
-    return {name: replace(name, value) for name, value in arguments.items()}
 
 
 def foreign_passes(arguments: Mapping[str, Any], agents: int) -> float:
@@ -216,18 +157,11 @@ def compile_controls(recorder: Recorder) -> None:
 
 
 def main(target: str, report: str, full: str = "") -> None:
-    backend, gpu = TARGETS[target]
-    if backend not in backends:
-        Path(report).write_text(json.dumps({"missing": f"this Triton was built without {backend}"}))
+    if reason := missing(target):
+        Path(report).write_text(json.dumps({"missing": reason}))
         return
-    stand_in: Any = StandIn(gpu)
-    driver.set_active(stand_in)
-    if backend == "amd":
-        # block shapes go by the width of a warp
-        torch.version.hip = "stand-in"
-    triton.knobs.nvidia.dump_ptxas_log = True
     recorder = Recorder()
-    JITFunction.run = lambda kernel, *args, **kwargs: recorder(kernel, *args, **kwargs)
+    compile_for(target, recorder)
     compile_ops(recorder, target, bool(full))
     compile_controls(recorder)
     Path(report).write_text(json.dumps({"reports": recorder.reports}))

@@ -3,8 +3,6 @@
 As aot_compile.py does for ops; the report is read by tests/kernels/test_aot_convolutions.py.
 """
 
-import contextlib
-import io
 import json
 import re
 import sys
@@ -12,14 +10,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import aot_listings as listings
 import torch
 import triton
-from aot_compile import TARGETS, StandIn, is_chosen
-from triton.backends import backends
-from triton.runtime import driver
+from aot_compile import is_chosen
 from triton.runtime.jit import JITFunction
 
+from benchmarks.modeling import listings
+from benchmarks.modeling.ahead_of_time import compile_for, compiled, missing
 from fastsaddle.kernels.stacked_convolution import triton_gpu as _convolution_triton
 from fastsaddle.kernels.stacked_convolution import weight_triton as _convolution_weight_triton
 from fastsaddle.kernels.stacked_convolution.layers import Geometry, output_shape
@@ -87,16 +84,13 @@ class Recorder:
     """Compiles instead of launching, and reports on every binary."""
 
     def __init__(self) -> None:
-        self.compile: Any = JITFunction.run
         self.origin: dict[str, Any] = {}
         self.binaries: dict[int, Any] = {}
         self.reports: list[dict[str, Any]] = []
 
     def __call__(self, kernel: JITFunction, *args: Any, grid: Any, **kwargs: Any) -> None:
         report = {"kernel": kernel.__name__, **self.origin, "programs": grid[0]}
-        log = io.StringIO()
-        with contextlib.redirect_stdout(log):
-            binary = self.compile(kernel, *args, grid=grid, **{**kwargs, "warmup": True})
+        binary, log = compiled(kernel, *args, grid=grid, **kwargs)
         if id(binary) in self.binaries:
             return
         self.binaries[id(binary)] = binary
@@ -114,7 +108,7 @@ class Recorder:
                 "widths": widths(kernel, listing),
                 "lanes_apart": lanes_apart(binary.asm["ttgir"]),
                 "reduced_precision": listings.reduced_precision(listing),
-                **listings.resources(listing, log.getvalue()),
+                **listings.resources(listing, log),
             }
         )
 
@@ -138,15 +132,11 @@ def compile_layer(layer: str, precision: str, recorder: Recorder) -> None:
 
 
 def main(target: str, report: str, full: str = "") -> None:
-    backend, gpu = TARGETS[target]
-    if backend not in backends:
-        Path(report).write_text(json.dumps({"missing": f"this Triton was built without {backend}"}))
+    if reason := missing(target):
+        Path(report).write_text(json.dumps({"missing": reason}))
         return
-    stand_in: Any = StandIn(gpu)
-    driver.set_active(stand_in)
-    triton.knobs.nvidia.dump_ptxas_log = True
     recorder = Recorder()
-    JITFunction.run = lambda kernel, *args, **kwargs: recorder(kernel, *args, **kwargs)
+    compile_for(target, recorder)
     for number, precision in enumerate(PRECISIONS):
         for place, layer in enumerate(LAYERS if precision == "ieee" else ALL_PRECISIONS):
             if is_chosen(target, bool(full), place, number):

@@ -1,8 +1,8 @@
 """Every Triton kernel, compiled ahead of time for GPUs that are not here: code quality read from the machine code.
 
 aot_compile.py compiles in a process for each target, apart from this one's environment and from the user's
-cache; tests/kernels/aot_listings.py reads the listings. Each variant of an op is compiled for each target and for each
-number of agents, and all three at once with --full. Nothing here runs on, or says anything measured about, a GPU.
+cache; benchmarks/modeling/listings.py reads the listings. Each variant of an op is compiled for each target and for
+each number of agents, and all three at once with --full. Nothing here runs on, or says anything measured about, a GPU.
 """
 
 import importlib.util
@@ -17,16 +17,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.modeling.machines import TARGETS, resident_programs
 from fastsaddle.kernels.arguments import MOST_COLUMNS
 
 HERE = Path(__file__).parent
-# target -> bytes of shared memory of a multiprocessor, those that each program costs besides its own, 32-bit registers
-TARGETS = {
-    "sm_80": (164 * 1024, 1024, 2**16),
-    "sm_90": (228 * 1024, 1024, 2**16),
-    "sm_100": (228 * 1024, 1024, 2**16),
-    "gfx942": (64 * 1024, 0, 2**17),
-}
 # those of stacked convolutions are in tests/kernels/test_aot_convolutions.py
 KERNELS = sorted(
     name
@@ -159,11 +153,8 @@ def narrow(report: Report) -> list[str]:
 
 
 def resident(report: Report, target: str) -> int:
-    """How many programs a multiprocessor's shared memory and registers hold at once."""
-    shared, each, registers = TARGETS[target]
-    # registers are handed out in eights
-    taken = -(-report["registers"] // 8) * 8 * report["threads"]
-    return min(shared // max(1, report["shared"] + each), registers // taken)
+    """How many programs a multiprocessor holds at once."""
+    return resident_programs(target, report["registers"], report["threads"], report["shared"])
 
 
 def passes(report: Report) -> float:

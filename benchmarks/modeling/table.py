@@ -1,0 +1,79 @@
+"""The model's rows, as numbers and as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.modeling.estimate import Factors, percent_of_copy
+from benchmarks.modeling.launches import ELEMENTS, Launch
+from benchmarks.modeling.machines import Machine
+
+COLUMNS = (
+    *("kernel", "op", "agents", "target", "registers", "spilled", "threads", "resident"),
+    *("programs", "passes", "from L2", "bits", "% of copy"),
+)
+# a launch that moves less of what its op moves is not judged
+SHARE = 0.05
+
+
+def row_of(
+    op: str,
+    agents: int,
+    launch: Launch,
+    whole: float,
+    machines: Sequence[Machine],
+    factors: Mapping[str, Factors],
+    calibrated_on: Mapping[str, str],
+) -> dict[str, Any]:
+    """One launch.
+
+    Args:
+        op, agents: what was launched.
+        launch: as it was compiled.
+        whole: bytes of all launches of the op.
+        machines: of the launch's target.
+        factors: of each machine, by name.
+        calibrated_on: the devices that these come from, by the machine's name; others are the model's own.
+    """
+    judged = launch.floor >= SHARE * whole
+    widths = launch.warp.widths
+    return {
+        "kernel": launch.kernel,
+        "op": op,
+        "agents": agents,
+        "target": launch.target,
+        "registers": launch.registers,
+        "spilled": launch.spilled,
+        "threads": launch.threads,
+        "resident": launch.resident,
+        "programs": launch.programs,
+        "passes": launch.floor / (4 * ELEMENTS),
+        "from L2": sum(b.again for b in launch.buffers) / (4 * ELEMENTS),
+        "bits": sorted(widths) if widths else [],
+        "% of copy": {
+            m.name: percent_of_copy(launch, m, factors[m.name]) for m in machines if judged
+        },
+        "calibrated on": {m.name: calibrated_on.get(m.name) for m in machines},
+    }
+
+
+def header() -> str:
+    return f"| {' | '.join(COLUMNS)} |\n|{' --- |' * 2}{' ---: |' * (len(COLUMNS) - 2)}"
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row of the table; a star says that a measurement stands behind an estimate."""
+    on = row["calibrated on"]
+    estimates = ", ".join(
+        f"{name} {percent:.0f}{'*' if on[name] else ''}"
+        for name, percent in row["% of copy"].items()
+    )
+    texts = {
+        **row,
+        "agents": f"{row['agents']:,}",
+        "passes": f"{row['passes']:.2f}",
+        "from L2": f"{row['from L2']:.2f}",
+        "programs": f"{row['programs']:,}",
+        "bits": "/".join(map(str, row["bits"])),
+        "% of copy": estimates or "few bytes",
+    }
+    return f"| {' | '.join(str(texts[name]) for name in COLUMNS)} |"
