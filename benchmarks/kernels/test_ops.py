@@ -26,7 +26,7 @@ STEP_SIZES = tuple((agents, 2**n) for n in (18, 22, 24, 28, 31) for agents in (1
 COMPARED = 2**28
 DRAWN = 32
 # ops that do not work on rows of models have benchmarks of their own
-ON_DATA = ("gather_batch",)
+ON_DATA = ("gather_batch", "collect_gradients", "norm_of_squares")
 # ops that take whole tensors; the others' buckets have so many elements
 WHOLE_TENSORS, BUCKET = ("sign", "top_k"), 512
 KEPT = 0.1

@@ -94,6 +94,8 @@ def on_meta(
     def replace(name: str, value: Any) -> Any:
         if name == "bucket":
             return bucket
+        if isinstance(value, list):
+            return [replace("", each) for each in value]
         if not isinstance(value, torch.Tensor):
             return value
         shape = [columns if n == DRAWN else n for n in value.shape]

@@ -11,6 +11,9 @@ from torch import nn
 import fastsaddle as fs
 from benchmarks import baselines
 from benchmarks.conftest import Measure, scale
+from fastsaddle.gradients.base import AtRows
+from fastsaddle.kernels.collect_gradients import collect_gradients
+from fastsaddle.optimizer.squares import Squares, empty_sums
 
 SIZES = {
     "cpu": ((16, 1_000_000), (16, 100_000)),
@@ -26,6 +29,8 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Any], int]] = {
     "QGM": (fs.QGM, 6),
     "DSADDLe": (fs.DSADDLe, 9),
     "QSADDLe": (fs.QSADDLe, 11),
+    # as the simulator's engines take it: models aside, squares added up where gradients are written
+    "QSADDLe, engine": (fs.QSADDLe, 8),
     "Comp QGM": (partial(fs.QGM, compressor=EIGHT_BITS), 8),
     "Comp QSADDLe": (partial(fs.QSADDLe, compressor=EIGHT_BITS), 13),
     # eager between the ops: what a fused step would have to move
@@ -63,6 +68,20 @@ def whole_step(optimizer: Any) -> Callable[[], None]:
     return step
 
 
+def engine_step(optimizer: Any) -> Callable[[], None]:
+    """The same where an engine has written the gradients, and added up their squares."""
+    rows = optimizer.rows
+    sums = empty_sums(rows.g)
+    parts, starts = rows.parts(rows.g.clone()), list(rows.layout.offsets)
+    collect_gradients(rows.g, parts, starts, sums)
+
+    def closure() -> torch.Tensor:
+        rows.squares = Squares(rows.g, sums)
+        return sums
+
+    return lambda: optimizer.step(AtRows(closure))
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_step(name: str, agents: int, dim: int, measure: Measure, device: str) -> None:
     method, passes = OPTIMIZERS[name]
@@ -71,7 +90,7 @@ def test_optimizer_step(name: str, agents: int, dim: int, measure: Measure, devi
     optimizer = method([p], **talk, **RATES)
     p.grad.copy_(gradient)
     measure(
-        whole_step(optimizer),
+        (engine_step if "engine" in name else whole_step)(optimizer),
         moved=passes * agents * dim * 4,
         implementation="fastsaddle",
         agents=agents,
