@@ -34,12 +34,13 @@ KERNELS = sorted(
 FINISHING = (
     "bucket_finish_kernel",
     "consensus_finish_kernel",
+    "norm_of_squares_kernel",
     "squares_finish_kernel",
 )
-# they write single numbers, wherever these belong
-SCATTERING = ("top_k_rows_kernel", "top_k_tensor_kernel")
-# they read single numbers, wherever these lie
-GATHERING = ("gather_batch_kernel",)
+# they write single numbers wherever these belong, or parts as wide as they are
+SCATTERING = ("collect_gradients_kernel", "top_k_rows_kernel", "top_k_tensor_kernel")
+# they read single numbers wherever these lie, or parts as wide as they are
+GATHERING = ("collect_gradients_kernel", "gather_batch_kernel")
 # rows go through the matrix units in tiles, and sums carry a tolerance
 DENSE = ("mix_dense_kernel",)
 # one program fills a multiprocessor: it holds a bucket or a slice of all agents, 32 KB of each buffer that it reads, or
