@@ -28,21 +28,18 @@ def collect_gradients_kernel(
     agent = (tl.program_id(0) // slices).to(tl.int64)
     slice = tl.program_id(0) % slices
     lanes = tl.zeros([COLUMNS], dtype=tl.float64)
-    for offset in range(0, SLICE, COLUMNS):
-        first = slice * SLICE + offset
-        c = first + tl.arange(0, COLUMNS)
-        value = tl.zeros([COLUMNS], dtype=tl.float32)
-        for k in tl.static_range(PARTS):
-            if (starts[k] < first + COLUMNS) & (ends[k] > first):
-                inside = (c >= starts[k]) & (c < ends[k])
-                own = tl.load(
-                    parts[k] + agent * strides[k] + (c - starts[k]), mask=inside, other=0.0
-                )
-                tl.store(g_ptr + agent * g_stride + c, own, mask=inside)
-                value = tl.where(inside, own, value)
-        if SQUARED:
-            wide = value.to(tl.float64)
-            lanes += wide * wide
+    # parts ascend, so that every lane adds up its columns in order
+    for k in tl.static_range(PARTS):
+        begin = tl.maximum(starts[k], slice * SLICE)
+        end = tl.minimum(ends[k], (slice + 1) * SLICE)
+        for first in range(begin // COLUMNS * COLUMNS, end, COLUMNS):
+            c = first + tl.arange(0, COLUMNS)
+            inside = (c >= starts[k]) & (c < ends[k])
+            value = tl.load(parts[k] + agent * strides[k] + (c - starts[k]), mask=inside, other=0.0)
+            tl.store(g_ptr + agent * g_stride + c, value, mask=inside)
+            if SQUARED:
+                wide = value.to(tl.float64)
+                lanes += wide * wide
     if SQUARED:
         tl.store(squares_ptr + agent * slices + slice, tl.sum(lanes, axis=0))
 
