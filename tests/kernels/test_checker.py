@@ -1,4 +1,4 @@
-"""The checker over all Triton kernels, in a process of its own: races, orders of programs, and kernels that are wrong."""
+"""The checker over all Triton kernels, in a process of its own: races, orders of programs, and wrong kernels."""
 
 import json
 import os

@@ -63,8 +63,11 @@ def quantize_kernel(
     step = tl.load(step_ptr + agent * step_step)
     draws = halves(v, seed, first_agent + agent, step, begin, ROUNDING)
     codes = signed_codes(v, draws, inverse[:, None], levels)
-    # every piece of a large bucket writes the same scale
-    tl.store(scales_ptr + scale_place, scale, mask=begin < end)
+    writes = begin < end
+    if PIECES:
+        # of a large bucket only the first piece does
+        writes = writes & (begin == (tl.load(buckets_ptr + bucket * 2) >> 5) * 32)
+    tl.store(scales_ptr + scale_place, scale, mask=writes)
     if SIGNS:
         store_packed(codes_ptr, tl.abs(codes), agent, begin, end, columns, BITS)
         store_packed(signs_ptr, (codes < 0).to(tl.int32), agent, begin, end, columns, 1)
