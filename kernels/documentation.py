@@ -35,7 +35,7 @@ def phrase(argument: Argument) -> str:
     """Kind, what becomes of it, and what it is."""
     kind = argument.kind + (" or None" if argument.optional else "")
     fate = "" if not argument.written else ", updated" if argument.read else ", overwritten"
-    default = f", {argument.default} where it is left out" if argument.default else ""
+    default = f", by default {argument.default}" if argument.default else ""
     return f"{kind}{fate}{default}" + (f": {argument.about}" if argument.about else "")
 
 

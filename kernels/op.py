@@ -2,12 +2,13 @@
 
 An op registers a schema once (`Library.define` and `impl` under CompositeExplicitAutograd, plus a fake), so that
 `opcheck`, full-graph `torch.compile` and whoever watches operators see it like one of torch's. Where nobody looks (see
-`is_plain`) the same function runs at once. Ops write into tensors that they are given and return nothing, so the
-argument check is also the fake implementation.
+`is_plain`) the same function runs at once. Ops write into tensors that they are given, so the argument check is also
+the fake implementation; one that returns a tensor makes an empty one first.
 
 To add an op, put a folder beside this file that is named like it: `__init__.py` says what it computes and makes its
-`Op`, `reference.py` computes it in plain PyTorch, and `native_cpu.py` (with `native_cpu.cpp`) and `triton_gpu.py`, each
-optional, have a function `launch` with the reference's arguments. The folder is the list of ops: nothing else changes.
+`Op` of one list of arguments, `reference.py` computes it in plain PyTorch, and `native_cpu.cpp` (a function
+`fs_<name>`) and `triton_gpu.py` (a function `launch`) are there or not. The folder is the list of ops: nothing else
+changes.
 """
 
 import contextlib

@@ -1,7 +1,8 @@
 """The values of packed codes, added with a weight: out = out + weight value, value = code scale.
 
-The inverse of `quantize` and of `sign`, whose conventions hold here. Without codes, a value is its bucket's scale with
-the sign in `signs`. Columns of `out` between buckets are left as they are.
+The inverse of `quantize` and of `sign`, whose conventions and sources (Alistarh et al. 2017, Karimireddy et al. 2019)
+hold here. Without codes, a value is its bucket's scale with the sign in `signs`. Columns of `out` between buckets are
+left as they are.
 
 Rounding: exact; value, product and sum round once each.
 """

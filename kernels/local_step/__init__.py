@@ -2,9 +2,9 @@
 
     start = saved, or x;   g' = (+-)g + weight_decay start;   h = start - lr u(g', momentum)
 
-with u as in gossip_step. Local momentum (kind 1) is updated here; quasi-global momentum (kind 2) is read here and
-updated by mix_update, once the neighbors' models have arrived. Of bfloat16 momentum only what is written is rounded: h
-takes m before.
+with u as in gossip_step (Lian et al. 2017, arXiv:1705.09056). Local momentum (kind 1) is updated here; quasi-global
+momentum (kind 2) is read here and updated by mix_update, once the neighbors' models have arrived. Of bfloat16 momentum
+only what is written is rounded: h takes m before.
 
 Rounding: exact, the same operations in the same order as gossip_step.
 """

@@ -1,5 +1,7 @@
 """One gossip round with a dense mixing matrix: out = W x. For graphs whose degree makes neighbor lists slower.
 
+Xiao and Boyd 2004 (fast linear iterations for distributed averaging), one multiplication by the mixing matrix.
+
 Rounding: products of `agents` terms in an order that each implementation chooses. The difference of two results is
 at most 4 eps sqrt(agents) of the sum's absolute terms, eps = 2^-24; no reduced precision (TF32) is used.
 """

@@ -1,6 +1,7 @@
 """Perceptrons of stacked agents: mean cross entropy and its gradients in one call, from inputs to the flat buffer.
 
-    h_0 = inputs;  h_l = [relu](h_(l-1) weight_l^T + bias_l);  loss = mean over samples of cross_entropy(h_last, labels)
+    h_0 = inputs;  h_l = relu(h_(l-1) weight_l^T + bias_l), or without relu
+    loss = mean over samples of cross_entropy(h_last, labels)
 
 Gradients go where the layers' tensors lie; other columns are left as they are. An agent is taken from its inputs to its
 gradients before the next one is, so that its activations and model stay in a core's cache. Samples lie side by side in
