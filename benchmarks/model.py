@@ -66,7 +66,7 @@ def modeled(options: argparse.Namespace) -> list[dict[str, Any]]:
     from benchmarks.modeling.table import header, line, row_of
     from fastsaddle.kernels.op import ops
 
-    able = {n: op for n, op in ops().items() if n not in WITHOUT_ROWS}
+    able = {n: op for n, op in ops().items() if n not in WITHOUT_ROWS and not op.is_layer}
     unknown = [name for name in options.op or () if name not in able]
     if unknown:
         raise ValueError(f"--op must be of {', '.join(able)}, got {unknown[0]}")

@@ -1,7 +1,7 @@
 """Decentralized, sharpness-aware deep learning: many agents, one graph, fused kernels, a drop-in optimizer."""
 
 from fastsaddle import _checkout  # noqa: F401, I001  (first: finds the kernels where the link is lost)
-from fastsaddle import comm, compressors, gradients, integrations, rules
+from fastsaddle import comm, compressors, gradients, integrations, kernels, rules
 from fastsaddle.agents import AgentStack
 from fastsaddle.comm.choco import Choco
 from fastsaddle.comm.period import QSR
@@ -9,7 +9,7 @@ from fastsaddle.gradients.ascents import ESAM, LookSAM, MomentumSAM, sharpest
 from fastsaddle.gradients.second_pass import second_pass
 from fastsaddle.graphs import topology
 from fastsaddle.graphs.topology import Topology
-from fastsaddle.kernels.op import use_backend
+from fastsaddle.kernels.op import ops, use_backend
 from fastsaddle.methods.averaging import DPPF, EASGD, LocalSGD
 from fastsaddle.methods.d2 import D2
 from fastsaddle.methods.dsgd import DSGD, DSGDm
@@ -22,6 +22,9 @@ from fastsaddle.methods.saddle import DSADDLe, QSADDLe
 from fastsaddle.methods.tracking import GradientTracking, MomentumTracking
 from fastsaddle.optimizer.errors import NonFiniteGradientError
 from fastsaddle.optimizer.shell import Optimizer
+
+# fastsaddle.kernels.<op> is the op, not its folder
+vars(kernels).update(ops())
 
 __version__ = "0.1.0"
 
@@ -55,6 +58,7 @@ __all__ = [
     "compressors",
     "gradients",
     "integrations",
+    "kernels",
     "rules",
     "second_pass",
     "sharpest",

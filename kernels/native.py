@@ -12,12 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fastsaddle.kernels import threads
 from fastsaddle.kernels._shared.buckets.reference import BUCKET_RULE, COUNT_RULE
 from fastsaddle.kernels._shared.step.reference import LIST_RULE
-from fastsaddle.kernels.arguments import INDEX_RULE
+from fastsaddle.kernels.arguments import INDEX_RULE, LAYER_RULE
 
 SOURCES = (".cpp", ".h")
 LIBRARY_NAME = "_native.so"
@@ -104,9 +101,6 @@ def build_report() -> str:
     return " ".join(path.read_text().split())[-300:]
 
 
-POINTER = ctypes.c_void_p
-INT = ctypes.c_int64
-
 # what the exported functions return
 REASONS = {
     1: (ValueError, LIST_RULE),
@@ -115,47 +109,32 @@ REASONS = {
     4: (ValueError, COUNT_RULE),
     5: (IndexError, INDEX_RULE),
     6: (RuntimeError, "a label must be one of the classes, got one that is out of bounds"),
+    7: (ValueError, LAYER_RULE),
 }
 
 
 def function(name: str, arguments: Sequence[type]) -> Any:
-    """The C symbol `name`; its last parameter is the number of threads, and is not in `arguments`."""
-    symbol = getattr(library(), name)
-    symbol.argtypes = [*arguments, INT]
-    symbol.restype = INT
+    """The C function `name`, which takes these types and returns a status.
+
+    Raises:
+        ImportError: there is no library, or no such function in it.
+    """
+    symbol = getattr(library(), name, None)
+    if symbol is None:
+        raise ImportError(f"the native library has no {name}")
+    symbol.argtypes = arguments
+    symbol.restype = ctypes.c_int64
     return symbol
 
 
-def call(symbol: Any, *arguments: int | None) -> None:
-    """Call `symbol` with torch's number of threads (one in a forked child), and raise what it reports.
+def refuse(status: int) -> None:
+    """Raise what a function reports; nothing has been written then.
 
     Raises:
-        ValueError: a neighbor list or a table is wrong; nothing was written.
-        IndexError: an index names no sample; nothing was written.
-        RuntimeError: a label is no class; nothing was written.
-        MemoryError: scratch memory could not be had; nothing was written.
+        ValueError: a neighbor list or a table is wrong.
+        IndexError: an index names no sample.
+        RuntimeError: a label is no class.
+        MemoryError: scratch memory could not be had.
     """
-    status = symbol(*arguments, threads.count())
-    if status:
-        kind, reason = REASONS[status]
-        raise kind(reason)
-
-
-def address(tensor: torch.Tensor | None) -> int | None:
-    """Where a tensor's first element lies; None stays None (a null pointer)."""
-    return None if tensor is None else tensor.data_ptr()
-
-
-def rows(tensor: torch.Tensor | None) -> tuple[int | None, int]:
-    """A `[agents, columns]` buffer as address and row stride; None as a null pointer."""
-    return (None, 0) if tensor is None else (tensor.data_ptr(), tensor.stride(0))
-
-
-def state(tensor: torch.Tensor | None) -> tuple[int | None, int, int]:
-    """A buffer that may be float32 or bfloat16: address, row stride, and whether it is bfloat16."""
-    return *rows(tensor), tensor is not None and tensor.dtype == torch.bfloat16
-
-
-def scalar(tensor: torch.Tensor) -> tuple[int, int]:
-    """A per-agent argument as address and step: step 0 is one value for all agents."""
-    return tensor.data_ptr(), min(tensor.dim(), 1)
+    kind, reason = REASONS[status]
+    raise kind(reason)

@@ -2,43 +2,45 @@
 
 An op registers a schema once (`Library.define` and `impl` under CompositeExplicitAutograd, plus a fake), so that
 `opcheck`, full-graph `torch.compile` and whoever watches operators see it like one of torch's. Where nobody looks (see
-`is_plain`) the same function runs at once. Ops write into tensors that they are given and return nothing, so the
-argument check is also the fake implementation.
+`is_plain`) the same function runs at once. Ops write into tensors that they are given, so the argument check is also
+the fake implementation; one that returns a tensor makes an empty one first.
 
 To add an op, put a folder beside this file that is named like it: `__init__.py` says what it computes and makes its
-`Op`, `reference.py` computes it in plain PyTorch, and `native_cpu.py` (with `native_cpu.cpp`) and `triton_gpu.py`, each
-optional, have a function `launch` with the reference's arguments. The folder is the list of ops: nothing else changes.
+`Op` of one list of arguments, `reference.py` computes it in plain PyTorch, and `native_cpu.cpp` (a function
+`fs_<name>`) and `triton_gpu.py` (a function `launch`) are there or not. The folder is the list of ops: nothing else
+changes.
 """
 
 import contextlib
 import contextvars
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from fastsaddle.kernels import threads
+from fastsaddle.kernels import documentation, generated, native, threads
+from fastsaddle.kernels.arguments import Argument, Rows
 
 LIBRARY = torch.library.Library("fastsaddle", "DEF")
 
-# backend name, as users say it -> file of the op that holds it
-BACKENDS: Mapping[str, str] = {
-    "reference": "reference",
-    "native": "native_cpu",
-    "triton": "triton_gpu",
-}
+BACKENDS = ("reference", "native", "triton")
 PREFERENCE: Mapping[str, tuple[str, ...]] = {
     "cpu": ("native", "reference"),
     "cuda": ("triton", "reference"),
 }
 
 # types of arguments that have no ways of their own with operators
-PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, int, float, bool, type(None)})
+PLAIN = frozenset(
+    {torch.Tensor, torch.nn.Parameter, int, float, bool, type(None), tuple, list, torch.Size}
+)
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
 
@@ -75,7 +77,7 @@ def is_plain(args: Iterable[Any]) -> bool:
     """
     if not PLAIN.issuperset(map(type, args)):
         return False
-    return not (
+    if (
         torch.is_grad_enabled()
         or torch.jit.is_tracing()
         or torch.compiler.is_compiling()
@@ -83,9 +85,16 @@ def is_plain(args: Iterable[Any]) -> bool:
         or torch._C._len_torch_function_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd._profiler_enabled()
-        # last: modes would be told
-        or any(t.is_neg() or t.is_meta for t in args if isinstance(t, torch.Tensor))
-    )
+    ):
+        return False
+    # last: modes would be told
+    for value in args:
+        if isinstance(value, torch.Tensor):
+            if value.is_neg() or value.is_meta:
+                return False
+        elif isinstance(value, tuple | list) and not all(type(each) is int for each in value):
+            return False
+    return True
 
 
 def interpreting() -> bool:
@@ -96,73 +105,142 @@ def interpreting() -> bool:
 
 @dataclass(eq=False)
 class Op:
-    """One op: its schema, checks, reference, and the implementations found beside it.
+    """One op: its arguments, reference, and the implementations found beside it.
+
+    Calling it is `torch.ops.fastsaddle.<name>`, by position or by name.
 
     Attributes:
-        name: the name of its folder, and the operator's name under `torch.ops.fastsaddle`.
-        schema: its arguments in torch.library's language; written tensors carry an alias mark.
-        reference: the maths in plain PyTorch, on any device.
-        check: raises on wrong arguments; reads shapes, dtypes and devices only.
-        folder: import path of its folder.
+        name: the operator's name under `torch.ops.fastsaddle`, and `fs_<name>` that of its C function.
+        arguments: what it takes, in order. Schema, checks and the call of the C function are made of this list.
+        reference: the maths in plain PyTorch, on any device; takes the arguments in order.
+        folder: import path of its folder, whose docstring says what it computes.
         examples: `(agents, columns, generator) -> {variant: arguments}`, for tests and benchmarks.
         passes: arguments -> how many `[agents, columns]` float32 buffers must be read or written.
-        overwrites: arguments that are written without being read first.
+        rules: what must hold beyond the arguments' kinds: functions that raise, of any of the arguments, by name.
         tolerance: (output's name, arguments, expected) -> allowed absolute error; None where bits must be equal.
         apart: an output and an input that may not share memory.
+        makes: for an operator that returns what it computes: a function of any of the arguments, by name, that makes
+            the empty tensor. Implementations get it as `out`, behind the arguments.
+        launch: name of the implementations' function in `triton_gpu.py`.
+        doc: what it computes, where the folder has several ops.
+        is_layer: it computes a layer of networks, not models: engines choose it, optimizers do not need it.
     """
 
     name: str
-    schema: str
+    arguments: Sequence[Argument]
     reference: Callable[..., None]
-    check: Callable[..., None]
     folder: str
     examples: Callable[[int, int, torch.Generator], dict[str, dict[str, Any]]]
     passes: Callable[[Mapping[str, Any]], float]
-    overwrites: tuple[str, ...] = ()
+    rules: Sequence[Callable[..., None]] = ()
     tolerance: Callable[[str, Mapping[str, Any], torch.Tensor], torch.Tensor] | None = None
     apart: tuple[str, str] | None = None
+    makes: Callable[..., torch.Tensor] | None = None
+    launch: str = "launch"
+    doc: str = ""
+    is_layer: bool = False
     _loaded: dict[str, Callable[..., None] | str] = field(default_factory=dict, repr=False)
+    # of each kind of device what runs where nobody asks for a backend, and whether it writes behind autograd's back
+    _chosen: dict[str, tuple[Callable[..., None], bool]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        LIBRARY.define(f"{self.name}{self.schema} -> ()")
+        names = [argument.name for argument in self.arguments]
+        self.check = generated.checker(self.name, self.arguments, self.rules)
+        self._bind = generated.binder(self.name, self.arguments)
+        self._make = None
+        if self.makes is not None:
+            self._make = generated.picked(self.name, self.arguments, self.makes)
+        self.__signature__ = inspect.signature(self._bind)
+        self.__doc__ = documentation.docstring(self)
+        LIBRARY.define(self.schema)
         LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastsaddle::{self.name}", self.check, lib=LIBRARY)
+        torch.library.register_fake(f"fastsaddle::{self.name}", self._fake, lib=LIBRARY)
         self._overload = getattr(torch.ops.fastsaddle, self.name).default
-        arguments = self._overload._schema.arguments
-        self._written = [n for n, a in enumerate(arguments) if a.alias_info is not None]
-        names = [argument.name for argument in arguments]
+        self._count = len(names)
+        self._first = names.index(generated.first(self.arguments).name)
+        self._written = [n for n, a in enumerate(self.arguments) if a.written]
         self._apart = [names.index(name) for name in self.apart or ()]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
-        if not kwargs and is_plain(args):
-            self._run(*args)
-        else:
-            self._overload(*args, **kwargs)
+    @property
+    def schema(self) -> str:
+        """The operator in torch.library's language."""
+        return generated.schema(self.name, self.arguments, self.makes is not None)
 
-    def _run(self, *args: Any, **kwargs: Any) -> None:
-        self.check(*args, **kwargs)
+    @property
+    def outputs(self) -> list[str]:
+        """What is written; `out` where it is returned."""
+        made = ["out"] if self.makes is not None else []
+        return [*(a.name for a in self.arguments if a.written), *made]
+
+    @property
+    def overwrites(self) -> tuple[str, ...]:
+        """What is written without being read first."""
+        return tuple(a.name for a in self.arguments if a.written and not a.read)
+
+    @property
+    def rows(self) -> list[str]:
+        """Arguments that are rows of models, or of what is shaped like them."""
+        return [a.name for a in self.arguments if isinstance(a, Rows)]
+
+    @property
+    def backends(self) -> list[str]:
+        """Those that it has an implementation for, in the order of BACKENDS."""
+        folder = Path(sys.modules[self.folder].__file__ or "").parent
+        files = {"native": "native_cpu.cpp", "triton": "triton_gpu.py"}
+        return [b for b in BACKENDS if b not in files or (folder / files[b]).exists()]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != self._count:
+            args = self._bind(*args, **kwargs)
+        return self._run(*args) if is_plain(args) else self._overload(*args)
+
+    def _fake(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+        args = self._bind(*args, **kwargs)
+        self.check(*args)
+        return None if self._make is None else self._make(*args)
+
+    def _run(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+        if kwargs or len(args) != self._count:
+            args = self._bind(*args, **kwargs)
+        self.check(*args)
         if self._apart and share_columns(*(args[n] for n in self._apart)):
             raise ValueError(f"{' and '.join(self.apart or ())} must not share memory")
-        device = next(a.device for a in args if isinstance(a, torch.Tensor))
-        backend = self.choice(device)
-        launch = self.implementation(backend)
-        if backend == "reference" and device.type == "cpu":
+        first = args[self._first]
+        kind = "cpu" if first.is_cpu else first.device.type
+        launch, is_hidden = self._way(kind)
+        made = None
+        given = args
+        if self._make is not None:
+            made = self._make(*args)
+            given = (*args, made)
+        if kind == "cpu" and not is_hidden:
             threads.settle()
-        if device.type == "cpu" and not torch.is_grad_enabled():
-            launch(*args, **kwargs)
+        if kind == "cpu" and not torch.is_grad_enabled():
+            launch(*given)
         else:
             # Triton launches on the current device, wherever the tensors are
             on_device = (
-                torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+                torch.cuda.device(first.device) if kind == "cuda" else contextlib.nullcontext()
             )
             with torch.no_grad(), on_device:
-                launch(*args, **kwargs)
-        if backend != "reference":
+                launch(*given)
+        if is_hidden:
             # autograd must notice what was written behind its back
             written = [
                 args[n] for n in self._written if args[n] is not None and not args[n].is_inference()
             ]
             torch.autograd.graph.increment_version(written)
+        return made
+
+    def _way(self, kind: str) -> tuple[Callable[..., None], bool]:
+        """What runs tensors of a kind of device now, and whether it writes behind autograd's back."""
+        if _forced.get() is None and kind in self._chosen:
+            return self._chosen[kind]
+        backend = self.choice(kind)
+        way = self.implementation(backend), backend != "reference"
+        if _forced.get() is None:
+            self._chosen[kind] = way
+        return way
 
     def choice(self, device: torch.device | str) -> str:
         """The backend that runs tensors of `device` now: the forced one, or the first that can.
@@ -199,7 +277,7 @@ class Op:
         # bits, so that the sign of zero counts
         bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[got.dtype.itemsize]
         same = (got.view(bits) == expected.view(bits)) | (got.isnan() & expected.isnan())
-        if self.tolerance is not None and output in self.overwrites:
+        if self.tolerance is not None and output in (*self.overwrites, "out"):
             allowed = self.tolerance(output, arguments, expected)
             same |= (got.double() - expected.double()).abs() <= allowed
         return bool(same.all())
@@ -216,11 +294,17 @@ class Op:
             return self.reference
         if backend not in self._loaded:
             try:
-                module = importlib.import_module(f"{self.folder}.{BACKENDS[backend]}")
-                self._loaded[backend] = module.launch
+                self._loaded[backend] = self._native() if backend == "native" else self._triton()
             except ImportError as error:
                 self._loaded[backend] = str(error)
         return self._loaded[backend]
+
+    def _native(self) -> Callable[..., None]:
+        symbol = native.function(f"fs_{self.name}", generated.ctypes_of(self.arguments))
+        return generated.caller(self.name, self.arguments, symbol, threads.count, native.refuse)
+
+    def _triton(self) -> Callable[..., None]:
+        return getattr(importlib.import_module(f"{self.folder}.triton_gpu"), self.launch)
 
     def _reason(self, backend: str, kind: str) -> str | None:
         if backend == "native" and kind != "cpu":
@@ -246,7 +330,7 @@ def share_columns(a: torch.Tensor, b: torch.Tensor) -> bool:
 def ops() -> dict[str, Op]:
     """All ops found in the folder, by name."""
     kernels: ModuleType = importlib.import_module("fastsaddle.kernels")
-    names = sorted(m.name for m in pkgutil.iter_modules(kernels.__path__) if m.ispkg)
-    return {
-        name: getattr(importlib.import_module(f"fastsaddle.kernels.{name}"), name) for name in names
-    }
+    folders = sorted(m.name for m in pkgutil.iter_modules(kernels.__path__) if m.ispkg)
+    modules = (importlib.import_module(f"fastsaddle.kernels.{folder}") for folder in folders)
+    found = (op for module in modules for op in vars(module).values() if isinstance(op, Op))
+    return {op.name: op for op in found}

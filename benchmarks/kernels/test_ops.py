@@ -48,7 +48,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     device, wanted_scale = kind(metafunc.config), scale(metafunc.config)
     found, is_full = [], has_all_rows(metafunc.config)
     # what a step needs comes first, should time run out
-    on_rows = (op for name, op in ops().items() if name not in ON_DATA)
+    on_rows = (op for name, op in ops().items() if name not in ON_DATA and not op.is_layer)
     for op in sorted(on_rows, key=lambda op: op.name not in STEP_OPS):
         for backend in ("native", "triton", "reference"):
             if backend not in op.unavailable(device):

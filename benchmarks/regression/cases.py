@@ -38,7 +38,7 @@ def cases(noise: Path, threads: int) -> dict[str, Callable[[], Work]]:
 
 
 def _of_ops() -> Iterator[tuple[str, Callable[[], Work]]]:
-    for op in ops().values():
+    for op in (op for op in ops().values() if not op.is_layer):
         missing = op.unavailable("cpu")
         for backend in (b for b in BACKENDS if b not in missing):
             # the reference is the specification: it need not be fast

@@ -261,7 +261,8 @@ class Optimizer(torch.optim.Optimizer):
         device = self.parameters[0].device
         with use_backend(self.backend):
             for op in ops().values():
-                op.choice(device)
+                if not op.is_layer:
+                    op.choice(device)
 
     # -- what steps change, in an object that copies of __dict__ share
 

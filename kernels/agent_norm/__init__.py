@@ -3,14 +3,6 @@
 SAM divides by it (Foret et al. 2020, arXiv:2010.01412, eq. 2); with scale = x it is the norm of |x| g that
 adaptive SAM divides by (Kwon et al. 2021, arXiv:2102.11600). It also finds non-finite gradients.
 
-Arguments
-    g        `[agents, columns]` float32
-    scale    `[agents, columns]` float32 or None
-    gate     `[agents]` float32 or None: where not finite, it becomes the norm, so that a bad first pass
-             of SAM is still seen after the second
-    norm     `[agents]` float32, overwritten; not finite where any element is not (or the norm overflows)
-    skipped  `[agents]` int32, one added where norm is not finite
-
 Rounding: products s g round to float32; squares and sums are float64, summed within slices of 8192 columns and
 then over slices, so a row's norm does not depend on the number of rows. Lanes within a slice may be ordered
 differently by each implementation: at most one unit in the last place of float32.
@@ -22,23 +14,11 @@ from typing import Any
 import torch
 
 from fastsaddle.kernels._shared.squares.reference import norm_tolerance
-from fastsaddle.kernels.arguments import check_per_agent, check_rows
+from fastsaddle.kernels.arguments import Array, Rows
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import agent_norm_reference
-
-
-def check(
-    g: torch.Tensor,
-    scale: torch.Tensor | None,
-    gate: torch.Tensor | None,
-    norm: torch.Tensor,
-    skipped: torch.Tensor,
-) -> None:
-    check_rows(g, g=g, scale=scale)
-    check_per_agent(g, torch.float32, gate=gate, norm=norm)
-    check_per_agent(g, torch.int32, skipped=skipped)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -70,12 +50,26 @@ def tolerance(output: str, arguments: Mapping[str, Any], expected: torch.Tensor)
 
 agent_norm = Op(
     name="agent_norm",
-    schema="(Tensor g, Tensor? scale, Tensor? gate, Tensor(a!) norm, Tensor(b!) skipped)",
+    arguments=(
+        Rows("g"),
+        Rows("scale", optional=True),
+        Array(
+            "gate",
+            optional=True,
+            about="where not finite, it becomes the norm, so that a bad first pass of SAM is still "
+            "seen after the second",
+        ),
+        Array(
+            "norm",
+            written=True,
+            read=False,
+            about="not finite where any element is not, or the norm overflows",
+        ),
+        Array("skipped", torch.int32, written=True, about="one added where norm is not finite"),
+    ),
     reference=agent_norm_reference,
-    check=check,
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("norm",),
     tolerance=tolerance,
 )

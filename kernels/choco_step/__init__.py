@@ -14,16 +14,6 @@ the agents are all here. x_hat are the public copies, which every neighbor of an
 arXiv:1907.09356) and in that of AdaGossip's and CoDeC's. With quasi-global momentum, and with SAM's gradient, it is a
 reconstruction of Comp QGM and Comp Q-SADDLe (Choudhary et al. 2024, arXiv:2405.13961).
 
-Arguments: those of `gossip_step` (`active` behind `squares`), and
-    x_hat         `[agents, columns]` float32 or bfloat16, updated
-    buckets       `[buckets, 2]` int32, as in `quantize`
-    bucket        no bucket has more elements; at most 1024
-    gamma         float32, 0-d or `[agents]`: consensus step size
-    mix_first     the second order
-    levels        1 to 127
-    seed, step, first_agent   of the draws, as in `quantize`
-    squares       `[agents, 2]` float64, overwritten: ||t||^2 and ||Q(t) - t||^2
-
 An agent whose norm is not finite, or that is not active, takes no local step, but compresses and mixes. A bucket of t
 that is not finite makes its part of the public copy NaN.
 
@@ -43,15 +33,24 @@ from typing import Any
 import torch
 
 from fastsaddle.kernels._shared.bfloat16.reference import passes_of
-from fastsaddle.kernels._shared.buckets.reference import check_buckets, check_draw
-from fastsaddle.kernels._shared.step.reference import check_kind
-from fastsaddle.kernels.arguments import (
-    check_neighbors,
-    check_per_agent,
-    check_rows,
-    check_scalars,
-    check_state,
+from fastsaddle.kernels._shared.buckets.arguments import BUCKETS
+from fastsaddle.kernels._shared.step.arguments import (
+    ACTIVE,
+    BETA,
+    KIND,
+    LISTED,
+    LR,
+    MAXIMIZE,
+    MOMENTUM,
+    MU,
+    NESTEROV,
+    NORM,
+    SAVED,
+    WEIGHT_DECAY,
+    G,
 )
+from fastsaddle.kernels._shared.step.reference import check_kind
+from fastsaddle.kernels.arguments import Array, Flag, Int, Rate, Rows, State, draws, lists
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
@@ -60,58 +59,6 @@ from .reference import choco_step_reference
 MOST_LEVELS = 127
 # all agents of a bucket lie in a core's cache together
 MOST_ELEMENTS = 1024
-
-
-def check(
-    x: torch.Tensor,
-    saved: torch.Tensor | None,
-    g: torch.Tensor,
-    momentum: torch.Tensor | None,
-    x_hat: torch.Tensor,
-    neighbors: torch.Tensor,
-    weights: torch.Tensor,
-    buckets: torch.Tensor,
-    bucket: int,
-    lr: torch.Tensor,
-    weight_decay: torch.Tensor,
-    beta: torch.Tensor,
-    mu: torch.Tensor,
-    gamma: torch.Tensor,
-    norm: torch.Tensor | None,
-    kind: int,
-    nesterov: bool,
-    maximize: bool,
-    mix_first: bool,
-    levels: int,
-    seed: int,
-    step: torch.Tensor,
-    first_agent: int,
-    squares: torch.Tensor,
-    active: torch.Tensor | None = None,
-) -> None:
-    check_kind(kind, momentum)
-    check_rows(x, x=x, saved=saved, g=g)
-    check_state(x, momentum=momentum, x_hat=x_hat)
-    check_neighbors(x, neighbors, weights)
-    check_buckets(x, buckets, bucket)
-    check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta, mu=mu, gamma=gamma)
-    check_per_agent(x, torch.float32, norm=norm)
-    check_per_agent(x, torch.bool, active=active)
-    if not 1 <= levels <= MOST_LEVELS:
-        raise ValueError(f"levels must be in 1..{MOST_LEVELS}, got {levels}")
-    if bucket > MOST_ELEMENTS:
-        raise ValueError(f"bucket must be at most {MOST_ELEMENTS}, got {bucket}")
-    check_draw(x, seed, step, first_agent)
-    if (
-        squares.dtype != torch.float64
-        or squares.device != x.device
-        or squares.shape != (x.shape[0], 2)
-        or not squares.is_contiguous()
-    ):
-        raise ValueError(
-            f"squares must be float64 [agents, 2] = ({x.shape[0]}, 2) on {x.device}, "
-            f"got {squares.dtype} {tuple(squares.shape)} on {squares.device}"
-        )
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -201,17 +148,33 @@ def tolerance(output: str, arguments: Mapping[str, Any], expected: torch.Tensor)
 
 choco_step = Op(
     name="choco_step",
-    schema=(
-        "(Tensor(a!) x, Tensor? saved, Tensor g, Tensor(b!)? momentum, Tensor(c!) x_hat, Tensor neighbors, "
-        "Tensor weights, Tensor buckets, int bucket, Tensor lr, Tensor weight_decay, Tensor beta, Tensor mu, "
-        "Tensor gamma, Tensor? norm, int kind, bool nesterov, bool maximize, bool mix_first, int levels, int seed, "
-        "Tensor step, int first_agent, Tensor(d!) squares, Tensor? active=None)"
+    arguments=(
+        Rows("x", written=True, about="the models, in the end mixed ones"),
+        *(SAVED, G, MOMENTUM),
+        State("x_hat", written=True, about="the public copies"),
+        *lists(about=LISTED),
+        BUCKETS,
+        Int("bucket", 1, MOST_ELEMENTS, about="no bucket has more elements"),
+        *(LR, WEIGHT_DECAY, BETA, MU),
+        Rate("gamma", about="consensus step size"),
+        *(NORM, KIND, NESTEROV, MAXIMIZE),
+        Flag("mix_first", about="the second order"),
+        Int("levels", 1, MOST_LEVELS, about="of the quantizer"),
+        *draws(),
+        Array(
+            "squares",
+            torch.float64,
+            "agents, 2",
+            written=True,
+            read=False,
+            about="||t||^2 and ||Q(t) - t||^2",
+        ),
+        ACTIVE,
     ),
     reference=choco_step_reference,
-    check=check,
+    rules=(check_kind,),
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("squares",),
     tolerance=tolerance,
 )

@@ -11,7 +11,7 @@ struct Arguments {
   fs::Lists lists;
   fs::Table table;
   fs::Scalar lr, weight_decay, beta, mu, gamma;
-  const float* norm;
+  fs::Gate gate;
   fs::i64 kind;
   bool nesterov, maximize, mix_first;
   float levels;
@@ -35,7 +35,7 @@ struct Tile {
 
   void step(fs::i64 i) const {
     const float* start = a.start(i, part.first);
-    if (!fs::steps(a.norm, i)) {
+    if (!a.gate.opens(i)) {
       std::memcpy(model(i), start, static_cast<std::size_t>(part.columns) * sizeof(float));
       return;
     }
@@ -73,7 +73,7 @@ struct Tile {
   void mix(fs::i64 i) const {
     const fs::i64 length = a.lists.length(i), list = i * a.lists.width;
     for (fs::i64 k = 0; k < length; ++k) named[k] = copy(a.lists.neighbors[list + k]);
-    const bool moves = a.kind == fs::QUASI_GLOBAL && a.lr.at(i) != 0.0f && fs::steps(a.norm, i);
+    const bool moves = a.kind == fs::QUASI_GLOBAL && a.lr.at(i) != 0.0f && a.gate.opens(i);
     alignas(64) float wide[fs::WIDE_COLUMNS];
     float* momentum = moves ? a.momentum.open(i, part.first, part.columns, wide) : nullptr;
     fs::mix_public({named, a.lists.weights + list, length, copy(i), model(i), a.gamma.at(i),
@@ -98,17 +98,17 @@ struct Tile {
 
 }  // namespace
 
-FS_EXPORT fs::i64 fs_choco_step(float* x, fs::i64 x_stride, const float* saved, fs::i64 saved_stride,
-                                const float* g, fs::i64 g_stride, void* momentum, fs::i64 momentum_stride,
-                                fs::i64 momentum_is_half, void* x_hat, fs::i64 x_hat_stride, fs::i64 x_hat_is_half,
-                                const std::int32_t* neighbors, const float* weights, fs::i64 agents,
-                                fs::i64 columns, fs::i64 width, const fs::Bucket* buckets, fs::i64 count, fs::i64 bucket,
-                                const float* lr, fs::i64 lr_step, const float* weight_decay, fs::i64 weight_decay_step,
-                                const float* beta, fs::i64 beta_step, const float* mu, fs::i64 mu_step,
-                                const float* gamma, fs::i64 gamma_step, const float* norm, fs::i64 kind,
-                                fs::i64 nesterov, fs::i64 maximize, fs::i64 mix_first, fs::i64 levels,
+FS_EXPORT fs::i64 fs_choco_step(float* x, fs::i64 x_stride, const float* saved, fs::i64 saved_stride, const float* g,
+                                fs::i64 g_stride, void* momentum, fs::i64 momentum_stride, fs::i64 momentum_is_half,
+                                void* x_hat, fs::i64 x_hat_stride, fs::i64 x_hat_is_half,
+                                const std::int32_t* neighbors, const float* weights, const fs::Bucket* buckets,
+                                fs::i64 bucket, const float* lr, fs::i64 lr_step, const float* weight_decay,
+                                fs::i64 weight_decay_step, const float* beta, fs::i64 beta_step, const float* mu,
+                                fs::i64 mu_step, const float* gamma, fs::i64 gamma_step, const float* norm,
+                                fs::i64 kind, fs::i64 nesterov, fs::i64 maximize, fs::i64 mix_first, fs::i64 levels,
                                 fs::i64 seed, const fs::i64* step, fs::i64 step_step, fs::i64 first_agent,
-                                double* squares, fs::i64 threads) try {
+                                double* squares, const bool* active, fs::i64 agents, fs::i64 columns, fs::i64 width,
+                                fs::i64 count, fs::i64 threads) try {
   const Arguments a{{x, x_stride},
                     {saved, saved_stride},
                     {g, g_stride},
@@ -121,7 +121,7 @@ FS_EXPORT fs::i64 fs_choco_step(float* x, fs::i64 x_stride, const float* saved, 
                     {beta, beta_step},
                     {mu, mu_step},
                     {gamma, gamma_step},
-                    norm,
+                    {norm, active},
                     kind,
                     nesterov != 0,
                     maximize != 0,

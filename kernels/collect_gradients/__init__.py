@@ -6,12 +6,6 @@
 Autograd hands out a tensor for each parameter. Copied one by one they are a launch each, and `agent_norm` reads them
 once more; `norm_of_squares` makes its norms of these sums, with its bits.
 
-Arguments
-    g        `[agents, columns]` float32: the columns of all parts are overwritten, others hold zeros and stay
-    parts    at most 96 tensors `[agents, ...]` float32, each agent's contiguous
-    starts   the column of g at which each part begins: ascending multiples of 32
-    squares  `[agents, slices]` float64, overwritten; None: they are not wanted
-
 Rounding: squares and sums are float64, added in `agent_norm`'s order on the same backend. Lanes within a slice may be
 ordered differently by each implementation: 2^-45 of the sum.
 """
@@ -22,7 +16,7 @@ from typing import Any
 import torch
 
 from fastsaddle.kernels._shared.squares.reference import SLICE, norm_tolerance
-from fastsaddle.kernels.arguments import ALIGNMENT, check_rows
+from fastsaddle.kernels.arguments import ALIGNMENT, Array, Ints, Parts, Rows
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
@@ -32,13 +26,7 @@ from .reference import collect_gradients_reference
 MOST_PARTS = 96
 
 
-def check(
-    g: torch.Tensor,
-    parts: Sequence[torch.Tensor],
-    starts: Sequence[int],
-    squares: torch.Tensor | None,
-) -> None:
-    check_rows(g, g=g)
+def check_places(g: torch.Tensor, parts: Sequence[torch.Tensor], starts: Sequence[int]) -> None:
     agents, columns = g.shape
     if not 1 <= len(parts) <= MOST_PARTS or len(parts) != len(starts):
         raise ValueError(
@@ -47,17 +35,6 @@ def check(
         )
     free = 0
     for number, (part, start) in enumerate(zip(parts, starts, strict=True)):
-        if (
-            part.dtype != torch.float32
-            or part.device != g.device
-            or part.dim() < 1
-            or len(part) != agents
-            or not part[0].is_contiguous()
-        ):
-            raise ValueError(
-                f"part {number} must be float32 [agents, ...] with {agents} agents, each contiguous, on {g.device}, "
-                f"got {part.dtype} {tuple(part.shape)} with strides {part.stride()} on {part.device}"
-            )
         end = start + part.numel() // agents
         if start < free or start % ALIGNMENT or end > columns:
             raise ValueError(
@@ -65,17 +42,6 @@ def check(
                 f"columns, got {start} for part {number} of {end - start} numbers, behind one that ends at {free}"
             )
         free = end
-    slices = -(-columns // SLICE)
-    if squares is not None and (
-        squares.dtype != torch.float64
-        or squares.device != g.device
-        or squares.shape != (agents, slices)
-        or not squares.is_contiguous()
-    ):
-        raise ValueError(
-            f"squares must be float64 [agents, slices] = ({agents}, {slices}) on {g.device}, contiguous, "
-            f"got {squares.dtype} {tuple(squares.shape)} on {squares.device}"
-        )
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -121,12 +87,30 @@ def tolerance(output: str, arguments: Mapping[str, Any], expected: torch.Tensor)
 
 collect_gradients = Op(
     name="collect_gradients",
-    schema="(Tensor(a!) g, Tensor[] parts, int[] starts, Tensor(b!)? squares)",
+    arguments=(
+        Rows(
+            "g",
+            written=True,
+            about="the columns of all parts are overwritten, others hold zeros and stay",
+        ),
+        Parts("parts", about=f"at most {MOST_PARTS}"),
+        Ints(
+            "starts", about="the column of g at which each part begins, ascending multiples of 32"
+        ),
+        Array(
+            "squares",
+            torch.float64,
+            "agents, (columns + 8191) // 8192",
+            written=True,
+            read=False,
+            optional=True,
+            about="None where they are not wanted",
+        ),
+    ),
     reference=collect_gradients_reference,
-    check=check,
+    rules=(check_places,),
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("squares",),
     tolerance=tolerance,
 )

@@ -7,9 +7,6 @@
 Error feedback (Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847, algorithm 1, without its step size) around
 the op `quantize`, whose conventions hold here. A bucket that is not finite leaves a residual of NaN.
 
-Arguments: those of `quantize`, and
-    residual     `[agents, columns]` float32, updated
-
 Rounding: as in `quantize`; sum and difference round once each.
 """
 
@@ -18,32 +15,22 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._shared.buckets.reference import check_code, check_draw
-from fastsaddle.kernels.arguments import check_rows
+from fastsaddle.kernels._shared.buckets.arguments import (
+    BITS,
+    BUCKET,
+    BUCKETS,
+    CODES,
+    LEVELS,
+    NORM,
+    SCALES,
+    SIGNS,
+)
+from fastsaddle.kernels._shared.buckets.reference import check_code
+from fastsaddle.kernels.arguments import Rows, draws
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import compress_ef_reference
-
-
-def check(
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    buckets: torch.Tensor,
-    bucket: int,
-    bits: int,
-    levels: int,
-    norm: int,
-    seed: int,
-    step: torch.Tensor,
-    first_agent: int,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    signs: torch.Tensor | None,
-) -> None:
-    check_rows(x, x=x, residual=residual)
-    check_code(x, bits, levels, norm, codes, scales, signs, buckets, bucket)
-    check_draw(x, seed, step, first_agent)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -80,15 +67,17 @@ def passes(arguments: Mapping[str, Any]) -> float:
 
 compress_ef = Op(
     name="compress_ef",
-    schema=(
-        "(Tensor x, Tensor(a!) residual, Tensor buckets, int bucket, int bits, int levels, int norm, int seed, "
-        "Tensor step, int first_agent, Tensor(b!) codes, Tensor(c!) scales, Tensor(d!)? signs)"
+    arguments=(
+        Rows("x"),
+        Rows("residual", written=True, about="what earlier messages lost"),
+        *(BUCKETS, BUCKET, BITS, LEVELS, NORM),
+        *draws(),
+        *(CODES, SCALES, SIGNS),
     ),
     reference=compress_ef_reference,
-    check=check,
+    rules=(check_code,),
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("codes", "scales", "signs"),
     apart=("residual", "x"),
 )

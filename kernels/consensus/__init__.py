@@ -4,11 +4,6 @@
 
 The consensus distance is sqrt(mean_i squared_distance_i) (Kong et al. 2021, arXiv:2102.04828).
 
-Arguments
-    x                 `[agents, columns]` float32
-    mean              `[columns]` float32, contiguous, overwritten
-    squared_distance  `[agents]` float64, overwritten
-
 Rounding: the mean is exact: a float64 sum in agent order, divided, rounded once to float32. Distances are float64
 sums whose order each implementation chooses: relative error at most 2^-52 sqrt(columns) + 2^-45.
 """
@@ -18,17 +13,11 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels.arguments import check_columns, check_per_agent, check_rows
+from fastsaddle.kernels.arguments import Array, Rows
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import consensus_reference
-
-
-def check(x: torch.Tensor, mean: torch.Tensor, squared_distance: torch.Tensor) -> None:
-    check_rows(x, x=x)
-    check_per_agent(x, torch.float64, squared_distance=squared_distance)
-    check_columns(x, mean=mean)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -57,12 +46,14 @@ def tolerance(output: str, arguments: Mapping[str, Any], expected: torch.Tensor)
 
 consensus = Op(
     name="consensus",
-    schema="(Tensor x, Tensor(a!) mean, Tensor(b!) squared_distance)",
+    arguments=(
+        Rows("x"),
+        Array("mean", torch.float32, "columns", written=True, read=False),
+        Array("squared_distance", torch.float64, written=True, read=False),
+    ),
     reference=consensus_reference,
-    check=check,
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("mean", "squared_distance"),
     tolerance=tolerance,
 )

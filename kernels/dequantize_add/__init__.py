@@ -1,17 +1,8 @@
 """The values of packed codes, added with a weight: out = out + weight value, value = code scale.
 
-The inverse of `quantize` and of `sign`, whose conventions hold here. Without codes, a value is its bucket's scale with
-the sign in `signs`. Columns of `out` between buckets are left as they are.
-
-Arguments
-    codes    `[agents, columns bits / 8]` uint8, or None
-    scales   `[agents, buckets]` float32
-    signs    `[agents, columns / 8]` uint8, or None where codes hold the sign
-    buckets  `[buckets, 2]` int32: first column, elements; they cover all columns, each from a multiple of 32 on
-    bucket   no bucket has more elements
-    bits     2, 4 or 8; 1 without codes
-    weight   float32, 0-d or `[agents]`
-    out      `[agents, columns]` float32, updated
+The inverse of `quantize` and of `sign`, whose conventions and sources (Alistarh et al. 2017, Karimireddy et al. 2019)
+hold here. Without codes, a value is its bucket's scale with the sign in `signs`. Columns of `out` between buckets are
+left as they are.
 
 Rounding: exact; value, product and sum round once each.
 """
@@ -21,34 +12,19 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._shared.buckets.reference import check_buckets, check_part
-from fastsaddle.kernels.arguments import check_rows, check_scalars
+from fastsaddle.kernels._shared.buckets.arguments import BUCKET, BUCKETS
+from fastsaddle.kernels.arguments import Array, Int, Rate, Rows
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import dequantize_add_reference
 
 
-def check(
-    codes: torch.Tensor | None,
-    scales: torch.Tensor,
-    signs: torch.Tensor | None,
-    buckets: torch.Tensor,
-    bucket: int,
-    bits: int,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-) -> None:
-    check_rows(out, out=out)
+def check_code(codes: torch.Tensor | None, signs: torch.Tensor | None, bits: int) -> None:
     if bits not in ((1,) if codes is None else (2, 4, 8)):
         raise ValueError(f"bits must be 2, 4 or 8 with codes, 1 without, got {bits}")
     if codes is None and signs is None:
         raise ValueError("codes or signs must be given, got neither")
-    check_buckets(out, buckets, bucket)
-    check_part(out, torch.uint8, out.shape[1] * bits // 8, codes=codes)
-    check_part(out, torch.float32, buckets.shape[0], scales=scales)
-    check_part(out, torch.uint8, out.shape[1] // 8, signs=signs)
-    check_scalars(out, weight=weight)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -86,12 +62,24 @@ def passes(arguments: Mapping[str, Any]) -> float:
 
 dequantize_add = Op(
     name="dequantize_add",
-    schema=(
-        "(Tensor? codes, Tensor scales, Tensor? signs, Tensor buckets, int bucket, int bits, Tensor weight, "
-        "Tensor(a!) out)"
+    arguments=(
+        Array("codes", torch.uint8, "agents, columns * bits // 8", optional=True),
+        Array("scales", torch.float32, "agents, count"),
+        Array(
+            "signs",
+            torch.uint8,
+            "agents, columns // 8",
+            optional=True,
+            about="None where codes hold the sign",
+        ),
+        BUCKETS,
+        BUCKET,
+        Int("bits", about="2, 4 or 8; 1 without codes"),
+        Rate("weight"),
+        Rows("out", written=True),
     ),
     reference=dequantize_add_reference,
-    check=check,
+    rules=(check_code,),
     folder=__name__,
     examples=examples,
     passes=passes,

@@ -67,9 +67,9 @@ void add_part(const Arguments& a, const fs::Part& part, fs::i64 agent) {
 }  // namespace
 
 FS_EXPORT fs::i64 fs_dequantize_add(const fs::Byte* codes, const float* scales, const fs::Byte* signs,
-                                    const fs::Bucket* buckets, fs::i64 count, fs::i64 bucket, fs::i64 bits,
-                                    const float* weight, fs::i64 weight_step, float* out, fs::i64 out_stride,
-                                    fs::i64 agents, fs::i64 columns, fs::i64 threads) try {
+                                    const fs::Bucket* buckets, fs::i64 bucket, fs::i64 bits, const float* weight,
+                                    fs::i64 weight_step, float* out, fs::i64 out_stride, fs::i64 agents,
+                                    fs::i64 columns, fs::i64 count, fs::i64 threads) try {
   const Arguments a{codes, scales, signs, {buckets, count}, columns, bits, {weight, weight_step}, {out, out_stride}};
   if (!a.table.valid(columns, bucket)) return fs::BAD_BUCKETS;
   const std::vector<fs::Part> parts = fs::parts_of(a.table, COLUMNS, true);

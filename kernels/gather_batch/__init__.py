@@ -6,15 +6,6 @@ image's size: the pixel at (y, x) comes from (y + down, x + right) of the image,
 A flip follows it and turns columns around. Padding by black pixels, random crops and horizontal flips are customary for
 CIFAR (He, Zhang, Ren, Sun 2016, arXiv:1512.03385, section 4.2).
 
-Arguments
-    samples  `[samples, channels, height, width]`, uint8 with a table or float32 without one, contiguous
-    indices  `[agents, batch]` int64, contiguous, each in 0..samples-1 (checked on a CPU)
-    out      `[agents, batch, channels, height, width]` float32, contiguous, overwritten
-    table    `[channels, 256]` float32: what the levels of a channel stand for; None for float32 samples
-    fill     `[channels]` float32: the value of what lies outside of the image; None where nothing is moved
-    offsets  `[agents, batch, 2]` int16, (down, right); None where nothing is moved
-    flips    `[agents, batch]` bool; None where nothing is moved
-
 Rounding: none, numbers are copied.
 """
 
@@ -24,25 +15,23 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels.arguments import MOST_COLUMNS
+from fastsaddle.kernels.arguments import MOST_COLUMNS, Array
 from fastsaddle.kernels.op import Op
 
 from .reference import LEVELS, gather_batch_reference
 
 
-def check(
+def check_samples(
     samples: torch.Tensor,
-    indices: torch.Tensor,
-    out: torch.Tensor,
-    table: torch.Tensor | None = None,
-    fill: torch.Tensor | None = None,
-    offsets: torch.Tensor | None = None,
-    flips: torch.Tensor | None = None,
+    table: torch.Tensor | None,
+    fill: torch.Tensor | None,
+    offsets: torch.Tensor | None,
+    flips: torch.Tensor | None,
 ) -> None:
-    if samples.dim() != 4 or indices.dim() != 2 or 0 in (*samples.shape, *indices.shape):
+    dtype = torch.float32 if table is None else torch.uint8
+    if samples.dtype != dtype:
         raise ValueError(
-            "samples must be [samples, channels, height, width] and indices [agents, batch], none of them empty, "
-            f"got {list(samples.shape)} and {list(indices.shape)}"
+            f"samples must be {dtype} {'without' if table is None else 'with'} a table, got {samples.dtype}"
         )
     if prod(samples.shape[1:]) > MOST_COLUMNS:
         raise ValueError(
@@ -50,27 +39,6 @@ def check(
         )
     if len({value is None for value in (fill, offsets, flips)}) > 1:
         raise ValueError("fill, offsets and flips must be given together, or none of them")
-    dtype = torch.float32 if table is None else torch.uint8
-    channels, batch = samples.shape[1:2], indices.shape
-    for name, tensor, wanted, shape in (
-        ("samples", samples, dtype, samples.shape),
-        ("indices", indices, torch.int64, batch),
-        ("out", out, torch.float32, (*batch, *samples.shape[1:])),
-        ("table", table, torch.float32, (*channels, LEVELS)),
-        ("fill", fill, torch.float32, channels),
-        ("offsets", offsets, torch.int16, (*batch, 2)),
-        ("flips", flips, torch.bool, batch),
-    ):
-        if tensor is not None and (
-            tensor.dtype != wanted
-            or tensor.device != samples.device
-            or tensor.shape != torch.Size(shape)
-            or not tensor.is_contiguous()
-        ):
-            raise ValueError(
-                f"{name} must be {wanted} {list(shape)} on {samples.device}, contiguous, "
-                f"got {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
-            )
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -114,12 +82,47 @@ def passes(arguments: Mapping[str, Any]) -> float:
 
 gather_batch = Op(
     name="gather_batch",
-    schema="(Tensor samples, Tensor indices, Tensor(a!) out, Tensor? table, Tensor? fill, Tensor? offsets, "
-    "Tensor? flips)",
+    arguments=(
+        Array(
+            "samples",
+            None,
+            "stored, channels, height, width",
+            about="uint8 with a table, float32 without one",
+        ),
+        Array(
+            "indices", torch.int64, "agents, batch", about="each in 0..stored-1 (checked on a CPU)"
+        ),
+        Array(
+            "out", torch.float32, "agents, batch, channels, height, width", written=True, read=False
+        ),
+        Array(
+            "table",
+            torch.float32,
+            "channels, 256",
+            optional=True,
+            about="what the levels of a channel stand for; None for float32 samples",
+        ),
+        Array(
+            "fill",
+            torch.float32,
+            "channels",
+            optional=True,
+            about="the value of what lies outside of the image; None where nothing is moved",
+        ),
+        Array(
+            "offsets",
+            torch.int16,
+            "agents, batch, 2",
+            optional=True,
+            about="(down, right); None where nothing is moved",
+        ),
+        Array(
+            "flips", torch.bool, "agents, batch", optional=True, about="None where nothing is moved"
+        ),
+    ),
     reference=gather_batch_reference,
-    check=check,
+    rules=(check_samples,),
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("out",),
 )

@@ -58,11 +58,15 @@ void move_plane(const float* from, Shape shape, Move move, float fill, float* to
 
 }  // namespace
 
-FS_EXPORT i64 fs_gather_batch(const fs::Byte* levels, const float* numbers, const i64* indices, float* out,
-                              const float* table, const float* fill, const std::int16_t* offsets, const bool* flips,
-                              i64 count, i64 samples, i64 channels, i64 height, i64 width, i64 threads) {
+FS_EXPORT i64 fs_gather_batch(const void* samples, const i64* indices, float* out, const float* table,
+                              const float* fill, const std::int16_t* offsets, const bool* flips, i64 stored,
+                              i64 channels, i64 height, i64 width, i64 agents, i64 batch, i64 threads) {
+  const i64 count = agents * batch;
   for (i64 n = 0; n < count; ++n)
-    if (indices[n] < 0 || indices[n] >= samples) return BAD_INDEX;
+    if (indices[n] < 0 || indices[n] >= stored) return BAD_INDEX;
+  // bytes where there is a table of what they stand for
+  const auto* levels = table ? static_cast<const fs::Byte*>(samples) : nullptr;
+  const auto* numbers = static_cast<const float*>(samples);
   const Shape shape{channels, height, width};
   const i64 plane = shape.plane();
   const fs::Lookup lookup(table, table ? channels : 0);

@@ -13,22 +13,6 @@ D-PSGD (Lian et al. 2017, arXiv:1705.09056) in adapt-then-combine order, heavy b
 and quasi-global momentum (Lin et al. 2021, arXiv:2102.04761, algorithm 1). Reading `saved` instead of x undoes SAM's
 perturbation in the same pass. The halves are local_step and mix_update; composed they give the same bits.
 
-Arguments
-    x             `[agents, columns]` float32, overwritten by the mixed model
-    saved         `[agents, columns]` float32 or None
-    g             `[agents, columns]` float32
-    momentum      `[agents, columns]` float32 or bfloat16, updated; None for kind 0
-    neighbors     `[agents, width]` int32: each agent itself, then its neighbors, padded with -1
-    weights       `[agents, width]` float32
-    lr, weight_decay, beta, mu   float32, 0-d or `[agents]`
-    norm          `[agents]` float32 or None: an agent whose norm is not finite takes no local step and keeps its
-                  momentum; its model still takes part in the mixing
-    active        `[agents]` bool or None, the last argument: an agent that is not active takes no local step either, as
-                  if its norm were not finite. For agents with clocks of their own, and for faults
-    kind          0, 1 or 2 as above
-    nesterov, maximize
-    seed, step, first_agent   of the draws: step is int64, 0-d or `[agents]`; without bfloat16 nothing is drawn
-
 `momentum` may be bfloat16 instead: it is widened exactly, all the above is float32, and what is written is rounded
 stochastically (see _shared/bfloat16) by draws of the stream MOMENTUM. The step itself takes m before it is rounded.
 
@@ -41,49 +25,27 @@ from typing import Any
 import torch
 
 from fastsaddle.kernels._shared.bfloat16.reference import passes_of
-from fastsaddle.kernels._shared.buckets.reference import check_draw
-from fastsaddle.kernels._shared.step.reference import check_kind
-from fastsaddle.kernels.arguments import (
-    check_neighbors,
-    check_per_agent,
-    check_rows,
-    check_scalars,
-    check_state,
+from fastsaddle.kernels._shared.step.arguments import (
+    ACTIVE,
+    BETA,
+    KIND,
+    LISTED,
+    LR,
+    MAXIMIZE,
+    MOMENTUM,
+    MU,
+    NESTEROV,
+    NORM,
+    SAVED,
+    WEIGHT_DECAY,
+    G,
 )
+from fastsaddle.kernels._shared.step.reference import check_kind
+from fastsaddle.kernels.arguments import Rows, draws, lists
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import gossip_step_reference
-
-
-def check(
-    x: torch.Tensor,
-    saved: torch.Tensor | None,
-    g: torch.Tensor,
-    momentum: torch.Tensor | None,
-    neighbors: torch.Tensor,
-    weights: torch.Tensor,
-    lr: torch.Tensor,
-    weight_decay: torch.Tensor,
-    beta: torch.Tensor,
-    mu: torch.Tensor,
-    norm: torch.Tensor | None,
-    kind: int,
-    nesterov: bool,
-    maximize: bool,
-    seed: int,
-    step: torch.Tensor,
-    first_agent: int,
-    active: torch.Tensor | None = None,
-) -> None:
-    check_kind(kind, momentum)
-    check_rows(x, x=x, saved=saved, g=g)
-    check_state(x, momentum=momentum)
-    check_neighbors(x, neighbors, weights)
-    check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta, mu=mu)
-    check_per_agent(x, torch.float32, norm=norm)
-    check_per_agent(x, torch.bool, active=active)
-    check_draw(x, seed, step, first_agent)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -151,13 +113,16 @@ def passes(arguments: Mapping[str, Any]) -> float:
 
 gossip_step = Op(
     name="gossip_step",
-    schema=(
-        "(Tensor(a!) x, Tensor? saved, Tensor g, Tensor(b!)? momentum, Tensor neighbors, Tensor weights, "
-        "Tensor lr, Tensor weight_decay, Tensor beta, Tensor mu, Tensor? norm, int kind, bool nesterov, "
-        "bool maximize, int seed, Tensor step, int first_agent, Tensor? active=None)"
+    arguments=(
+        Rows("x", written=True, about="the models, in the end mixed ones"),
+        *(SAVED, G, MOMENTUM),
+        *lists(about=LISTED),
+        *(LR, WEIGHT_DECAY, BETA, MU, NORM, KIND, NESTEROV, MAXIMIZE),
+        *draws(),
+        ACTIVE,
     ),
     reference=gossip_step_reference,
-    check=check,
+    rules=(check_kind,),
     folder=__name__,
     examples=examples,
     passes=passes,

@@ -10,7 +10,7 @@ struct Arguments {
   fs::StateRows momentum;
   fs::Lists lists;
   fs::Scalar lr, weight_decay, beta, mu;
-  const float* norm;
+  fs::Gate gate;
   fs::i64 kind;
   bool nesterov, maximize;
   fs::Draws draws;
@@ -26,7 +26,7 @@ void step_tile(const Arguments& a, fs::i64 first, fs::i64 count, fs::i64 next, f
   for (fs::i64 i = 0; i < agents; ++i) {
     const float* start = a.start(i, first);
     float* target = h + i * count;
-    if (!fs::steps(a.norm, i)) {
+    if (!a.gate.opens(i)) {
       std::memcpy(target, start, static_cast<std::size_t>(count) * sizeof(float));
       continue;
     }
@@ -40,7 +40,7 @@ void step_tile(const Arguments& a, fs::i64 first, fs::i64 count, fs::i64 next, f
   for (fs::i64 i = 0; i < agents; ++i) {
     const fs::i64 length = a.lists.length(i), list = i * a.lists.width;
     for (fs::i64 k = 0; k < length; ++k) named[k] = h + a.lists.neighbors[list + k] * count;
-    const bool moves = a.kind == fs::QUASI_GLOBAL && a.lr.at(i) != 0.0f && fs::steps(a.norm, i);
+    const bool moves = a.kind == fs::QUASI_GLOBAL && a.lr.at(i) != 0.0f && a.gate.opens(i);
     float* momentum = moves ? a.momentum.open(i, first, count, wide) : nullptr;
     fs::mix_row({named, a.lists.weights + list, length, moves ? a.start(i, first) : nullptr, momentum,
                  a.lr.at(i), a.mu.at(i), a.x.at(i, first), static_cast<bool>(a.saved),
@@ -52,14 +52,14 @@ void step_tile(const Arguments& a, fs::i64 first, fs::i64 count, fs::i64 next, f
 
 }  // namespace
 
-FS_EXPORT fs::i64 fs_gossip_step(float* x, fs::i64 x_stride, const float* saved, fs::i64 saved_stride,
-                                 const float* g, fs::i64 g_stride, void* momentum, fs::i64 momentum_stride,
-                                 fs::i64 momentum_is_half, const std::int32_t* neighbors, const float* weights, fs::i64 agents,
-                                 fs::i64 columns, fs::i64 width, const float* lr, fs::i64 lr_step,
-                                 const float* weight_decay, fs::i64 weight_decay_step, const float* beta,
-                                 fs::i64 beta_step, const float* mu, fs::i64 mu_step, const float* norm,
-                                 fs::i64 kind, fs::i64 nesterov, fs::i64 maximize, fs::i64 seed,
-                                 const fs::i64* step, fs::i64 step_step, fs::i64 first_agent, fs::i64 threads) {
+FS_EXPORT fs::i64 fs_gossip_step(float* x, fs::i64 x_stride, const float* saved, fs::i64 saved_stride, const float* g,
+                                 fs::i64 g_stride, void* momentum, fs::i64 momentum_stride, fs::i64 momentum_is_half,
+                                 const std::int32_t* neighbors, const float* weights, const float* lr,
+                                 fs::i64 lr_step, const float* weight_decay, fs::i64 weight_decay_step,
+                                 const float* beta, fs::i64 beta_step, const float* mu, fs::i64 mu_step,
+                                 const float* norm, fs::i64 kind, fs::i64 nesterov, fs::i64 maximize, fs::i64 seed,
+                                 const fs::i64* step, fs::i64 step_step, fs::i64 first_agent, const bool* active,
+                                 fs::i64 agents, fs::i64 columns, fs::i64 width, fs::i64 threads) {
   const Arguments a{{x, x_stride},
                     {saved, saved_stride},
                     {g, g_stride},
@@ -69,7 +69,7 @@ FS_EXPORT fs::i64 fs_gossip_step(float* x, fs::i64 x_stride, const float* saved,
                     {weight_decay, weight_decay_step},
                     {beta, beta_step},
                     {mu, mu_step},
-                    norm,
+                    {norm, active},
                     kind,
                     nesterov != 0,
                     maximize != 0,

@@ -16,12 +16,15 @@ constexpr i64 PARTS = 4;
 // a code of an output whose gradient goes nowhere; the others say which of a window's four positions was the largest
 constexpr std::uint8_t NOWHERE = 4;
 
-// in the order in which Python passes them; pairs are (vertical, horizontal)
+// pairs are (vertical, horizontal)
 struct Layer {
   i64 channels, size[2], outputs, kernel[2], stride[2], padding[2], dilation[2];
-  i64 positions[2];  // of the convolution
-  i64 relu, pool;    // 1: what follows it
+  i64 relu, pool;  // 1: what follows it
+  i64 positions[2] = {positions_of(0), positions_of(1)};  // of the convolution
 
+  i64 positions_of(i64 axis) const {
+    return (padded(axis) - dilation[axis] * (kernel[axis] - 1) - 1) / stride[axis] + 1;
+  }
   i64 taps() const { return channels * kernel[0] * kernel[1]; }
   i64 result(i64 axis) const { return pool ? positions[axis] / 2 : positions[axis]; }
   i64 padded(i64 axis) const { return size[axis] + 2 * padding[axis]; }

@@ -1,13 +1,16 @@
-"""A convolution layer on blocks of samples: what the functions of `ops.py` take and give."""
+"""A convolution layer on blocks of samples: its sizes, and the registers that it is computed in."""
 
+import ctypes
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from fastsaddle.kernels import native
+
 # as in layer.h
-PARTS = 4
 NOWHERE = 4
+# with registers of fewer floats (without AVX2 and FMA) they have not been measured
+FAST_WIDTH = 8
 
 Pair = tuple[int, int]
 
@@ -50,8 +53,37 @@ class Layer(NamedTuple):
         if min(*self.result, *self.kernel) < 1:
             raise ValueError(f"the kernel must fit, and leave a window to pool, got {self}")
 
-    def sizes(self) -> Tensor:
-        """As the native library reads them."""
-        pairs = (self.kernel, self.stride, self.padding, self.dilation, self.positions)
-        flat = (self.channels, *self.size, self.outputs, *sum(pairs, ()), self.relu, self.pool)
-        return torch.tensor(flat, dtype=torch.int64)
+    @property
+    def how(self) -> tuple[Pair, Pair, Pair, bool, bool]:
+        """What the ops are told besides the tensors."""
+        return self.stride, self.padding, self.dilation, self.relu, self.pool
+
+
+def layer_of(
+    x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, relu: bool, pool: bool
+) -> Layer:
+    """The layer that takes blocks of samples `x` with weights of these shapes."""
+    sizes = (
+        x.shape[2],
+        (x.shape[3], x.shape[4]),
+        weight.shape[1],
+        (weight.shape[3], weight.shape[4]),
+    )
+    return Layer(*sizes, stride, padding, dilation, bool(relu), bool(pool))
+
+
+def register_width(most: int = 16) -> int:
+    """Floats of the registers that convolutions take from now on: the widest here, of `most` floats at the most.
+
+    Raises:
+        ImportError: the native library cannot be opened.
+    """
+    return int(native.function("fs_lane_width", [ctypes.c_int64])(most))
+
+
+def are_fast() -> bool:
+    """Whether this processor has the registers that the native ops were measured with; False without them."""
+    try:
+        return register_width() >= FAST_WIDTH
+    except ImportError:
+        return False

@@ -3,6 +3,8 @@
 #include <immintrin.h>
 #endif
 
+#include <memory>
+#include <new>
 #include <utility>
 
 #include "layer.h"
@@ -50,15 +52,15 @@ struct Steps {
 #pragma GCC pop_options
 #endif
 
-// for registers of at most `widest` floats
-const Steps& best_steps(fs::i64 widest) {
+// floats of the registers that are used, at most
+fs::i64 widest = fs::BLOCK;
+
+const Steps& best_steps() {
 #ifdef FS_CLONED
   if (widest >= 16 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq"))
     return avx512::steps;
   if (widest >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::steps;
-#else
-  (void)widest;
 #endif
   return baseline::steps;
 }
@@ -92,15 +94,29 @@ fs::i64 packed_floats(fs::i64 outer, fs::i64 inner) {
 
 }  // namespace
 
-// floats in the registers that are used here
-FS_EXPORT fs::i64 fs_lane_width() { return best_steps(fs::BLOCK).width; }
+// floats of the registers that are used from now on: as wide as there are, and at most so many
+FS_EXPORT fs::i64 fs_lane_width(fs::i64 most) {
+  widest = most;
+  return best_steps().width;
+}
 
-FS_EXPORT fs::i64 fs_lane_convolution(const fs::i64* sizes, const float* x, fs::i64 x_stride, const float* weight,
-                                      fs::i64 weight_stride, const float* bias, fs::i64 bias_stride, float* out,
-                                      std::uint8_t* codes, fs::i64 agents, fs::i64 blocks, fs::i64 widest,
-                                      fs::i64 threads) {
-  const fs::Layer& layer = *reinterpret_cast<const fs::Layer*>(sizes);
-  const Steps& steps = best_steps(widest);
+FS_EXPORT fs::i64 fs_lane_convolution(const float* x, fs::i64 x_stride, const float* weight, fs::i64 weight_stride,
+                                      const float* bias, fs::i64 bias_stride, float* out, std::uint8_t* codes,
+                                      fs::i64 stride_down, fs::i64 stride_right, fs::i64 padding_down,
+                                      fs::i64 padding_right, fs::i64 dilation_down, fs::i64 dilation_right,
+                                      fs::i64 relu, fs::i64 pool, fs::i64 agents, fs::i64 blocks, fs::i64 channels,
+                                      fs::i64 height, fs::i64 width, fs::i64 outputs, fs::i64 tall, fs::i64 wide,
+                                      fs::i64 down, fs::i64 right, fs::i64 threads) {
+  const fs::Layer layer{channels,
+                        {height, width},
+                        outputs,
+                        {tall, wide},
+                        {stride_down, stride_right},
+                        {padding_down, padding_right},
+                        {dilation_down, dilation_right},
+                        relu,
+                        pool};
+  const Steps& steps = best_steps();
   const fs::i64 taps = layer.taps(), parts = blocks < fs::PARTS ? blocks : fs::PARTS;
   const fs::i64 packed = packed_floats(layer.outputs, taps);
   const fs::i64 padded = layer.is_padded() ? layer.padded_floats() : 0;
@@ -121,26 +137,41 @@ FS_EXPORT fs::i64 fs_lane_convolution(const fs::i64* sizes, const float* x, fs::
   });
 }
 
-// partial: [agents, parts, outputs * (taps + 1)], sums of each part; null gradients are not wanted
-FS_EXPORT fs::i64 fs_lane_convolution_backward(const fs::i64* sizes, const float* gradient, const std::uint8_t* codes,
-                                               const float* x, fs::i64 x_stride, const float* weight,
-                                               fs::i64 weight_stride, float* x_gradient, float* weight_gradient,
+// null gradients are not wanted
+FS_EXPORT fs::i64 fs_lane_convolution_backward(const float* gradient, const std::uint8_t* codes, const float* x,
+                                               fs::i64 x_stride, const float* weight, fs::i64 weight_stride,
+                                               float* x_gradient, float* weight_gradient,
                                                fs::i64 weight_gradient_stride, float* bias_gradient,
-                                               fs::i64 bias_gradient_stride, float* partial, fs::i64 agents,
-                                               fs::i64 blocks, fs::i64 widest, fs::i64 threads) {
-  const fs::Layer& layer = *reinterpret_cast<const fs::Layer*>(sizes);
-  const Steps& steps = best_steps(widest);
+                                               fs::i64 bias_gradient_stride, fs::i64 stride_down,
+                                               fs::i64 stride_right, fs::i64 padding_down, fs::i64 padding_right,
+                                               fs::i64 dilation_down, fs::i64 dilation_right, fs::i64 relu,
+                                               fs::i64 pool, fs::i64 agents, fs::i64 blocks, fs::i64 outputs,
+                                               fs::i64 down, fs::i64 right, fs::i64 channels, fs::i64 height,
+                                               fs::i64 width, fs::i64 tall, fs::i64 wide, fs::i64 threads) {
+  const fs::Layer layer{channels,
+                        {height, width},
+                        outputs,
+                        {tall, wide},
+                        {stride_down, stride_right},
+                        {padding_down, padding_right},
+                        {dilation_down, dilation_right},
+                        relu,
+                        pool};
+  const Steps& steps = best_steps();
   const fs::i64 taps = layer.taps(), area = layer.kernel[0] * layer.kernel[1];
   const fs::i64 parts = blocks < fs::PARTS ? blocks : fs::PARTS, sums = layer.outputs * (taps + 1);
   const fs::i64 packed = x_gradient ? packed_floats(layer.channels, layer.outputs * area) : 0;
   const fs::i64 padded = layer.is_padded() && weight_gradient ? layer.padded_floats() : 0;
   const fs::i64 spread = layer.outputs * layer.spread_plane();
+  // sums of each part, [agents, parts, outputs * (taps + 1)]
+  const std::unique_ptr<float[]> partial(new (std::nothrow) float[agents * parts * sums]);
+  if (!partial) return fs::NO_MEMORY;
   const fs::i64 status = fs::for_each_tile(
       agents * parts, packed + padded + spread, 0, threads, [&](fs::i64 t, float* memory, auto) {
         const fs::i64 agent = t / parts, part = t % parts;
         const float* own = weight + agent * weight_stride;
         float *in_padding = memory + packed, *spread_out = in_padding + padded;
-        float *its_weights = partial + t * sums, *its_bias = its_weights + layer.outputs * taps;
+        float *its_weights = partial.get() + t * sums, *its_bias = its_weights + layer.outputs * taps;
         if (x_gradient)
           pack(layer.channels, layer.outputs * area, memory, [&](fs::i64 channel, fs::i64 i) {
             return own[i / area * taps + channel * area + i % area];
@@ -161,7 +192,7 @@ FS_EXPORT fs::i64 fs_lane_convolution_backward(const fs::i64* sizes, const float
   if (status) return status;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (fs::i64 agent = 0; agent < agents; ++agent) {
-    const float* first = partial + agent * parts * sums;
+    const float* first = partial.get() + agent * parts * sums;
     const auto add_up = [&](fs::i64 from, fs::i64 count, float* to) {
       for (fs::i64 i = 0; i < count; ++i) {
         float sum = parts ? first[from + i] : 0.0f;

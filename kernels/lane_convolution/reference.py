@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastsaddle.kernels._shared.lanes.blocks import to_blocks, to_samples
-from fastsaddle.kernels.lane_convolution.layer import NOWHERE, Layer
+from fastsaddle.kernels.lane_convolution.layer import NOWHERE, Layer, Pair, layer_of
 
 
 def _convolved(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -22,14 +22,19 @@ def _windows(layer: Layer, positions: Tensor) -> Tensor:
     return positions.unfold(-2, 2, 2).unfold(-2, 2, 2).flatten(-2)
 
 
-def forward(
-    layer: Layer,
+def forward_reference(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     out: Tensor,
     codes: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    relu: bool,
+    pool: bool,
 ) -> None:
+    layer = layer_of(x, weight, stride, padding, dilation, relu, pool)
     batch = x.shape[1] * x.shape[-1]
     windows = _windows(layer, _convolved(layer, to_samples(x, batch), weight, bias))
     best, which = windows.max(-1)
@@ -41,8 +46,7 @@ def forward(
         codes.copy_(to_blocks(which))
 
 
-def backward(
-    layer: Layer,
+def backward_reference(
     gradient: Tensor,
     codes: Tensor | None,
     x: Tensor,
@@ -50,13 +54,19 @@ def backward(
     x_gradient: Tensor | None,
     weight_gradient: Tensor | None,
     bias_gradient: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    relu: bool,
+    pool: bool,
 ) -> None:
+    layer = layer_of(x, weight, stride, padding, dilation, relu, pool)
     batch = x.shape[1] * x.shape[-1]
     coded = torch.zeros_like(gradient, dtype=torch.uint8) if codes is None else codes
     values, which = to_samples(gradient, batch), to_samples(coded, batch).long()
     values = torch.where(which == NOWHERE, 0, values)
     positions = values.new_zeros(*values.shape[:3], *layer.positions)
-    places = torch.arange(positions[0, 0, 0].numel()).view(layer.positions)
+    places = torch.arange(positions[0, 0, 0].numel(), device=x.device).view(layer.positions)
     windows = _windows(layer, places).expand(*values.shape, -1)
     chosen = windows.gather(-1, (which % NOWHERE)[..., None])[..., 0]
     positions.flatten(3).scatter_(3, chosen.flatten(3), values.flatten(3))

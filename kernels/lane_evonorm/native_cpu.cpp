@@ -1,5 +1,7 @@
 // EvoNorm-S0 with a hard gate on blocks of samples: a line holds one number of 16 samples.
 #include <cmath>
+#include <memory>
+#include <new>
 
 #include "../_shared/rows/simd.h"
 
@@ -100,9 +102,10 @@ FS_CLONES void backward(const Block& of, const float* gradient, const float* x, 
 }  // namespace
 
 FS_EXPORT i64 fs_lane_evonorm(const float* x, const float* weight, i64 weight_stride, const float* bias,
-                              i64 bias_stride, const float* eps, float* out, float* means, float* inverses, i64 agents,
-                              i64 blocks, i64 channels, i64 groups, i64 positions, i64 threads) {
-  const Block of = {channels, groups, positions, *eps};
+                              i64 bias_stride, i64 groups, double eps, float* out, float* means, float* inverses,
+                              i64 agents, i64 blocks, i64 channels, i64 height, i64 width, i64 threads) {
+  const i64 positions = height * width;
+  const Block of = {channels, groups, positions, static_cast<float>(eps)};
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (i64 b = 0; b < agents * blocks; ++b) {
     const i64 agent = b / blocks, at = b * channels * positions * fs::LINE, stat = b * groups * fs::LINE;
@@ -112,18 +115,22 @@ FS_EXPORT i64 fs_lane_evonorm(const float* x, const float* weight, i64 weight_st
   return 0;
 }
 
-// partial: [agents, blocks, 2, channels]; null gradients are not wanted
+// null gradients are not wanted
 FS_EXPORT i64 fs_lane_evonorm_backward(const float* gradient, const float* x, const float* weight, i64 weight_stride,
                                        const float* means, const float* inverses, float* x_gradient,
                                        float* weight_gradient, i64 weight_gradient_stride, float* bias_gradient,
-                                       i64 bias_gradient_stride, float* partial, i64 agents, i64 blocks, i64 channels,
-                                       i64 groups, i64 positions, i64 threads) {
+                                       i64 bias_gradient_stride, i64 agents, i64 blocks, i64 channels, i64 height,
+                                       i64 width, i64 groups, i64 threads) {
+  const i64 positions = height * width;
   const Block of = {channels, groups, positions, 0.0f};
+  // sums of each block, [agents, blocks, 2, channels]
+  const std::unique_ptr<float[]> partial(new (std::nothrow) float[agents * blocks * 2 * channels]);
+  if (!partial) return fs::NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (i64 b = 0; b < agents * blocks; ++b) {
     const i64 at = b * channels * positions * fs::LINE, stat = b * groups * fs::LINE;
     backward(of, gradient + at, x + at, weight + b / blocks * weight_stride, means + stat, inverses + stat,
-             x_gradient + at, partial + b * 2 * channels);
+             x_gradient + at, partial.get() + b * 2 * channels);
   }
   for (i64 agent = 0; agent < agents; ++agent)
     for (i64 channel = 0; channel < 2 * channels; ++channel) {

@@ -19,7 +19,7 @@ def _scaled(x: Tensor, weight: Tensor, inverses: Tensor) -> Tensor:
     return normalized.flatten(2, 3) * weight[:, None, :, None, None, None]
 
 
-def forward(
+def forward_reference(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -35,7 +35,7 @@ def forward(
     out.copy_(_scaled(x, weight, inverses) + bias[:, None, :, None, None, None])
 
 
-def backward(
+def backward_reference(
     gradient: Tensor,
     x: Tensor,
     weight: Tensor,

@@ -2,12 +2,9 @@
 
     start = saved, or x;   g' = (+-)g + weight_decay start;   h = start - lr u(g', momentum)
 
-with u as in gossip_step. Local momentum (kind 1) is updated here; quasi-global momentum (kind 2) is read here and
-updated by mix_update, once the neighbors' models have arrived. Of bfloat16 momentum only what is written is rounded: h
-takes m before.
-
-Arguments: as in gossip_step, but x is only read, and
-    h         `[agents, columns]` float32, overwritten; start itself for agents that take no step
+with u as in gossip_step (Lian et al. 2017, arXiv:1705.09056). Local momentum (kind 1) is updated here; quasi-global
+momentum (kind 2) is read here and updated by mix_update, once the neighbors' models have arrived. Of bfloat16 momentum
+only what is written is rounded: h takes m before.
 
 Rounding: exact, the same operations in the same order as gossip_step.
 """
@@ -18,40 +15,25 @@ from typing import Any
 import torch
 
 from fastsaddle.kernels._shared.bfloat16.reference import passes_of
-from fastsaddle.kernels._shared.buckets.reference import check_draw
+from fastsaddle.kernels._shared.step.arguments import (
+    ACTIVE,
+    BETA,
+    KIND,
+    LR,
+    MAXIMIZE,
+    MOMENTUM,
+    NESTEROV,
+    NORM,
+    SAVED,
+    WEIGHT_DECAY,
+    G,
+)
 from fastsaddle.kernels._shared.step.reference import check_kind
-from fastsaddle.kernels.arguments import check_per_agent, check_rows, check_scalars, check_state
+from fastsaddle.kernels.arguments import Rows, draws
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import local_step_reference
-
-
-def check(
-    x: torch.Tensor,
-    saved: torch.Tensor | None,
-    g: torch.Tensor,
-    momentum: torch.Tensor | None,
-    h: torch.Tensor,
-    lr: torch.Tensor,
-    weight_decay: torch.Tensor,
-    beta: torch.Tensor,
-    norm: torch.Tensor | None,
-    kind: int,
-    nesterov: bool,
-    maximize: bool,
-    seed: int,
-    step: torch.Tensor,
-    first_agent: int,
-    active: torch.Tensor | None = None,
-) -> None:
-    check_kind(kind, momentum)
-    check_rows(x, x=x, saved=saved, g=g, h=h)
-    check_state(x, momentum=momentum)
-    check_scalars(x, lr=lr, weight_decay=weight_decay, beta=beta)
-    check_per_agent(x, torch.float32, norm=norm)
-    check_per_agent(x, torch.bool, active=active)
-    check_draw(x, seed, step, first_agent)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -102,16 +84,23 @@ def passes(arguments: Mapping[str, Any]) -> float:
 
 local_step = Op(
     name="local_step",
-    schema=(
-        "(Tensor x, Tensor? saved, Tensor g, Tensor(a!)? momentum, Tensor(b!) h, Tensor lr, "
-        "Tensor weight_decay, Tensor beta, Tensor? norm, int kind, bool nesterov, bool maximize, "
-        "int seed, Tensor step, int first_agent, Tensor? active=None)"
+    arguments=(
+        Rows("x", about="the models"),
+        *(SAVED, G, MOMENTUM),
+        Rows(
+            "h",
+            written=True,
+            read=False,
+            about="what is sent; start itself for agents that take no step",
+        ),
+        *(LR, WEIGHT_DECAY, BETA, NORM, KIND, NESTEROV, MAXIMIZE),
+        *draws(),
+        ACTIVE,
     ),
     reference=local_step_reference,
-    check=check,
+    rules=(check_kind,),
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("h",),
     apart=("h", "x"),
 )

@@ -1,9 +1,6 @@
 """One gossip round with a dense mixing matrix: out = W x. For graphs whose degree makes neighbor lists slower.
 
-Arguments
-    x    `[agents, columns]` float32
-    W    `[agents, agents]` float32, contiguous; row i holds the weights that agent i gives to all
-    out  `[agents, columns]` float32, overwritten; shares no memory with x
+Xiao and Boyd 2004 (fast linear iterations for distributed averaging), one multiplication by the mixing matrix.
 
 Rounding: products of `agents` terms in an order that each implementation chooses. The difference of two results is
 at most 4 eps sqrt(agents) of the sum's absolute terms, eps = 2^-24; no reduced precision (TF32) is used.
@@ -14,26 +11,11 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels.arguments import check_rows
+from fastsaddle.kernels.arguments import Array, Rows
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import mix_dense_reference
-
-
-def check(x: torch.Tensor, W: torch.Tensor, out: torch.Tensor) -> None:
-    check_rows(x, x=x, out=out)
-    agents = x.shape[0]
-    if (
-        W.dtype != torch.float32
-        or W.device != x.device
-        or W.shape != (agents, agents)
-        or not W.is_contiguous()
-    ):
-        raise ValueError(
-            f"W must be float32 [agents, agents] = {(agents, agents)} on {x.device} and contiguous, "
-            f"got {W.dtype} {tuple(W.shape)} on {W.device}"
-        )
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -53,13 +35,20 @@ def tolerance(output: str, arguments: Mapping[str, Any], expected: torch.Tensor)
 
 mix_dense = Op(
     name="mix_dense",
-    schema="(Tensor x, Tensor W, Tensor(a!) out)",
+    arguments=(
+        Rows("x"),
+        Array(
+            "W",
+            torch.float32,
+            "agents, agents",
+            about="row i holds the weights that agent i gives to all",
+        ),
+        Rows("out", written=True, read=False, about="shares no memory with x"),
+    ),
     reference=mix_dense_reference,
-    check=check,
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("out",),
     tolerance=tolerance,
     apart=("out", "x"),
 )

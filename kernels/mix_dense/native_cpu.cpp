@@ -24,8 +24,8 @@ FS_CLONES void product(const float* W, fs::i64 agents, const float* x, fs::i64 x
 
 }  // namespace
 
-FS_EXPORT fs::i64 fs_mix_dense(const float* x, fs::i64 x_stride, const float* W, float* out,
-                               fs::i64 out_stride, fs::i64 agents, fs::i64 columns, fs::i64 threads) {
+FS_EXPORT fs::i64 fs_mix_dense(const float* x, fs::i64 x_stride, const float* W, float* out, fs::i64 out_stride,
+                               fs::i64 agents, fs::i64 columns, fs::i64 threads) {
   const fs::i64 tile = fs::tile_columns(agents, columns);
   return fs::for_tiles(columns, tile, agents * tile, 1, threads,
                        [&](fs::i64 first, fs::i64 count, fs::i64, float* memory, const float**) {

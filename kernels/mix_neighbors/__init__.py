@@ -2,13 +2,6 @@
 
 Xiao and Boyd 2004 (fast linear iterations for distributed averaging), one multiplication by the mixing matrix.
 
-Arguments
-    x          `[agents + foreign, columns]` float32: the agents' rows, then rows that were received from agents
-               elsewhere, if any
-    out        `[agents, columns]` float32, overwritten; shares no memory with x
-    neighbors  `[agents, width]` int32: rows of x, each agent's own first, then its neighbors', padded with -1
-    weights    `[agents, width]` float32
-
 Rounding: exact, summed in the list's order.
 """
 
@@ -17,19 +10,11 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels.arguments import check_neighbors, check_rows, check_senders
+from fastsaddle.kernels.arguments import Received, Rows, lists
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import mix_neighbors_reference
-
-
-def check(
-    x: torch.Tensor, out: torch.Tensor, neighbors: torch.Tensor, weights: torch.Tensor
-) -> None:
-    check_rows(out, out=out)
-    check_senders(out, x=x)
-    check_neighbors(out, neighbors, weights)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -54,12 +39,17 @@ def passes(arguments: Mapping[str, Any]) -> float:
 
 mix_neighbors = Op(
     name="mix_neighbors",
-    schema="(Tensor x, Tensor(a!) out, Tensor neighbors, Tensor weights)",
+    arguments=(
+        Received(
+            "x",
+            about="the agents' rows, then rows that were received from agents elsewhere, if any",
+        ),
+        Rows("out", written=True, read=False, about="shares no memory with x"),
+        *lists(about="rows of x, each agent's own first, then its neighbors', padded with -1"),
+    ),
     reference=mix_neighbors_reference,
-    check=check,
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("out",),
     apart=("out", "x"),
 )

@@ -2,8 +2,8 @@
 #include "../_shared/step/step.h"
 
 FS_EXPORT fs::i64 fs_mix_neighbors(const float* x, fs::i64 x_stride, float* out, fs::i64 out_stride,
-                                   const std::int32_t* neighbors, const float* weights, fs::i64 stacked,
-                                   fs::i64 agents, fs::i64 columns, fs::i64 width, fs::i64 threads) {
+                                   const std::int32_t* neighbors, const float* weights, fs::i64 agents,
+                                   fs::i64 columns, fs::i64 stacked, fs::i64 width, fs::i64 threads) {
   const fs::Lists lists{neighbors, weights, agents, width, stacked};
   if (!lists.valid()) return fs::BAD_NEIGHBOR;
   const fs::ConstRows models{x, x_stride};

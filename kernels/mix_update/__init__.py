@@ -6,12 +6,6 @@
 
 Lin et al. 2021 (arXiv:2102.04761), algorithm 1, with the displacement divided by the rate that made it.
 
-Arguments: as in gossip_step, and
-    h         `[agents + foreign, columns]` float32: the agents' rows from local_step, then rows that were received from
-              agents elsewhere, if any; shares no memory with x
-    neighbors `[agents, width]` int32: rows of h, each agent's own first, padded with -1
-    momentum  for kind 2 only, float32 or bfloat16; kinds 0 and 1 leave it alone, and take None
-
 Rounding: exact, the same operations in the same order as gossip_step.
 """
 
@@ -21,44 +15,12 @@ from typing import Any
 import torch
 
 from fastsaddle.kernels._shared.bfloat16.reference import passes_of
-from fastsaddle.kernels._shared.buckets.reference import check_draw
-from fastsaddle.kernels.arguments import (
-    check_neighbors,
-    check_per_agent,
-    check_rows,
-    check_scalars,
-    check_senders,
-    check_state,
-)
+from fastsaddle.kernels._shared.step.arguments import ACTIVE, LR, MU, NORM, SAVED
+from fastsaddle.kernels.arguments import Received, Rows, State, draws, lists
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import mix_update_reference
-
-
-def check(
-    x: torch.Tensor,
-    saved: torch.Tensor | None,
-    h: torch.Tensor,
-    momentum: torch.Tensor | None,
-    neighbors: torch.Tensor,
-    weights: torch.Tensor,
-    lr: torch.Tensor,
-    mu: torch.Tensor,
-    norm: torch.Tensor | None,
-    seed: int,
-    step: torch.Tensor,
-    first_agent: int,
-    active: torch.Tensor | None = None,
-) -> None:
-    check_rows(x, x=x, saved=saved)
-    check_senders(x, h=h)
-    check_state(x, momentum=momentum)
-    check_neighbors(x, neighbors, weights)
-    check_scalars(x, lr=lr, mu=mu)
-    check_per_agent(x, torch.float32, norm=norm)
-    check_per_agent(x, torch.bool, active=active)
-    check_draw(x, seed, step, first_agent)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -116,12 +78,26 @@ def passes(arguments: Mapping[str, Any]) -> float:
 
 mix_update = Op(
     name="mix_update",
-    schema=(
-        "(Tensor(a!) x, Tensor? saved, Tensor h, Tensor(b!)? momentum, Tensor neighbors, Tensor weights, "
-        "Tensor lr, Tensor mu, Tensor? norm, int seed, Tensor step, int first_agent, Tensor? active=None)"
+    arguments=(
+        Rows("x", written=True, about="the models, in the end mixed ones"),
+        SAVED,
+        Received(
+            "h",
+            about="the agents' rows from local_step, then rows that came from agents elsewhere, if "
+            "any; shares no memory with x",
+        ),
+        State(
+            "momentum",
+            written=True,
+            optional=True,
+            about="quasi-global momentum; None for kinds 0 and 1",
+        ),
+        *lists(about="rows of h, each agent's own first, padded with -1"),
+        *(LR, MU, NORM),
+        *draws(),
+        ACTIVE,
     ),
     reference=mix_update_reference,
-    check=check,
     folder=__name__,
     examples=examples,
     passes=passes,

@@ -7,12 +7,6 @@ Dimlioglu and Choromanska 2025 (arXiv:2507.20424), reconstructed: the update rul
 with its law that ||d_i|| settles at push / pull. Pull 1 and push 0 give the center itself (LocalSGD); push 0 and any
 center is elastic averaging (EASGD, Zhang et al. 2015, arXiv:1412.6651, equation 5).
 
-Arguments
-    x                 `[agents, columns]` float32, updated
-    center            `[columns]` float32, contiguous: the agents' mean, from consensus
-    squared_distance  `[agents]` float64: ||d_i||^2 over all columns of the model, from consensus
-    pull, push        float32, 0-d or `[agents]`
-
 Rounding: exact. The distance is the float64 square root rounded to float32; then each operation rounds once.
 """
 
@@ -21,24 +15,11 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels.arguments import check_columns, check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels.arguments import Array, Rate, Rows
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import pull_push_reference
-
-
-def check(
-    x: torch.Tensor,
-    center: torch.Tensor,
-    squared_distance: torch.Tensor,
-    pull: torch.Tensor,
-    push: torch.Tensor,
-) -> None:
-    check_rows(x, x=x)
-    check_per_agent(x, torch.float64, squared_distance=squared_distance)
-    check_scalars(x, pull=pull, push=push)
-    check_columns(x, center=center)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -76,9 +57,18 @@ def passes(arguments: Mapping[str, Any]) -> float:
 
 pull_push = Op(
     name="pull_push",
-    schema="(Tensor(a!) x, Tensor center, Tensor squared_distance, Tensor pull, Tensor push)",
+    arguments=(
+        Rows("x", written=True),
+        Array("center", torch.float32, "columns", about="the agents' mean, from consensus"),
+        Array(
+            "squared_distance",
+            torch.float64,
+            about="||d_i||^2 over all columns of the model, from consensus",
+        ),
+        Rate("pull"),
+        Rate("push"),
+    ),
     reference=pull_push_reference,
-    check=check,
     folder=__name__,
     examples=examples,
     passes=passes,

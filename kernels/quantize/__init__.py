@@ -13,20 +13,6 @@ Codes are fields of `bits` bits, the first in a byte's lowest bits: two's comple
 levels are written as magnitudes, with one more bit an element in `signs` (1 is negative). A bucket whose top is below
 2^-100 has scale and codes zero; one with an element that is not finite has scale NaN and codes zero.
 
-Arguments
-    x            `[agents, columns]` float32
-    buckets      `[buckets, 2]` int32: first column, elements; they cover all columns, each from a multiple of 32 on
-    bucket       no bucket has more elements
-    bits         2, 4 or 8
-    levels       1 to 2^bits - 1
-    norm         0 (largest magnitude) or 1 (Euclidean norm)
-    seed         key of the random bits, >= 0
-    step         int64, 0-d or `[agents]`
-    first_agent  number of the first row's agent
-    codes        `[agents, columns bits / 8]` uint8, overwritten
-    scales       `[agents, buckets]` float32, overwritten
-    signs        `[agents, columns / 8]` uint8, overwritten; None where codes hold the sign
-
 Rounding: exact for norm 0. Norm 1 sums float64 squares, in any order: scales may differ by one unit in the last
 place, and a code by one where its element then falls on the other side of its draw.
 """
@@ -36,31 +22,22 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._shared.buckets.reference import check_code, check_draw
-from fastsaddle.kernels.arguments import check_rows
+from fastsaddle.kernels._shared.buckets.arguments import (
+    BITS,
+    BUCKET,
+    BUCKETS,
+    CODES,
+    LEVELS,
+    NORM,
+    SCALES,
+    SIGNS,
+)
+from fastsaddle.kernels._shared.buckets.reference import check_code
+from fastsaddle.kernels.arguments import Rows, draws
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import quantize_reference
-
-
-def check(
-    x: torch.Tensor,
-    buckets: torch.Tensor,
-    bucket: int,
-    bits: int,
-    levels: int,
-    norm: int,
-    seed: int,
-    step: torch.Tensor,
-    first_agent: int,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    signs: torch.Tensor | None,
-) -> None:
-    check_rows(x, x=x)
-    check_code(x, bits, levels, norm, codes, scales, signs, buckets, bucket)
-    check_draw(x, seed, step, first_agent)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -100,14 +77,15 @@ def passes(arguments: Mapping[str, Any]) -> float:
 
 quantize = Op(
     name="quantize",
-    schema=(
-        "(Tensor x, Tensor buckets, int bucket, int bits, int levels, int norm, int seed, Tensor step, "
-        "int first_agent, Tensor(a!) codes, Tensor(b!) scales, Tensor(c!)? signs)"
+    arguments=(
+        Rows("x"),
+        *(BUCKETS, BUCKET, BITS, LEVELS, NORM),
+        *draws(),
+        *(CODES, SCALES, SIGNS),
     ),
     reference=quantize_reference,
-    check=check,
+    rules=(check_code,),
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("codes", "scales", "signs"),
 )

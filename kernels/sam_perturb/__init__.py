@@ -6,17 +6,6 @@ Foret et al. 2020 (arXiv:2010.01412), eq. 2 and algorithm 1, one norm over the w
 variant scales by x^2 (Kwon et al. 2021, arXiv:2102.11600, eq. 4 without its constant): x + scale_i (x x g); its norm is
 that of |x| g. A maximizing run descends instead. Where norm_i is not finite the agent stays where it is.
 
-Arguments
-    x         `[agents, columns]` float32, overwritten by the perturbed model; aside it stays as it is
-    g         `[agents, columns]` float32
-    saved     `[agents, columns]` float32, overwritten by x as it was: copying it back restores exactly; aside it is
-              overwritten by the perturbed model
-    rho       float32, 0-d or `[agents]`: the radius
-    norm      `[agents]` float32, from agent_norm
-    adaptive  use the adaptive scale
-    maximize  the objective is maximized: step the other way
-    aside     write the perturbed model to `saved`, and nothing to x: one pass less
-
 Rounding: exact. The scale, each product and the sum round once, in that order.
 """
 
@@ -25,26 +14,11 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels.arguments import check_per_agent, check_rows, check_scalars
+from fastsaddle.kernels.arguments import Array, Flag, Rate, Rows
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import sam_perturb_reference
-
-
-def check(
-    x: torch.Tensor,
-    g: torch.Tensor,
-    saved: torch.Tensor,
-    rho: torch.Tensor,
-    norm: torch.Tensor,
-    adaptive: bool,
-    maximize: bool,
-    aside: bool = False,
-) -> None:
-    check_rows(x, x=x, g=g, saved=saved)
-    check_scalars(x, rho=rho)
-    check_per_agent(x, torch.float32, norm=norm)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -77,14 +51,31 @@ def passes(arguments: Mapping[str, Any]) -> float:
 
 sam_perturb = Op(
     name="sam_perturb",
-    schema=(
-        "(Tensor(a!) x, Tensor g, Tensor(b!) saved, Tensor rho, Tensor norm, bool adaptive, bool maximize, "
-        "bool aside=False)"
+    arguments=(
+        Rows(
+            "x",
+            written=True,
+            about="the models, in the end perturbed ones; aside it stays as it is",
+        ),
+        Rows("g"),
+        Rows(
+            "saved",
+            written=True,
+            read=False,
+            about="x as it was: copying it back restores exactly; aside it gets the perturbed models",
+        ),
+        Rate("rho", about="the radius"),
+        Array("norm", about="from agent_norm"),
+        Flag("adaptive", about="use the adaptive scale"),
+        Flag("maximize", about="the objective is maximized: step the other way"),
+        Flag(
+            "aside",
+            default="False",
+            about="write the perturbed models to saved, and nothing to x: one pass less",
+        ),
     ),
     reference=sam_perturb_reference,
-    check=check,
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("saved",),
 )

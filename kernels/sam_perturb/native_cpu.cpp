@@ -36,8 +36,8 @@ FS_INLINE void copy(const float* from, float* to, fs::i64 count) {
 
 FS_EXPORT fs::i64 fs_sam_perturb(float* x, fs::i64 x_stride, const float* g, fs::i64 g_stride, float* saved,
                                  fs::i64 saved_stride, const float* rho, fs::i64 rho_step, const float* norm,
-                                 fs::i64 agents, fs::i64 columns, fs::i64 adaptive, fs::i64 maximize,
-                                 fs::i64 aside, fs::i64 threads) {
+                                 fs::i64 adaptive, fs::i64 maximize, fs::i64 aside, fs::i64 agents, fs::i64 columns,
+                                 fs::i64 threads) {
   const fs::i64 tiles = (columns + TILE - 1) / TILE;
   const bool streams = agents * columns > CACHED;
 #pragma omp parallel num_threads(threads)

@@ -6,13 +6,6 @@
 Scaled sign (Karimireddy et al. 2019, arXiv:1901.09847, definition A; Koloskova et al. 2019, arXiv:1907.09356).
 `dequantize_add` without codes is its inverse. Signs of padding are 0.
 
-Arguments
-    x        `[agents, columns]` float32
-    buckets  `[buckets, 2]` int32: first column, elements; they cover all columns, each from a multiple of 32 on
-    bucket   no bucket has more elements
-    signs    `[agents, columns / 8]` uint8, overwritten; the first element in the lowest bit
-    scales   `[agents, buckets]` float32, overwritten; not finite where an element is not
-
 Rounding: signs exact. Scales: float64 sums in any order, divided and rounded to float32: at most one unit in the last
 place.
 """
@@ -22,21 +15,12 @@ from typing import Any
 
 import torch
 
-from fastsaddle.kernels._shared.buckets.reference import check_buckets, check_part
-from fastsaddle.kernels.arguments import check_rows
+from fastsaddle.kernels._shared.buckets.arguments import BUCKET, BUCKETS
+from fastsaddle.kernels.arguments import Array, Rows
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import sign_reference
-
-
-def check(
-    x: torch.Tensor, buckets: torch.Tensor, bucket: int, signs: torch.Tensor, scales: torch.Tensor
-) -> None:
-    check_rows(x, x=x)
-    check_buckets(x, buckets, bucket)
-    check_part(x, torch.uint8, x.shape[1] // 8, signs=signs)
-    check_part(x, torch.float32, buckets.shape[0], scales=scales)
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -73,12 +57,30 @@ def tolerance(output: str, arguments: Mapping[str, Any], expected: torch.Tensor)
 
 sign = Op(
     name="sign",
-    schema="(Tensor x, Tensor buckets, int bucket, Tensor(a!) signs, Tensor(b!) scales)",
+    arguments=(
+        Rows("x"),
+        BUCKETS,
+        BUCKET,
+        Array(
+            "signs",
+            torch.uint8,
+            "agents, columns // 8",
+            written=True,
+            read=False,
+            about="the first element in the lowest bit",
+        ),
+        Array(
+            "scales",
+            torch.float32,
+            "agents, count",
+            written=True,
+            read=False,
+            about="not finite where an element is not",
+        ),
+    ),
     reference=sign_reference,
-    check=check,
     folder=__name__,
     examples=examples,
     passes=passes,
-    overwrites=("signs", "scales"),
     tolerance=tolerance,
 )

@@ -43,8 +43,8 @@ double sign_part(const Arguments& a, const fs::Part& part, fs::i64 agent) {
 
 }  // namespace
 
-FS_EXPORT fs::i64 fs_sign(const float* x, fs::i64 x_stride, const fs::Bucket* buckets, fs::i64 count,
-                          fs::i64 bucket, fs::i64 agents, fs::i64 columns, fs::Byte* signs, float* scales,
+FS_EXPORT fs::i64 fs_sign(const float* x, fs::i64 x_stride, const fs::Bucket* buckets, fs::i64 bucket,
+                          fs::Byte* signs, float* scales, fs::i64 agents, fs::i64 columns, fs::i64 count,
                           fs::i64 threads) try {
   const Arguments a{{x, x_stride}, {buckets, count}, agents, columns, signs, scales};
   if (!a.table.valid(columns, bucket)) return fs::BAD_BUCKETS;

@@ -1,4 +1,4 @@
-"""Shapes of convolutions over stacked agents: what the operators of `ops.py` take and give."""
+"""Shapes of convolutions over stacked agents: what the ops take and give."""
 
 from collections.abc import Sequence
 from math import prod
@@ -24,7 +24,7 @@ class Geometry(NamedTuple):
 
 
 def output_shape(x: Sequence[int], weight: Sequence[int], geometry: Geometry) -> list[int]:
-    """`[agents, batch, out, *positions]`, for `x` and `weight` shaped as `ops.py` says.
+    """`[agents, batch, out, *positions]`, for `x` and `weight` shaped as the ops say.
 
     Raises:
         ValueError: shapes that do not fit each other, a kernel larger than the padded image, a part of one agent that

@@ -4,7 +4,7 @@ A program owns a tile `[terms, rows]` of one agent's weights and walks over posi
 them. Parts are there because a convolution of few weights has few tiles: each writes its sum to a scratch, and a second
 kernel adds these in order, where torch.sum's would depend on the device. How many there are depends on an agent's
 shapes alone, not on the number of agents. Loads of the gradient are vectors where 4 divides the plane, those of patches
-scalar, as in `triton_gpu.py`; a weight's taps lie side by side, so that weights are stored one by one.
+scalar, as in `images_triton.py`; a weight's taps lie side by side, so that weights are stored one by one.
 """
 
 import torch
@@ -13,8 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
-from fastsaddle.kernels.stacked_convolution.layers import Geometry
-from fastsaddle.kernels.stacked_convolution.triton_gpu import (
+from fastsaddle.kernels.stacked_convolution.images_triton import (
     arithmetic,
     by_agents,
     padded,
@@ -22,6 +21,7 @@ from fastsaddle.kernels.stacked_convolution.triton_gpu import (
     sources,
     terms_from,
 )
+from fastsaddle.kernels.stacked_convolution.layers import Geometry
 
 
 @triton.jit
@@ -110,7 +110,7 @@ def parts_of(positions: int, weights: int, tiles: int, numbers: int) -> int:
     return max(1, min(positions // 1024, 64 // tiles, numbers // (8 * weights)))
 
 
-def launch(gradient: Tensor, x: Tensor, out: Tensor, geometry: Geometry, tf32: bool) -> None:
+def sum_products(gradient: Tensor, x: Tensor, out: Tensor, geometry: Geometry, tf32: bool) -> None:
     """`out [agents, out, channels, *kernel]`, contiguous, from the gradient of the output and the images."""
     gradient, x = by_agents(gradient), by_agents(x)
     agents, batch, rows, height, width = gradient.shape

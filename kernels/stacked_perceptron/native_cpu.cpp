@@ -13,7 +13,7 @@ namespace {
 using fs::i64;
 
 // beside the error codes that ops share
-constexpr i64 BAD_LABEL = 6;
+constexpr i64 BAD_LABEL = 6, BAD_LAYER = 7;
 
 template <i64 WIDTH>
 struct VectorOf {
@@ -285,12 +285,25 @@ Take fastest() {
   return take_plain;
 }
 
+// whether layers take what the ones before give, and lie within the rows
+bool fits(const Job& job, i64 features, i64 columns) {
+  i64 given = features;
+  for (i64 l = 0; l < job.count; ++l) {
+    const Layer& of = job.layers[l];
+    if (of.inputs != given || of.outputs < 1 || of.outputs > columns) return false;
+    if (of.weight < 0 || of.weight > columns - of.inputs * of.outputs) return false;
+    if (of.bias < -1 || of.bias > columns - of.outputs) return false;
+    given = of.outputs;
+  }
+  return true;
+}
+
 }  // namespace
 
-FS_EXPORT i64 fs_stacked_perceptron(const float* inputs, const i64* labels, const float* models,
-                                    i64 models_stride, float* gradients, i64 gradients_stride, float* losses,
-                                    const i64* layers, i64 count, double* squares, i64 columns, i64 agents,
-                                    i64 samples, i64 threads) {
+FS_EXPORT i64 fs_stacked_perceptron(const float* inputs, const i64* labels, const float* models, i64 models_stride,
+                                    float* gradients, i64 gradients_stride, float* losses, const i64* layers,
+                                    double* squares, i64 agents, i64 samples, i64 features, i64 columns, i64 count,
+                                    i64 threads) {
   const Job job{inputs,
                 labels,
                 {models, models_stride},
@@ -299,6 +312,7 @@ FS_EXPORT i64 fs_stacked_perceptron(const float* inputs, const i64* labels, cons
                 reinterpret_cast<const Layer*>(layers),
                 count,
                 samples};
+  if (!fits(job, features, columns)) return BAD_LAYER;
   const i64 classes = job.layers[count - 1].outputs;
   for (i64 r = 0; r < agents * samples; ++r)
     if (labels[r] < 0 || labels[r] >= classes) return BAD_LABEL;

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastsaddle.kernels._shared.squares.reference import slice_sums
+from fastsaddle.kernels.arguments import LAYER_RULE
 
 
 def part(rows: Tensor, first: int, *shape: int) -> Tensor:
@@ -13,7 +14,16 @@ def part(rows: Tensor, first: int, *shape: int) -> Tensor:
     return rows[:, first : first + size.numel()].unflatten(1, size)
 
 
-def launch(
+def check_places(layers: list[list[int]], features: int, columns: int) -> None:
+    """Raise ValueError unless layers take what the ones before give, and lie within the rows."""
+    for wide, narrow, weight, bias, _ in layers:
+        ends = weight + narrow * wide, bias + narrow
+        if wide != features or narrow < 1 or weight < 0 or bias < -1 or max(ends) > columns:
+            raise ValueError(LAYER_RULE)
+        features = narrow
+
+
+def stacked_perceptron_reference(
     inputs: Tensor,
     labels: Tensor,
     models: Tensor,
@@ -22,8 +32,9 @@ def launch(
     layers: Tensor,
     squares: Tensor | None = None,
 ) -> None:
-    passed, h = [], inputs
     steps = layers.tolist()
+    check_places(steps, inputs.shape[2], models.shape[1])
+    passed, h = [], inputs
     for wide, narrow, weight, bias, relu in steps:
         passed.append(h)
         h = h @ part(models, weight, narrow, wide).mT

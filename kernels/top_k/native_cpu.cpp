@@ -92,10 +92,9 @@ struct Selection {
 
 }  // namespace
 
-FS_EXPORT i64 fs_top_k(const float* x, i64 x_stride, const fs::Bucket* buckets, i64 count,
-                       const std::int32_t* counts, i64 agents, i64 columns, i64 kept, i64 random, i64 seed,
-                       const i64* step, i64 step_step, i64 first_agent, std::int32_t* indices, float* values,
-                       i64 threads) try {
+FS_EXPORT i64 fs_top_k(const float* x, i64 x_stride, const fs::Bucket* buckets, const std::int32_t* counts,
+                       i64 random, i64 seed, const i64* step, i64 step_step, i64 first_agent, std::int32_t* indices,
+                       float* values, i64 agents, i64 columns, i64 count, i64 kept, i64 threads) try {
   const Arguments a{{x, x_stride},
                     {buckets, count},
                     counts,

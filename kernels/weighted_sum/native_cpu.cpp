@@ -11,8 +11,8 @@ constexpr fs::i64 TILE = 1024;
 }  // namespace
 
 FS_EXPORT fs::i64 fs_weighted_sum(const float* rows, fs::i64 rows_stride, float* out, fs::i64 out_stride,
-                                  const std::int32_t* sources, const float* weights, fs::i64 stacked,
-                                  fs::i64 agents, fs::i64 columns, fs::i64 width, fs::i64 threads) {
+                                  const std::int32_t* sources, const float* weights, fs::i64 agents, fs::i64 columns,
+                                  fs::i64 stacked, fs::i64 width, fs::i64 threads) {
   const fs::Lists lists{sources, weights, agents, width, stacked};
   if (!lists.valid()) return fs::BAD_NEIGHBOR;
   const fs::ConstRows terms{rows, rows_stride};

@@ -23,7 +23,7 @@ MOST_AGENTS = 300
 MOST_NUMBERS = 20_000
 GARBAGE = 0.2
 # arguments whose numbers say where something lies, or are packed codes
-PLACES = ("neighbors", "sources", "buckets", "indices", "codes", "signs")
+PLACES = ("neighbors", "sources", "buckets", "indices", "codes", "signs", "layers")
 
 
 def main(folder: str, seed: str, count: str) -> None:

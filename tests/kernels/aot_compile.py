@@ -115,7 +115,7 @@ def compile_ops(recorder: Recorder, target: str, full: bool) -> None:
         (16, NARROW, None, BUCKET),
         large,
     ]
-    for op in ops().values():
+    for op in (op for op in ops().values() if not op.is_layer):
         launch = op.implementation("triton")
         alone = "Tensor buckets" in op.schema and "Tensor neighbors" not in op.schema
         for place, (agents, columns, degree, bucket) in enumerate(sizes if alone else stacks):
@@ -143,7 +143,9 @@ def compile_controls(recorder: Recorder) -> None:
     """Kernels that are wrong on purpose, one for each check."""
     generator = torch.Generator().manual_seed(0)
     example = {
-        name: next(iter(op.examples(16, DRAWN, generator).values())) for name, op in ops().items()
+        name: next(iter(op.examples(16, DRAWN, generator).values()))
+        for name, op in ops().items()
+        if not op.is_layer
     }
     for control, op, altered, padding in (
         ("contractions", "sam_perturb", {"enable_fp_fusion": True}, 128),

@@ -17,7 +17,7 @@ from triton.runtime.jit import JITFunction
 
 from benchmarks.modeling import listings
 from benchmarks.modeling.ahead_of_time import compile_for, compiled, missing
-from fastsaddle.kernels.stacked_convolution import triton_gpu as _convolution_triton
+from fastsaddle.kernels.stacked_convolution import images_triton as _convolution_triton
 from fastsaddle.kernels.stacked_convolution import weight_triton as _convolution_weight_triton
 from fastsaddle.kernels.stacked_convolution.layers import Geometry, output_shape
 
@@ -124,11 +124,11 @@ def compile_layer(layer: str, precision: str, recorder: Recorder) -> None:
     x, weight = empty(BATCH, channels, size, size), empty(rows, channels, kernel, kernel)
     out = torch.empty(output_shape(x.shape, weight.shape, geometry), dtype=dtype, device="meta")
     recorder.origin = {"layer": layer, "precision": precision, "of": "output"}
-    _convolution_triton.launch(x, weight, empty(rows), out, geometry, False, tf32)
+    _convolution_triton.convolve(x, weight, empty(rows), out, geometry, False, tf32)
     recorder.origin["of"] = "input"
-    _convolution_triton.launch(out, weight, None, x, geometry, True, tf32)
+    _convolution_triton.convolve(out, weight, None, x, geometry, True, tf32)
     recorder.origin["of"] = "weight"
-    _convolution_weight_triton.launch(out, x, weight, geometry, tf32)
+    _convolution_weight_triton.sum_products(out, x, weight, geometry, tf32)
 
 
 def main(target: str, report: str, full: str = "") -> None:

@@ -50,7 +50,7 @@ def within(arguments: dict[str, Any], first: int, end: int) -> dict[str, Any]:
 
 
 def outputs(op: Op) -> list[str]:
-    schema = torch._C.parse_schema(f"{op.name}{op.schema} -> ()").arguments
+    schema = torch._C.parse_schema(op.schema).arguments
     return [a.name for a in schema if a.alias_info is not None]
 
 

@@ -41,6 +41,7 @@ def far_rows(arguments: dict[str, Any]) -> dict[str, Any]:
     [
         pytest.param(op, *shape, id=f"{op.name}-{shape[0]}-{shape[1]}-{BACKEND}")
         for op in ops().values()
+        if op.rows and BACKEND in op.backends
         for shape in shapes(op)
     ],
 )

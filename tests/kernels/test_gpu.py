@@ -24,7 +24,9 @@ def on_gpu(value: Any) -> Any:
     return value.cuda() if isinstance(value, torch.Tensor) else value
 
 
-@pytest.mark.parametrize("op", ops().values(), ids=lambda op: op.name)
+@pytest.mark.parametrize(
+    "op", [op for op in ops().values() if "triton" in op.backends], ids=lambda op: op.name
+)
 def test_small_op(op: Op, seed: int) -> None:
     for arguments in op.examples(5, 160, torch.Generator().manual_seed(seed)).values():
         # the sanitizer sees an access behind a row only where the row is the allocation
@@ -34,9 +36,9 @@ def test_small_op(op: Op, seed: int) -> None:
         }
         expected = copy.deepcopy(arguments)
         with use_backend("triton"):
-            op(*got.values())
+            got["out"] = op(*got.values())
         with use_backend("reference"):
-            op(*expected.values())
+            expected["out"] = op(*expected.values())
         torch.cuda.synchronize()
         for name, value in got.items():
             if isinstance(value, torch.Tensor):

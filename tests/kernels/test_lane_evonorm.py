@@ -1,20 +1,17 @@
 """EvoNorm in lanes: native and reference against the module in float64."""
 
-from typing import Any
-
 import pytest
 import torch
 
-from fastsaddle import use_backend
 from fastsaddle.kernels._shared.lanes.blocks import BLOCK, to_blocks, to_samples
-from fastsaddle.kernels.lane_convolution.ops import unavailable
-from fastsaddle.kernels.lane_evonorm import native_cpu, ops, reference
+from fastsaddle.kernels.lane_evonorm import lane_evonorm, lane_evonorm_backward
+from fastsaddle.kernels.op import use_backend
 from fastsaddle.sim.networks._norms import EvoNormHardSwish
 
-REASON = unavailable(torch.device("cpu"))
+REASON = lane_evonorm.unavailable("cpu").get("native")
 needs_native = pytest.mark.skipif(REASON is not None, reason=f"no native library: {REASON}")
 pytestmark = pytest.mark.usefixtures("one_thread")
-NATIVE = pytest.param(native_cpu, marks=needs_native)
+NATIVE = pytest.param("native", marks=needs_native)
 AGENTS, NAN = 3, float("nan")
 
 
@@ -43,20 +40,22 @@ class Case:
                 (out.detach(), *torch.autograd.grad(out, of, gradient[agent].double()))
             )
 
-    def results(self, implementation: Any) -> tuple[torch.Tensor, ...]:
+    def results(self, backend: str | None = None) -> tuple[torch.Tensor, ...]:
         """Outputs and gradients of input, weight and bias; what they are written into is poisoned."""
         out, x_gradient = (torch.full_like(self.x, NAN) for _ in range(2))
         means = torch.full((*self.x.shape[:2], self.groups, BLOCK), NAN)
         inverses = torch.full_like(means, NAN)
         rows = self.weight, self.bias
-        implementation.forward(self.x, *rows, self.groups, 1e-5, out, means, inverses)
+        with use_backend(backend):
+            lane_evonorm(self.x, *rows, self.groups, 1e-5, out, means, inverses)
         gradients = [torch.full_like(row, NAN) for row in rows]
         kept = self.weight, means, inverses
-        implementation.backward(self.gradient, self.x, *kept, x_gradient, *gradients)
+        with use_backend(backend):
+            lane_evonorm_backward(self.gradient, self.x, *kept, x_gradient, *gradients)
         return to_samples(out, self.batch), to_samples(x_gradient, self.batch), *gradients
 
 
-@pytest.mark.parametrize("implementation", [reference, NATIVE])
+@pytest.mark.parametrize("backend", ["reference", NATIVE])
 @pytest.mark.parametrize(
     ("batch", "channels", "groups", "size"),
     [
@@ -68,10 +67,10 @@ class Case:
     ],
 )
 def test_it_is_the_module(
-    implementation: Any, batch: int, channels: int, groups: int, size: tuple[int, int], seed: int
+    backend: str, batch: int, channels: int, groups: int, size: tuple[int, int], seed: int
 ) -> None:
     case = Case(batch, channels, groups, size, seed)
-    found = case.results(implementation)
+    found = case.results(backend)
     for agent, expected in enumerate(case.expected):
         for got, wanted in zip(found, expected, strict=True):
             got, wanted = got[agent].double().flatten(), wanted.flatten()
@@ -86,27 +85,22 @@ def test_no_bit_depends_on_threads_or_agents(seed: int) -> None:
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            found.append(case.results(ops))
+            found.append(case.results())
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
     case.x, case.gradient = case.x[1:2].contiguous(), case.gradient[1:2].contiguous()
     case.weight, case.bias = case.weight[1:2], case.bias[1:2]
-    assert all(torch.equal(a[1], b[0]) for a, b in zip(found[0], case.results(ops), strict=True))
+    assert all(torch.equal(a[1], b[0]) for a, b in zip(found[0], case.results(), strict=True))
 
 
-def test_what_is_asked_for_and_what_is_refused(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_refused(seed: int) -> None:
     case = Case(5, 4, 2, (3, 3), seed)
-    monkeypatch.setattr(native_cpu, "forward", None)
-    monkeypatch.setattr(native_cpu, "backward", None)
-    with use_backend("reference"):
-        assert all(map(torch.equal, case.results(ops), case.results(reference)))
-        case.groups = 3
-        with pytest.raises(ValueError, match="channels a multiple of the 3 groups"):
-            case.results(ops)
-        case.groups, case.bias = 2, case.bias[:2]
-        with pytest.raises(
-            ValueError, match=r"bias must be \[3, 4\] float32 on a CPU, contiguous, got \[2"
-        ):
-            case.results(ops)
+    case.groups = 3
+    with pytest.raises(ValueError, match="channels a multiple of the 3 groups"):
+        case.results()
+    case.groups, case.bias = 2, case.bias[:2]
+    rule = r"bias must be torch.float32 \[agents, channels\] = \(3, 4\) on cpu, .*, got torch.float32 \(2"
+    with pytest.raises(ValueError, match=rule):
+        case.results()

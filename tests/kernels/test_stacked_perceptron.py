@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastsaddle.kernels.op import use_backend
-from fastsaddle.kernels.stacked_perceptron.ops import Layer, layer_table, stacked_perceptron
+from fastsaddle.kernels.stacked_perceptron import Layer, layer_table, stacked_perceptron
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # agents, samples, widths

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -271,9 +272,18 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*There is a performance drop:UserWarning")
-@pytest.mark.parametrize("name", ["methods.md", "stacks.md"])
+@pytest.mark.parametrize("name", ["methods.md", "ops.md", "stacks.md"])
 def test_code_of_other_pages_runs(name: str, here: Path, one_thread: None) -> None:
     run((ROOT / "docs" / name).read_text(), here)
+
+
+def test_the_page_of_ops_is_what_they_say() -> None:
+    spec = spec_from_file_location("ops_page", ROOT / "docs" / "ops.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    told = "docs/ops.md is not what ops say: python docs/ops.py > docs/ops.md"
+    assert (ROOT / "docs" / "ops.md").read_text() == module.page(), told
 
 
 def test_options_have_the_choices_of_the_page() -> None:

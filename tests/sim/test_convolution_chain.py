@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.kernels.lane_convolution import ops
+from fastsaddle.kernels.lane_convolution import are_fast, lane_convolution
 from fastsaddle.sim.engines._choice import choose_engine
 from fastsaddle.sim.engines._convolution_chain import in_lanes
 from fastsaddle.sim.engines._lane_path import unknown_layer
@@ -19,7 +19,7 @@ from fastsaddle.sim.networks.resnet20 import FAMILIES, Block
 CPU = torch.device("cpu")
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.skipif(ops.unavailable(CPU) is not None, reason="no native library"),
+    pytest.mark.skipif("native" in lane_convolution.unavailable(CPU), reason="no native library"),
 ]
 AGENTS, SHAPE = 5, (2, 19, 17)
 CHAINS: dict[str, nn.Sequential] = {
@@ -213,7 +213,7 @@ def test_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     stack, inputs, targets = problem("lenet", 3, 0)
     for precision, agents in (("float32", 1), ("float32", 16), ("bfloat16", 16)):
         chosen = choose_engine(LENET, CPU, agents, precision)
-        assert (chosen == "lanes") == (precision == "float32" and ops.are_fast())
+        assert (chosen == "lanes") == (precision == "float32" and are_fast())
     assert choose_engine(LENET, torch.device("cuda"), 16) == "vmap"
     wide, normed = (
         nn.Sequential(nn.Conv2d(1, 96, 3), norm, nn.Flatten(), nn.Linear(96, 2))
@@ -224,7 +224,7 @@ def test_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         *((normed, 8, False), (normed, None, True), (normed, 24, True), (normed, 17, False)),
     ):
         chosen = choose_engine(module, CPU, 16, batch=batch)
-        assert chosen == ("lanes" if is_fast and ops.are_fast() else "threads")
+        assert chosen == ("lanes" if is_fast and are_fast() else "threads")
     engine = GradientEngine(stack, F.cross_entropy, "lanes")
     with pytest.raises(
         ValueError, match=r"float32 \[agents, batch, channels, height, width\], got"
@@ -236,7 +236,7 @@ def test_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         GradientEngine(stack, F.cross_entropy, "lanes").gradients(
             torch.zeros(AGENTS, 3, 2, 3, 3), targets
         )
-    monkeypatch.setattr(ops, "unavailable", lambda device: "there is none")
+    monkeypatch.setattr(lane_convolution, "unavailable", lambda _: {"native": "there is none"})
     assert choose_engine(LENET, CPU, 16) == "threads"
     with pytest.raises(ValueError, match="engine lanes cannot run: there is none"):
         GradientEngine(stack, F.cross_entropy, "lanes")

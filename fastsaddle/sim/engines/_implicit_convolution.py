@@ -1,6 +1,6 @@
 """Convolutions with weights of each agent's own by the implicit-GEMM kernels, with gradients.
 
-The operators and their source are in fastsaddle.kernels.stacked_convolution.ops.
+The ops and their source are in fastsaddle.kernels.stacked_convolution.
 """
 
 from typing import Any
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastsaddle.kernels.stacked_convolution.layers import Geometry
-from fastsaddle.kernels.stacked_convolution.ops import (
-    input_gradient,
+from fastsaddle.kernels.stacked_convolution import (
+    Geometry,
     stacked_convolution,
-    weight_gradient,
+    stacked_convolution_input_gradient,
+    stacked_convolution_weight_gradient,
 )
 
 
@@ -37,9 +37,11 @@ class ImplicitConvolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         for_x = for_weight = for_bias = None
         if ctx.needs_input_grad[0]:
-            for_x = input_gradient(gradient, weight, x.shape[3:], *ctx.how)
+            for_x = stacked_convolution_input_gradient(gradient, weight, x.shape[3:], *ctx.how)
         if ctx.needs_input_grad[1]:
-            for_weight = weight_gradient(gradient, x, weight.shape[3:], *ctx.how)
+            for_weight = stacked_convolution_weight_gradient(
+                gradient, x, weight.shape[3:], *ctx.how
+            )
         if ctx.needs_input_grad[2]:
             for_bias = gradient.sum((1, 3, 4))
         return for_x, for_weight, for_bias, None, None
@@ -51,7 +53,7 @@ def implicit_convolution(
     """`[agents, batch, out, *positions]`, contiguous; float32 or bfloat16, float32 factors in TF32 if asked.
 
     Raises:
-        ImportError: not on a GPU with Triton, nor under TRITON_INTERPRET=1.
+        ImportError: the backend that was asked for cannot run there.
         ValueError: shapes that do not fit, other dtypes.
     """
     return ImplicitConvolution.apply(x, weight, bias, geometry, tf32)

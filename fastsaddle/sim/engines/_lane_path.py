@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastsaddle.kernels._shared.lanes.blocks import BLOCK
-from fastsaddle.kernels.lane_convolution import ops
+from fastsaddle.kernels.lane_convolution import are_fast, lane_convolution
 from fastsaddle.sim.engines import _layer_chain
 from fastsaddle.sim.engines._layer_chain import ELEMENTWISE, is_sequence, within
 from fastsaddle.sim.networks._norms import EvoNormHardSwish
@@ -72,7 +72,7 @@ def obstacle(module: nn.Module, device: torch.device, precision: str) -> str | N
     """Why the module cannot be computed as such a chain, in one line; None where it can."""
     if precision != "float32":
         return f"it takes float32 only, got {precision}"
-    return unknown_layer(module) or ops.unavailable(device)
+    return unknown_layer(module) or lane_convolution.unavailable(device).get("native")
 
 
 def is_fast(module: nn.Module, batch: int | None = None) -> bool:
@@ -88,7 +88,7 @@ def is_fast(module: nn.Module, batch: int | None = None) -> bool:
         module: of which `obstacle` says None.
         batch: samples of an agent; None: enough to fill the lanes.
     """
-    if not ops.are_fast():
+    if not are_fast():
         return False
     layers = [*module.modules()]
     widest = max(layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d))

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from fastsaddle.kernels._shared.lanes.blocks import BLOCK, to_samples
-from fastsaddle.kernels.lane_convolution import ops as convolution
-from fastsaddle.kernels.lane_convolution.layer import Layer
-from fastsaddle.kernels.lane_evonorm import ops as evonorm
+from fastsaddle.kernels.lane_convolution import (
+    Layer,
+    lane_convolution,
+    lane_convolution_backward,
+)
+from fastsaddle.kernels.lane_evonorm import lane_evonorm, lane_evonorm_backward
 from fastsaddle.sim.engines._lane_path import POOLINGS, Path, Residual, Stage, stages_of
 from fastsaddle.sim.engines._layer_chain import applied, within
 from fastsaddle.sim.networks._norms import EvoNormHardSwish
@@ -110,7 +113,7 @@ class Way:
         out = x.new_empty(*x.shape[:2], sizes.outputs, *sizes.result, BLOCK)
         has_codes = self.keeps and (stage.relu or stage.pool)
         codes = torch.empty_like(out, dtype=torch.uint8) if has_codes else None
-        convolution.forward(sizes, x, self.rows[within(stage.name, "weight")], bias, out, codes)
+        lane_convolution(x, self.rows[within(stage.name, "weight")], bias, out, codes, *sizes.how)
         return Passed(stage, x, out, (sizes, codes))
 
     def _convolved_back(
@@ -119,9 +122,9 @@ class Way:
         stage, got, _, (sizes, codes) = passed
         weight, bias = (within(stage.name, kind) for kind in ("weight", "bias"))
         for_got = torch.empty_like(got) if is_wanted else None
-        convolution.backward(
-            *(sizes, gradient.contiguous(), codes, got, self.rows[weight]),
-            *(for_got, views.get(weight), views.get(bias)),
+        lane_convolution_backward(
+            *(gradient.contiguous(), codes, got, self.rows[weight]),
+            *(for_got, views.get(weight), views.get(bias), *sizes.how),
         )
         return for_got
 
@@ -132,7 +135,7 @@ class Way:
         out, means = torch.empty_like(x), x.new_empty(*x.shape[:2], layer.groups, BLOCK)
         inverses = torch.empty_like(means)
         rows = weight.flatten(1), bias.flatten(1)
-        evonorm.forward(x, *rows, layer.groups, layer.eps, out, means, inverses)
+        lane_evonorm(x, *rows, layer.groups, layer.eps, out, means, inverses)
         return Passed(stage, x, out, (rows[0], means, inverses))
 
     def _normalized_back(
@@ -142,7 +145,7 @@ class Way:
         wanted = (views.get(within(stage.name, kind)) for kind in ("weight", "bias"))
         rows = [None if view is None else view.flatten(1) for view in wanted]
         for_got = torch.empty_like(got)
-        evonorm.backward(gradient.contiguous(), got, *kept, for_got, *rows)
+        lane_evonorm_backward(gradient.contiguous(), got, *kept, for_got, *rows)
         return for_got
 
     def _applied(self, stage: Stage, x: Tensor) -> Passed:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.kernels.stacked_perceptron.ops import Layer, layer_table, stacked_perceptron
+from fastsaddle.kernels.stacked_perceptron import Layer, layer_table, stacked_perceptron
 from fastsaddle.optimizer.squares import Squares, empty_sums
 from fastsaddle.sim.engines._cross_entropy import has_ignored
 from fastsaddle.sim.engines._layer_chain import layers_of, within

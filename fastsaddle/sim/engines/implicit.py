@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.kernels.stacked_convolution.ops import unavailable
+from fastsaddle.kernels.stacked_convolution import stacked_convolution
 from fastsaddle.sim.engines._implicit_convolution import implicit_convolution
 from fastsaddle.sim.engines._mapped import Mapped
 from fastsaddle.sim.engines._patch_convolution import Stacked
@@ -18,7 +18,7 @@ class Implicit(Mapped):
     def can_run(
         cls, stack: AgentStack, precision: str = "float32", inputs: Tensor | None = None
     ) -> str | None:
-        reason = unavailable(stack.device)
+        reason = stacked_convolution.unavailable(stack.device).get("triton")
         if reason is not None:
             return f"cannot run: {reason}"
         return super().can_run(stack, precision, inputs)

@@ -53,7 +53,9 @@ def obstacle(
     if "whose" in reads and (config.ccl_model or config.ccl_data):
         asked = "--ccl-model and --ccl-data"
         return f"the {engine} engine reads on the host whose features {asked} ask for"
-    plain = [name for name, op in ops().items() if op.choice(device) != "triton"]
+    plain = [
+        name for name, op in ops().items() if not op.is_layer and op.choice(device) != "triton"
+    ]
     if plain:
         return f"kernels must run on the backend triton, these do not: {', '.join(plain)}"
     return None

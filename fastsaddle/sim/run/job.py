@@ -199,7 +199,7 @@ def _surroundings(device: torch.device) -> dict[str, Any]:
     """What the last bits of a run depend on besides its options and threads."""
     is_cpu = device.type == "cpu"
     return {
-        "backend": {name: op.choice(device) for name, op in ops().items()},
+        "backend": {name: op.choice(device) for name, op in ops().items() if not op.is_layer},
         "machine": (
             f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
             if is_cpu

@@ -150,87 +150,16 @@ def values_of(
     return torch.where(x.signbit() & (magnitudes > 0), -values, values)
 
 
-def check_buckets(like: torch.Tensor, buckets: torch.Tensor, bucket: int) -> None:
-    """`buckets` is int32 `[buckets, 2]`, contiguous, on the rows' device; `bucket` is at least one."""
-    if bucket < 1:
-        raise ValueError(f"bucket must be >= 1, got {bucket}")
-    if (
-        buckets.dtype != torch.int32
-        or buckets.device != like.device
-        or buckets.dim() != 2
-        or buckets.shape[1] != 2
-        or buckets.shape[0] < 1
-        or not buckets.is_contiguous()
-    ):
-        raise ValueError(
-            f"buckets must be int32 [buckets, 2] on {like.device}, "
-            f"got {buckets.dtype} {tuple(buckets.shape)} on {buckets.device}"
-        )
-
-
-def check_part(
-    like: torch.Tensor, dtype: torch.dtype, width: int, **parts: torch.Tensor | None
-) -> None:
-    """Each of a payload's `parts` is `[agents, width]`, contiguous, of `dtype`, on the rows' device."""
-    for name, part in parts.items():
-        if part is None:
-            continue
-        shape = (like.shape[0], width)
-        if (
-            part.dtype != dtype
-            or part.device != like.device
-            or part.shape != shape
-            or not part.is_contiguous()
-        ):
-            raise ValueError(
-                f"{name} must be {dtype} [agents, {width}] = {shape} on {like.device}, "
-                f"got {part.dtype} {tuple(part.shape)} on {part.device}"
-            )
-
-
-def check_code(
-    like: torch.Tensor,
-    bits: int,
-    levels: int,
-    norm: int,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    signs: torch.Tensor | None,
-    buckets: torch.Tensor,
-    bucket: int,
-) -> None:
-    """Bits, levels and norm can be; codes, scales and signs fit the rows and each other."""
+def check_code(bits: int, levels: int, norm: int, signs: torch.Tensor | None) -> None:
+    """Bits, levels and norm can be, and signs are given where levels leave them no place."""
     if bits not in (2, 4, 8) or not 1 <= levels < 2**bits:
         raise ValueError(
             f"bits must be 2, 4 or 8 with 1 to 2^bits - 1 levels, got {bits}, {levels}"
         )
     if norm not in (MAX, EUCLIDEAN):
         raise ValueError(f"norm must be 0 (largest magnitude) or 1 (Euclidean), got {norm}")
-    check_buckets(like, buckets, bucket)
-    check_part(like, torch.uint8, like.shape[1] * bits // 8, codes=codes)
-    check_part(like, torch.float32, buckets.shape[0], scales=scales)
-    check_part(like, torch.uint8, like.shape[1] // 8, signs=signs)
     if (signs is None) == has_sign_plane(bits, levels):
         raise ValueError(
             f"{levels} levels in {bits} bits {'need' if signs is None else 'hold'} their signs "
             f"{'apart' if signs is None else 'already'}, got {'none' if signs is None else 'signs'}"
-        )
-
-
-def check_draw(like: torch.Tensor, seed: int, step: torch.Tensor, first_agent: int) -> None:
-    """What random bits are indexed by: a seed and agents that are not negative, step int64, 0-d or `[agents]`."""
-    if seed < 0 or not 0 <= first_agent <= 2**32 - like.shape[0]:
-        raise ValueError(
-            "seed must be >= 0 and agents numbered below 2^32, "
-            f"got seed {seed} and {like.shape[0]} agents from {first_agent} on"
-        )
-    if (
-        step.dtype != torch.int64
-        or step.device != like.device
-        or step.shape not in ((), like.shape[:1])
-        or not step.is_contiguous()
-    ):
-        raise ValueError(
-            f"step must be int64, 0-d or [agents] = ({like.shape[0]},), on {like.device}, "
-            f"got {step.dtype} {tuple(step.shape)} on {step.device}"
         )

@@ -144,7 +144,11 @@ struct Halo {
   }
 };
 
-// whether an agent takes its local step: its gradient's norm is finite, or nobody looked
-inline bool steps(const float* norm, i64 agent) { return !norm || std::isfinite(norm[agent]); }
+// which agents take their local step: those that are active and whose gradient's norm is finite, where anybody says so
+struct Gate {
+  const float* norm;
+  const bool* active;
+  bool opens(i64 agent) const { return (!active || active[agent]) && (!norm || std::isfinite(norm[agent])); }
+};
 
 }  // namespace fs
