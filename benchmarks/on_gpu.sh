@@ -6,27 +6,33 @@
 # Parts, with their limits in seconds:
 #
 #   tests 210         the ops, the optimizers and stacked convolutions on the GPU
-#   sanitizer 130     the same at small sizes under compute-sanitizer
+#   sanitizer 120     tests at small sizes under compute-sanitizer
+#   calibration 40    the few ops that bring benchmarks/model.py nearer to this device
+#   shapes 60         block shapes of streaming kernels
+#   stacking 220      stacked gradients against one model on the concatenated batch
+#   training 270      a run with ResNet-20 as `fastsaddle train` makes it, CUDA graphs on and off
 #   launches 60       kernels and waits of the host in a step
-#   ops 250           percent of copy bandwidth, 1 to 4,096 agents, buffers of 1 MB to 8 GB
+#   ops 220           percent of copy bandwidth, 1 to 4,096 agents, buffers of 1 MB to 8 GB
 #   steps 100         whole optimizer steps against eager PyTorch, torch._foreach and torch.compile
 #   compression 50    compressors against eager PyTorch
-#   stacking 220      stacked gradients against one model on the concatenated batch
-#   shapes 60         block shapes of streaming kernels
-#   training 280      `fastsaddle train` with ResNet-20, CUDA graphs on and off
-#   memory 120        4,096 agents with ResNet-20: memory and time of a step against plain PyTorch
+#   gather 30         batches gathered from images, against copies of their bytes
+#   memory 100        4,096 agents with ResNet-20: memory and time of a step against plain PyTorch
 #
 # Without names all run in this order, in 25 minutes at most. Where a machine is lent for ten, three calls with the
-# same DIR do: "tests sanitizer launches shapes compression", "ops steps stacking" and "training memory". Each part writes
-# DIR/PART.json and DIR/PART.log, also where its time runs out; what was measured so far is merged into DIR/gpu.json after
-# each part, ready to be committed as benchmarks/results/gpu_<device>.json, and printed as tables at the end.
-# Files of several folders are merged by: python benchmarks/report.py A/gpu.json B/gpu.json --keep RESULT
+# same DIR do: "tests sanitizer calibration shapes launches", "stacking training" and the rest. Each part writes
+# DIR/PART.json and DIR/PART.log, also where its time runs out or the script is ended. After each part what was measured
+# so far is merged into DIR/gpu.json, ready to be committed as benchmarks/results/gpu_<device>.json, and DIR/page.md
+# says which of the figures to reach are met, missed or not measured; it is printed at the end. DIR/calibration.json is
+# for `python benchmarks/model.py --calibration`. Files of several folders are merged by:
+# python benchmarks/report.py A/gpu.json B/gpu.json --keep RESULT
 #
-# Works from a bare checkout, without network. Exits non-zero where there is no GPU or a part fails.
+# Works from a bare checkout, without network: on Python 3.10 or later with torch, Triton, NumPy, networkx and pytest,
+# and pytest-benchmark for figures; a part that lacks a package says so and is left out. Exits non-zero where there is no
+# GPU or a part fails.
 # --tiny runs the smallest sizes on a CPU: it shows that the parts run, and measures nothing.
 set -uo pipefail
 
-parts=(tests sanitizer launches ops steps compression stacking shapes training memory)
+parts=(tests sanitizer calibration shapes stacking training launches ops steps compression gather memory)
 scale=()
 device=cuda
 if [ "${1:-}" = --tiny ]; then
@@ -71,39 +77,82 @@ then
     exit 1
 fi
 
+if [ "$device" = cpu ] && ! "$python" - <<'PY'
+import sys
+
+from tests.kernels.test_interpreter import reason_to_skip
+
+sys.exit(reason_to_skip())
+PY
+then
+    echo "--tiny runs kernels in Triton's interpreter, which this Python cannot; nothing was tried" >&2
+    exit 1
+fi
+
 failed=0
+child=
+# whoever ends the script ends its part, which writes what it has; so does the page
+stopped() {
+    trap '' TERM INT HUP
+    if [ -n "$child" ]; then
+        kill -TERM "$child" 2>/dev/null
+        wait "$child"
+    fi
+    echo "== ended by a signal"
+    finish
+    exit 143
+}
+trap stopped TERM INT HUP
+
 part() { # name, limit in seconds, command...
     local name=$1 limit=$2 status=0
     shift 2
     # an interpreter may take its time
     [ "$device" = cuda ] || limit=$((5 * limit))
     echo "== $name"
-    # pytest writes what it has when it is asked to end
-    timeout -k 20 "$limit" "$@" >"$out/$name.log" 2>&1 || status=$?
+    echo "$name did not end" >"$out/$name.status"
+    # pytest writes what it has when it is asked to end; in the background, so that a signal is heard at once
+    timeout -k 20 "$limit" "$@" >"$out/$name.log" 2>&1 &
+    child=$!
+    wait "$child" || status=$?
+    child=
     tail -n 3 "$out/$name.log"
+    case $status in
+    0) echo "$name passed" >"$out/$name.status" ;;
+    124 | 137) echo "$name ran out of its $limit s" >"$out/$name.status" ;;
+    *) echo "$name failed with status $status" >"$out/$name.status" ;;
+    esac
     if [ "$status" -ne 0 ]; then
-        echo "== $name failed with status $status: see $out/$name.log"
+        echo "== $(cat "$out/$name.status"): see $out/$name.log"
         failed=1
     fi
 }
 
+left_out() { # name, reason
+    echo "== $1: $2, left out" | tee "$out/$1.log"
+    echo "$1 was left out: $2" >"$out/$1.status"
+}
+
 figures() { # part, limit in seconds, file
     if ! "$python" -c 'import pytest_benchmark' 2>/dev/null; then
-        echo "== $1: pytest-benchmark is not installed, left out"
+        left_out "$1" "pytest-benchmark is not installed"
         failed=1
         return
     fi
     part "$1" "$2" "$python" -m pytest "benchmarks/$3" --benchmark-only -q -p no:cacheprovider \
         --device "$device" "${scale[@]}" --benchmark-json="$out/$1.json"
-    merge --keep "$out/gpu.json"
 }
 
-merge() { # further words for report.py
+# merges what was measured, and writes the page
+finish() {
     local files=() name
     for name in "${parts[@]}"; do
         [ ! -s "$out/$name.json" ] || files+=("$out/$name.json")
     done
-    [ ${#files[@]} -eq 0 ] || "$python" benchmarks/report.py "${files[@]}" "$@" >"$out/table.md" || failed=1
+    if [ ${#files[@]} -gt 0 ]; then
+        "$python" benchmarks/report.py "${files[@]}" --keep "$out/gpu.json" >/dev/null || failed=1
+    fi
+    "$python" benchmarks/report.py --gpu "$out" >"$out/page.new" && mv "$out/page.new" "$out/page.md" || failed=1
 }
 
 sanitizer() {
@@ -113,9 +162,9 @@ sanitizer() {
         said=$(timeout -k 5 40 "$found" "$python" -c 'import torch; torch.zeros(1, device="cuda")' 2>&1 || true)
     fi
     if [ -z "$found" ]; then
-        echo "== sanitizer: compute-sanitizer is not installed, left out" | tee "$out/sanitizer.log"
+        left_out sanitizer "compute-sanitizer is not installed"
     elif [[ $said == *"not supported"* ]]; then
-        echo "== sanitizer: compute-sanitizer refuses this device, left out" | tee "$out/sanitizer.log"
+        left_out sanitizer "compute-sanitizer refuses this device"
     else
         # without the caching allocator each tensor is its own allocation, so that an overrun is seen
         part sanitizer 80 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$found" --tool memcheck --error-exitcode 9 \
@@ -135,16 +184,19 @@ for name in "${chosen[@]}"; do
         part tests 210 env OMP_NUM_THREADS=2 "$python" -m pytest -q -p no:cacheprovider "${workers[@]}" \
             tests/kernels/test_gpu.py tests/kernels/test_ops.py tests/kernels/test_stacked_convolution.py -k "triton or gpu"
         ;;
-    sanitizer) sanitizer ;;
+    calibration) figures calibration 40 kernels/test_calibration.py ;;
+    shapes) figures shapes 60 kernels/test_shapes.py ;;
+    stacking) figures stacking 220 steps/test_stacking_tax.py ;;
+    training) figures training 270 steps/test_training.py ;;
     launches) figures launches 60 kernels/test_launches.py ;;
-    ops) figures ops 250 kernels/test_ops.py ;;
+    ops) figures ops 220 kernels/test_ops.py ;;
     steps) figures steps 100 steps/test_optimizer_step.py ;;
     compression) figures compression 50 kernels/test_compression.py ;;
-    stacking) figures stacking 220 steps/test_stacking_tax.py ;;
-    shapes) figures shapes 60 kernels/test_shapes.py ;;
-    training) figures training 280 steps/test_training.py ;;
-    memory) figures memory 120 steps/test_step_memory.py ;;
+    gather) figures gather 30 kernels/test_gather.py ;;
+    memory) figures memory 100 steps/test_step_memory.py ;;
+    sanitizer) sanitizer ;;
     esac
+    finish
 done
-[ ! -s "$out/table.md" ] || cat "$out/table.md"
+cat "$out/page.md"
 exit "$failed"

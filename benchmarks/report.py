@@ -3,10 +3,12 @@
     python benchmarks/report.py FILE... [--keep RESULT] [--svg PICTURE]
     python benchmarks/report.py --page docs/measured.md --readme README.md
     python benchmarks/report.py --check docs/measured.md README.md
+    python benchmarks/report.py --gpu DIR
 
 Files of one machine are merged. `--keep` writes their figures, to be committed under benchmarks/results/ as cpu.json or
 gpu_<device>.json. A page's text between its marks comes from the committed files alone: `--page` writes all tables,
-`--readme` the README's few rows, and `--check` fails where either differs. Without these the tables are printed.
+`--readme` the README's few rows, and `--check` fails where either differs. `--gpu` prints one page on the folder that
+on_gpu.sh wrote. Without these the tables are printed.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import sys
 from pathlib import Path
 
 from reporting.files import read, write
+from reporting.gpu_page import gpu_page
 from reporting.render import render
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
@@ -38,9 +41,12 @@ def main() -> None:
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder of the committed files"
     )
+    parser.add_argument("--gpu", type=Path, help="print the page of on_gpu.sh's folder")
     options = parser.parse_args()
     pages = [page for page in (options.page, options.readme) if page]
-    if not options.files and (options.keep or options.svg or not (pages or options.check)):
+    if not options.files and (
+        options.keep or options.svg or not (pages or options.check or options.gpu)
+    ):
         parser.error("--keep, --svg and the tables need files")
     try:
         if options.files:
@@ -53,6 +59,8 @@ def main() -> None:
                 draw(report, options.svg)
             if not (pages or options.check):
                 print(render(report))
+        if options.gpu:
+            print(gpu_page(options.gpu))
         for page in pages:
             page.write_text(rewritten(page, options.results))
         for page in options.check or ():

@@ -11,7 +11,7 @@ COLUMNS = (
     *("kernel", "op", "agents", "target", "registers", "spilled", "threads", "resident"),
     *("programs", "passes", "from L2", "bits", "% of copy"),
 )
-# a launch that moves less of what its op moves is not judged
+# a launch is not judged that moves less than this share of what its op moves, or of a buffer
 SHARE = 0.05
 
 
@@ -34,7 +34,7 @@ def row_of(
         factors: of each machine, by name.
         calibrated_on: the devices that these come from, by the machine's name; others are the model's own.
     """
-    judged = launch.floor >= SHARE * whole
+    judged = launch.floor >= SHARE * max(whole, 4 * ELEMENTS)
     widths = launch.warp.widths
     return {
         "kernel": launch.kernel,

@@ -1,6 +1,6 @@
 """The figures that this package holds itself to, each beside what one machine's report says of it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,8 @@ Info = dict[str, Any]
 STREAMING = ("agent_norm", "sam_perturb", "gossip_step")
 # bytes of a buffer from which on a GPU's ops are judged
 LARGE = 256 * 10**6
+# agents that growth is judged at, at the least, and how far it may be from linear
+MANY, LINEAR = 1024, 1.5
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,23 @@ class Figure:
     worst: float | None
     is_ceiling: bool = False
 
-    def line(self) -> str:
-        bound = f"{'at most' if self.is_ceiling else 'at least'} {self.limit:g}"
+    @property
+    def bound(self) -> str:
+        return f"{'at most' if self.is_ceiling else 'at least'} {self.limit:g}"
+
+    @property
+    def verdict(self) -> str:
+        """met, missed, or not measured."""
         if self.worst is None:
-            return f"| {self.what} | {bound} | not measured | |"
-        reached = self.worst <= self.limit if self.is_ceiling else self.worst >= self.limit
-        return f"| {self.what} | {bound} | {self.worst:.3g} | {'yes' if reached else 'no'} |"
+            return "not measured"
+        is_met = self.worst <= self.limit if self.is_ceiling else self.worst >= self.limit
+        return "met" if is_met else "missed"
+
+    def line(self) -> str:
+        if self.worst is None:
+            return f"| {self.what} | {self.bound} | {self.verdict} | |"
+        reached = "yes" if self.verdict == "met" else "no"
+        return f"| {self.what} | {self.bound} | {self.worst:.3g} | {reached} |"
 
 
 def figures_table(infos: list[Info], is_gpu: bool) -> list[str]:
@@ -69,6 +82,8 @@ def of_gpu(infos: list[Info]) -> list[Figure]:
     spoken = ", ".join(f"`{name}`" for name in STREAMING)
     steps = [i for i in infos if i.get("method") == "QSADDLe" and "launches" in i]
     held = [i for i in steps if i["agents"] <= 256]
+    gathered = [i["percent_of_copy"] for i in ops(infos, ("gather_batch",))]
+    an_agent = f"an agent, {MANY:,} or more agents over the fewest"
     return [
         Figure(f"{spoken}: % of copy bandwidth, 1 to 128 agents", 85, percents(STREAMING, few)),
         Figure(f"{spoken}: % of copy bandwidth, 1,024 agents", 70, percents(STREAMING, many)),
@@ -78,7 +93,41 @@ def of_gpu(infos: list[Info]) -> list[Figure]:
         Figure("waits of the host in a QSADDLe step", 0, most(i["waits"] for i in steps), True),
         Figure("stacking tax, 16 agents", 1.3, tax(infos, 16), True),
         Figure("stacking tax, 256 agents", 1.5, tax(infos, 256), True),
+        Figure("runs that trained in a CUDA graph", 1, captured(infos)),
+        Figure("`gather_batch`: % of copy bandwidth", 77, least(gathered)),
+        Figure(f"time of a training step {an_agent}", LINEAR, growth(infos, seconds), True),
+        Figure(f"memory of a training step {an_agent}", LINEAR, growth(infos, peak), True),
     ]
+
+
+def seconds(info: Info) -> float:
+    """Of a training step."""
+    return float(1 / info["steps_per_second"])
+
+
+def peak(info: Info) -> float:
+    """Bytes on the GPU."""
+    return float(info["peak_bytes"])
+
+
+def captured(infos: list[Info]) -> float | None:
+    """How many sizes were trained with a CUDA graph; None where none was trained at all."""
+    trained = [i for i in infos if "training" in i]
+    return float(sum(i["graph"] == "on" for i in trained)) if trained else None
+
+
+def growth(infos: list[Info], value: Callable[[Info], float]) -> float | None:
+    """What a training step takes an agent, with the most agents over the fewest; the worse of both kinds of step."""
+    found = []
+    for graph in ("off", "on"):
+        rows = [i for i in infos if "training" in i and i["graph"] == graph]
+        few = min(rows, key=lambda i: i["agents"], default=None)
+        many = max(
+            (i for i in rows if i["agents"] >= MANY), key=lambda i: i["agents"], default=None
+        )
+        if few is not None and many is not None and few is not many:
+            found.append(value(many) / many["agents"] / (value(few) / few["agents"]))
+    return most(found)
 
 
 def ops(infos: list[Info], names: tuple[str, ...]) -> list[Info]:

@@ -22,13 +22,19 @@ SPECIAL = {
 
 
 def render(report: dict[str, Any]) -> str:
-    """The whole text for one machine; on a GPU the ops are laid out by agents and by size."""
+    """The whole text for one machine."""
+    infos = [row["extra_info"] for row in report["benchmarks"]]
+    return "\n".join([machine(report), tables(report), *figures_table(infos, on_gpu(report))])
+
+
+def tables(report: dict[str, Any]) -> str:
+    """All tables of what was measured, figures to reach left out; on a GPU ops are laid out by agents and by size."""
     rows = report["benchmarks"]
     special = {key: [r["extra_info"] for r in rows if key in r["extra_info"]] for key in SPECIAL}
     moved = [r for r in timed(report) if not (is_op(r) and on_gpu(report))]
     ops = [r["extra_info"] for r in timed(report) if is_op(r) and on_gpu(report)]
     tax = [r for r in rows if "stacking_tax" in r["extra_info"]]
-    parts = [machine(report)]
+    parts: list[str] = []
     if moved:
         parts += ["", *bandwidth_table(moved), *comparison(moved)]
     if ops:
@@ -37,7 +43,6 @@ def render(report: dict[str, Any]) -> str:
     for key, table in SPECIAL.items():
         if special[key]:
             parts += table(special[key])
-    parts += figures_table([r["extra_info"] for r in rows], on_gpu(report))
     return "\n".join(parts)
 
 

@@ -1,7 +1,10 @@
-"""Steps per second of `fastsaddle train` with ResNet-20 on pictures of CIFAR's shape, and the GPU memory it takes."""
+"""Steps per second of `fastsaddle train` with ResNet-20 on pictures of CIFAR's shape, and the GPU memory it takes.
+
+The run is started as the command does it, but without the command: its parser need not be installed.
+"""
 
 import json
-import signal
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,6 @@ import pytest
 import torch
 
 from benchmarks.conftest import kind
-from fastsaddle.cli import main
 from fastsaddle.sim.config import TrainConfig
 
 # agents -> steps that are timed, after as many that warm up
@@ -54,20 +56,15 @@ def test_training(
         pytest.skip("one size shows that it runs")
     steps = TINY["steps"] if gpu_or_tiny else STEPS[agents]
     model = TINY["model"] if gpu_or_tiny else "resnet20"
-    options = {
-        **{"dataset": "npz", "data-dir": images, "model": model, "partition": "iid"},
+    options: dict[str, Any] = {
+        **{"dataset": "npz", "data_dir": images, "model": model, "partition": "iid"},
         **{"agents": agents, "chunk": min(agents, CHUNK), "device": device},
-        **{"steps": 2 * steps, "eval-every": steps, "checkpoint-every": 2 * steps},
-        **{"cuda-graph": graph, "out": tmp_path / "run"},
+        **{"steps": 2 * steps, "eval_every": steps, "checkpoint_every": 2 * steps},
+        **{"cuda_graph": graph, "out": tmp_path / "run"},
     }
-    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    status = benchmark.pedantic(main, args=(["train", *arguments],), rounds=1)
-    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        # train ends well when it is interrupted; the measurements must end too
-        raise KeyboardInterrupt
-    assert status == 0
+    benchmark.pedantic(train, args=(TrainConfig(**options),), rounds=1)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     benchmark.extra_info.update(
         training=model,
@@ -80,6 +77,19 @@ def test_training(
         implementation="fastsaddle",
         device=device,
     )
+
+
+def train(config: TrainConfig) -> None:
+    """A run from its start to its end, and what it has to tell."""
+    try:
+        from fastsaddle.sim.run import job as jobs
+        from fastsaddle.sim.run.trainer import run
+    except ImportError as error:
+        pytest.skip(f"training needs {error.name}")
+    job = jobs.start(config)
+    with closing(job.directory):
+        run(job, [], lambda: False)
+    print("\n".join(job.notes))
 
 
 def speed(rows: list[dict[str, Any]]) -> float:
