@@ -15,6 +15,7 @@
 #   ops 220           percent of copy bandwidth, 1 to 4,096 agents, buffers of 1 MB to 8 GB
 #   steps 100         whole optimizer steps against eager PyTorch, torch._foreach and torch.compile
 #   compression 50    compressors against eager PyTorch
+#   collect 20        gradients of ResNet-20 into the flat buffer, with their norms
 #   gather 30         batches gathered from images, against copies of their bytes
 #   memory 100        4,096 agents with ResNet-20: memory and time of a step against plain PyTorch
 #
@@ -32,7 +33,7 @@
 # --tiny runs the smallest sizes on a CPU: it shows that the parts run, and measures nothing.
 set -uo pipefail
 
-parts=(tests sanitizer calibration shapes stacking training launches ops steps compression gather memory)
+parts=(tests sanitizer calibration shapes stacking training launches ops steps compression collect gather memory)
 scale=()
 device=cuda
 if [ "${1:-}" = --tiny ]; then
@@ -109,8 +110,8 @@ part() { # name, limit in seconds, command...
     shift 2
     # an interpreter may take its time
     [ "$device" = cuda ] || limit=$((5 * limit))
-    echo "== $name"
     echo "$name did not end" >"$out/$name.status"
+    echo "== $name"
     # pytest writes what it has when it is asked to end; in the background, so that a signal is heard at once
     timeout -k 20 "$limit" "$@" >"$out/$name.log" 2>&1 &
     child=$!
@@ -192,6 +193,7 @@ for name in "${chosen[@]}"; do
     ops) figures ops 220 kernels/test_ops.py ;;
     steps) figures steps 100 steps/test_optimizer_step.py ;;
     compression) figures compression 50 kernels/test_compression.py ;;
+    collect) figures collect 20 kernels/test_collect.py ;;
     gather) figures gather 30 kernels/test_gather.py ;;
     memory) figures memory 100 steps/test_step_memory.py ;;
     sanitizer) sanitizer ;;

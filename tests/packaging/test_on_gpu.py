@@ -66,6 +66,9 @@ def test_parts_are_kept_and_merged(tmp_path: Path) -> None:
         r"^sam_perturb, 512 columns, 4 warps +triton +2 x 1,100 +[\d.e+-]+ +[\d.]+ +(\d\d+|\d\.\d)$"
     )
     assert len(re.findall(row, log, re.M)) == 1
+    page = (tmp_path / "page.md").read_text()
+    assert page.startswith("# On a GPU: 0 met, 0 missed, 12 not measured") and page in first.stdout
+    assert "This was a trial on a CPU" in page and "* shapes passed" in page
     # a later call with the same folder adds its part
     second = on_gpu("--tiny", str(tmp_path), "training")
     assert second.returncode == 0, second.stdout + second.stderr
@@ -79,6 +82,57 @@ def test_parts_are_kept_and_merged(tmp_path: Path) -> None:
     assert shapes == {(16, 8), (512, 4), (4096, 8)}
     (speed,) = [info["steps_per_second"] for info in kept if "training" in info]
     assert speed > 0
+    assert "* shapes passed\n* training passed\n" in (tmp_path / "page.md").read_text()
+
+
+def test_a_script_that_is_ended_writes_its_page(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    command = ["bash", str(SCRIPT), "--tiny", str(tmp_path), "training", "ops"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as script:
+        assert script.stdout is not None
+        lines = iter(script.stdout.readline, "")
+        assert any(line == "== ops\n" for line in lines)
+        script.terminate()
+        rest = script.stdout.read()
+    assert script.returncode == 143 and "ended by a signal" in rest
+    page = (tmp_path / "page.md").read_text()
+    assert "* ops did not end\n* training passed\n" in page and "| mlp:3 | qsaddle |" in page
+
+
+def test_a_page_says_what_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    pages = importlib.import_module("reporting.gpu_page")
+    nothing = pages.gpu_page(tmp_path)
+    assert nothing.startswith("# On a GPU: 0 met, 0 missed, 12 not measured")
+    assert "Nothing was measured." in nothing and "No part ran." in nothing
+
+    def op(name: str, agents: int, percent: float) -> dict[str, Any]:
+        speeds = {"percent_of_copy": percent, "gb_per_s": 4e3, "copy_gb_per_s": 4.3e3}
+        shape = {"agents": agents, "dim": 2**26 // agents, "bytes": 2**28, "passes": 5}
+        return {"op": name, "implementation": "triton", **shape, **speeds}
+
+    def trained(agents: int, graph: str, steps_per_second: float) -> dict[str, Any]:
+        found = {"training": "resnet20", "algorithm": "qsaddle", "agents": agents, "graph": graph}
+        return {**found, "steps_per_second": steps_per_second, "peak_bytes": agents * 10**7}
+
+    infos = [
+        *(op("gossip_step", agents, percent) for agents, percent in ((16, 91), (1024, 69))),
+        *(trained(agents, "off", 320 / agents) for agents in (16, 1024)),
+    ]
+    info = {"device": "NVIDIA H200", "threads": 8, "torch": "2.11.0", "triton": "3.6.0"}
+    machine = {**info, "python_version": "3.12.3", "system": "Linux", "machine": "x86_64"}
+    stats = dict.fromkeys(("min", "median", "max", "rounds"), 1)
+    rows = [{"name": f"test_op[{n}]", "extra_info": i, "stats": stats} for n, i in enumerate(infos)]
+    report = {"machine_info": {**machine, "cuda": "13.0", "cpu": {}}, "benchmarks": rows}
+    (tmp_path / "gpu.json").write_text(json.dumps({"datetime": "2026-11-29", **report}))
+    (tmp_path / "tests.status").write_text("tests ran out of its 210 s\n")
+    page = pages.gpu_page(tmp_path)
+    assert page.startswith("# On a GPU: 3 met, 2 missed, 7 not measured\n\nNVIDIA H200, ")
+    assert "torch 2.11.0, 2026-11-29" in page and "triton 3.6.0, cuda 13.0, python 3.12.3." in page
+    assert "1 to 128 agents | at least 85 | 91 | met |" in page
+    assert "1,024 agents | at least 70 | 69 | missed |" in page
+    assert "| runs that trained in a CUDA graph | at least 1 | 0 | missed |" in page
+    assert "* tests ran out of its 210 s" in page
 
 
 def test_a_run_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
