@@ -75,7 +75,7 @@ def test_no_distance_divides_by_the_smallest_and_nan_stays(seed: int) -> None:
 def test_refusals_of_pull_push_name_the_rule(seed: int) -> None:
     example = PULL_PUSH.examples(3, 64, torch.Generator().manual_seed(seed))["per-agent"]
     for changes, message in (
-        ({"center": torch.zeros(32)}, r"center must be float32 \[columns\] = \(64,\)"),
+        ({"center": torch.zeros(32)}, r"center must be torch.float32 \[columns\] = \(64,\)"),
         ({"center": torch.zeros(64).double()}, "center must be float32"),
         ({"center": torch.zeros(128)[::2]}, "center must be float32"),
         ({"center": torch.zeros(1, 64)}, "center must be float32"),

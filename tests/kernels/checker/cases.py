@@ -3,12 +3,17 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from fastsaddle.kernels.op import Op, ops, use_backend
-from fastsaddle.kernels.stacked_convolution import ops as convolutions
+from fastsaddle.kernels.stacked_convolution import (
+    stacked_convolution,
+    stacked_convolution_input_gradient,
+    stacked_convolution_weight_gradient,
+)
 from tests.kernels.test_ops import fresh
 
 # agents and columns; of ops that read rows of other agents more agents, too: each shape of a fused step
@@ -64,7 +69,8 @@ def cases(seed: int, variants: int | None = None) -> Iterator[Case]:
     """All of them, drawn anew from a seed; of an op's examples at one size at most so many, drawn too."""
     draw = random.Random(seed)
     for op in ops().values():
-        if "triton" in op.unavailable("cpu"):
+        # convolutions have cases of their own
+        if "triton" in op.unavailable("cpu") or op.is_layer:
             continue
         first = next(iter(op.examples(2, 96, torch.Generator().manual_seed(0)).values()))
         for agents, columns in sizes(op, first):
@@ -112,12 +118,12 @@ def convolution_cases(seed: int) -> Iterator[Case]:
         out = torch.stack(plain).float()
         gradient = torch.randn(out.shape, generator=generator)
         calls: dict[str, Callable[[], torch.Tensor]] = {
-            "forward": lambda a=(x, weight, bias, *how): convolutions.stacked_convolution(*a),
+            "forward": lambda a=(x, weight, bias, *how): stacked_convolution(*a),
             "input gradient": lambda a=(gradient, weight, [high, long], *how): (
-                convolutions.input_gradient(*a)
+                stacked_convolution_input_gradient(*a)
             ),
             "weight gradient": lambda a=(gradient, x, list(kernel), *how): (
-                convolutions.weight_gradient(*a)
+                stacked_convolution_weight_gradient(*a)
             ),
         }
         expected = {"forward": out, **gradients(x, weight, gradient, stride, padding)}
@@ -125,9 +131,14 @@ def convolution_cases(seed: int) -> Iterator[Case]:
             yield Case(
                 f"stacked_convolution, {name}",
                 f"{agents} x {batch} x {wide} x {high} x {long}",
-                lambda call=call: {"out": call()},
+                partial(by_triton, call),
                 lambda _, value, right=expected[name]: torch.allclose(value, right, 1e-4, 1e-4),
             )
+
+
+def by_triton(call: Callable[[], torch.Tensor]) -> dict[str, torch.Tensor]:
+    with use_backend("triton"):
+        return {"out": call()}
 
 
 def gradients(
