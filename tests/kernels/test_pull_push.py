@@ -76,9 +76,9 @@ def test_refusals_of_pull_push_name_the_rule(seed: int) -> None:
     example = PULL_PUSH.examples(3, 64, torch.Generator().manual_seed(seed))["per-agent"]
     for changes, message in (
         ({"center": torch.zeros(32)}, r"center must be torch.float32 \[columns\] = \(64,\)"),
-        ({"center": torch.zeros(64).double()}, "center must be float32"),
-        ({"center": torch.zeros(128)[::2]}, "center must be float32"),
-        ({"center": torch.zeros(1, 64)}, "center must be float32"),
+        ({"center": torch.zeros(64).double()}, "center must be torch.float32"),
+        ({"center": torch.zeros(128)[::2]}, "center must be torch.float32"),
+        ({"center": torch.zeros(1, 64)}, "center must be torch.float32"),
         ({"squared_distance": torch.zeros(3)}, "squared_distance must be torch.float64"),
         ({"squared_distance": torch.zeros(4).double()}, "squared_distance must be torch.float64"),
         ({"pull": torch.zeros(2)}, r"pull must be torch.float32 \[agents\] = \(3,\)"),
