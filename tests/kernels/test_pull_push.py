@@ -81,7 +81,7 @@ def test_refusals_of_pull_push_name_the_rule(seed: int) -> None:
         ({"center": torch.zeros(1, 64)}, "center must be torch.float32"),
         ({"squared_distance": torch.zeros(3)}, "squared_distance must be torch.float64"),
         ({"squared_distance": torch.zeros(4).double()}, "squared_distance must be torch.float64"),
-        ({"pull": torch.zeros(2)}, r"pull must be torch.float32 \[agents\] = \(3,\)"),
+        ({"pull": torch.zeros(2)}, r"pull must be torch.float32, 0-d or \[agents\] = \(3,\)"),
         ({"push": torch.tensor(1.0).double()}, "push must be torch.float32"),
     ):
         arguments = {**example, **changes}
