@@ -67,7 +67,7 @@ def of_cpu(infos: list[Info]) -> list[Figure]:
         Figure(f"`choco_step`: {share}", 50, percents("choco_step")),
         *(
             Figure(f"stacking tax, {network}, 16 agents", limit, tax(infos, 16, network), True)
-            for network, limit in (("mlp", 2.0), ("lenet5", 1.6), ("resnet20", 1.6))
+            for network, limit in (("mlp", 1.1), ("lenet5", 0.7), ("resnet20", 0.6))
         ),
     ]
 
