@@ -19,8 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import GridExecutor
 
 import fastsaddle as fs
+from fastsaddle.gradients.base import AtRows
 from fastsaddle.kernels._shared.rows.tickets_triton import tickets
+from fastsaddle.kernels._shared.squares.reference import slice_sums
 from fastsaddle.kernels.op import ops
+from fastsaddle.optimizer.squares import Squares
 
 # no views by their schema, and no launches
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach"}
@@ -93,8 +96,10 @@ class Launches(TorchDispatchMode):
 INTERPRET = GridExecutor.__call__
 
 
-def stepped(make: Callable[..., Any], agents: int, groups: int) -> Launches:
-    """The launches of one step, after one that may allocate."""
+def stepped(
+    make: Callable[..., Any], agents: int, groups: int, by_engine: bool = False
+) -> Launches:
+    """The launches of one step, after one that may allocate; an engine's closure adds up squares."""
     generator = torch.Generator().manual_seed(agents)
     shape = (agents,) if agents > 1 else ()
     parameters = [
@@ -109,8 +114,13 @@ def stepped(make: Callable[..., Any], agents: int, groups: int) -> Launches:
             optimizer.zero_grad()
             loss = torch.stack([(p - 1.0).square().sum() for p in parameters]).sum()
             loss.backward()
+            if by_engine:
+                rows = optimizer.rows
+                rows.squares = Squares(rows.g, slice_sums(rows.g))
             return loss
 
+    if by_engine:
+        closure = AtRows(closure)
     optimizer.step(closure)
     optimizer.backend = "triton"
     # a stream keeps its own from its first step on
@@ -131,6 +141,7 @@ def main() -> None:
         for method in METHODS
         for suffix, compressor in (("", None), (", 8 bits", EIGHT_BITS))
     }
+    cases["QSADDLe, engine"] = partial(fs.QSADDLe, **ring), 16, 1, True
     results = {name: stepped(*case) for name, case in {**cases, **OTHERS}.items()}
     json.dump(
         {name: {"launches": r.counts, "waits": r.waits} for name, r in results.items()},
