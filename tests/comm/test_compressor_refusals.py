@@ -172,7 +172,8 @@ def test_what_random_bits_are_indexed_by(compressor: Compressor, seed: int) -> N
         torch.ones(3).int(),
         torch.ones(3, 1).long(),
     ):
-        message = f"step must be int64, 0-d or [agents] = (3,), on cpu, got {step.dtype} {tuple(step.shape)}"
+        wanted = "step must be torch.int64, 0-d or [agents] = (3,) and contiguous, on cpu"
+        message = f"{wanted}, got {step.dtype} {tuple(step.shape)}"
         with pytest.raises(ValueError, match=re.escape(message)):
             compressor.encode(x, 5, step)
 
