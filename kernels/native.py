@@ -55,16 +55,21 @@ def library() -> ctypes.CDLL:
     try:
         return _opened(library_path())
     except ImportError as error:
-        folder = package_folder()
-        if is_checkout() and not (folder / BUILD_LOG_NAME).exists():
-            warnings.warn(
-                "this checkout has no compiled kernels, plain PyTorch runs instead and is several times slower: run "
-                f"python setup.py build_ext --inplace in {folder.parent}, or start Python in another folder to use an "
-                f"installed package ({error})",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        _tell_once(str(error))
         raise
+
+
+@cache
+def _tell_once(reason: str) -> None:
+    folder = package_folder()
+    if is_checkout() and not (folder / BUILD_LOG_NAME).exists():
+        warnings.warn(
+            "this checkout has no compiled kernels, plain PyTorch runs instead and is several times slower: run "
+            f"python setup.py build_ext --inplace in {folder.parent}, or start Python in another folder to use an "
+            f"installed package ({reason})",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _opened(path: Path | None) -> ctypes.CDLL:

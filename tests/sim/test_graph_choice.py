@@ -25,16 +25,21 @@ from fastsaddle.sim.run.summary import describe
 from tests.sim.step_recorder import CpuRecorder
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
+# which engines ask for, and graphs do not
+LAYER = "lane_convolution"
 TINY = ("--agents", "3", "--batch-size", "4", "--device", "cpu", "--threads", "1")
 
 
 @pytest.fixture(autouse=True)
 def all_kernels_on_triton(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """As where there is a GPU; the test may change it."""
-    backends = {"gossip_step": "triton", "agent_norm": "triton"}
+    backends = dict.fromkeys(("gossip_step", "agent_norm"), "triton") | {LAYER: "reference"}
 
     def ops() -> dict[str, Any]:
-        return {n: SimpleNamespace(choice=lambda device, b=b: b) for n, b in backends.items()}
+        return {
+            name: SimpleNamespace(choice=lambda device, b=b: b, is_layer=name == LAYER)
+            for name, b in backends.items()
+        }
 
     monkeypatch.setattr(graph_choice, "ops", ops)
     return backends
