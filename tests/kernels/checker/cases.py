@@ -16,20 +16,23 @@ from fastsaddle.kernels.stacked_convolution import (
 )
 from tests.kernels.test_ops import fresh
 
-# agents and columns; of ops that read rows of other agents more agents, too: each shape of a fused step
+# agents and columns; of ops that read rows of other agents more agents, too, and each shape of a fused step
 SIZES = ((3, 96), (2, 1056))
-TOGETHER = ((17, 32), (65, 32), (130, 32))
-SLICES = ((257, 32),)
+TOGETHER, FUSED = ((17, 544),), ((65, 32),)
+# more slices than programs, so that a program takes a second one
+SLICES = ((257, 96),)
 # sums of 8192 columns; four tensors or fewer, the largest of which several programs share
 LONG, WIDE = ((2, 16_416),), ((2, 12_320),)
+# more rows than a program of narrow ones takes
+NARROW = ((9, 96),)
 # examples that alone launch some kernel
 ALWAYS = {"quantize": ("euclidean",)}
 # of a convolution: agents, batch, channels, height, width, outputs, kernel, stride, padding
 CONVOLUTIONS = (
     (2, 3, 2, 7, 6, 5, (3, 3), (1, 1), (1, 1)),
     (3, 2, 3, 9, 8, 4, (3, 2), (2, 2), (0, 1)),
-    # so many positions that several programs sum an agent's weights
-    (2, 8, 1, 18, 18, 1, (3, 3), (1, 1), (0, 0)),
+    # so many positions that several programs sum an agent's weights, so many weights that several add these sums up
+    (2, 2, 16, 33, 33, 16, (2, 2), (1, 1), (0, 0)),
 )
 
 
@@ -56,8 +59,12 @@ def sizes(op: Op, arguments: dict[str, Any]) -> tuple[tuple[int, int], ...]:
     more: tuple[tuple[int, int], ...] = ()
     if named & {"neighbors", "W", "sources"}:
         more += TOGETHER
+    if op.name in ("gossip_step", "choco_step", "mix_dense"):
+        more += FUSED
     if op.name == "gossip_step":
         more += SLICES
+    if "counts" in named:
+        more += NARROW
     if op.name in ("agent_norm", "collect_gradients"):
         more += LONG
     if "buckets" in named and "neighbors" not in named:

@@ -1,102 +1,133 @@
-"""Kernels that are wrong on purpose, one for each kind of mistake; the checker must catch all of them."""
+"""Kernels that are wrong on purpose, each with what must catch it, and the right ones that they are made from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-AGENTS, COLUMNS, SLICES = 5, 32, 3
+AGENTS, SLICES, COLUMNS = 3, 5, 32
+# gives what a kernel computed of `[AGENTS, SLICES, COLUMNS]` numbers
+Launch = Callable[[Tensor], Tensor]
+# checks that a missing barrier or order does not show in
+ORDERS = {"reversed", "shuffled", "woven"}
+# how a norm goes wrong
+BY_NUMBER, KEPT, RELAXED, UNMET = "by number", "kept", "relaxed", "unmet"
 
 
 @triton.jit
-def in_place_kernel(x_ptr, agents, COLUMNS: tl.constexpr):
-    # a ring's mean, written where others still read
-    agent = tl.program_id(0)
+def mix_control(x_ptr, out_ptr, agents, COLUMNS: tl.constexpr):
+    """The mean of each agent and the next one."""
+    agent, c = tl.program_id(0), tl.arange(0, COLUMNS)
+    following = (agent + 1) % agents
+    mine = tl.load(x_ptr + agent * COLUMNS + c)
+    mixed = (mine + tl.load(x_ptr + following * COLUMNS + c)) / 2
+    tl.store(out_ptr + agent * COLUMNS + c, mixed)
+
+
+@triton.jit
+def slices_control(x_ptr, h_ptr, agents, slices, BARRIERS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The same in place, one program for slices of all agents, by way of a scratch of its own."""
     c = tl.arange(0, COLUMNS)
-    own = tl.load(x_ptr + agent * COLUMNS + c)
-    after = tl.load(x_ptr + (agent + 1) % agents * COLUMNS + c)
-    tl.store(x_ptr + agent * COLUMNS + c, 0.5 * (own + after))
+    h_ptr += tl.program_id(0) * agents * COLUMNS
+    for part in range(tl.program_id(0), slices, tl.num_programs(0)):
+        place = x_ptr + part * COLUMNS + c
+        for agent in range(agents):
+            tl.store(h_ptr + agent * COLUMNS + c, tl.load(place + agent * slices * COLUMNS) / 2)
+        if BARRIERS > 0:
+            tl.debug_barrier()
+        for agent in range(agents):
+            # from the right, so that another thread has what is read
+            following = (agent + 1) % agents * COLUMNS + COLUMNS - 1 - c
+            mixed = tl.load(h_ptr + agent * COLUMNS + c) + tl.load(h_ptr + following)
+            tl.store(place + agent * slices * COLUMNS, mixed)
+        if BARRIERS > 1:
+            tl.debug_barrier()
 
 
 @triton.jit
-def no_barrier_kernel(x_ptr, scratch_ptr, out_ptr, COLUMNS: tl.constexpr):
-    # a slice that other threads read back at once
-    agent = tl.program_id(0)
-    c = tl.arange(0, COLUMNS)
-    tl.store(scratch_ptr + agent * COLUMNS + c, tl.load(x_ptr + agent * COLUMNS + c))
-    turned = tl.load(scratch_ptr + agent * COLUMNS + COLUMNS - 1 - c)
-    tl.store(out_ptr + agent * COLUMNS + c, turned)
-
-
-@triton.jit
-def last_by_number_kernel(
-    x_ptr, partial_ptr, norm_ptr, SLICES: tl.constexpr, COLUMNS: tl.constexpr
+def norm_control(
+    x_ptr, partial_ptr, tickets_ptr, norm_ptr, slices, WRONG: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    # the last program by number need not be the last to end
-    agent, part = tl.program_id(0) // SLICES, tl.program_id(0) % SLICES
-    c = tl.arange(0, COLUMNS)
-    x = tl.load(x_ptr + (agent * SLICES + part) * COLUMNS + c)
-    tl.store(partial_ptr + agent * SLICES + part, tl.sum(x * x, axis=0))
-    tl.debug_barrier()
-    if part == SLICES - 1:
+    """Squares of a row: programs add up slices, and the row's last one adds those."""
+    agent, part = tl.program_id(0) // slices, tl.program_id(0) % slices
+    x = tl.load(x_ptr + tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS))
+    tl.store(partial_ptr + tl.program_id(0), tl.sum(x * x, axis=0))
+    if WRONG != "unmet":
+        tl.debug_barrier()
+    if WRONG == "relaxed":
+        ticket = tl.atomic_add(tickets_ptr + agent, 1, sem="relaxed", scope="gpu")
+    else:
+        ticket = tl.atomic_add(tickets_ptr + agent, 1, sem="acq_rel", scope="gpu")
+    if WRONG == "by number":
+        ticket = part
+    if ticket == slices - 1:
         total = 0.0
-        for s in tl.static_range(SLICES):
-            total += tl.load(partial_ptr + agent * SLICES + s)
+        for n in range(slices):
+            total += tl.load(partial_ptr + agent * slices + n)
         tl.store(norm_ptr + agent, total)
+        if WRONG != "kept":
+            tl.store(tickets_ptr + agent, 0)
 
 
 @triton.jit
-def never_reset_kernel(
-    x_ptr, partial_ptr, tickets_ptr, norm_ptr, SLICES: tl.constexpr, COLUMNS: tl.constexpr
-):
-    # right once, and never again
-    agent, part = tl.program_id(0) // SLICES, tl.program_id(0) % SLICES
-    c = tl.arange(0, COLUMNS)
-    x = tl.load(x_ptr + (agent * SLICES + part) * COLUMNS + c)
-    tl.store(partial_ptr + agent * SLICES + part, tl.sum(x * x, axis=0))
-    tl.debug_barrier()
-    ticket = tl.atomic_add(tickets_ptr + agent, 1, sem="acq_rel", scope="gpu")
-    if ticket == SLICES - 1:
-        total = 0.0
-        for s in tl.static_range(SLICES):
-            total += tl.load(partial_ptr + agent * SLICES + s)
-        tl.store(norm_ptr + agent, total)
+def count_control(count_ptr):
+    tl.store(count_ptr, tl.load(count_ptr) + 1)
 
 
-def in_place(x: torch.Tensor) -> torch.Tensor:
-    x = x[:, :COLUMNS].contiguous()
-    in_place_kernel[(AGENTS,)](x, AGENTS, COLUMNS=COLUMNS)
-    return x
+def mixed(in_place: bool) -> Launch:
+    def run(x: Tensor) -> Tensor:
+        x = x[:, 0].clone()
+        out = x if in_place else torch.empty_like(x)
+        mix_control[(AGENTS,)](x, out, AGENTS, COLUMNS=COLUMNS)
+        return out
+
+    return run
 
 
-def no_barrier(x: torch.Tensor) -> torch.Tensor:
-    x, out = x[:, :COLUMNS].contiguous(), torch.empty(AGENTS, COLUMNS)
-    no_barrier_kernel[(AGENTS,)](x, torch.empty_like(out), out, COLUMNS=COLUMNS)
-    return out
+def sliced(barriers: int) -> Launch:
+    def run(x: Tensor) -> Tensor:
+        x, h = x.clone(), torch.empty(2, AGENTS, COLUMNS)
+        slices_control[(2,)](x, h, AGENTS, SLICES, BARRIERS=barriers, COLUMNS=COLUMNS)
+        return x
+
+    return run
 
 
-def last_by_number(x: torch.Tensor) -> torch.Tensor:
-    norm, partial = torch.empty(AGENTS), torch.zeros(AGENTS, SLICES)
-    last_by_number_kernel[(AGENTS * SLICES,)](x, partial, norm, SLICES=SLICES, COLUMNS=COLUMNS)
-    return norm
+def summed(wrong: str) -> Launch:
+    # kept from launch to launch, as those of a stream are
+    tickets = torch.zeros(AGENTS, dtype=torch.int32)
+
+    def run(x: Tensor) -> Tensor:
+        partial, norm = torch.empty(AGENTS, SLICES), torch.full((AGENTS,), -1.0)
+        norm_control[(AGENTS * SLICES,)](
+            x, partial, tickets, norm, SLICES, WRONG=wrong, COLUMNS=COLUMNS
+        )
+        return norm
+
+    return run
 
 
-TICKETS = torch.zeros(AGENTS, dtype=torch.int32)
+def counted(x: Tensor) -> Tensor:
+    count = torch.zeros(1, dtype=torch.int32)
+    count_control[(64,)](count)
+    return count
 
 
-def never_reset(x: torch.Tensor) -> torch.Tensor:
-    norm, partial = torch.zeros(AGENTS), torch.zeros(AGENTS, SLICES)
-    never_reset_kernel[(AGENTS * SLICES,)](
-        x, partial, TICKETS, norm, SLICES=SLICES, COLUMNS=COLUMNS
-    )
-    return norm
-
-
-# name -> its launch on `[AGENTS, SLICES * COLUMNS]` numbers, which gives what it computed
-CONTROLS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "mixing in place": in_place,
-    "slices without a barrier": no_barrier,
-    "the last program by number": last_by_number,
-    "tickets that are not reset": never_reset,
+RIGHT: Mapping[str, Launch] = {
+    "mixing": mixed(False),
+    "slices": sliced(2),
+    "a norm": summed(""),
+}
+# the launch, what must catch it, and what cannot
+WRONG: Mapping[str, tuple[Launch, set[str], set[str]]] = {
+    "mixing in place": (mixed(True), {"footprints", "reversed"}, set()),
+    "slices without a barrier": (sliced(0), {"footprints"}, ORDERS),
+    "slices whose scratch is taken again": (sliced(1), {"footprints"}, ORDERS),
+    "the last program by number": (summed(BY_NUMBER), {"footprints", "reversed"}, set()),
+    "tickets that are not reset": (summed(KEPT), ORDERS, set()),
+    "tickets that order nothing": (summed(RELAXED), {"footprints"}, ORDERS),
+    "tickets that threads do not meet for": (summed(UNMET), {"footprints"}, ORDERS),
+    "counting without an atomic": (counted, {"footprints", "woven"}, {"reversed", "shuffled"}),
 }

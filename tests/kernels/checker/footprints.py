@@ -1,140 +1,225 @@
-"""Which bytes each program of a launch reads and writes, and what of that is not ordered.
+"""Which bytes each program of a launch reads and writes, and what nothing orders.
 
-Two accesses to a byte, one of them a store, conflict
-
-* between programs, unless an atomic operation hands over: the first program's comes behind a barrier that comes behind
-  its access, and the second program's, on the same number, comes before its own;
-* within a program, where other threads make them and no barrier lies between. A thread is told by its place in a block:
-  blocks of equal shapes are taken to be laid out alike.
-
-Epochs count the barriers of a program; clocks say up to which epoch of another one a program has been handed over.
+Two programs that touch the same byte, one of them writing, conflict unless the first hands over to the second: it
+meets all its threads at a barrier, releases by an atomic, and the second acquires by an atomic of the same place,
+directly or by way of others. Within a program, threads conflict that touch the same byte without a barrier between,
+unless both store the same. Which thread has a number is not known here: blocks of one shape are taken to have one
+layout, so that equal places in them are one thread's. What was loaded by all threads may be stored by one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from tests.kernels.checker.hooks import Program, Run
+from tests.kernels.checker.hooks import ATOMIC, LOAD, STORE, Access, Launch
 
-PAGE = 4096
-NOBODY = -1
-# of a byte: who wrote it last, in which epoch, at which place in a block of which shape; its last two readers
-FIELDS = (
-    *("writer", "written", "writer_place", "writer_shape"),
-    *("reader", "read", "reader_place", "reader_shape", "other", "other_read"),
-)
+# bytes that are looked at one by one, of those that several share
+MOST = 4096
+# of findings of one kind in one launch
+TOLD = 3
+# where in a block a scalar stands: loaded by all threads, stored by one
+BY_ALL, BY_ONE = -1, -2
+NOBODY: Mapping[int, int] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """An access in its program: after how many barriers, and up to which barrier of whom others are known to be."""
+
+    program: int
+    barriers: int
+    known: Mapping[int, int]
+    access: Access
+
+
+@dataclass(frozen=True, eq=False)
+class Touch:
+    """One byte of an access."""
+
+    entry: Entry
+    lane: int
+    value: bytes
+
+    @property
+    def writes(self) -> bool:
+        return self.entry.access.kind != LOAD
+
+    def agrees(self, other: "Touch") -> bool:
+        """Whether both are stores of the same."""
+        kinds = {self.entry.access.kind, other.entry.access.kind}
+        return kinds == {STORE} and self.value == other.value
 
 
 class Footprints:
-    """Runs programs in ascending order and notes conflicts.
+    """Of one launch: hears its accesses and barriers, and tells what it found at the end."""
 
-    Attributes:
-        conflicts: a line each.
-        accesses: how many were seen, by kernel.
-    """
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+        self.entries: list[Entry] = []
+        self.barriers = [0] * launch.programs
+        self.known: list[Mapping[int, int]] = [NOBODY] * launch.programs
+        # address of an atomic -> what those who released there knew
+        self.released: dict[int, Mapping[int, int]] = {}
+        self.shapes: dict[tuple[int, ...], int] = {}
 
-    def __init__(self) -> None:
-        self.conflicts: set[str] = set()
-        self.accesses: dict[str, int] = {}
-        self.launches = 0
+    def accessed(self, program: int, access: Access) -> None:
+        if access.kind == ATOMIC:
+            for address in access.addresses.tolist():
+                if access.acquires:
+                    heard = self.released.get(address, NOBODY)
+                    self.known[program] = joined(self.known[program], heard)
+                if access.releases:
+                    mine = {**self.known[program], program: self.barriers[program]}
+                    self.released[address] = joined(self.released.get(address, NOBODY), mine)
+        self.entries.append(Entry(program, self.barriers[program], self.known[program], access))
 
-    def launch(self, kernel: str, programs: Sequence[Program], run: Run) -> None:
-        self._kernel, self._shapes = kernel, {}
-        self._pages: dict[int, dict[str, np.ndarray]] = {}
-        count = len(programs)
-        self._epochs = np.ones(count, dtype=np.int64)
-        self._clocks = np.zeros((count, count), dtype=np.int64)
-        # what was released by atomic operations on a number, by its address
-        self._released: dict[int, np.ndarray] = {}
-        self.launches += 1
-        for number, program in enumerate(programs):
-            self._program = number
-            run(program)
+    def barrier(self, program: int) -> None:
+        self.barriers[program] += 1
 
-    def barrier(self) -> None:
-        self._epochs[self._program] += 1
+    def findings(self) -> list[str]:
+        """A line for each kind of what must not be, with examples."""
+        entries = [entry for entry in self.entries if len(entry.access.addresses)]
+        if not entries:
+            return []
+        counts = [len(entry.access.addresses) for entry in entries]
+        number = np.repeat(np.arange(len(entries)), counts)
+        place = np.concatenate([np.arange(count) for count in counts])
+        address = np.concatenate([entry.access.addresses for entry in entries])
+        lane = np.concatenate([self.lanes(entry.access) for entry in entries])
+        size = np.array([entry.access.size for entry in entries])[number]
+        found = self.outside(address, size)
+        is_whole = are_apart(address, size)
+        offset = np.zeros_like(address)
+        if not is_whole:
+            begin = np.cumsum(size) - size
+            offset = np.arange(size.sum()) - np.repeat(begin, size)
+            number, place, lane, address = (
+                np.repeat(each, size) for each in (number, place, lane, address)
+            )
+            address = address + offset
+        program = np.array([entry.program for entry in entries])[number]
+        barriers = np.array([entry.barriers for entry in entries])[number]
+        writes = np.array([entry.access.kind != LOAD for entry in entries])[number]
 
-    def access(
-        self,
-        kind: str,
-        addresses: np.ndarray,
-        positions: np.ndarray,
-        shape: tuple[int, ...],
-        size: int,
-    ) -> None:
-        self.accesses[self._kernel] = self.accesses.get(self._kernel, 0) + 1
-        if not addresses.size:
-            return
-        number = self._shapes.setdefault(shape, len(self._shapes))
-        if kind == "atomic":
-            self._hand_over(addresses)
-        spread = (addresses[:, None] + np.arange(size)).ravel()
-        places = np.repeat(positions, size)
-        # epochs that a later program may have been handed over
-        now = int(self._epochs[self._program])
-        stamp = now - 1 if kind == "atomic" else now
-        for page in np.unique(spread // PAGE):
-            chosen = spread // PAGE == page
-            at, place = spread[chosen] % PAGE, places[chosen]
-            held = self._page(int(page))
-            self._check(kind, held, at, place, number)
-            if kind == "store":
-                written = (self._program, stamp, place, number)
-                for name, value in zip(FIELDS[:4], written, strict=True):
-                    held[name][at] = value
-                continue
-            # the last but one stays known
-            changes = at[held["reader"][at] != self._program]
-            held["other"][changes] = held["reader"][changes]
-            held["other_read"][changes] = held["read"][changes]
-            for name, value in zip(FIELDS[4:8], (self._program, stamp, place, number), strict=True):
-                held[name][at] = value
+        def touches(chosen: np.ndarray) -> list[Touch]:
+            """In the order of time."""
+            told = []
+            for k in chosen.tolist():
+                entry, value = entries[number[k]], b""
+                if entry.access.values is not None:
+                    value = entry.access.values[place[k]].tobytes()
+                    value = value if is_whole else value[offset[k] : offset[k] + 1]
+                told.append(Touch(entry, int(lane[k]), value))
+            return told
 
-    def _page(self, number: int) -> dict[str, np.ndarray]:
-        if number not in self._pages:
-            self._pages[number] = {name: np.full(PAGE, NOBODY, np.int64) for name in FIELDS}
-        return self._pages[number]
+        for keys, who, look in (
+            ((address,), program, self.between_programs),
+            ((address, program, barriers), lane, self.within_program),
+        ):
+            groups = shared(keys, who, writes)
+            if len(groups) > MOST:
+                found.append(("more is shared than is looked at", f"{len(groups)} > {MOST}"))
+            for group in groups[:MOST]:
+                found += look(int(address[group[0]]), touches(group))
+        return shortened(found)
 
-    def _hand_over(self, addresses: np.ndarray) -> None:
-        """The program learns what was released on these numbers, and releases what lies behind a barrier."""
-        mine = self._clocks[self._program]
-        for address in map(int, addresses):
-            np.maximum(mine, self._released.get(address, 0), out=mine)
-        mine[self._program] = self._epochs[self._program] - 1
-        for address in map(int, addresses):
-            self._released[address] = np.maximum(self._released.get(address, 0), mine)
+    def lanes(self, access: Access) -> np.ndarray:
+        """Numbers that are equal where one thread has the element."""
+        if int(np.prod(access.shape)) == 1:
+            return np.full(len(access.places), BY_ALL if access.kind == LOAD else BY_ONE)
+        shape = self.shapes.setdefault(access.shape, len(self.shapes))
+        return access.places + (shape << 40)
 
-    def _check(
-        self, kind: str, held: dict[str, np.ndarray], at: np.ndarray, place: np.ndarray, shape: int
-    ) -> None:
-        self._between(kind, "a store", held["writer"][at], held["written"][at])
-        if kind != "atomic":
-            self._within(kind, "store", held, "writer", "written", at, place, shape)
-        if kind == "store":
-            self._between(kind, "a load", held["reader"][at], held["read"][at])
-            self._between(kind, "a load", held["other"][at], held["other_read"][at])
-            self._within(kind, "load", held, "reader", "read", at, place, shape)
+    def named(self, address: int) -> str:
+        """An address by the argument whose memory it is in."""
+        for begin, end, name in self.launch.memory:
+            if begin <= address < end:
+                return f"byte {address - begin} of {name}"
+        return "memory of no argument"
 
-    def _between(self, kind: str, before: str, who: np.ndarray, when: np.ndarray) -> None:
-        others = (who != NOBODY) & (who != self._program)
-        if not others.any():
-            return
-        if (when[others] > self._clocks[self._program][who[others]]).any():
-            self.conflicts.add(f"{self._kernel}: {kind} and {before} of another program")
+    def outside(self, address: np.ndarray, size: np.ndarray) -> list[tuple[str, str]]:
+        begins = np.array([begin for begin, _, _ in self.launch.memory])
+        ends = np.array([end for _, end, _ in self.launch.memory])
+        at = np.searchsorted(begins, address, side="right") - 1
+        wrong = (at < 0) | (address + size > ends[at])
+        return [("touches memory of no argument", f"address {a}") for a in address[wrong].tolist()]
 
-    def _within(
-        self,
-        kind: str,
-        before: str,
-        held: dict[str, np.ndarray],
-        who: str,
-        when: str,
-        at: np.ndarray,
-        place: np.ndarray,
-        shape: int,
-    ) -> None:
-        now = self._epochs[self._program]
-        recent = (held[who][at] == self._program) & (held[when][at] == now)
-        elsewhere = (held[f"{who}_place"][at] != place) | (held[f"{who}_shape"][at] != shape)
-        if (recent & elsewhere).any():
-            self.conflicts.add(f"{self._kernel}: {kind} after a {before} without a barrier")
+    def between_programs(self, address: int, touches: list[Touch]) -> list[tuple[str, str]]:
+        found = []
+        for n, later in enumerate(touches):
+            for earlier in touches[:n]:
+                if earlier.entry.program == later.entry.program:
+                    continue
+                if not (earlier.writes or later.writes) or is_ordered(earlier, later, touches):
+                    continue
+                who = f"programs {earlier.entry.program} and {later.entry.program}"
+                kinds = f"{earlier.entry.access.kind} and {later.entry.access.kind}"
+                found.append((f"conflict of programs, {kinds}", f"{self.named(address)} by {who}"))
+        return found
+
+    def within_program(self, address: int, touches: list[Touch]) -> list[tuple[str, str]]:
+        found = []
+        for n, later in enumerate(touches):
+            for earlier in touches[:n]:
+                if not (earlier.writes or later.writes) or earlier.agrees(later):
+                    continue
+                if ATOMIC in (earlier.entry.access.kind, later.entry.access.kind):
+                    continue
+                lanes = earlier.lane, later.lane
+                if lanes == (BY_ALL, BY_ONE) or (lanes[0] == lanes[1] != BY_ALL):
+                    continue
+                what = f"{self.named(address)} by program {later.entry.program}"
+                kinds = f"{later.entry.access.kind} after {earlier.entry.access.kind}"
+                found.append((f"no barrier between threads, {kinds}", what))
+        return found
+
+
+def joined(a: Mapping[int, int], b: Mapping[int, int]) -> Mapping[int, int]:
+    return {program: max(a.get(program, 0), b.get(program, 0)) for program in {*a, *b}}
+
+
+def are_apart(address: np.ndarray, size: np.ndarray) -> bool:
+    """Whether elements that overlap are the same, so that no byte need be looked at by itself."""
+    order = np.argsort(address, kind="stable")
+    address, size = address[order], size[order]
+    gap = np.diff(address)
+    return bool((((gap == 0) & (size[1:] == size[:-1])) | (gap >= size[:-1])).all())
+
+
+def shared(keys: Sequence[np.ndarray], who: np.ndarray, writes: np.ndarray) -> list[np.ndarray]:
+    """Groups with equal keys, in the order of time, in which `who` differs and somebody writes."""
+    order = np.lexsort(keys[::-1])
+    is_new = np.ones(len(order), dtype=bool)
+    is_new[1:] = np.logical_or.reduce([np.diff(key[order]) != 0 for key in keys])
+    begin = np.flatnonzero(is_new)
+    who, writes = who[order], writes[order]
+    several = np.minimum.reduceat(who, begin) != np.maximum.reduceat(who, begin)
+    several &= np.logical_or.reduceat(writes, begin)
+    end = np.append(begin[1:], len(order))
+    return [order[begin[g] : end[g]] for g in np.flatnonzero(several)]
+
+
+def is_ordered(earlier: Touch, later: Touch, touches: list[Touch]) -> bool:
+    """Whether another program's touch comes first whatever runs when; `touches` are all of that byte."""
+    a, b = earlier.entry, later.entry
+    if b.known.get(a.program, 0) > a.barriers:
+        return True
+    if a.access.kind != ATOMIC or not a.access.is_shared:
+        return False
+    if b.access.kind == ATOMIC:
+        return b.access.is_shared
+    # atomics of one place are a chain: who acquired at its end comes after all of it
+    between = touches[touches.index(earlier) + 1 : touches.index(later)]
+    return any(t.entry.program == b.program and t.entry.access.acquires for t in between)
+
+
+def shortened(found: list[tuple[str, str]]) -> list[str]:
+    kinds: dict[str, list[str]] = {}
+    for kind, what in found:
+        kinds.setdefault(kind, []).append(what)
+    told = []
+    for kind, whats in kinds.items():
+        more = f" and {len(whats) - TOLD} more" if len(whats) > TOLD else ""
+        told.append(f"{kind}: {'; '.join(whats[:TOLD])}{more}")
+    return told
