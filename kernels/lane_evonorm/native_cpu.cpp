@@ -23,9 +23,9 @@ FS_INLINE Line clamped(Line v, float most) {
   v = v > 0.0f ? v : Line{};
   return v < most ? v : all(most);
 }
-// x * relu6(x + 3) / 6 and its derivative
+// x * relu6(x + 3) / 6 and its derivative, at the two kinks as torch has it
 FS_INLINE Line gated(Line x) { return x * clamped(x + 3.0f, 6.0f) / 6.0f; }
-FS_INLINE Line slope(Line x) { return x < -3.0f ? Line{} : x <= 3.0f ? x / 3.0f + 0.5f : all(1.0f); }
+FS_INLINE Line slope(Line x) { return x <= -3.0f ? Line{} : x < 3.0f ? x / 3.0f + 0.5f : all(1.0f); }
 
 FS_INLINE Line root(Line v) {
 #pragma GCC unroll 16

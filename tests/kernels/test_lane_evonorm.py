@@ -77,6 +77,23 @@ def test_it_is_the_module(
             assert (got - wanted).norm() <= 1e-5 * wanted.norm()
 
 
+@pytest.mark.parametrize("backend", ["reference", NATIVE])
+def test_the_gates_kinks_are_torchs(backend: str, seed: int) -> None:
+    """One number in some millions is drawn there, and its gradient is one or the other side's."""
+    x = torch.tensor([-3.0, 3.0, -0.0, 1.0]).repeat(BLOCK // 4).expand(1, 1, 2, 3, 3, BLOCK)
+    draw = torch.Generator().manual_seed(seed)
+    gradient = torch.randn(x.shape, generator=draw)
+    x, weight = x.contiguous(), torch.ones(1, 2)
+    # all means 0 and deviations 1: what is left is the gate's slope
+    means, inverses = torch.zeros(1, 1, 1, BLOCK), torch.ones(1, 1, 1, BLOCK)
+    found, of = torch.empty_like(x), x.clone().requires_grad_()
+    with use_backend(backend):
+        lane_evonorm_backward(gradient, x, weight, means, inverses, found, None, None)
+    (slope,) = torch.autograd.grad(torch.nn.functional.hardswish(of), of, gradient)
+    pull = (gradient * torch.nn.functional.hardswish(x)).sum((2, 3, 4), keepdim=True) / 18
+    assert torch.allclose(found, slope - x * pull, rtol=1e-5, atol=1e-5)
+
+
 @needs_native
 def test_no_bit_depends_on_threads_or_agents(seed: int) -> None:
     case = Case(40, 8, 4, (5, 3), seed)
