@@ -71,16 +71,19 @@ class Argument:
     @property
     def schema(self) -> str:
         """Its type in torch.library's language; what is written carries a mark `!` alone."""
+        # each kind has its own
         raise NotImplementedError
 
     @property
     def kind(self) -> str:
         """Its type and shape, for people."""
+        # each kind has its own
         raise NotImplementedError
 
     @property
     def annotation(self) -> str:
         """Its type in Python."""
+        # each kind has its own
         raise NotImplementedError
 
     def sizes(self, known: set[str]) -> Iterator[str]:
@@ -93,6 +96,7 @@ class Argument:
 
     def passed(self) -> Iterator[Passed]:
         """What the C function gets."""
+        # each kind has its own
         raise NotImplementedError
 
 
