@@ -1,7 +1,7 @@
 """Decentralized, sharpness-aware deep learning: many agents, one graph, fused kernels, a drop-in optimizer."""
 
 from fastsaddle import _checkout  # noqa: F401, I001  (first: finds the kernels where the link is lost)
-from fastsaddle import comm, compressors, gradients, integrations, kernels, rules
+from fastsaddle import comm, compressors, gradients, integrations, kernels, ranks, rules
 from fastsaddle.agents import AgentStack
 from fastsaddle.comm.choco import Choco
 from fastsaddle.comm.period import QSR
@@ -22,6 +22,8 @@ from fastsaddle.methods.saddle import DSADDLe, QSADDLe
 from fastsaddle.methods.tracking import GradientTracking, MomentumTracking
 from fastsaddle.optimizer.errors import NonFiniteGradientError
 from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.ranks.errors import PeerError
+from fastsaddle.ranks.placement import Placement, place
 
 # fastsaddle.kernels.<op> is the op, not its folder
 vars(kernels).update(ops())
@@ -50,6 +52,8 @@ __all__ = [
     "NSADDLe",
     "NonFiniteGradientError",
     "Optimizer",
+    "PeerError",
+    "Placement",
     "QGAdam",
     "QSADDLe",
     "RelaySGD",
@@ -59,6 +63,8 @@ __all__ = [
     "gradients",
     "integrations",
     "kernels",
+    "place",
+    "ranks",
     "rules",
     "second_pass",
     "sharpest",

@@ -22,6 +22,7 @@ from fastsaddle.optimizer.state import State
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
+    from fastsaddle.ranks.placement import Placement
 
 
 NOT_STACKED = (
@@ -66,9 +67,9 @@ class LocalStep:
         return self.seed, self.number, self.first_agent
 
 
-def local_models(x: torch.Tensor, step: LocalStep) -> torch.Tensor:
-    """h, every agent's model after its local step, `[agents, columns]`; local momentum is updated."""
-    h = torch.empty_like(x)
+def local_models(x: torch.Tensor, step: LocalStep, out: torch.Tensor | None = None) -> torch.Tensor:
+    """h, every agent's model after its local step, `[agents, columns]`, new or in `out`; local momentum is updated."""
+    h = torch.empty_like(x) if out is None else out
     local_step(
         x,
         step.saved,
@@ -132,6 +133,8 @@ class Exchange:
         nbytes: bytes sent so far by the agents here, counted by the communicator.
         origin: whose states these are copies of; None where they are the states themselves.
         scratch: rows that one step after the other may use.
+        heard: what the last `publish` brought of other processes' agents, behind the rows that were published.
+        has_copies: whether the agents heard have sent their public copies since these were loaded.
     """
 
     layout: FlatLayout
@@ -142,6 +145,12 @@ class Exchange:
     nbytes: int = 0
     origin: Exchange | None = None
     scratch: torch.Tensor | None = None
+    heard: torch.Tensor | None = None
+    has_copies: bool = True
+
+    def count(self, messages: int) -> None:
+        """So many rows of the layout were sent whole."""
+        self.nbytes += 4 * messages * self.layout.dim
 
     def copy_of(self, rows: torch.Tensor) -> torch.Tensor:
         """A copy of `rows` in memory that is kept for the next step."""
@@ -173,7 +182,9 @@ class Communicator:
         first_agent: number of the first row's agent.
         all_agents: agents of the whole network.
         stacked: whether parameters are `[agents, ...]`; otherwise they are ordinary ones of a single agent.
-        topology: the graph; None where there is none.
+        placement: who holds which agents, where they are in several processes; None where all are here.
+        heard: how many agents elsewhere those here hear.
+        topology: the graph, of all agents; None where there is none.
         consensus_step: gamma.
         messages: rows sent in one exchange by the agents here, to all their neighbors together.
         states: what it keeps for each row buffer that is sent; for the models under these names.
@@ -193,6 +204,8 @@ class Communicator:
     agents: int | None = None
     first_agent: int = 0
     stacked: bool = True
+    placement: Placement | None = None
+    heard: int = 0
     topology: Topology | None = None
     consensus_step: float = 1.0
     messages: int = 0
@@ -210,6 +223,11 @@ class Communicator:
     @property
     def all_agents(self) -> int:
         return self.agents or 0
+
+    @property
+    def bytes_on_wire(self) -> int:
+        """What has left this process for others, headers included."""
+        return 0
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -268,6 +286,20 @@ class Communicator:
         own = torch.arange(self.agents or 1, dtype=torch.int32, device=device)[:, None]
         return Lists(own, torch.ones(len(own), 1, dtype=torch.float32, device=device), own[:, 1:])
 
+    def lists_of_w(self, device: torch.device) -> Lists:
+        """Neighbor lists with the weights of W itself, whatever the consensus step is.
+
+        Raises:
+            RuntimeError: it has none.
+        """
+        return self.lists(device)
+
+    def mix_all(
+        self, rows: tuple[torch.Tensor, ...], exchanges: list[Exchange]
+    ) -> tuple[torch.Tensor, ...]:
+        """`mix` of several row buffers of one step, in one exchange where that can be."""
+        return tuple(self.mix(x, e) for x, e in zip(rows, exchanges, strict=True))
+
     def mix(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         """One exchange: W x with the consensus step folded in, new, `[agents, columns]`. Counts `exchange.nbytes`."""
         # what a communicator is
@@ -284,10 +316,10 @@ class Communicator:
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
         """One exchange of which nothing is mixed yet: neighbors know models x from now on; states follow."""
-        exchange.nbytes += 4 * self.messages * exchange.layout.dim
+        exchange.count(self.messages)
 
     def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        """What neighbors know of models x after `publish`, `[agents, columns]`; may be x itself."""
+        """What neighbors know of models x after `publish`, then of the agents heard from elsewhere; may be x itself."""
         return x
 
     def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
@@ -322,6 +354,9 @@ class Communicator:
 
     def agree(self, norm: torch.Tensor) -> None:
         """Before a step changes anything: raise everywhere or nowhere, where agents are in several processes."""
+
+    def withdraw(self, error: BaseException) -> None:
+        """A step has failed here by `error`: tell those in other processes who wait for this one."""
 
 
 class Round:
@@ -360,7 +395,8 @@ class Round:
         """
         if not self.gossips:
             return _one_or_all(tuple(x.clone() for x in rows))
-        return _one_or_all(tuple(self.communicator.mix(x, self._take()) for x in rows))
+        exchanges = [self._take() for _ in rows]
+        return _one_or_all(self.communicator.mix_all(rows, exchanges))
 
     def differences(self, *rows: torch.Tensor) -> Any:
         """`mixed(rows) - rows`, new, but what an edge moves cancels to the bit; a tuple where several are given."""
@@ -392,7 +428,7 @@ class Round:
     def deliver(self, rows: torch.Tensor) -> torch.Tensor:
         """A row along each directed edge, see `Communicator.deliver`."""
         exchange = self._take()
-        exchange.nbytes += 4 * self.communicator.messages * exchange.layout.dim
+        exchange.count(self.communicator.messages)
         return self.communicator.deliver(rows)
 
     def lists(self, device: torch.device) -> Lists:

@@ -6,10 +6,12 @@ from typing import Any, ClassVar, Literal
 from fastsaddle.comm.base import NOT_STACKED
 from fastsaddle.comm.choco import Choco, CompressedGossip, as_choco
 from fastsaddle.comm.lists import check_consensus_step
+from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.comm.period import check_steps
 from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.graphs.topology import Topology, check_topology, resolve
+from fastsaddle.ranks.placement import Placement, is_stack
 
 
 @dataclass(frozen=True)
@@ -56,23 +58,40 @@ class Gossip:
     def defaults(self) -> dict[str, Any]:
         return {} if self.every == 1 else {STEPS_DONE.name: 0}
 
-    def connect(self, leading: int | None) -> StackedGossip:
+    def connect(self, leading: int | None, placement: Placement | None = None) -> StackedGossip:
         """The communicator for parameters with `leading` rows, None where these have no common number of them.
+
+        Args:
+            leading: the parameters' first dimension.
+            placement: who holds which agents, where they are in several processes.
 
         Raises:
             ValueError: parameters that cannot be stacked, or an unknown name.
         """
-        graph = self.topology
-        if graph is not None:
-            if leading is None:
-                raise ValueError(NOT_STACKED)
-            if isinstance(graph, Topology) and graph.agents != leading:
-                raise ValueError(
-                    f"{graph.name} has {graph.agents} agents, but {leading} are needed for parameters "
-                    f"[{leading}, ...]: fs.AgentStack(model, {graph.agents}) makes {graph.agents} copies of a model"
-                )
-            graph = resolve(graph, leading)
         choco = as_choco(self.compressor)
-        if graph is None or choco == as_choco(None):
-            return StackedGossip(graph, self.consensus_step, self.every, self.rounds, self.dense)
-        return CompressedGossip(graph, self.consensus_step, choco, self.every, self.rounds)
+        often = (self.every, self.rounds)
+        if placement is not None:
+            stacked = is_stack(leading, placement)
+            graph = self._graph(placement.all_agents)
+            if choco != as_choco(None):
+                raise ValueError("messages between processes are not compressed yet")
+            return RankGossip(graph, placement, self.consensus_step, *often, stacked=stacked)
+        if self.topology is None:
+            return StackedGossip(None, self.consensus_step, *often, self.dense)
+        if leading is None:
+            raise ValueError(NOT_STACKED)
+        graph = self._graph(leading)
+        if choco == as_choco(None):
+            return StackedGossip(graph, self.consensus_step, *often, self.dense)
+        return CompressedGossip(graph, self.consensus_step, choco, *often)
+
+    def _graph(self, agents: int) -> Topology:
+        graph = self.topology
+        if graph is None:
+            raise ValueError("agents on several ranks need a topology, got None")
+        if isinstance(graph, Topology) and graph.agents != agents:
+            raise ValueError(
+                f"{graph.name} has {graph.agents} agents, but {agents} are needed for parameters "
+                f"[{agents}, ...]: fs.AgentStack(model, {graph.agents}) makes {graph.agents} copies of a model"
+            )
+        return resolve(graph, agents)

@@ -1,11 +1,17 @@
 """Neighbor lists on a device: who hears whom, with which weight."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.optimizer.hyperparameters import is_number
+
+if TYPE_CHECKING:
+    from fastsaddle.ranks.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -40,29 +46,41 @@ class MixingLists:
     Args:
         topology: the graph; None is a single agent that talks to nobody.
         consensus_step: gamma, folded into the weights: (1 - gamma) I + gamma W.
+        plan: of the agents here, where others are elsewhere.
 
     Raises:
         ValueError: gamma outside [0, 1].
     """
 
-    def __init__(self, topology: Topology | None, consensus_step: float = 1.0) -> None:
+    def __init__(
+        self,
+        topology: Topology | None,
+        consensus_step: float = 1.0,
+        plan: Plan | None = None,
+    ) -> None:
         check_consensus_step(consensus_step)
-        if topology is None:
-            lists = (
-                torch.zeros(1, 1, dtype=torch.int32, device="cpu"),
-                torch.ones(1, 1, dtype=torch.float32, device="cpu"),
-            )
-        else:
-            lists = topology.mixing_lists(consensus_step)
-        neighbors, weights = lists
-        self.agents, self.width = neighbors.shape
-        self.messages = 0 if topology is None else topology.messages
-        whole = Lists(neighbors, weights, incoming(neighbors))
+        whole = (
+            self._lists(topology, consensus_step) if plan is None else plan.lists(consensus_step)
+        )
+        self.agents, self.width = whole.neighbors.shape
+        near = () if topology is None else topology.neighbors
+        # each edge's two ends send to each other
+        self.messages = sum(map(len, near if plan is None else near[slice(*plan.span)]))
         own = torch.arange(self.agents, dtype=torch.int32, device="cpu")[:, None]
         one = torch.ones(self.agents, 1, dtype=torch.float32, device="cpu")
         alone = Lists(own, one, incoming(own))
         # kept for good: a captured graph knows nothing but addresses
         self._on = {torch.device("cpu"): (whole, alone)}
+
+    @staticmethod
+    def _lists(topology: Topology | None, consensus_step: float) -> Lists:
+        """Those of a whole graph."""
+        if topology is None:
+            neighbors = torch.zeros(1, 1, dtype=torch.int32, device="cpu")
+            weights = torch.ones(1, 1, dtype=torch.float32, device="cpu")
+        else:
+            neighbors, weights = topology.mixing_lists(consensus_step)
+        return Lists(neighbors, weights, incoming(neighbors))
 
     def on(self, device: torch.device) -> Lists:
         """The lists on a device."""
@@ -79,15 +97,21 @@ class MixingLists:
             self._on[device] = whole, alone
         return self._on[device]
 
-    def differences(self, x: torch.Tensor) -> torch.Tensor:
-        """sum_j M_ij (x_j - x_i) `[agents, columns]`, summed in the lists' order, M being W with gamma folded in."""
-        lists = self.on(x.device)
-        moved = torch.zeros_like(x)
-        for slot in range(1, self.width):
-            # the weight is zero where a list has ended
-            others = x.index_select(0, lists.whose(slot))
-            moved.add_(lists.weights[:, slot, None] * (others - x))
-        return moved
+
+def differences(lists: Lists, x: torch.Tensor, halo: torch.Tensor) -> torch.Tensor:
+    """sum_j M_ij (x_j - x_i) `[agents, columns]`, summed in the lists' order, M being W with gamma folded in.
+
+    Args:
+        lists: they name rows of the halo.
+        x: `[agents, columns]`.
+        halo: x, then the rows heard of agents elsewhere.
+    """
+    moved = torch.zeros_like(x)
+    for slot in range(1, lists.width):
+        # the weight is zero where a list has ended
+        others = halo.index_select(0, lists.whose(slot))
+        moved.add_(lists.weights[:, slot, None] * (others - x))
+    return moved
 
 
 def incoming(neighbors: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from fastsaddle.comm.base import (
     local_models,
     take_mixed,
 )
-from fastsaddle.comm.lists import Lists, MixingLists
+from fastsaddle.comm.lists import Lists, MixingLists, differences
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.kernels.mix_dense import mix_dense
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
@@ -23,6 +23,7 @@ from fastsaddle.optimizer.state import State
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
+    from fastsaddle.ranks.plan import Plan
 
 # from this many terms a row on, a dense product is faster than walking neighbor lists
 DENSE_WIDTH = 64
@@ -36,6 +37,8 @@ class StackedGossip(Communicator):
         topology: the graph; None is a single agent that talks to nobody.
         consensus_step: gamma in x = h + gamma (W h - h), folded into the weights; 1 is W h itself.
         every, rounds, dense: as in `Gossip`.
+        folded: whether gamma is folded into the weights.
+        plan: of the agents here, where others are elsewhere.
 
     Raises:
         ValueError: gamma outside [0, 1].
@@ -52,9 +55,11 @@ class StackedGossip(Communicator):
         rounds: int = 1,
         dense: bool | Literal["auto"] = "auto",
         folded: bool = True,
+        plan: Plan | None = None,
     ) -> None:
-        self._lists = MixingLists(topology, consensus_step if folded else 1.0)
+        self._lists = MixingLists(topology, consensus_step if folded else 1.0, plan)
         self.agents, self.messages = self._lists.agents, self._lists.messages
+        self._plan = plan
         self.topology, self.stacked = topology, topology is not None
         self.consensus_step, self.every, self.rounds = consensus_step, every, rounds
         self.dense = self._lists.width > DENSE_WIDTH if dense == "auto" else dense
@@ -111,7 +116,7 @@ class StackedGossip(Communicator):
         if self.rounds > 1:
             return super().differences(x, exchange)
         self.publish(x, exchange)
-        return self._lists.differences(x)
+        return differences(self.lists(x.device), x, self.copies(x, exchange))
 
     def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         out = torch.empty_like(x)
@@ -119,8 +124,11 @@ class StackedGossip(Communicator):
             mix_dense(x, self._matrix(x.device), out)
         else:
             lists = self.lists(x.device)
-            mix_neighbors(x, out, lists.neighbors, lists.weights)
+            mix_neighbors(self.copies(x, exchange), out, lists.neighbors, lists.weights)
         return out
+
+    def lists_of_w(self, device: torch.device) -> Lists:
+        return MixingLists(self.topology, plan=self._plan).on(device)
 
     def _round(self, exchange: Exchange, k: int) -> Exchange:
         """A step's gossip number `k`, for its draws: numbered by the gossips before it, with bytes of its own."""

@@ -144,8 +144,8 @@ def refuse_nonfinite(numbers: torch.Tensor, rows: torch.Tensor) -> None:
     )
 
 
-def listed(which: torch.Tensor) -> str:
-    """The numbers of the rows for which `which` `[rows]` holds: ten of them, and how many more there are."""
-    numbers = which.nonzero().flatten().tolist()
+def listed(which: torch.Tensor, first: int = 0) -> str:
+    """Numbers, from `first` on, of the rows for which `which` `[rows]` holds: ten, and how many more there are."""
+    numbers = (which.nonzero().flatten() + first).tolist()
     more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
     return f"{numbers[:MOST_LISTED]}{more}"

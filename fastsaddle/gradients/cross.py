@@ -8,7 +8,7 @@ import torch
 
 from fastsaddle.comm.base import Communicator
 from fastsaddle.comm.choco import CompressedGossip
-from fastsaddle.comm.lists import Lists, MixingLists
+from fastsaddle.comm.lists import Lists
 from fastsaddle.compressors._wire import row_norms
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.gradients.ascents import Ascent
@@ -109,12 +109,12 @@ class Cross(Gradient):
         layout = optimizer.rows.layout
         optimizer.made["gradients"] = layout.allocate(models * optimizer.agents, device)
         # W itself, whatever the consensus step of the models is
-        lists = MixingLists(communicator.topology).on(device)
+        lists = communicator.lists_of_w(device)
         optimizer.made["sources"] = sources_of(lists, self.kind == "data")
         optimizer.made["weights"] = lists.weights
         # how many lists reach each slot; found on the host, as reading a sum would wait for a GPU
-        graph = communicator.topology
-        near = () if graph is None else graph.neighbors
+        graph, first = communicator.topology, communicator.first_agent
+        near = () if graph is None else graph.neighbors[first : first + optimizer.agents]
         optimizer.made["listeners"] = [sum(len(n) >= slot for n in near) for slot in range(models)]
 
     def passes(self, optimizer: Optimizer) -> int:
@@ -126,7 +126,7 @@ class Cross(Gradient):
         # before their buffers are named
         optimizer.follow()
         own = optimizer.rows.x
-        known = torch.empty_like(own)
+        known = own.new_empty(len(own) + optimizer.communicator.heard, own.shape[1])
         with use_backend(optimizer.backend):
             for comm, columns in optimizer.begin_rounds():
                 x, exchange = own[:, columns], comm.apart()
@@ -139,7 +139,6 @@ class Cross(Gradient):
         """All slots' gradients into their buffer; agents whose gradient is not finite have NaN there."""
         columns, rows = optimizer.model_columns, optimizer.rows
         lists = optimizer.communicator.lists(rows.x.device)
-        known = optimizer.communicator.halo(known)
         first, loss = None if self.mixed_self_gradient else rows.x, None
         for slot in range(models_of(optimizer.communicator)):
             model = first if slot == 0 else known.index_select(0, lists.whose(slot))
@@ -156,12 +155,16 @@ class Cross(Gradient):
 
     def found(self, optimizer: Optimizer) -> Found:
         columns = optimizer.model_columns
-        gradients, g = optimizer.made["gradients"], optimizer.rows.g[:, columns]
+        made, g, agents = optimizer.made, optimizer.rows.g[:, columns], optimizer.agents
         self._send(optimizer)
-        made = optimizer.made
         if not columns.stop:
             return Found(optimizer.check_gradients(), at_mixed=self.mixed_self_gradient)
-        weighted_sum(gradients[:, columns], g, made["sources"], made["weights"])
+        gradients = made["gradients"][:, columns]
+        if self.kind == "data":
+            delivered = optimizer.communicator.deliver(gradients[agents:])
+            if len(delivered) > len(gradients) - agents:
+                gradients = torch.cat([gradients[:agents], delivered])
+        weighted_sum(gradients, g, made["sources"], made["weights"])
         return Found(row_norms(g), at_mixed=self.mixed_self_gradient)
 
     def keep(self, optimizer: Optimizer) -> None:

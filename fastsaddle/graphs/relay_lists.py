@@ -46,6 +46,29 @@ def average_lists(neighbors: Neighbors) -> tuple[torch.Tensor, torch.Tensor]:
     return sources, weights
 
 
+def messages_of(
+    sources: torch.Tensor, weights: torch.Tensor, agents: int, here: range
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of what `message_lists` gave for `agents`, the messages of those that are here, among rows of theirs alone."""
+    rows = [k * agents + j for k in range(len(sources) // agents) for j in here]
+    index = torch.tensor(rows, dtype=torch.int64, device="cpu")
+    return _among(sources[index], agents, here), weights[index]
+
+
+def of_agents(
+    sources: torch.Tensor, weights: torch.Tensor, here: range
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of what `average_lists` gave, the averages of the agents that are here, among rows of theirs alone."""
+    part = slice(here.start, here.stop)
+    return _among(sources[part], len(sources), here), weights[:, part].contiguous()
+
+
+def _among(sources: torch.Tensor, agents: int, here: range) -> torch.Tensor:
+    """Row j of block k of all agents, as a row of block k of those that are here; -1 stays."""
+    block, agent = sources.div(agents, rounding_mode="floor"), sources.remainder(agents)
+    return torch.where(sources < 0, sources, block * len(here) + agent - here.start).contiguous()
+
+
 def terms(neighbors: Neighbors) -> list[dict[tuple[int, int], int]]:
     """For each step until they stay: how many models the message from j to i is the sum of, by (j, i)."""
     directed = [(j, i) for i, near in enumerate(neighbors) for j in near]

@@ -1,6 +1,6 @@
 """Methods whose agents take local steps alone and meet in an average of all of them now and then."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -8,6 +8,7 @@ from torch.optim.optimizer import ParamsT
 from fastsaddle.comm.average import Average, Elastic
 from fastsaddle.comm.period import QSR
 from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules.any_torch import Local, Torch
 from fastsaddle.rules.base import Rule
 from fastsaddle.rules.momentum import Momentum
@@ -39,6 +40,9 @@ class LocalSGD(Optimizer):
             step out, while their models still take part in the averages.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
@@ -59,6 +63,8 @@ class LocalSGD(Optimizer):
         nonfinite: Literal["raise", "skip"] = "raise",
         maximize: bool = False,
         backend: str | None = None,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(
             params,
@@ -69,6 +75,8 @@ class LocalSGD(Optimizer):
             nonfinite=nonfinite,
             maximize=maximize,
             backend=backend,
+            placement=placement,
+            process_group=process_group,
         )
 
 
@@ -101,6 +109,9 @@ class DPPF(Optimizer):
             step out, while their models still take part in the averages.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
@@ -123,6 +134,8 @@ class DPPF(Optimizer):
         nonfinite: Literal["raise", "skip"] = "raise",
         maximize: bool = False,
         backend: str | None = None,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(
             params,
@@ -133,6 +146,8 @@ class DPPF(Optimizer):
             nonfinite=nonfinite,
             maximize=maximize,
             backend=backend,
+            placement=placement,
+            process_group=process_group,
         )
 
 
@@ -162,6 +177,9 @@ class EASGD(Optimizer):
             step out, while their models still take part in the averages.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
@@ -183,6 +201,8 @@ class EASGD(Optimizer):
         nonfinite: Literal["raise", "skip"] = "raise",
         maximize: bool = False,
         backend: str | None = None,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(
             params,
@@ -193,6 +213,8 @@ class EASGD(Optimizer):
             nonfinite=nonfinite,
             maximize=maximize,
             backend=backend,
+            placement=placement,
+            process_group=process_group,
         )
 
 

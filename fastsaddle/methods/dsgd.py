@@ -1,6 +1,6 @@
 """Decentralized SGD without and with local momentum."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -10,6 +10,7 @@ from fastsaddle.comm.gossip import Gossip
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules.momentum import Momentum
 
 
@@ -35,6 +36,9 @@ class DSGD(Optimizer):
         seed: of the random numbers that a compressor and bfloat16 state draw, in [0, 2^63).
         state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies, rounded stochastically; see
             `fs.Optimizer`.
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
@@ -55,6 +59,8 @@ class DSGD(Optimizer):
         backend: str | None = None,
         seed: int = 0,
         state_dtype: torch.dtype = torch.float32,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(
             params,
@@ -66,6 +72,8 @@ class DSGD(Optimizer):
             backend=backend,
             seed=seed,
             state_dtype=state_dtype,
+            placement=placement,
+            process_group=process_group,
         )
 
 
@@ -94,6 +102,9 @@ class DSGDm(Optimizer):
         seed: of the random numbers that a compressor and bfloat16 state draw, in [0, 2^63).
         state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies, rounded stochastically; see
             `fs.Optimizer`.
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
@@ -116,6 +127,8 @@ class DSGDm(Optimizer):
         backend: str | None = None,
         seed: int = 0,
         state_dtype: torch.dtype = torch.float32,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(
             params,
@@ -128,4 +141,6 @@ class DSGDm(Optimizer):
             backend=backend,
             seed=seed,
             state_dtype=state_dtype,
+            placement=placement,
+            process_group=process_group,
         )

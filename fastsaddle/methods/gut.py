@@ -1,6 +1,6 @@
 """Global update tracking: gradients at the mixed models, and a tracked mean of all updates."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -9,6 +9,7 @@ from fastsaddle.comm.gossip import Gossip
 from fastsaddle.gradients.mixed import Mixed
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules import gut
 
 
@@ -39,6 +40,9 @@ class GUT(Optimizer):
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
@@ -59,6 +63,8 @@ class GUT(Optimizer):
         nonfinite: Literal["raise", "skip"] = "raise",
         maximize: bool = False,
         backend: str | None = None,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(
             params,
@@ -70,4 +76,6 @@ class GUT(Optimizer):
             nonfinite=nonfinite,
             maximize=maximize,
             backend=backend,
+            placement=placement,
+            process_group=process_group,
         )

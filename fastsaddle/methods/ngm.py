@@ -1,6 +1,6 @@
 """Cross-gradient methods: gradients that agents take for each other, plain and sharpness-aware."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -13,6 +13,7 @@ from fastsaddle.gradients.cross import Cross, check_kind
 from fastsaddle.gradients.sam import SAM
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules.momentum import AdaptedMomentum
 
 
@@ -55,6 +56,9 @@ class NGM(Optimizer):
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
         seed: of the random numbers that a compressor draws, in [0, 2^63).
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
@@ -79,6 +83,8 @@ class NGM(Optimizer):
         maximize: bool = False,
         backend: str | None = None,
         seed: int = 0,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         check_kind("cross_gradients", cross_gradients)
         super().__init__(
@@ -92,6 +98,8 @@ class NGM(Optimizer):
             maximize=maximize,
             backend=backend,
             seed=seed,
+            placement=placement,
+            process_group=process_group,
         )
 
 
@@ -132,6 +140,9 @@ class NSADDLe(Optimizer):
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
         seed: of the random numbers that a compressor and ESAM draw, in [0, 2^63).
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
@@ -160,6 +171,8 @@ class NSADDLe(Optimizer):
         maximize: bool = False,
         backend: str | None = None,
         seed: int = 0,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         check_kind("cross_gradients", cross_gradients)
         super().__init__(
@@ -173,6 +186,8 @@ class NSADDLe(Optimizer):
             maximize=maximize,
             backend=backend,
             seed=seed,
+            placement=placement,
+            process_group=process_group,
         )
 
 

@@ -1,6 +1,6 @@
 """Adam whose second moment, or both moments, follow what local step and gossip together moved."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -10,6 +10,7 @@ from fastsaddle.comm.gossip import Gossip
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules import qg_adam
 
 
@@ -43,6 +44,9 @@ class QGAdam(Optimizer):
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
         seed: of the random numbers that a compressor draws, in [0, 2^63).
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
@@ -66,6 +70,8 @@ class QGAdam(Optimizer):
         maximize: bool = False,
         backend: str | None = None,
         seed: int = 0,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(
             params,
@@ -77,4 +83,6 @@ class QGAdam(Optimizer):
             maximize=maximize,
             backend=backend,
             seed=seed,
+            placement=placement,
+            process_group=process_group,
         )

@@ -5,7 +5,7 @@ so the SAM gradient (Foret et al. 2020, arXiv:2010.01412) takes the place of the
 over each agent's whole model, weight decay in the step only.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -17,6 +17,7 @@ from fastsaddle.gradients.ascents import Ascent
 from fastsaddle.gradients.sam import SAM
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules.momentum import Momentum
 
 
@@ -51,6 +52,9 @@ class DSADDLe(Optimizer):
         state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies, rounded stochastically; see
             `fs.Optimizer`.
         closure_passes: what a closure given to `step` does, 2 (both passes) or 1 (the second); see `fs.gradients.SAM`.
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
@@ -75,6 +79,8 @@ class DSADDLe(Optimizer):
         seed: int = 0,
         state_dtype: torch.dtype = torch.float32,
         closure_passes: Literal[1, 2] = 2,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(
             params,
@@ -87,6 +93,8 @@ class DSADDLe(Optimizer):
             backend=backend,
             seed=seed,
             state_dtype=state_dtype,
+            placement=placement,
+            process_group=process_group,
         )
 
 
@@ -129,6 +137,9 @@ class QSADDLe(Optimizer):
         state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies, rounded stochastically; see
             `fs.Optimizer`.
         closure_passes: what a closure given to `step` does, 2 (both passes) or 1 (the second); see `fs.gradients.SAM`.
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
@@ -156,6 +167,8 @@ class QSADDLe(Optimizer):
         seed: int = 0,
         state_dtype: torch.dtype = torch.float32,
         closure_passes: Literal[1, 2] = 2,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(
             params,
@@ -169,4 +182,6 @@ class QSADDLe(Optimizer):
             backend=backend,
             seed=seed,
             state_dtype=state_dtype,
+            placement=placement,
+            process_group=process_group,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +15,7 @@ from fastsaddle.optimizer.state import ROUND
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
+    from fastsaddle.ranks.placement import Placement
 
 # entries of parameter groups that belong to no part
 TAKEN = ("params", "param_names")
@@ -28,6 +30,20 @@ class Connects(Protocol):
     def defaults(self) -> Mapping[str, Any]: ...
 
     def connect(self, leading: int | None) -> Communicator: ...
+
+
+def connected(plan: Any, leading: int | None, placement: Placement | None) -> Communicator:
+    """What `communicator=` makes for parameters with `leading` rows; raises ValueError where it knows no processes."""
+    found: Communicator
+    if placement is None:
+        found = plan.connect(leading)
+        return found
+    if "placement" not in inspect.signature(plan.connect).parameters:
+        raise ValueError(
+            f"{type(plan).__name__} works within one process: its connect(leading, placement) takes no placement"
+        )
+    found = plan.connect(leading, placement)
+    return found
 
 
 def check_parts(optimizer: Optimizer) -> None:

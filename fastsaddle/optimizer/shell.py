@@ -24,7 +24,13 @@ from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.kernels.norm_of_squares import norm_of_squares
 from fastsaddle.kernels.op import ops, use_backend
 from fastsaddle.optimizer.binding import bind, moving
-from fastsaddle.optimizer.combination import Connects, apart, check_groups, check_parts
+from fastsaddle.optimizer.combination import (
+    Connects,
+    apart,
+    check_groups,
+    check_parts,
+    connected,
+)
 from fastsaddle.optimizer.commit import Commit, interruptible
 from fastsaddle.optimizer.eager import eagerly
 from fastsaddle.optimizer.errors import NonFiniteGradientError
@@ -50,6 +56,7 @@ from fastsaddle.optimizer.saved_state import (
 from fastsaddle.optimizer.scaling import FromScaler, overflowed, refuse_closure, unscale
 from fastsaddle.optimizer.state import ROUND, State, copy_name
 from fastsaddle.optimizer.undo import cannot_fail, copies, put_back
+from fastsaddle.ranks.placement import Placement, placed
 from fastsaddle.rules.base import Rule
 from fastsaddle.rules.momentum import Momentum
 
@@ -86,6 +93,9 @@ class Optimizer(torch.optim.Optimizer):
             `StochasticQuantizer` whose step is one kernel.
         backend: "reference", "native" or "triton"; None chooses by device.
         seed: of all random numbers, in [0, 2^63).
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     A parameter that requires no gradient stands still. One that requires a gradient and got none counts as one with a
     zero gradient: it decays and is mixed. Parameters and gradients lie in flat buffers, and are followed where they are
@@ -99,12 +109,14 @@ class Optimizer(torch.optim.Optimizer):
 
     Attributes:
         gradient, rule, communicator: its parts; the communicator is that of these parameters, `plan` what was given.
-        agents: rows of the buffers; 1 for ordinary parameters.
+        agents: rows of the buffers, agents of this process; 1 for ordinary parameters.
+        placement: who holds which agents, where they are in several processes; else None.
         topology: the graph; None where there is none.
         rows: the flat buffers of parameters and gradients.
         flat_state: state buffers by name, `[agents, stride]`; `state[p][name]` are views of them.
         scalar_state: state of one number for each group and agent, `[groups, agents]`, by name.
-        bytes_sent: bytes that all agents together sent, scales and indices included; settable, for resuming.
+        bytes_sent: bytes that the agents here sent together, scales and indices included, a message for each edge;
+            settable, for resuming. bytes_on_wire: what has left this process for others, headers included.
         rounds: int64, 0-d: steps done; where a part draws or counts by it, it is in `state` as `step`.
         skipped: `[agents]` int32, gradient evaluations that were not finite.
         phase: where a step in progress stands.
@@ -129,6 +141,8 @@ class Optimizer(torch.optim.Optimizer):
         state_dtype: torch.dtype = torch.float32,
         backend: str | None = None,
         seed: int = 0,
+        placement: Placement | None = None,
+        process_group: Any = None,
     ) -> None:
         gradient = Plain() if gradient is None else gradient
         rule = Momentum() if rule is None else rule
@@ -170,7 +184,8 @@ class Optimizer(torch.optim.Optimizer):
         # numpy's integers would overflow in the groups' seeds
         self.seed, self.nonfinite, self.backend = int(seed), nonfinite, backend
         self.state_dtype = state_dtype
-        self.communicator: Communicator = plan.connect(self._leading())
+        here = placed(placement, process_group)
+        self.communicator: Communicator = connected(plan, self._leading(), here)
         for group in self.param_groups:
             check_group(group, self.hyperparameters, self.agents)
         check_parts(self)
@@ -194,6 +209,10 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def stacked(self) -> bool:
         return self.communicator.stacked
+
+    @property
+    def placement(self) -> Placement | None:
+        return self.communicator.placement
 
     @property
     def topology(self) -> Any:
@@ -304,6 +323,10 @@ class Optimizer(torch.optim.Optimizer):
     @bytes_sent.setter
     def bytes_sent(self, count: int) -> None:
         self.live.bytes_sent = count
+
+    @property
+    def bytes_on_wire(self) -> int:
+        return self.communicator.bytes_on_wire
 
     @property
     def skipped(self) -> torch.Tensor:
@@ -556,7 +579,7 @@ class Optimizer(torch.optim.Optimizer):
         a host synchronization; call this whenever results are read. Saving the state calls it too.
         """
         if self.nonfinite == "raise" and bool(self.skipped.any()):
-            agents = listed(self.skipped != 0)
+            agents = listed(self.skipped != 0, self.communicator.first_agent)
             self.skipped.zero_()
             raise NonFiniteGradientError(
                 f"gradients must be finite, got NaN or infinity for agents {agents}; "
@@ -604,8 +627,9 @@ class Optimizer(torch.optim.Optimizer):
                 self._commit()
                 if live.trains:
                     self.gradient.go_ahead(self)
-            except BaseException:
+            except BaseException as error:
                 self._undo()
+                self.communicator.withdraw(error)
                 raise
             finally:
                 phase.steps = False

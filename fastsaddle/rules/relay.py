@@ -7,7 +7,13 @@ import torch
 from fastsaddle.comm.base import Communicator, Round
 from fastsaddle.comm.lists import Lists
 from fastsaddle.graphs.needs import GraphNeeds
-from fastsaddle.graphs.relay_lists import Neighbors, average_lists, message_lists
+from fastsaddle.graphs.relay_lists import (
+    Neighbors,
+    average_lists,
+    message_lists,
+    messages_of,
+    of_agents,
+)
 from fastsaddle.kernels.weighted_sum import weighted_sum
 from fastsaddle.optimizer.hyperparameters import Flag, Range
 from fastsaddle.optimizer.rows import MOMENTUM, Rows
@@ -58,7 +64,10 @@ class Relay(Tracking):
         device = rows.x.device
         near = neighbors_of(comm.communicator)
         lists = rows.once("messages", lambda: arriving(near, comm, device))
-        sources, shares = rows.once("averages", lambda: [t.to(device) for t in average_lists(near)])
+        here = range(rows.first_agent, rows.first_agent + rows.agents)
+        sources, shares = rows.once(
+            "averages", lambda: [t.to(device) for t in of_agents(*average_lists(near), here)]
+        )
         most, agents = max(map(len, near)), rows.agents
         # this step's models, then what arrived from the first neighbor of each agent, and so on
         arrived = rows.block(1 + most)
@@ -76,8 +85,10 @@ class Relay(Tracking):
 
 def arriving(near: Neighbors, comm: Round, device: torch.device) -> list[torch.Tensor]:
     """Sources and weights of all messages: in the order that they arrive in where all agents are here."""
-    lists = [t.to(device) for t in message_lists(near)]
-    if comm.communicator.all_agents == comm.communicator.agents and lists[0].numel():
+    communicator = comm.communicator
+    here = range(communicator.first_agent, communicator.first_agent + (communicator.agents or 1))
+    lists = [t.to(device) for t in messages_of(*message_lists(near), len(near), here)]
+    if communicator.all_agents == communicator.agents and lists[0].numel():
         lists = [t.index_select(0, heard_rows(comm.lists(device))) for t in lists]
     return lists
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 # lowest first; a file stands on the floor of its longest name here, "" is fastsaddle/__init__.py with the public names
 FLOORS = (
     ("kernels", "_checkout", "stacks.padding_rows"),
-    ("optimizer.hyperparameters",),
+    ("optimizer.hyperparameters", "ranks.errors", "ranks.header", "ranks.transport"),
     (
         *("optimizer.commit", "optimizer.eager", "optimizer.flat_layout", "optimizer.memory"),
         *(
@@ -24,15 +24,27 @@ FLOORS = (
         *("comm.period", "gradients.second_pass", "graphs", "metrics", "stacks.mapping"),
         "sharpness.normalization",
     ),
-    ("comm.lists", "compressors._wire", "gradients.ascents", "graphs.edge_list", "graphs.needs"),
-    ("compressors._selection", "optimizer.errors", "optimizer.flat_parameters"),
+    (
+        *("comm.lists", "compressors._wire", "gradients.ascents", "graphs.edge_list"),
+        *("graphs.needs", "ranks.faulty_transport", "ranks.mail", "ranks.thread_transport"),
+        "ranks.torch_transport",
+    ),
+    (
+        *("compressors._selection", "optimizer.errors", "optimizer.flat_parameters"),
+        *("ranks.placement", "ranks.plan"),
+    ),
+    ("ranks.peers",),
+    ("ranks.halo", "ranks.transposition"),
+    ("ranks",),
     ("stacks",),
     ("agents", "compressors", "optimizer.live"),
     ("sharpness.objective",),
     ("sharpness",),
     ("comm.base",),
-    ("comm.average", "comm.stacked"),
-    ("comm.choco",),
+    ("comm.stacked", "comm.stacked_average"),
+    ("comm.choco", "comm.over_ranks"),
+    ("comm.average_over_ranks",),
+    ("comm.average",),
     ("comm",),
     (
         *("optimizer.binding", "optimizer.combination", "optimizer.own_gradient"),

@@ -1,0 +1,166 @@
+"""Gossip over processes: agents by their numbers, rows of others behind those here, the bits of one process."""
+
+from __future__ import annotations
+
+import torch
+
+from fastsaddle.comm.base import Communicator, Exchange, LocalStep, local_models
+from fastsaddle.comm.stacked import StackedGossip
+from fastsaddle.graphs.topology import Topology
+from fastsaddle.kernels.mix_update import mix_update
+from fastsaddle.ranks.halo import HEAD, Halo
+from fastsaddle.ranks.header import Kind
+from fastsaddle.ranks.mail import Mail
+from fastsaddle.ranks.peers import Peers
+from fastsaddle.ranks.placement import Placement
+from fastsaddle.ranks.plan import Plan
+from fastsaddle.ranks.transposition import Transposition
+
+
+class OverRanks(Communicator):
+    """What communicators over processes share: who is here, and means of all agents."""
+
+    placement: Placement
+
+    def _place(self, placement: Placement) -> None:
+        """Called once, by the constructor."""
+        self.placement = placement
+        self.agents, self.first_agent = placement.agents, placement.first_agent
+        others = (rank for rank in range(len(placement.counts)) if rank != placement.rank)
+        self.everybody = Peers(placement, others)
+        self._all = Transposition(placement, self.everybody)
+
+    @property
+    def all_agents(self) -> int:
+        return self.placement.all_agents
+
+    def mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not x.shape[1]:
+            return super().mean(x)
+        mean = self._all.mean(x)
+        return mean, (x.double() - mean.double()).square().sum(1)
+
+    def withdraw(self, error: BaseException) -> None:
+        self.everybody.withdraw(error)
+
+    @property
+    def bytes_on_wire(self) -> int:
+        """What has left this process, headers included."""
+        return self.everybody.bytes_on_wire
+
+
+class RankGossip(OverRanks, StackedGossip):
+    """Gossip along a graph whose agents are spread over processes.
+
+    Each exchange is one batch of sends and receives, one buffer for each peer and direction, which holds every row once
+    for a rank, however many agents there hear it. Receivers weigh, in the order of the whole graph's lists.
+
+    Args:
+        topology: the whole graph.
+        placement: who holds which agents.
+        consensus_step, every, rounds: as in `Gossip`.
+        folded: whether gamma is folded into the weights.
+        stacked: whether parameters are `[agents here, ...]`; otherwise they are ordinary ones of one agent.
+
+    Raises:
+        ValueError: gamma outside [0, 1], a graph of another size.
+    """
+
+    is_elementwise = False
+
+    def __init__(
+        self,
+        topology: Topology,
+        placement: Placement,
+        consensus_step: float = 1.0,
+        every: int = 1,
+        rounds: int = 1,
+        folded: bool = True,
+        stacked: bool = True,
+    ) -> None:
+        if topology.agents != placement.all_agents:
+            raise ValueError(
+                f"{topology.name} has {topology.agents} agents, but {placement.all_agents} are placed, "
+                f"{list(placement.counts)} on {len(placement.counts)} ranks"
+            )
+        self.plan = Plan(topology, placement.counts, placement.rank)
+        super().__init__(topology, consensus_step, every, rounds, False, folded, self.plan)
+        self._place(placement)
+        self.stacked = stacked
+        self.heard = len(self.plan.halo)
+        self.peers = Peers(placement, {*self.plan.sends, *self.plan.receives})
+        self._halos: dict[tuple[int, torch.device], Halo] = {}
+        self._edges: dict[tuple[int, torch.device], Mail] = {}
+
+    @property
+    def bytes_on_wire(self) -> int:
+        return super().bytes_on_wire + self.peers.bytes_on_wire
+
+    def withdraw(self, error: BaseException) -> None:
+        self.peers.withdraw(error)
+
+    def halo(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.peers.who:
+            return x
+        halo = self._halo_of(x.shape[1], x.device)
+        halo.own.copy_(x)
+        return halo.exchange(self.peers)
+
+    def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
+        super().publish(x, exchange)
+        exchange.heard = self.halo(x)
+
+    def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        assert exchange.heard is not None
+        return exchange.heard
+
+    def mix_all(
+        self, rows: tuple[torch.Tensor, ...], exchanges: list[Exchange]
+    ) -> tuple[torch.Tensor, ...]:
+        if self.is_compressed or self.rounds > 1 or len(rows) == 1:
+            return super().mix_all(rows, exchanges)
+        # one exchange of all of them, side by side
+        heard = self.halo(torch.cat(rows, 1)).split([x.shape[1] for x in rows], 1)
+        for exchange, part in zip(exchanges, heard, strict=True):
+            exchange.count(self.messages)
+            exchange.heard = part
+        return tuple(self.pulled(x, e) for x, e in zip(rows, exchanges, strict=True))
+
+    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
+        if self.rounds > 1 or not self.peers.who:
+            super().gossip_step_(x, step, exchange)
+            return
+        halo = self._halo_of(x.shape[1], x.device)
+        local_models(x, step, halo.own)
+        h = halo.exchange(self.peers)
+        exchange.count(self.messages)
+        lists, momentum = self.lists(x.device), step.momentum if step.kind == 2 else None
+        rates = (step.lr, step.mu, step.norm)
+        mix_update(x, step.saved, h, momentum, lists.neighbors, lists.weights, *rates, *step.random)
+
+    def deliver(self, rows: torch.Tensor) -> torch.Tensor:
+        if not self.peers.who:
+            return rows
+        plan, columns = self.plan, rows.shape[1]
+        key = (columns, rows.device)
+        if key not in self._edges:
+            self._edges[key] = Mail(
+                Kind.EDGE, plan.edges_out, plan.edges_in, 4 * columns, rows.device
+            )
+        mail = self._edges[key]
+        messages = mail.out.view(torch.float32)[:, HEAD:]
+        edges = (edge for to_peer in plan.edges_out.values() for edge in to_peer)
+        for message, edge in zip(messages, edges, strict=True):
+            message.copy_(rows[plan.slot_of(edge) * plan.agents + edge[0] - plan.first_agent])
+        self.peers.exchange(mail)
+        return torch.cat([rows, mail.into.view(torch.float32)[:, HEAD:]])
+
+    def _halo_of(self, columns: int, device: torch.device) -> Halo:
+        key = (columns, device)
+        if key not in self._halos:
+            self._halos[key] = Halo(self.plan, columns, device)
+            # a peer's largest message: rows of all the edges to here
+            most = max(map(len, (*self.plan.edges_in.values(), ())))
+            rows = (most + 1) * 4 * (HEAD + 2 * columns)
+            self.peers.room = max(self.peers.room, rows)
+        return self._halos[key]

@@ -1,0 +1,87 @@
+"""What precedes every message: 128 bytes that say what it is, and whether its sender goes on."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import torch
+
+SIZE = 128
+# where the round lies in it
+ROUND = slice(8, 16)
+MAGIC, VERSION = 0x64617366, 1
+# to everybody
+ALL = -1
+_FORM = struct.Struct("<IHHqiiIQIiqi")
+_CAUSE = SIZE - _FORM.size
+
+
+class Kind(IntEnum):
+    """What a message holds: models as they are, a compressor's bytes, a row of an edge, a slice for a mean."""
+
+    ROW = 0
+    PAYLOAD = 1
+    EDGE = 2
+    SLICE = 3
+
+
+@dataclass(frozen=True)
+class Header:
+    """One message's header.
+
+    Attributes:
+        kind: what it holds.
+        round: number of its exchange, counted alike by all ranks.
+        agent, to: who sends it, and to whom; `ALL` is whoever hears the agent.
+        nbytes: bytes that follow.
+        status: 0, or 1 where a step has failed: nothing follows then.
+        origin: the rank where it failed first, with the number of the exchange (`since`) and the cause.
+        noticed: the rank that noticed it.
+    """
+
+    kind: Kind
+    round: int
+    agent: int
+    to: int
+    nbytes: int
+    status: int = 0
+    origin: int = -1
+    since: int = -1
+    noticed: int = -1
+    cause: str = ""
+
+    def bytes(self) -> bytes:
+        """The 128 bytes, little-endian."""
+        numbers = (MAGIC, VERSION, self.kind, self.round, self.agent, self.to, 0, self.nbytes)
+        fields = _FORM.pack(*numbers, self.status, self.origin, self.since, self.noticed)
+        cause = self.cause.encode("ascii", "replace")[:_CAUSE]
+        return fields + cause.ljust(_CAUSE, b"\0")
+
+    @classmethod
+    def of(cls, raw: bytes) -> Header | None:
+        """What 128 bytes say; None where they are no header of this version."""
+        magic, version, kind, round_, agent, to, _, nbytes, status, *told = _FORM.unpack_from(raw)
+        if magic != MAGIC or version != VERSION or kind not in list(Kind):
+            return None
+        cause = raw[_FORM.size : SIZE].rstrip(b"\0").decode("ascii", "replace")
+        return cls(Kind(kind), round_, agent, to, nbytes, status, *told, cause)
+
+    def at(self, round_: int) -> Header:
+        """The same in another exchange."""
+        return replace(self, round=round_)
+
+
+def tensor_of(headers: list[Header]) -> torch.Tensor:
+    """Headers as uint8 `[headers, 128]` on the CPU."""
+    raw = bytearray(b"".join(header.bytes() for header in headers))
+    if not raw:
+        return torch.zeros(0, SIZE, dtype=torch.uint8, device="cpu")
+    return torch.frombuffer(raw, dtype=torch.uint8).reshape(-1, SIZE).clone()
+
+
+def write_round(headers: torch.Tensor, round_: int) -> None:
+    """Write the number of an exchange into headers, uint8 `[headers, 128 or more]`."""
+    number = torch.tensor([round_], dtype=torch.int64, device=headers.device)
+    headers[:, ROUND].copy_(number.view(torch.uint8))

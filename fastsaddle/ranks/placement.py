@@ -1,0 +1,164 @@
+"""Which rank holds which agents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import accumulate
+from typing import Any
+
+import torch.distributed as dist
+
+from fastsaddle.optimizer.hyperparameters import is_whole
+from fastsaddle.ranks.torch_transport import TIMEOUT, TorchTransport
+from fastsaddle.ranks.transport import Transport
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Agents of all ranks, contiguous: the first ranks hold the first ones. `fs.place` makes it.
+
+    Attributes:
+        counts: agents of each rank, >= 1.
+        transport: what carries messages between ranks.
+
+    Raises:
+        ValueError: not one count for each rank, or one below 1.
+    """
+
+    counts: tuple[int, ...]
+    transport: Transport
+
+    def __post_init__(self) -> None:
+        if len(self.counts) != self.transport.size:
+            raise ValueError(
+                f"counts must be one for each of {self.transport.size} ranks, got {list(self.counts)}"
+            )
+        if not all(is_whole(count) and count >= 1 for count in self.counts):
+            raise ValueError(f"each rank must hold at least one agent, got {list(self.counts)}")
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+        return self.transport.rank
+
+    @property
+    def agents(self) -> int:
+        """How many agents are here."""
+        return self.counts[self.rank]
+
+    @property
+    def all_agents(self) -> int:
+        """How many there are."""
+        return sum(self.counts)
+
+    @property
+    def first_agent(self) -> int:
+        """Number of the first agent here."""
+        return sum(self.counts[: self.rank])
+
+    def agents_of(self, rank: int) -> range:
+        """Numbers of the agents of a rank."""
+        first = sum(self.counts[:rank])
+        return range(first, first + self.counts[rank])
+
+    def owner(self, agent: int) -> int:
+        """The rank that holds an agent."""
+        return next(r for r, end in enumerate(accumulate(self.counts)) if agent < end)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Placement:
+        # connections cannot be copied
+        return self
+
+    def __repr__(self) -> str:
+        return f"Placement({list(self.counts)}, rank={self.rank})"
+
+
+def place(
+    agents: int | None = None,
+    process_group: Any = None,
+    *,
+    counts: Sequence[int] | None = None,
+    timeout: timedelta = TIMEOUT,
+) -> Placement:
+    """Spread agents over the processes of a group, which `torch.distributed` must have made.
+
+    Bits do not depend on it: a run may go on with other counts, or on other numbers of ranks.
+
+    Args:
+        agents: how many there are; ranks get equally many, the first ones one more where that does not work out. None
+            is one for each rank, or the sum of `counts`.
+        process_group: a `torch.distributed.ProcessGroup`, a `DeviceMesh` of one dimension, or None for all processes.
+        counts: agents of each rank instead.
+        timeout: how long a message may take.
+
+    Raises:
+        RuntimeError: torch.distributed has not been initialized.
+        ValueError: fewer agents than ranks, or counts that are not one for each rank, or do not add up.
+    """
+    transport = TorchTransport(group_of(process_group), timeout)
+    return Placement(counts_of(agents, counts, transport.size), transport)
+
+
+def placed(placement: Placement | None, process_group: Any) -> Placement | None:
+    """What an optimizer's `placement=` and `process_group=` mean; raises ValueError where both are given."""
+    if process_group is None:
+        if placement is not None and not isinstance(placement, Placement):
+            raise ValueError(f"placement must be an fs.place(...), or None, got {placement!r}")
+        return placement
+    if placement is not None:
+        raise ValueError(
+            "process_group is short for placement=fs.place(process_group=...), got both"
+        )
+    return place(process_group=process_group)
+
+
+def counts_of(agents: int | None, counts: Sequence[int] | None, ranks: int) -> tuple[int, ...]:
+    """Agents of each rank, see `place`; raises ValueError."""
+    if counts is not None:
+        counts = tuple(counts)
+        if agents is not None and sum(counts) != agents:
+            raise ValueError(f"counts must add up to {agents} agents, got {list(counts)}")
+        return counts
+    agents = ranks if agents is None else agents
+    if not is_whole(agents) or agents < ranks:
+        raise ValueError(
+            f"each of {ranks} ranks must hold at least one agent, got {agents} agents: "
+            f"start at most {agents} processes"
+        )
+    each, more = divmod(agents, ranks)
+    return tuple(each + (rank < more) for rank in range(ranks))
+
+
+def group_of(given: Any) -> dist.ProcessGroup | None:
+    """What `process_group=` means; raises ValueError for a mesh of several dimensions."""
+    if given is None or isinstance(given, dist.ProcessGroup):
+        return given
+    if hasattr(given, "get_group") and hasattr(given, "ndim"):
+        if given.ndim != 1:
+            raise ValueError(
+                f"a DeviceMesh must have one dimension, got {given.ndim}: take mesh[name] of the agents'"
+            )
+        found: dist.ProcessGroup = given.get_group()
+        return found
+    raise ValueError(
+        f"process_group must be a torch.distributed.ProcessGroup or a DeviceMesh, got {given!r}"
+    )
+
+
+def is_stack(leading: int | None, placement: Placement) -> bool:
+    """Whether parameters with `leading` rows are those of a stack of the agents here, or one agent's ordinary ones.
+
+    Raises:
+        ValueError: they are neither.
+    """
+    if leading == placement.agents:
+        return True
+    if placement.agents == 1:
+        return False
+    raise ValueError(
+        f"parameters must be stacked as [{placement.agents}, ...] for the agents of this rank, as those of "
+        f"fs.AgentStack(model, placement) are, got {'none in common' if leading is None else leading} "
+        f"as their first dimension ({placement})"
+    )

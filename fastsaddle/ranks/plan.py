@@ -1,0 +1,137 @@
+"""Who sends which rows to whom: a pure function of the graph and of who holds which agents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import torch
+
+from fastsaddle.comm.lists import Lists
+from fastsaddle.graphs.topology import Topology
+
+# (from, to), agents by their numbers
+Edge = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One rank's part of a graph. Both ends of a connection derive it from the same data, so that sizes match.
+
+    Attributes:
+        topology: the whole graph.
+        counts: agents of each rank.
+        rank: whose part this is.
+    """
+
+    topology: Topology
+    counts: tuple[int, ...]
+    rank: int
+
+    @cached_property
+    def ends(self) -> list[int]:
+        return list(accumulate(self.counts))
+
+    @property
+    def agents(self) -> int:
+        """How many agents are here."""
+        return self.counts[self.rank]
+
+    @property
+    def first_agent(self) -> int:
+        """Number of the first one."""
+        return self.ends[self.rank] - self.agents
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Number of the first one, and that behind the last."""
+        return self.first_agent, self.ends[self.rank]
+
+    @property
+    def own(self) -> range:
+        """Numbers of the agents here."""
+        return range(*self.span)
+
+    @cached_property
+    def halo(self) -> tuple[int, ...]:
+        """Agents elsewhere that those here hear, ascending, hence grouped by rank."""
+        heard = {j for i in self.own for j in self.topology.neighbors[i]}
+        return tuple(sorted(heard.difference(self.own)))
+
+    @cached_property
+    def sends(self) -> dict[int, tuple[int, ...]]:
+        """Peer -> agents here that it hears, ascending."""
+        found: dict[int, set[int]] = {}
+        for j, near in enumerate(self.topology.neighbors):
+            if j not in self.own:
+                found.setdefault(self._owner(j), set()).update(i for i in near if i in self.own)
+        found = {peer: agents for peer, agents in found.items() if agents}
+        return {peer: tuple(sorted(found[peer])) for peer in sorted(found)}
+
+    @cached_property
+    def receives(self) -> dict[int, tuple[int, ...]]:
+        """Peer -> its agents that are heard here, ascending: the halo, rank by rank."""
+        found: dict[int, list[int]] = {}
+        for j in self.halo:
+            found.setdefault(self._owner(j), []).append(j)
+        return {peer: tuple(agents) for peer, agents in found.items()}
+
+    @cached_property
+    def edges_out(self) -> dict[int, tuple[Edge, ...]]:
+        """Peer -> directed edges (from here, to there), ascending: a row each where rows belong to edges."""
+        return self._by_peer(self._crossing(), 1)
+
+    @cached_property
+    def edges_in(self) -> dict[int, tuple[Edge, ...]]:
+        """Peer -> directed edges (from there, to here), ascending."""
+        return self._by_peer(((j, i) for i, j in self._crossing()), 0)
+
+    def lists(self, consensus_step: float = 1.0) -> Lists:
+        """Neighbor lists of the agents here, in the whole graph's order and with its very weights and width.
+
+        They name rows of agents here, then of the halo. `incoming` names rows of what `deliver` gives: blocks of one
+        row an agent here, block k sent to each one's k-th neighbor, then what arrived, peer by peer.
+        """
+        neighbors, weights = self.topology.mixing_lists(consensus_step)
+        place = dict.fromkeys([-1], -1)
+        place |= {agent: row for row, agent in enumerate((*self.own, *self.halo))}
+        mine = slice(*self.span)
+        rows = [[place[j] for j in near] for near in neighbors[mine].tolist()]
+        local = torch.tensor(rows, dtype=torch.int32, device="cpu").reshape(self.agents, -1)
+        return Lists(local, weights[mine].clone(), self._incoming(neighbors))
+
+    def _incoming(self, neighbors: torch.Tensor) -> torch.Tensor:
+        listed, width = neighbors[:, 1:].tolist(), neighbors.shape[1]
+        place: dict[Edge, int] = {
+            (i, j): k * self.agents + i - self.first_agent
+            for i in self.own
+            for k, j in enumerate(listed[i])
+        }
+        arrived = (edge for edges in self.edges_in.values() for edge in edges)
+        first = (width - 1) * self.agents
+        place |= {edge: first + row for row, edge in enumerate(arrived)}
+        rows = [[place.get((j, i), -1) if j >= 0 else -1 for j in listed[i]] for i in self.own]
+        return torch.tensor(rows, dtype=torch.int32, device="cpu").reshape(self.agents, width - 1)
+
+    def slot_of(self, edge: Edge) -> int:
+        """Which of its sender's neighbors the end of an edge is, from 0 on."""
+        return self.topology.neighbors[edge[0]].index(edge[1])
+
+    def _crossing(self) -> Iterator[Edge]:
+        """Pairs (agent here, neighbor elsewhere)."""
+        return ((i, j) for i in self.own for j in self.topology.neighbors[i] if j not in self.own)
+
+    def _by_peer(self, edges: Iterator[Edge], end: int) -> dict[int, tuple[Edge, ...]]:
+        """Directed edges by the rank of one of their ends, ascending."""
+        found: dict[int, list[Edge]] = {}
+        for edge in edges:
+            found.setdefault(self._owner(edge[end]), []).append(edge)
+        return {peer: tuple(sorted(found[peer])) for peer in sorted(found)}
+
+    def _owner(self, agent: int) -> int:
+        return next(rank for rank, end in enumerate(self.ends) if agent < end)
+
+
+Routes = Mapping[int, tuple[Edge, ...]]

@@ -1,0 +1,53 @@
+"""The contract of a transport: buffers between processes, and nothing about what they hold."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+
+
+class Pending(Protocol):
+    """Messages on their way."""
+
+    def wait(self) -> None:
+        """Return when all have been sent and have arrived; a second call does nothing.
+
+        Raises:
+            TransportError: one did not, naming the peer.
+        """
+
+
+class Transport(Protocol):
+    """Moves buffers between `size` processes, of which this is number `rank`.
+
+    Attributes:
+        rank, size: which one this is, and of how many.
+        takes_short: whether a message may be shorter than the buffer that it is received into.
+    """
+
+    rank: int
+    size: int
+    takes_short: bool
+
+    def exchange(
+        self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor]
+    ) -> Pending:
+        """Send to and receive from peers, one contiguous buffer each way for each of them, all at once.
+
+        Args:
+            sends: peer rank -> what it is sent; must stay as it is until `wait` returns.
+            receives: peer rank -> what is overwritten; as large as what that peer sends, or larger where `takes_short`.
+        """
+
+    def gather(self, value: bytes) -> list[bytes]:
+        """What every rank gives, in the order of ranks; all must call it.
+
+        Raises:
+            TransportError: a rank did not.
+        """
+
+    def tell(self, key: str, value: bytes) -> bytes:
+        """Leave a note that all can read: the first one under a key stays, and is returned to whoever comes later.
+
+        Where notes cannot be left, the value itself is returned.
+        """
