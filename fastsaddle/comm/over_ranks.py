@@ -7,6 +7,7 @@ import torch
 from fastsaddle.comm.base import Communicator, Exchange, LocalStep, local_models
 from fastsaddle.comm.stacked import StackedGossip
 from fastsaddle.graphs.topology import Topology
+from fastsaddle.kernels.distance import distance
 from fastsaddle.kernels.mix_update import mix_update
 from fastsaddle.ranks.halo import HEAD, Halo
 from fastsaddle.ranks.header import Kind
@@ -38,7 +39,9 @@ class OverRanks(Communicator):
         if not x.shape[1]:
             return super().mean(x)
         mean = self._all.mean(x)
-        return mean, (x.double() - mean.double()).square().sum(1)
+        squared_distance = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+        distance(x, mean, squared_distance)
+        return mean, squared_distance
 
     def withdraw(self, error: BaseException) -> None:
         self.everybody.withdraw(error)
