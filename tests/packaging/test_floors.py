@@ -33,6 +33,7 @@ FLOORS = (
         *("compressors._selection", "optimizer.errors", "optimizer.flat_parameters"),
         *("ranks.placement", "ranks.plan"),
     ),
+    ("ranks.notes",),
     ("ranks.peers",),
     ("ranks.halo", "ranks.transposition"),
     ("ranks",),
