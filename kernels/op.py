@@ -90,7 +90,8 @@ def is_plain(args: Iterable[Any]) -> bool:
     # last: modes would be told
     for value in args:
         if isinstance(value, torch.Tensor):
-            if value.is_neg() or value.is_meta:
+            # meta tensors and autograd's zeros have no memory
+            if value.is_neg() or not value.data_ptr():
                 return False
         elif isinstance(value, tuple | list) and not all(type(each) is int for each in value):
             return False
@@ -157,6 +158,7 @@ class Op:
         torch.library.register_fake(f"fastsaddle::{self.name}", self._fake, lib=LIBRARY)
         self._overload = getattr(torch.ops.fastsaddle, self.name).default
         self._count = len(names)
+        self._plain_classes: set[tuple[type, ...]] = set()
         self._first = names.index(generated.first(self.arguments).name)
         self._written = [n for n, a in enumerate(self.arguments) if a.written]
         self._apart = [names.index(name) for name in self.apart or ()]
@@ -192,7 +194,26 @@ class Op:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) != self._count:
             args = self._bind(*args, **kwargs)
-        return self._run(*args) if is_plain(args) else self._overload(*args)
+        # in this order: torch.compile follows the first alone
+        if is_plain(args) and (
+            tuple(map(type, args)) in self._plain_classes or self._are_typed(args)
+        ):
+            return self._run(*args)
+        return self._overload(*args)
+
+    def _are_typed(self, args: Sequence[Any]) -> bool:
+        """Whether each argument's class is one that implementations take; the dispatcher converts or refuses others."""
+        given = zip(self.arguments, args, strict=True)
+        are_typed = all(type(value) in argument.plain for argument, value in given)
+        if are_typed:
+            self._plain_classes.add(tuple(map(type, args)))
+        return are_typed
+
+    def _refuse_none(self, args: Sequence[Any]) -> None:
+        """Raise where a tensor is missing, which the dispatcher lets through."""
+        for argument, value in zip(self.arguments, args, strict=True):
+            if value is None and not argument.optional:
+                raise TypeError(f"{self.name}() needs {argument.name}, {argument.kind}, got None")
 
     def _fake(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
         args = self._bind(*args, **kwargs)
@@ -202,7 +223,11 @@ class Op:
     def _run(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
         if kwargs or len(args) != self._count:
             args = self._bind(*args, **kwargs)
-        self.check(*args)
+        try:
+            self.check(*args)
+        except AttributeError:
+            self._refuse_none(args)
+            raise
         if self._apart and share_columns(*(args[n] for n in self._apart)):
             raise ValueError(f"{' and '.join(self.apart or ())} must not share memory")
         first = args[self._first]
