@@ -210,6 +210,11 @@ class Given(Argument):
         """A value that may not be there: None, which is a null pointer."""
         return f"None if {self.name} is None else {value}" if self.optional else value
 
+    @property
+    def address(self) -> str:
+        """Where its memory begins; 0 where there is none."""
+        return f"{self.name}.data_ptr()" + f" if {self.name} is not None else 0" * self.optional
+
     def pointer(self, dtype: torch.dtype | None) -> Passed:
         const = "" if self.written else "const "
         c_type = "void" if dtype is None else C_TYPES[dtype]
