@@ -8,7 +8,7 @@ them. Sizes are named by shapes: `[agents, columns]` binds both where they are n
 import re
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 
@@ -68,7 +68,7 @@ class Argument:
     # of tensors
     written, read, optional = False, True, False
     # classes of values that may reach an implementation as they are
-    plain = (tuple, list, torch.Size)
+    plain: ClassVar[tuple[type, ...]] = (tuple, list, torch.Size)
 
     @property
     def schema(self) -> str:
