@@ -361,6 +361,9 @@ class Communicator:
             steps: says how many steps the optimizer has done.
         """
 
+    def check(self) -> None:
+        """Before anything of a step: raise where agents in other processes are out of reach for good."""
+
     def agree(self, norm: torch.Tensor) -> None:
         """Before a step changes anything: raise everywhere or nowhere, where agents are in several processes."""
 

@@ -31,10 +31,8 @@ class OverRanks(Communicator):
         """Called once, by the constructor."""
         self.placement = placement
         self.agents, self.first_agent = placement.agents, placement.first_agent
-        others = (rank for rank in range(len(placement.counts)) if rank != placement.rank)
         self.notes = Notes(placement)
-        self.everybody = Peers(placement, others, self.notes)
-        self._all = Transposition(placement, self.everybody)
+        self.everybody = Transposition(placement, self.notes)
 
     @property
     def all_agents(self) -> int:
@@ -43,7 +41,7 @@ class OverRanks(Communicator):
     def mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not x.shape[1]:
             return super().mean(x)
-        mean = self._all.mean(x)
+        mean = self.everybody.mean(x)
         squared_distance = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
         distance(x, mean, squared_distance)
         return mean, squared_distance
@@ -51,13 +49,16 @@ class OverRanks(Communicator):
     def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
         self.notes.join(agreement, steps)
 
+    def check(self) -> None:
+        self.notes.check()
+
     def withdraw(self, error: BaseException) -> None:
-        self.everybody.withdraw(error)
+        self.everybody.peers.withdraw(error)
 
     @property
     def bytes_on_wire(self) -> int:
         """What has left this process, headers included."""
-        return self.everybody.bytes_on_wire
+        return self.everybody.peers.bytes_on_wire
 
 
 class RankGossip(OverRanks, StackedGossip):

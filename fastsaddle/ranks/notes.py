@@ -23,7 +23,10 @@ PAUSE = 0.02
 
 @dataclass
 class Life:
-    """What is left behind of an optimizer: its key, the steps that it has done, and whether it failed."""
+    """What is left behind of an optimizer: the steps that it has done, whether it failed, and the key of its notes.
+
+    Without a key nothing is noted.
+    """
 
     key: str = ""
     steps: Callable[[], int] = field(default=lambda: 0)
@@ -78,8 +81,21 @@ class Notes:
         """There are no more exchanges, for this reason."""
         self.ended, self._life.has_failed = error, True
 
+    def check(self) -> None:
+        """Raise where exchanges have ended.
+
+        Raises:
+            PeerError: why.
+        """
+        if isinstance(self.ended, PeerError):
+            raise self.ended
+        if self.ended is not None:
+            raise self.error(self.placement.rank, said(self.ended))
+
     def told(self, error: PeerError) -> PeerError:
         """A verdict that is known, by its own step or by a message: the first one that was noted."""
+        if not self._life.key:
+            return error
         try:
             self._report(error)
             return self._first(error)
@@ -88,6 +104,8 @@ class Notes:
 
     def found(self, error: PeerError) -> PeerError:
         """The verdict where a message of `error.rank` was missed here."""
+        if not self._life.key:
+            return error
         try:
             self._report(error)
             return self._first(self._traced(error))
@@ -173,3 +191,9 @@ def linger(transport: Transport, key: str) -> None:
     while len(missing) > 1 and time.monotonic() < end:
         missing -= {rank for rank in missing if transport.asked(f"{key} report {rank}") is not None}
         time.sleep(PAUSE)
+
+
+def said(error: BaseException) -> str:
+    """An error in one line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -10,7 +10,7 @@ import torch
 from fastsaddle.ranks.errors import PeerError, TransportError
 from fastsaddle.ranks.header import ALL, SIZE, Header, Kind, tensor_of
 from fastsaddle.ranks.mail import Letter, Mail
-from fastsaddle.ranks.notes import Notes
+from fastsaddle.ranks.notes import Notes, said
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.transport import Pending
 
@@ -47,7 +47,7 @@ class Peers:
         Raises:
             PeerError: a peer failed, now or before.
         """
-        self.check()
+        self.notes.check()
         sends, receives = mail.address(self.round)
         self.room = max(self.room, *(r.numel() for r in receives.values()), 0)
         pending = None
@@ -64,18 +64,6 @@ class Peers:
         self.round += 1
         if letters:
             raise self._read(letters)
-
-    def check(self) -> None:
-        """Raise where exchanges have ended.
-
-        Raises:
-            PeerError: why.
-        """
-        ended = self.notes.ended
-        if isinstance(ended, PeerError):
-            raise ended
-        if ended is not None:
-            raise self.notes.error(self.placement.rank, said(ended))
 
     def withdraw(self, error: BaseException) -> None:
         """A step has failed here before its next exchange: take part in that one with the news alone."""
@@ -150,9 +138,3 @@ def gone(pending: Pending | None) -> set[int]:
         except TransportError as error:
             lost.add(error.peer)
     return lost
-
-
-def said(error: BaseException) -> str:
-    """An error in one line."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
