@@ -258,6 +258,10 @@ class Communicator:
         """Whether agents exchange rows in the step that begins now; they take local steps alone where not."""
         return True
 
+    def meets(self, optimizer: Optimizer) -> bool:
+        """Whether the step that begins now ends with an exchange, when all groups have stepped."""
+        return False
+
     def finish(self, optimizer: Optimizer) -> int:
         """Called when all groups have stepped. Returns bytes sent."""
         return 0

@@ -20,7 +20,7 @@ class Transposition:
 
     Args:
         placement: who holds which agents.
-        notes: of the optimizer that this belongs to; None where it belongs to none.
+        notes: of failures; None makes some.
     """
 
     def __init__(self, placement: Placement, notes: Notes | None = None) -> None:

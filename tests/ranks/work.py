@@ -24,9 +24,7 @@ MAKE: dict[str, Callable[..., fs.Optimizer]] = {
         p, lr=0.02, topology=graph, **more
     ),
     "NGM": lambda p, graph, n, **more: fs.NGM(p, lr=0.02, topology=graph, **more),
-    "D2": lambda p, graph, n, **more: fs.D2(
-        p, lr=0.02, topology=graph, consensus_step=0.5, **more
-    ),
+    "D2": lambda p, graph, n, **more: fs.D2(p, lr=0.02, topology=graph, consensus_step=0.5, **more),
     "LocalSGD": lambda p, graph, n, **more: fs.LocalSGD(p, lr=0.02, agents=n, **more),
     "DPPF": lambda p, graph, n, **more: fs.DPPF(p, lr=0.02, agents=n, **more),
     "EASGD": lambda p, graph, n, **more: fs.EASGD(p, lr=0.02, agents=n, **more),
@@ -216,9 +214,7 @@ def arm(place: Place, number: int, seconds: float) -> None:
     timer.start()
 
 
-def judged(
-    optimizer: fs.Optimizer, error: BaseException, kept: bool, step: int
-) -> dict[str, Any]:
+def judged(optimizer: fs.Optimizer, error: BaseException, kept: bool, step: int) -> dict[str, Any]:
     """What was raised, and what a further step then raises."""
     import time
 

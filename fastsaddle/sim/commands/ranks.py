@@ -30,7 +30,7 @@ PATIENCE = 30.0
 
 
 def main(config: TrainConfig, typed: list[str]) -> int:
-    """Take part in a run; the exit status, on all processes the same.
+    """Take part in a run; the exit status, on all processes the same: 0 also where it was told to stop.
 
     Where one of them fails, each says so in a line that names it, and ends at once: the others must not wait for it.
 
@@ -96,10 +96,9 @@ def _train(job: Job, world: World, minutes: float | None) -> int:
                 observers += [progress, train.Drawer(job), *train.recorders(job, stack)]
             run(job, observers, lambda: asked.is_stopped(job.step))
     if job.step < job.config.steps:
-        signal = asked.found if asked.found != DEADLINE else 0
-        if world.is_first:
-            return train.tell_stop(job, signal, again(job.directory.path))
-        return 128 + signal if signal else train.UNFINISHED
+        # a launcher takes any other status for a failure, and starts all processes again
+        train.say(train.stopped(job, again(job.directory.path)), world)
+        return 0
     if progress is not None:
         train.tell_end(job, console, progress)
     return 0

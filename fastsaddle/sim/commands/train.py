@@ -149,7 +149,8 @@ def train(job: Job, console: Console, minutes: float | None = None) -> int:
         observers = [interrupts, progress, Drawer(job), *recorders(job, stack)]
         run(job, observers, lambda: bool(interrupts.received) or time.monotonic() > deadline)
     if job.step < job.config.steps:
-        return tell_stop(job, interrupts.received, resume_command(job))
+        print(stopped(job, resume_command(job)), flush=True)
+        return 128 + interrupts.received if interrupts.received else UNFINISHED
     tell_end(job, console, progress)
     return 0
 
@@ -163,10 +164,9 @@ def tell_begin(job: Job, console: Console, stack: ExitStack) -> Progress:
     return stack.enter_context(Progress(console, job.config.steps, job.step, stepped))
 
 
-def tell_stop(job: Job, received: int, again: str) -> int:
-    """Say how a run that stopped goes on; the exit status, which tells of the signal or of the deadline."""
-    print(f"stopped at step {job.step}; go on with:\n{again}", flush=True)
-    return 128 + received if received else UNFINISHED
+def stopped(job: Job, again: str) -> str:
+    """How a run that stopped goes on."""
+    return f"stopped at step {job.step}; go on with:\n{again}"
 
 
 def tell_end(job: Job, console: Console, progress: Progress) -> None:

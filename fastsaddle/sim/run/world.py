@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from fastsaddle.kernels.distance import distance
 from fastsaddle.ranks.errors import TransportError
 from fastsaddle.ranks.placement import Placement, counts_of
 from fastsaddle.ranks.torch_transport import TorchTransport
@@ -121,7 +122,8 @@ class World:
     def distance(self, x: torch.Tensor) -> float:
         """The consensus distance of x `[agents here, stride]`: sqrt(mean_i ||x_i - mean||^2) over all agents."""
         mean = self.everybody.mean(x)
-        squared = (x.double() - mean.double()).square().sum(1)
+        squared = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+        distance(x, mean, squared)
         return float(self.rows(squared).mean().sqrt())
 
     def total(self, *numbers: int) -> list[int]:
