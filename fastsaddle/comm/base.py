@@ -365,7 +365,7 @@ class Communicator:
             steps: says how many steps the optimizer has done.
         """
 
-    def check(self) -> None:
+    def begin(self, optimizer: Optimizer) -> None:
         """Before anything of a step: raise where agents in other processes are out of reach for good."""
 
     def agree(self, norm: torch.Tensor) -> None:

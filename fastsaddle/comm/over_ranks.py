@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,13 +14,16 @@ from fastsaddle.kernels.distance import distance
 from fastsaddle.kernels.mix_update import mix_update
 from fastsaddle.ranks.fingerprint import Agreement
 from fastsaddle.ranks.halo import HEAD, Halo
-from fastsaddle.ranks.header import Kind
+from fastsaddle.ranks.header import SIZE, Kind
 from fastsaddle.ranks.mail import Mail
 from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.plan import Plan
 from fastsaddle.ranks.transposition import Transposition
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
 
 
 class OverRanks(Communicator):
@@ -49,8 +53,16 @@ class OverRanks(Communicator):
     def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
         self.notes.join(agreement, steps)
 
-    def check(self) -> None:
+    def begin(self, optimizer: Optimizer) -> None:
         self.notes.check()
+        transport = self.placement.transport
+        row = SIZE + 8 * optimizer.rows.layout.stride * len(optimizer.rule.sends)
+        transport.largest = max(transport.largest, self._rows_at_once * row)
+
+    @property
+    def _rows_at_once(self) -> int:
+        """Rows that one peer sends in an exchange at most."""
+        return max(self.placement.counts)
 
     def withdraw(self, error: BaseException) -> None:
         self.everybody.peers.withdraw(error)
@@ -104,6 +116,11 @@ class RankGossip(OverRanks, StackedGossip):
         self.peers = Peers(placement, {*self.plan.sends, *self.plan.receives}, self.notes)
         self._halos: dict[tuple[int, torch.device], Halo] = {}
         self._edges: dict[tuple[int, torch.device], Mail] = {}
+
+    @property
+    def _rows_at_once(self) -> int:
+        # each edge may have one
+        return max(super()._rows_at_once, *map(len, self.plan.edges_in.values()), 0)
 
     @property
     def bytes_on_wire(self) -> int:
@@ -172,8 +189,4 @@ class RankGossip(OverRanks, StackedGossip):
         key = (columns, device)
         if key not in self._halos:
             self._halos[key] = Halo(self.plan, columns, device)
-            # a peer's largest message: rows of all the edges to here
-            most = max(map(len, (*self.plan.edges_in.values(), ())))
-            rows = (most + 1) * 4 * (HEAD + 2 * columns)
-            self.peers.room = max(self.peers.room, rows)
         return self._halos[key]

@@ -614,7 +614,7 @@ class Optimizer(torch.optim.Optimizer):
         phase, live = self.phase, self.live
         if phase.steps:
             raise RuntimeError("a step is in progress: a closure must not step its own optimizer")
-        self.communicator.check()
+        self.communicator.begin(self)
         told, live.scaler = live.scaler, {}
         if told and closure is not None:
             refuse_closure(self)

@@ -30,14 +30,13 @@ class Peers:
     Attributes:
         round: exchanges done.
         bytes_on_wire: what has left this process, headers included.
-        room: bytes that one peer sends at once at most, headers included.
     """
 
     def __init__(
         self, placement: Placement, who: Iterable[int], notes: Notes | None = None
     ) -> None:
         self.placement, self.who = placement, tuple(sorted(who))
-        self.round, self.bytes_on_wire, self.room = 0, 0, 0
+        self.round, self.bytes_on_wire = 0, 0
         self.notes = Notes(placement) if notes is None else notes
         self._transport = placement.transport
 
@@ -49,10 +48,11 @@ class Peers:
         """
         self.notes.check()
         sends, receives = mail.address(self.round)
-        self.room = max(self.room, *(r.numel() for r in receives.values()), 0)
+        transport = self._transport
+        transport.largest = max(transport.largest, *(r.numel() for r in receives.values()), 0)
         pending = None
         try:
-            pending = self._transport.exchange(sends, receives)
+            pending = transport.exchange(sends, receives)
             pending.wait()
         except TransportError as error:
             raise self._missed(error, pending, mail) from error
@@ -120,8 +120,8 @@ class Peers:
             error.cause,
         )
         news = tensor_of([header])[0]
-        # memory that is never touched costs nothing
-        room = max(self.room, SIZE)
+        # whatever they send next, of whatever kind; memory that is never touched costs nothing
+        room = max(self._transport.largest, SIZE)
         receives = {peer: torch.empty(room, dtype=torch.uint8, device="cpu") for peer in others}
         # those who are gone need no news
         with suppress(TransportError):

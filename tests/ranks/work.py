@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -186,7 +187,7 @@ def faulty(
         return loss
 
     step = 0
-    while step < at + 10_000:
+    while True:
         if place.rank == culprit and step == at and seconds and how in signals:
             arm(place, signals[how], seconds)
         if place.rank == culprit and step == at and how == "leave":
@@ -199,12 +200,10 @@ def faulty(
             kept = torch.equal(before, problem.rows(here.agents))
             return judged(optimizer, error, kept, step)
         step += 1
-    return "went on"
 
 
 def arm(place: Place, number: int, seconds: float) -> None:
     """A signal to this process from a thread of its own, wherever the other threads are by then."""
-    import threading
 
     def strike() -> None:
         place.fail(number)
@@ -216,8 +215,6 @@ def arm(place: Place, number: int, seconds: float) -> None:
 
 def judged(optimizer: fs.Optimizer, error: BaseException, kept: bool, step: int) -> dict[str, Any]:
     """What was raised, and what a further step then raises."""
-    import time
-
     at = time.monotonic()
     again: BaseException | None = None
     try:
@@ -225,7 +222,3 @@ def judged(optimizer: fs.Optimizer, error: BaseException, kept: bool, step: int)
     except Exception as later:
         again = later
     return {"error": error, "again": again, "kept": kept, "step": step, "raised": at}
-
-
-def pid() -> int:
-    return os.getpid()
