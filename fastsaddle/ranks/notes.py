@@ -7,12 +7,14 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastsaddle.ranks.errors import NotesGone, PeerError
+from fastsaddle.ranks.errors import NotesGone, PeerError, TransportError
 from fastsaddle.ranks.fingerprint import Agreement
-from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.transport import Transport
+
+if TYPE_CHECKING:
+    from fastsaddle.ranks.placement import Placement
 
 # seconds in which a rank that was only told of a failure, and closed its connections, has left its note
 GRACE = 1.0
@@ -34,29 +36,28 @@ class Life:
 
 
 class Notes:
-    """What the ranks of one optimizer tell each other about failures, beside their messages.
+    """What the ranks of a placement tell each other about failures, beside their messages.
 
     Who fails, or misses a message, reports whom it missed. A rank that was missed and has itself reported another was
     only the bearer: the one at the end of such a chain is the culprit. The first verdict stays, and all raise it.
 
     Args:
         placement: who holds which agents.
-        hearers: rank -> agents elsewhere that wait for those of this rank.
 
     Attributes:
+        hearers: rank -> agents elsewhere that wait for those of this rank.
         ended: why there are no more exchanges; None while there are.
     """
 
-    def __init__(
-        self, placement: Placement, hearers: Callable[[int], Sequence[int]] | None = None
-    ) -> None:
-        self.placement, self.hearers = placement, hearers or self._others
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self.hearers: Callable[[int], Sequence[int]] = self._others
         self.ended: BaseException | None = None
         self.agreement = Agreement()
         self._life = Life()
 
     def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
-        """All ranks have made this optimizer; from now on its end is noted, which others may wait in vain for."""
+        """All ranks have made an optimizer; from now on their end is noted, which others may wait in vain for."""
         self.agreement = agreement
         self._life = Life(agreement.key, steps)
         weakref.finalize(self, leave, self.placement.transport, self._life)
@@ -80,6 +81,21 @@ class Notes:
     def end(self, error: BaseException) -> None:
         """There are no more exchanges, for this reason."""
         self.ended, self._life.has_failed = error, True
+
+    def gather(self, value: bytes) -> list[bytes]:
+        """What every rank gives, in the order of ranks; all must call it.
+
+        Raises:
+            PeerError: a rank did not, now or before.
+        """
+        self.check()
+        try:
+            return self.placement.transport.gather(value)
+        except TransportError as error:
+            rank = error.peer if error.peer >= 0 else self.placement.rank
+            found = self.found(self.error(rank, error.cause))
+            self.end(found)
+            raise found from error
 
     def check(self) -> None:
         """Raise where exchanges have ended.

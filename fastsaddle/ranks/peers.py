@@ -10,7 +10,7 @@ import torch
 from fastsaddle.ranks.errors import PeerError, TransportError
 from fastsaddle.ranks.header import ALL, SIZE, Header, Kind, tensor_of
 from fastsaddle.ranks.mail import Letter, Mail
-from fastsaddle.ranks.notes import Notes, said
+from fastsaddle.ranks.notes import said
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.transport import Pending
 
@@ -25,20 +25,16 @@ class Peers:
     Args:
         placement: who holds which agents.
         who: ranks that this one exchanges messages with.
-        notes: of the optimizer; None makes some.
 
     Attributes:
         round: exchanges done.
         bytes_on_wire: what has left this process, headers included.
     """
 
-    def __init__(
-        self, placement: Placement, who: Iterable[int], notes: Notes | None = None
-    ) -> None:
+    def __init__(self, placement: Placement, who: Iterable[int]) -> None:
         self.placement, self.who = placement, tuple(sorted(who))
         self.round, self.bytes_on_wire = 0, 0
-        self.notes = Notes(placement) if notes is None else notes
-        self._transport = placement.transport
+        self.notes, self._transport = placement.notes, placement.transport
 
     def exchange(self, mail: Mail) -> None:
         """Send what lies in `mail.out`, and fill `mail.into`.

@@ -87,22 +87,19 @@ class TorchTransport:
 
     def gather(self, value: bytes) -> list[bytes]:
         device = torch.device("cuda" if self.backend == "nccl" else "cpu")
-        try:
-            length = torch.tensor([len(value)], dtype=torch.int64, device=device)
-            lengths = [torch.zeros_like(length) for _ in range(self.size)]
-            self._all_gather(lengths, length)
-            longest = max(1, max(int(n) for n in lengths))
-            mine = torch.zeros(longest, dtype=torch.uint8, device=device)
-            if value:
-                mine[: len(value)] = torch.frombuffer(bytearray(value), dtype=torch.uint8)
-            found = [torch.zeros_like(mine) for _ in range(self.size)]
-            self._all_gather(found, mine)
-        except RuntimeError as error:
-            raise TransportError(-1, cause_of(error, self.timeout)) from error
-        return [bytes(row[: int(n)].cpu().numpy()) for row, n in zip(found, lengths, strict=True)]
+        length = torch.tensor([len(value)], dtype=torch.int64, device=device)
+        lengths = [int(n) for n in self._gathered(length, [1] * self.size)]
+        mine = torch.frombuffer(bytearray(value or b"0"), dtype=torch.uint8).to(device)
+        found = self._gathered(mine, [max(1, n) for n in lengths])
+        return [bytes(row[:n].cpu().numpy()) for row, n in zip(found, lengths, strict=True)]
 
-    def _all_gather(self, found: list[torch.Tensor], mine: torch.Tensor) -> None:
-        dist.all_gather(found, mine, self.group, async_op=True).wait(self.timeout)
+    def _gathered(self, mine: torch.Tensor, lengths: list[int]) -> list[torch.Tensor]:
+        """What every rank gives, of so many numbers each: an exchange of all with all, which knows whom it misses."""
+        found = [mine.new_empty(length) for length in lengths]
+        found[self.rank] = mine
+        others = [peer for peer in range(self.size) if peer != self.rank]
+        self.exchange(dict.fromkeys(others, mine), {peer: found[peer] for peer in others}).wait()
+        return found
 
     def tell(self, key: str, value: bytes) -> bytes:
         def told() -> bytes:
