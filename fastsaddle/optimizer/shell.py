@@ -889,7 +889,8 @@ class Optimizer(torch.optim.Optimizer):
             if live.phase.home is not None:
                 self.follow()
                 self._go_home()
-                self.rows.second_pass = False
+            # also where the perturbed models were aside
+            self.rows.second_pass = False
             if live.phase.skipped is not None:
                 live.skipped.copy_(live.phase.skipped)
             live.phase.clear()
