@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fastsaddle.ranks.errors import NotesGone, PeerError, TransportError
+from fastsaddle.ranks.errors import NotesGone, PeerError
 from fastsaddle.ranks.fingerprint import Agreement
 from fastsaddle.ranks.transport import Transport
 
@@ -81,21 +81,6 @@ class Notes:
     def end(self, error: BaseException) -> None:
         """There are no more exchanges, for this reason."""
         self.ended, self._life.has_failed = error, True
-
-    def gather(self, value: bytes) -> list[bytes]:
-        """What every rank gives, in the order of ranks; all must call it.
-
-        Raises:
-            PeerError: a rank did not, now or before.
-        """
-        self.check()
-        try:
-            return self.placement.transport.gather(value)
-        except TransportError as error:
-            rank = error.peer if error.peer >= 0 else self.placement.rank
-            found = self.found(self.error(rank, error.cause))
-            self.end(found)
-            raise found from error
 
     def check(self) -> None:
         """Raise where exchanges have ended.
