@@ -1,5 +1,6 @@
 """CHOCO gossip: agents send compressed differences to public copies of their models, and mix the copies."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,11 +9,13 @@ import torch
 from fastsaddle.comm.base import Exchange, LocalStep, local_models, take_mixed
 from fastsaddle.comm.lists import check_consensus_step
 from fastsaddle.comm.stacked import StackedGossip
-from fastsaddle.compressors._wire import largest_of, table_of
-from fastsaddle.compressors.base import Compressor
+from fastsaddle.compressors._wire import largest_of, runs, table_of
+from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
 from fastsaddle.graphs.topology import Topology
+from fastsaddle.kernels._shared.bfloat16.reference import keep
+from fastsaddle.kernels._shared.philox.reference import COPIES
 from fastsaddle.kernels._shared.square_root import square_root
 from fastsaddle.kernels._shared.step.reference import LOCAL
 from fastsaddle.kernels.choco_step import MOST_ELEMENTS, MOST_LEVELS, choco_step
@@ -91,7 +94,16 @@ class CompressedGossip(StackedGossip):
         check_consensus_step(consensus_step)
         # gamma acts on the pull towards the copies, so that the lists are those of W itself
         super().__init__(topology, consensus_step, every, rounds, dense=False, folded=False)
-        self.choco = choco
+        self._compress(choco, fused(choco))
+
+    def _compress(self, choco: Choco, whole_step: StochasticQuantizer | None) -> None:
+        """Called once, by the constructor.
+
+        Args:
+            choco: compressor, order and options.
+            whole_step: the quantizer with which a step is one kernel; None where it takes several.
+        """
+        self.choco, self._whole_step = choco, whole_step
         # one a device, kept for good: a captured graph knows nothing but its address
         self._gammas: dict[torch.device, torch.Tensor] = {}
         options = {"weighted_sum": choco.running_sum, "pull_square": choco.adaptive}
@@ -102,7 +114,7 @@ class CompressedGossip(StackedGossip):
 
     @property
     def may_refuse(self) -> bool:  # type: ignore[override]
-        return fused(self.choco) is None
+        return self._whole_step is None
 
     @property
     def refuses_first(self) -> bool:  # type: ignore[override]
@@ -115,7 +127,7 @@ class CompressedGossip(StackedGossip):
         return (ROUND, *super().shared_states)
 
     def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
-        quantizer = fused(self.choco)
+        quantizer = self._whole_step
         if quantizer is not None and self.rounds == 1:
             self._fused_step(x, step, exchange, quantizer)
             exchange.nbytes += quantizer.message_bytes(exchange.layout) * self.messages
@@ -183,30 +195,66 @@ class CompressedGossip(StackedGossip):
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
         """Send Q(x - x_hat) and add it to the public copies."""
-        compressor, x_hat = self.choco.compressor, exchange.states["x_hat"]
-        t = x - x_hat
-        payload = compressor.encode(
-            t,
+        self._move_copies(exchange, *self._encoded(x, exchange))
+
+    def _encoded(self, x: torch.Tensor, exchange: Exchange) -> tuple[torch.Tensor, Payload]:
+        """x - x_hat of the agents here, and what they send of it."""
+        difference = x - exchange.states["x_hat"]
+        payload = self.choco.compressor.encode(
+            difference,
             exchange.seed,
             exchange.number,
             layout=exchange.layout,
             first_agent=self.first_agent,
         )
-        value = compressor.decode(payload)
-        x_hat.add_(value)
+        exchange.nbytes += payload.nbytes // len(x) * self.messages
+        return difference, payload
+
+    def _move_copies(
+        self,
+        exchange: Exchange,
+        difference: torch.Tensor,
+        payload: Payload,
+        heard: Payload | None = None,
+    ) -> None:
+        """Add what was sent to public copies: `payload` of the agents here, `heard` of those elsewhere."""
+        compressor, agents = self.choco.compressor, len(difference)
+        copies = exchange.halo_of("x_hat")
+        value = torch.zeros(copies.shape, dtype=torch.float32, device=copies.device)
+        compressor.decode_add_(payload, value[:agents])
+        if heard is not None:
+            compressor.decode_add_(heard, value[agents:])
+        self._add_to(copies, value, exchange)
         if self.choco.running_sum:
-            lists = self.lists(x_hat.device)
+            lists = self.lists(copies.device)
             others = lists.weights.clone()
             others[:, 0].zero_()
-            received = torch.empty_like(value)
+            received = torch.empty_like(difference)
             mix_neighbors(value, received, lists.neighbors, others)
             exchange.states["weighted_sum"].add_(received)
-        torch.sum(t.double().square(), 1, out=exchange.squares[:, 0])
-        torch.sum((value - t).double().square(), 1, out=exchange.squares[:, 1])
-        exchange.nbytes += payload.nbytes // len(x) * self.messages
+        lost = value[:agents] - difference
+        torch.sum(difference.double().square(), 1, out=exchange.squares[:, 0])
+        torch.sum(lost.double().square(), 1, out=exchange.squares[:, 1])
+
+    def _add_to(self, copies: torch.Tensor, value: torch.Tensor, exchange: Exchange) -> None:
+        """Move public copies; bfloat16 ones are rounded by their owners' draws, as every holder does."""
+        if copies.dtype == torch.float32:
+            copies.add_(value)
+            return
+        row = 0
+        for first, count in runs(self.holds):
+            part = slice(row, row + count)
+            moved = copies[part].float() + value[part]
+            keep(copies[part], moved, (exchange.seed, exchange.number, first), COPIES)
+            row += count
+
+    @property
+    def holds(self) -> Sequence[int]:
+        """Numbers of the agents whose public copies are here, in the order of their rows."""
+        return range(self.first_agent, self.first_agent + (self.agents or 1))
 
     def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        return exchange.states["x_hat"]
+        return exchange.halo_of("x_hat")
 
     def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         return x + self._pull(exchange)
@@ -219,14 +267,14 @@ class CompressedGossip(StackedGossip):
 
     def _pull(self, exchange: Exchange) -> torch.Tensor:
         """gamma (W x_hat - x_hat), with AdaGossip's gamma where that was asked for."""
-        x_hat = exchange.states["x_hat"]
+        copies, x_hat = exchange.halo_of("x_hat").float(), exchange.states["x_hat"]
         gamma = self._gamma_on(x_hat.device)
         lists = self.lists(x_hat.device)
         if self.choco.running_sum:
             pull = exchange.states["weighted_sum"] + (lists.weights[:, :1] - 1.0) * x_hat
         else:
-            pull = torch.empty_like(x_hat)
-            mix_neighbors(x_hat, pull, lists.neighbors, lists.weights)
+            pull = torch.empty_like(x_hat, dtype=torch.float32)
+            mix_neighbors(copies, pull, lists.neighbors, lists.weights)
             pull.sub_(x_hat)
         if not self.choco.adaptive:
             return pull.mul_(gamma)

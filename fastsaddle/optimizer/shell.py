@@ -732,8 +732,11 @@ class Optimizer(torch.optim.Optimizer):
     def _open_rounds(self) -> list[Round]:
         """This step's exchanges of all groups that have columns."""
         gossips = self.communicator.gossips(self)
-        sends = self.rule.sends
-        return [Round(self.communicator, v.exchanges, sends, gossips) for v in self._views()]
+        sends, views = self.rule.sends, self._views()
+        if self.live.heard.is_old:
+            self.communicator.resume([e for v in views for e in v.exchanges])
+            self.live.heard.is_old = False
+        return [Round(self.communicator, v.exchanges, sends, gossips) for v in views]
 
     def begin_rounds(self) -> Iterator[tuple[Round, slice]]:
         """Begin this step's exchanges before its gradients: each group's round and columns."""

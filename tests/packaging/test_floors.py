@@ -31,7 +31,7 @@ FLOORS = (
     ),
     (
         *("compressors._selection", "optimizer.errors", "optimizer.flat_parameters"),
-        *("ranks.placement", "ranks.plan"),
+        *("optimizer.heard", "ranks.placement", "ranks.plan"),
     ),
     ("ranks.peers",),
     ("ranks.halo", "ranks.transposition"),
@@ -43,7 +43,7 @@ FLOORS = (
     ("comm.base",),
     ("comm.stacked", "comm.stacked_average"),
     ("comm.choco", "comm.over_ranks"),
-    ("comm.average_over_ranks",),
+    ("comm.average_over_ranks", "comm.choco_over_ranks"),
     ("comm.average",),
     ("comm",),
     (
