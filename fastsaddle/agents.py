@@ -14,6 +14,8 @@ from torch.nn.modules.module import _IncompatibleKeys as IncompatibleKeys
 from fastsaddle.metrics import consensus_mean
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
+from fastsaddle.ranks.placement import Placement
+from fastsaddle.ranks.transposition import Transposition
 from fastsaddle.stacks import losses, mapping
 from fastsaddle.stacks.modules import check_module, drawn_anew
 
@@ -26,14 +28,16 @@ class AgentStack:
 
     Args:
         module: the model; it is copied and stays as it is. A parameter with several names (tied weights) is one here.
-        agents: how many copies.
+        agents: how many copies; or `fs.place(agents)`, who holds which where they are spread over processes: this
+            stack then has those of this rank, with their numbers.
         init: "same" gives all agents the module's values (what the published runs do); "independent" draws each
             agent's values anew with every layer's `reset_parameters`, seeded with `(seed, agent)`.
         seed: for "independent".
         device: where the buffers lie; default: where the module is.
 
     Attributes:
-        agents: how many.
+        agents: how many are here.
+        placement: who holds which, where they are in several processes; else None. first_agent: number of the first.
         x: all parameters, `[agents, stride]` float32, perturbed where an optimizer has perturbed them; g: their
             gradients, the same shape.
         layout: where in a row each parameter lies.
@@ -51,13 +55,19 @@ class AgentStack:
     def __init__(
         self,
         module: nn.Module,
-        agents: int,
+        agents: int | Placement,
         init: Literal["same", "independent"] = "same",
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
+        self.placement = agents if isinstance(agents, Placement) else None
+        self.first_agent = 0 if self.placement is None else self.placement.first_agent
+        if isinstance(agents, Placement):
+            agents = agents.agents
         if not isinstance(agents, Integral) or isinstance(agents, bool) or agents < 1:
-            raise ValueError(f"agents must be a whole number >= 1, got {agents!r}")
+            raise ValueError(
+                f"agents must be a whole number >= 1, or fs.place(...), got {agents!r}"
+            )
         if init not in ("same", "independent"):
             raise ValueError(f'init must be "same" or "independent", got {init!r}')
         check_module(module)
@@ -69,7 +79,8 @@ class AgentStack:
         if init == "same":
             models = [template] * agents
         else:
-            models = [drawn_anew(template, seed, agent) for agent in range(agents)]
+            first = self.first_agent
+            models = [drawn_anew(template, seed, n) for n in range(first, first + agents)]
         self._named = {
             named[0][0]: nn.Parameter(
                 torch.stack([p.detach() for _, p in named]), requires_grad=named[0][1].requires_grad
@@ -88,6 +99,7 @@ class AgentStack:
         self._are_frozen = False
         self._called: nn.Module | None = None
         self._replicas: list[nn.Module] = []
+        self._everybody = None if self.placement is None else Transposition(self.placement)
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -97,7 +109,8 @@ class AgentStack:
 
     def __getstate__(self) -> dict[str, Any]:
         # buffers are made for the very parameters that point into them: copies get their own
-        state = {name: value for name, value in self.__dict__.items() if name != "rows"}
+        own = ("rows", "_everybody")
+        state = {name: value for name, value in self.__dict__.items() if name not in own}
         models = self.rows.models()
         if models is not self.rows.x:
             # parameters hold others, which belong to the optimizer; a copy has none
@@ -109,6 +122,7 @@ class AgentStack:
     def __setstate__(self, state: dict[str, Any]) -> None:
         models = state.pop("_models", None)
         self.__dict__.update(state)
+        self._everybody = None if self.placement is None else Transposition(self.placement)
         self._lay_out()
         if models is not None and (self.rows.phase is None or self.rows.phase.home is None):
             for p, model in zip(self._named.values(), models, strict=True):
@@ -440,10 +454,10 @@ class AgentStack:
         return f"AgentStack(\n  {size}\n  {lines}\n)"
 
     def agent(self, index: int, perturbed: bool = False) -> nn.Module:
-        """Agent `index`'s model as a plain module of its own.
+        """The model of agent `index` of those here, as a plain module of its own.
 
         Args:
-            index: from 0 on; negative ones count from the last agent.
+            index: from 0 on, of the agents here; negative ones count from the last.
             perturbed: whether parameters are taken where they stand, which is where gradients are wanted; otherwise
                 they are the model's, also while an optimizer has perturbed it.
 
@@ -458,6 +472,8 @@ class AgentStack:
     def consensus(self, row: torch.Tensor | None = None) -> nn.Module:
         """The averaged model as a plain module; statistics are averaged, counters taken from agent 0.
 
+        Over several processes every rank must call it, and gets the mean of all agents.
+
         Args:
             row: `[stride]` float32, such as an optimizer's `center`: takes the place of the agents' mean.
 
@@ -467,12 +483,21 @@ class AgentStack:
         if row is not None and row.shape != (self.layout.stride,):
             raise ValueError(f"row must be [{self.layout.stride}], got {tuple(row.shape)}")
         return self._module(
-            self._values(consensus_mean(self.rows.models()) if row is None else row),
+            self._values(self._mean() if row is None else row),
             {
                 name: b.mean(0) if b.is_floating_point() else b[0]
-                for name, b in self.buffers.items()
+                for name, b in ((name, self._of_all(b)) for name, b in self.buffers.items())
             },
         )
+
+    def _mean(self) -> torch.Tensor:
+        """The mean of all agents' rows, `[stride]`."""
+        models = self.rows.models()
+        return consensus_mean(models) if self._everybody is None else self._everybody.mean(models)
+
+    def _of_all(self, rows: torch.Tensor) -> torch.Tensor:
+        """All agents' rows, also those of other processes."""
+        return rows if self._everybody is None else self._everybody.rows(rows)
 
     def _values(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
         """The parameters that a row `[stride]` holds, by name."""

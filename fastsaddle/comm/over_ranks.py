@@ -26,9 +26,7 @@ class OverRanks(Communicator):
         """Called once, by the constructor."""
         self.placement = placement
         self.agents, self.first_agent = placement.agents, placement.first_agent
-        others = (rank for rank in range(len(placement.counts)) if rank != placement.rank)
-        self.everybody = Peers(placement, others)
-        self._all = Transposition(placement, self.everybody)
+        self.everybody = Transposition(placement)
 
     @property
     def all_agents(self) -> int:
@@ -37,16 +35,16 @@ class OverRanks(Communicator):
     def mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not x.shape[1]:
             return super().mean(x)
-        mean = self._all.mean(x)
+        mean = self.everybody.mean(x)
         return mean, (x.double() - mean.double()).square().sum(1)
 
     def withdraw(self, error: BaseException) -> None:
-        self.everybody.withdraw(error)
+        self.everybody.peers.withdraw(error)
 
     @property
     def bytes_on_wire(self) -> int:
         """What has left this process, headers included."""
-        return self.everybody.bytes_on_wire
+        return self.everybody.peers.bytes_on_wire
 
 
 class RankGossip(OverRanks, StackedGossip):

@@ -1,11 +1,11 @@
-"""Whole-network means in the order of agents, by dealing columns out: equal bits whoever holds whom."""
+"""What is made of all agents' rows, in their order, so that bits do not depend on who holds whom."""
 
 from __future__ import annotations
 
 import torch
 
 from fastsaddle.kernels.consensus import consensus
-from fastsaddle.ranks.header import Kind
+from fastsaddle.ranks.header import SIZE, Kind
 from fastsaddle.ranks.mail import Mail, to_all
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.placement import Placement
@@ -15,16 +15,17 @@ BLOCK = 32
 
 
 class Transposition:
-    """The mean of all agents' rows: each rank sums the columns that are its own, of all agents in their order.
+    """Rows of all agents in their order: means of them, of which each rank sums columns of its own, or rows themselves.
 
     Args:
         placement: who holds which agents.
-        peers: of all ranks.
     """
 
-    def __init__(self, placement: Placement, peers: Peers) -> None:
-        self.placement, self.peers = placement, peers
+    def __init__(self, placement: Placement) -> None:
+        others = (rank for rank in range(len(placement.counts)) if rank != placement.rank)
+        self.placement, self.peers = placement, Peers(placement, others)
         self._mails: dict[tuple[int, torch.device], tuple[Mail, Mail]] = {}
+        self._whole: dict[tuple[int, torch.device], Mail] = {}
 
     def mean(self, x: torch.Tensor) -> torch.Tensor:
         """`[columns]` float32, of x `[agents here, columns]` float32; every rank must call it.
@@ -55,6 +56,27 @@ class Transposition:
         parts = list(spread.into.view(torch.float32)[:, 32:])
         parts.insert(here.rank, total)
         return torch.cat([part[:width] for part, width in zip(parts, widths, strict=True)])
+
+    def rows(self, x: torch.Tensor) -> torch.Tensor:
+        """All agents' rows on every rank, `[all agents, ...]`, of x `[agents here, ...]`; every rank must call it.
+
+        Raises:
+            PeerError: a rank did not.
+        """
+        here = self.placement
+        own = x.contiguous().view(x.shape[0], -1).view(torch.uint8)
+        key = (own.shape[1], x.device)
+        if key not in self._whole:
+            named = to_all(here.agents_of(here.rank))
+            receives = {rank: to_all(here.agents_of(rank)) for rank in self.peers.who}
+            sends = dict.fromkeys(self.peers.who, named)
+            self._whole[key] = Mail(Kind.ROW, sends, receives, own.shape[1], x.device)
+        mail = self._whole[key]
+        mail.out[:, SIZE:] = own.repeat(len(self.peers.who), 1)
+        self.peers.exchange(mail)
+        arrived, first = mail.into[:, SIZE:], here.first_agent
+        rows = torch.cat([arrived[:first], own, arrived[first:]])
+        return rows.contiguous().view(x.dtype).reshape(-1, *x.shape[1:])
 
     def _widths(self, columns: int) -> list[int]:
         """Columns of each rank, multiples of a block but for the last."""

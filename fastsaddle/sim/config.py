@@ -238,6 +238,16 @@ class TrainConfig:
     minutes: float | None = None
     """Stop with a checkpoint after so long, to go on later with --resume."""
 
+    placement: str | None = None
+    """Under torchrun: agents of each process, as 3,1,2,2. None: as evenly as can be. Bits do not depend on it."""
+
+    ranks: Literal["auto", "off"] = "auto"
+    """auto: the processes that torchrun has started train one run together, each some of the agents; off: each has a
+    run of its own."""
+
+    timeout: float = 120.0
+    """Under torchrun: seconds that a message may take before its sender counts as failed."""
+
     def __post_init__(self) -> None:
         """One spelling of each name, so that stored runs and grids with an earlier one count as the same method."""
         for name in SPELLED:
@@ -252,7 +262,7 @@ class TrainConfig:
             most = MOST.get(name, MOST_STEPS)
             if value is not None and value > most:
                 raise ValueError(f"--{option(name)} must be at most {most:,}, got {value}")
-        for name in ("alpha", "lr", "epochs", "minutes"):
+        for name in ("alpha", "lr", "epochs", "minutes", "timeout"):
             value = getattr(self, name)
             _finite(self, name, value is None or value > 0, "> 0")
         at_least_zero = ("rho", "weight_decay", "tracking", "push", "seed", "split_seed")
@@ -303,6 +313,18 @@ class TrainConfig:
             )
 
     @property
+    def counts(self) -> tuple[int, ...] | None:
+        """Agents of each process; None spreads them evenly. Raises ValueError for a text that says no numbers."""
+        if self.placement is None:
+            return None
+        parts = self.placement.split(",")
+        if not all(part.strip().isdigit() and int(part) for part in parts):
+            raise ValueError(
+                f"--placement must be numbers of agents >= 1 such as 3,1,2,2, got {self.placement!r}"
+            )
+        return tuple(map(int, parts))
+
+    @property
     def choco(self) -> Choco | None:
         """How messages are compressed; None sends models whole."""
         return messages.build(
@@ -339,7 +361,7 @@ MOST = {"threads": 1024}
 # what float32 and the generators of random numbers hold
 LARGEST, SEEDS = 3e38, 2**63
 # they say where a run lies and how long it may take now, not what it is
-NOT_STORED = ("out", "resume", "minutes")
+NOT_STORED = ("out", "resume", "minutes", "placement", "ranks", "timeout")
 DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
 
 

@@ -42,6 +42,7 @@ class GradientEngine:
             under `torch.autocast`; losses, parameters and gradients are float32.
         inputs: `[agents, batch, ...]`, such as gradients will be taken of: whether the engine can run is then found out
             here, otherwise with the first inputs.
+        all_agents: how many there are in all processes: "auto" chooses by them, so that each one chooses alike.
 
     Attributes:
         engine, chunk, precision: what was resolved; those of "auto" may change with the first inputs.
@@ -63,11 +64,12 @@ class GradientEngine:
         chunk: int | None = None,
         precision: str = "float32",
         inputs: Tensor | None = None,
+        all_agents: int | None = None,
     ) -> None:
         self._is_auto = engine == _choice.AUTO
         if self._is_auto:
             engine = _choice.choose_engine(
-                *(stack.template, stack.device, stack.agents, precision),
+                *(stack.template, stack.device, all_agents or stack.agents, precision),
                 None if inputs is None or inputs.dim() < 2 else inputs.shape[1] or None,
             )
         _choice.find(engine)

@@ -16,7 +16,7 @@ from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.report.runs import PARTITION
-from fastsaddle.sim.run import checkpoint
+from fastsaddle.sim.run import checkpoint, whole_files
 from fastsaddle.sim.run.job import CLASSES, CURVES
 from fastsaddle.sim.run.run_dir import CONFIG, RunDirectory, check_new
 
@@ -103,7 +103,7 @@ def test_all_that_a_run_writes_is_known_half_written(tmp_path: Path) -> None:
         *(CONFIG, PARTITION, DIVERGED, SHARPNESS, CURVES, CLASSES, "metrics.jsonl"),
         *("checkpoint-0.safetensors", "checkpoint-120.safetensors", f"surface-{digest}.npz"),
     ):
-        with checkpoint.writing(tmp_path / name) as partial:
+        with whole_files.writing(tmp_path / name) as partial:
             partial.write_text("half")
             assert checkpoint.is_leftover(partial)
         assert not checkpoint.is_leftover(tmp_path / name)

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from fastsaddle.compressors._wire import NonFiniteError
 from fastsaddle.sim.choices import check_once
-from fastsaddle.sim.config import DEFAULTS, TrainConfig, option
+from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
 from fastsaddle.sim.run import job as jobs
 from fastsaddle.sim.run.interrupts import Interrupts
 from fastsaddle.sim.run.job import CLASSES, CURVES, Job
 from fastsaddle.sim.run.progress import Progress
-from fastsaddle.sim.run.run_dir import RunDirectory
 from fastsaddle.sim.run.step_graph import CaptureError
 from fastsaddle.sim.run.summary import describe, resume_command, summarize, title
 from fastsaddle.sim.run.tensorboard import TensorBoard
 from fastsaddle.sim.run.trainer import Observer, run
+from fastsaddle.sim.run.world import World, is_launched
 from fastsaddle.sim.uses import check_typed
 
 # the exit status of a run that stopped at its deadline: to be tried again
@@ -40,36 +40,75 @@ def main(arguments: list[str]) -> int:
     """
     config = tyro.cli(TrainConfig, args=arguments, prog="fastsaddle train")
     typed = typed_names(arguments)
+    _check_options(config, typed)
+    if config.ranks == "auto" and is_launched():
+        # it uses this module
+        from fastsaddle.sim.commands import ranks
+
+        return ranks.main(config, typed)
+    if config.placement is not None:
+        raise ValueError("--placement needs several processes, as torchrun starts them")
+    job = prepared(config, typed)
+    return 0 if job is None else to_its_end(job, config.minutes)
+
+
+def _check_options(config: TrainConfig, typed: list[str]) -> None:
+    """Raise ValueError for options that cannot be together, or that would do nothing."""
     if config.resume is None:
         config.check()
         check_typed(config, typed)
-        job = jobs.start(config)
-    else:
-        longer = {n: getattr(config, n) for n in OF_LENGTH if n in typed}
-        others = [n for n in typed if n not in ("resume", "minutes", *OF_LENGTH)]
-        if others:
-            raise ValueError(
-                "--resume takes no other option but --steps or --epochs, and --minutes (config.json has them), "
-                f"got --{option(others[0])}"
-            )
-        if len(longer) > 1:
-            raise ValueError("--steps and --epochs exclude each other")
-        directory = RunDirectory(config.resume)
-        if not longer and jobs.is_finished(directory):
-            steps = directory.config["steps"]
-            print(
-                f"{config.resume} is finished: all {steps} steps are done (--steps makes it longer)"
-            )
-            return 0
-        job = jobs.go_on(directory, **longer)
-        if jobs.is_finished(directory):
-            directory.close()
-            print("".join(f"{note}\n" for note in job.notes), end="")
-            print(f"{config.resume} is finished: all {job.config.steps} steps are done")
-            return 0
+        return
+    others = [n for n in typed if n not in ("resume", *NOT_STORED, *OF_LENGTH) or n == "out"]
+    if others:
+        raise ValueError(
+            "--resume takes no other option but --steps or --epochs, --minutes and how processes share the "
+            f"agents (config.json has them), got --{option(others[0])}"
+        )
+    if all(n in typed for n in OF_LENGTH):
+        raise ValueError("--steps and --epochs exclude each other")
+
+
+def prepared(config: TrainConfig, typed: list[str], world: World | None = None) -> Job | None:
+    """The run that options ask for, new or gone on with; None, which is said, for one that is finished.
+
+    Raises ValueError or OSError for options that cannot be, before anything is written.
+    """
+    if config.resume is None:
+        return jobs.start(config, world)
+    longer = {n: getattr(config, n) for n in OF_LENGTH if n in typed}
+    directory = jobs.opened(config.resume, world)
+    if not longer and jobs.finished(directory, world):
+        say(
+            f"{config.resume} is finished: all {directory.config['steps']} steps are done (--steps makes it longer)",
+            world,
+        )
+        return None
+    job = jobs.go_on(directory, **longer, world=world)
+    if jobs.finished(directory, world):
+        directory.close()
+        for line in (
+            *job.notes,
+            f"{config.resume} is finished: all {job.config.steps} steps are done",
+        ):
+            say(line, world)
+        return None
+    return job
+
+
+def say(line: str, world: World | None) -> None:
+    """Print a line, of several processes in the first one alone."""
+    if world is None or world.is_first:
+        print(line, flush=True)
+
+
+def to_its_end(job: Job, minutes: float | None) -> int:
+    """Run a job; the exit status of `train`.
+
+    Raises StoppedError where it cannot reach its end.
+    """
     try:
         with closing(job.directory):
-            return train(job, Console(), config.minutes)
+            return train(job, Console(), minutes)
     except NonFiniteError as error:
         remedy = (
             "a smaller --lr" if job.config.choco is None else "a smaller --lr or --consensus-step"
@@ -106,21 +145,35 @@ def train(job: Job, console: Console, minutes: float | None = None) -> int:
         f"with a checkpoint; a second time at once, from the one before on: {resume_command(job)}"
     )
     with Interrupts(after=again) as interrupts, ExitStack() as stack:
-        for line in (*describe(job), *job.notes):
-            print(line, flush=True)
-        rows = job.directory.rows
-        stepped = rows[-1].get("step_seconds", 0.0) if rows else 0.0
-        bar = Progress(console, job.config.steps, job.step, stepped)
-        progress = stack.enter_context(bar)
+        progress = tell_begin(job, console, stack)
         observers = [interrupts, progress, Drawer(job), *recorders(job, stack)]
         run(job, observers, lambda: bool(interrupts.received) or time.monotonic() > deadline)
     if job.step < job.config.steps:
-        print(f"stopped at step {job.step}; go on with:\n{resume_command(job)}", flush=True)
+        print(stopped(job, resume_command(job)), flush=True)
         return 128 + interrupts.received if interrupts.received else UNFINISHED
+    tell_end(job, console, progress)
+    return 0
+
+
+def tell_begin(job: Job, console: Console, stack: ExitStack) -> Progress:
+    """Say what is about to run; the progress, on `stack`."""
+    for line in (*describe(job), *job.notes):
+        print(line, flush=True)
+    rows = job.directory.rows
+    stepped = rows[-1].get("step_seconds", 0.0) if rows else 0.0
+    return stack.enter_context(Progress(console, job.config.steps, job.step, stepped))
+
+
+def stopped(job: Job, again: str) -> str:
+    """How a run that stopped goes on."""
+    return f"stopped at step {job.step}; go on with:\n{again}"
+
+
+def tell_end(job: Job, console: Console, progress: Progress) -> None:
+    """The pictures and the table of a run that is done."""
     draw_classes(job)
     draw_curves(job)
     summarize(job, progress.steps_per_second, console)
-    return 0
 
 
 def recorders(job: Job, stack: ExitStack) -> list[Observer]:

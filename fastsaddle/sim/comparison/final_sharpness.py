@@ -11,8 +11,8 @@ from fastsaddle.agents import AgentStack
 from fastsaddle.metrics import consensus_distance
 from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.run.batch_statistics import reestimate
-from fastsaddle.sim.run.checkpoint import write_synced
 from fastsaddle.sim.run.job import Job
+from fastsaddle.sim.run.whole_files import write_synced
 
 SHARPNESS = "sharpness.json"
 # training samples, spread evenly over the file's order; fewer for the valley, which is sought for every agent

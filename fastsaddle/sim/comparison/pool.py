@@ -19,9 +19,9 @@ from fastsaddle.sim.commands.train import draw_classes, draw_curves, recorders
 from fastsaddle.sim.comparison.final_sharpness import SHARPNESS, measure_sharpness
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run import job as jobs
-from fastsaddle.sim.run.checkpoint import write_synced
 from fastsaddle.sim.run.run_dir import RunDirectory, RunInUseError
 from fastsaddle.sim.run.trainer import run
+from fastsaddle.sim.run.whole_files import write_synced
 
 DIVERGED = "diverged.json"
 # a worker whose parent died still has to write its checkpoint

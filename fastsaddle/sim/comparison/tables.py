@@ -11,7 +11,7 @@ from rich.table import Table
 from tabulate import tabulate
 
 from fastsaddle.sim.comparison.results import MEASURES, Group
-from fastsaddle.sim.run.checkpoint import write_synced
+from fastsaddle.sim.run.whole_files import write_synced
 
 # measure -> a title of two lines
 ON_A_TERMINAL = {

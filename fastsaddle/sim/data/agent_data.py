@@ -17,6 +17,8 @@ from fastsaddle.sim.data.partitions._base import checked, statistics
 class AgentData:
     """Data set, split and batches of one run, on the device that trains.
 
+    Batches are those of the agents whose numbers are `here`, all by default; the split is everybody's.
+
     Attributes:
         dataset: the whole data set; with a feature skew every training image is already its agent's.
         partition: statistics of the split.
@@ -25,8 +27,11 @@ class AgentData:
     Raises ValueError or OSError when options do not fit together or data are missing.
     """
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, device: torch.device, here: range | None = None
+    ) -> None:
         self.device = device
+        here = range(config.agents) if here is None else here
         self.dataset = load(config, device)
         labels = self.dataset.train_labels.cpu().numpy()
         agents = config.agents
@@ -35,11 +40,13 @@ class AgentData:
         parts = split(labels=labels, agents=agents, seed=seed, alpha=config.alpha)
         self.parts = checked(parts, len(labels), agents)
         self.partition = statistics(self.parts, labels, len(self.dataset.classes))
-        self.batches = AgentBatches(self.parts, config.batch_size, config.seed, device)
+        self.batches = AgentBatches(
+            self.parts[here.start : here.stop], config.batch_size, config.seed, device, here.start
+        )
         self.steps_an_epoch = math.ceil(len(labels) / (agents * config.batch_size))
         if config.feature_skew is not None:
             self._skew(config.feature_skew, agents, seed)
-        self.augmentation = self._augmentation(config)
+        self.augmentation = self._augmentation(config, here)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs `[agents, batch, ...]` and labels `[agents, batch]` of one step, counted from 0."""
@@ -67,7 +74,7 @@ class AgentData:
             inputs[mine] = skew(images=inputs[mine], agent=agent, agents=agents, seed=seed)
         self.dataset = replace(self.dataset, train_inputs=inputs)
 
-    def _augmentation(self, config: TrainConfig) -> Augmentation | None:
+    def _augmentation(self, config: TrainConfig, here: range) -> Augmentation | None:
         if config.augment == "none":
             return None
         shape, fill = self.dataset.shape, self.dataset.fill
@@ -82,8 +89,9 @@ class AgentData:
             config.augment,
             seed=config.seed,
             batch_size=config.batch_size,
-            agents=config.agents,
+            agents=len(here),
             device=self.device,
+            first_agent=here.start,
         )
 
 

@@ -23,7 +23,7 @@ class Augmentation:
     before a crop of their own size is taken; a flip follows. Offsets and flips are drawn for blocks
     of steps, block b of agent i from `numpy.random.default_rng([seed, AUGMENTATION_STREAM, i, b])`:
     nothing has to be stored to go on at any step, more agents change no other agent's images, and
-    each kind draws the same numbers.
+    each kind draws the same numbers. Agents are numbered from `first_agent` on.
 
     Raises ValueError for an unknown kind, a negative pad, and counts < 1.
     """
@@ -37,6 +37,7 @@ class Augmentation:
         agents: int,
         pad: int = 4,
         device: torch.device | str = "cpu",
+        first_agent: int = 0,
     ) -> None:
         if kind not in KINDS:
             raise ValueError(f"augmentation must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -48,7 +49,7 @@ class Augmentation:
         self.pad = pad
         self.seed = seed
         self.batch_size = batch_size
-        self.agents = agents
+        self.agents, self.first_agent = agents, first_agent
         self.device = torch.device(device)
         self._steps_a_block = max(1, SAMPLES_A_BLOCK // batch_size)
         self._number = -1
@@ -68,7 +69,9 @@ class Augmentation:
         return self._offsets[offset], self._flips[offset]
 
     def _draw(self, agent: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        random = np.random.default_rng([self.seed, AUGMENTATION_STREAM, agent, number])
+        random = np.random.default_rng(
+            [self.seed, AUGMENTATION_STREAM, self.first_agent + agent, number]
+        )
         shape = (self._steps_a_block, self.batch_size)
         offsets = random.integers(0, 2 * self.pad, (*shape, 2), np.int16, endpoint=True)
         flips = random.integers(0, 1, shape, np.bool_, endpoint=True)

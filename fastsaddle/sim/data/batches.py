@@ -18,7 +18,8 @@ class AgentBatches:
     into the next permutation. The stream is drawn 4,096 samples or a little more at a time, draw d
     from `numpy.random.default_rng([seed, i, d])`: nothing has to be stored to go on at any step,
     and more agents change no other agent's batches. Steps are prepared in blocks, which keeps the
-    drawing and the copy to a GPU off most steps.
+    drawing and the copy to a GPU off most steps. `parts` are those of the agents from number
+    `first_agent` on.
     """
 
     def __init__(
@@ -27,13 +28,14 @@ class AgentBatches:
         batch_size: int,
         seed: int,
         device: torch.device | str = "cpu",
+        first_agent: int = 0,
     ) -> None:
-        empty = [i for i, part in enumerate(parts) if len(part) == 0]
+        empty = [i for i, part in enumerate(parts, first_agent) if len(part) == 0]
         if empty:
             raise ValueError(f"every agent needs at least one sample, agents {empty} have none")
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        self.parts = parts
+        self.parts, self.first_agent = parts, first_agent
         self.batch_size = batch_size
         self.seed = seed
         self.device = torch.device(device)
@@ -70,6 +72,10 @@ class AgentBatches:
         if held is not None and held[0] == number:
             return held[1]
         tiled = np.tile(self.parts[agent].astype(np.int64), (epochs, 1))
-        drawn = np.random.default_rng([self.seed, agent, number]).permuted(tiled, axis=1).ravel()
+        drawn = (
+            np.random.default_rng([self.seed, self.first_agent + agent, number])
+            .permuted(tiled, axis=1)
+            .ravel()
+        )
         self._last[agent] = number, drawn
         return drawn

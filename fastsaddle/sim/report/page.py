@@ -20,9 +20,9 @@ from fastsaddle.sim.report import (
 from fastsaddle.sim.report.groups import RunGroup, group
 from fastsaddle.sim.report.paths import inside
 from fastsaddle.sim.report.runs import Comparison, Run, read_all
-from fastsaddle.sim.run.checkpoint import write_synced
 from fastsaddle.sim.run.labels import of_agents, of_gradient
 from fastsaddle.sim.run.messages import NONE
+from fastsaddle.sim.run.whole_files import write_synced
 
 TEMPLATE = "template.html"
 PNG = b"\x89PNG\r\n\x1a\n"

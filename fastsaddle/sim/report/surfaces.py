@@ -17,8 +17,8 @@ from fastsaddle.sim.report.paths import inside
 from fastsaddle.sim.report.runs import Run
 from fastsaddle.sim.run import checkpoint, initial_models
 from fastsaddle.sim.run.batch_statistics import reestimate
-from fastsaddle.sim.run.checkpoint import writing
 from fastsaddle.sim.run.devices import find_device
+from fastsaddle.sim.run.whole_files import writing
 
 EXTENT = 1.0
 # of the directions and of the samples: one for all runs, so that they can be compared

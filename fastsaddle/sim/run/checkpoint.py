@@ -1,28 +1,21 @@
 """Checkpoints that survive crashes: written beside, synced, renamed, and equal for equal states.
 
-A file holds tensors only (safetensors: no pickle, and nothing time-dependent): loading one can run
-no code, and two runs that did the same leave the same bytes. SHA-256 of all names, types, shapes and
-numbers is in its header, and whatever of them has changed is refused.
+One process writes a file, several write a folder: see spread_checkpoint.py.
 """
 
-import errno
-import hashlib
-import json
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
-PARTIAL = ".partial"
+from fastsaddle.sim.run import spread_checkpoint, tensor_files
+from fastsaddle.sim.run.whole_files import PARTIAL
+
 KEPT = 2
 COUNTER = "counter."
-CHECKSUM = "sha256"
 # a counter that came with the checksum: a file that has one without the other was written again by something else
 FORMAT = "format"
 # what a killed process may leave in a run's directory: its own files half written, and safetensors' temporary ones
@@ -46,16 +39,7 @@ def save(
         f"{COUNTER}{name}": torch.tensor(value)
         for name, value in {"step": step, FORMAT: 1, **counters}.items()
     }
-    content = {**{name: _alone(tensor) for name, tensor in tensors.items()}, **numbers}
-    try:
-        with writing(path) as partial:
-            # save_file leaves a file that only its owner may read: keep the mode of an ordinary one
-            partial.touch()
-            mode = partial.stat().st_mode
-            save_file(content, partial, {CHECKSUM: _checksum(content)})
-            partial.chmod(mode)
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
+    tensor_files.write(path, {**tensors, **numbers})
     remove_old(directory, step)
     return path
 
@@ -64,36 +48,29 @@ def remove_old(directory: Path, step: int) -> None:
     """Remove all checkpoints before that of a step but one, a whole one being there."""
     # later ones are damaged, or this run would have gone on from them
     for _, old in [found for found in find(directory) if found[0] <= step][KEPT:]:
-        old.unlink()
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """On the CPU, contiguous, and in no buffer with others: safetensors refuses those."""
-    alone = tensor.detach().cpu().contiguous()
-    return alone if alone.untyped_storage().nbytes() == alone.nbytes else alone.clone()
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    sha = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return sha.hexdigest()
+        if old.is_dir():
+            spread_checkpoint.remove(old)
+        else:
+            old.unlink()
 
 
 def load(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, Tensor], int, dict[str, int]]:
-    """The tensors, the step and the counters.
+    """The tensors of all agents, the step and the counters; of a folder, what its files hold together.
 
     Raises ValueError for a damaged file: one whose numbers, types, shapes, names or counters are not those that were
     written. Files of earlier versions have no checksum, and are held against their form alone.
     """
+    if path.is_dir():
+        return spread_checkpoint.load(path, device)
     try:
-        content, metadata = _read(path)
+        content, metadata = tensor_files.read(path)
         # earlier versions wrote neither
         is_earlier = metadata is None and COUNTER + FORMAT not in content
-        if not is_earlier and (metadata or {}).get(CHECKSUM) != _checksum(content):
+        if not is_earlier and (metadata or {}).get(tensor_files.CHECKSUM) != tensor_files.checksum(
+            content
+        ):
             raise ValueError("its checksum is not that of its content")
         content.pop(COUNTER + FORMAT, None)
         counters = {
@@ -104,11 +81,6 @@ def load(
     except (SafetensorError, ValueError, OSError) as error:
         raise ValueError(f"{path} is not a whole checkpoint: {error}") from error
     return {name: tensor.to(device) for name, tensor in content.items()}, step, counters
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
 def _count(name: str, tensor: Tensor) -> int:
@@ -128,8 +100,8 @@ def _counted_step(path: Path, counters: dict[str, int]) -> int:
 
 
 def find(directory: Path) -> list[tuple[int, Path]]:
-    """The checkpoints of a run as (step, path), latest first."""
-    found = []
+    """The checkpoints of a run as (step, path), files and folders, latest first."""
+    found = spread_checkpoint.find(directory)
     for path in directory.glob("checkpoint-*.safetensors"):
         match = re.fullmatch(r"checkpoint-(\d+)\.safetensors", path.name)
         if match:
@@ -138,57 +110,12 @@ def find(directory: Path) -> list[tuple[int, Path]]:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove what a killed process left half written, by this module or by safetensors' save_file."""
+    """Remove what killed processes left half written, by this module or by safetensors' save_file."""
     for path in filter(is_leftover, directory.iterdir()):
         path.unlink()
+    spread_checkpoint.remove_unsealed(directory)
 
 
 def is_leftover(path: Path) -> bool:
     """Whether a file of a run was being written by a process that was killed, or still is; no other has its name."""
     return path.is_file() and LEFTOVER.fullmatch(path.name) is not None
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` at the end of the block: after a crash it is there whole or not at all.
-
-    Raises OSError, naming `path`, for what the block or the renaming raises.
-    """
-    partial = path.with_name(path.name + PARTIAL)
-    # of a killed process; a link would lead the writing elsewhere
-    partial.unlink(missing_ok=True)
-    try:
-        yield partial
-        replace_synced(partial, path)
-    except OSError as error:
-        # a full disk does not say which file it had no space for
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with writing(path) as partial:
-        partial.write_text(text)
-
-
-def replace_synced(partial: Path, path: Path) -> None:
-    """Rename a finished file to its name, its content and the folder's entry being on disk."""
-    sync(partial)
-    os.replace(partial, path)
-    try:
-        sync(path.parent)
-    except OSError as error:
-        # some network file systems cannot sync a folder, where the rename itself is still atomic
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -64,6 +64,7 @@ class RuleChoice(choices.Choice):
             weight_decay=offered["weight_decay"],
             state_dtype=offered["state_dtype"],
             seed=offered["seed"],
+            placement=offered.get("placement"),
         )
 
     def _ordered(self) -> list[str]:
@@ -89,7 +90,12 @@ def build(
     if isinstance(choice, RuleChoice):
         found: fs.Optimizer = choice(params=params, own=own, gradient=wanted, **options)
         return found
+    placement = options.get("placement")
     if wanted is None:
+        if placement is not None and "placement" not in choice.names():
+            raise ValueError(
+                f"--algorithm {choice.text} works in one process: its constructor takes no placement"
+            )
         found = choice(params=params, **{**options, **own})
         return found
     if type(choice.function) is type and choice.function.__module__.startswith("fastsaddle."):
@@ -99,7 +105,7 @@ def build(
         with warnings.catch_warnings():
             # the optimizer that is made of them warns itself
             warnings.simplefilter("ignore")
-            parts: fs.Optimizer = choice(params=[row], **{**options, **own})
+            parts: fs.Optimizer = choice(params=[row], **{**options, **own, "placement": None})
         return fs.Optimizer(
             params,
             options["lr"],
@@ -109,6 +115,7 @@ def build(
             weight_decay=options["weight_decay"],
             state_dtype=parts.state_dtype,
             seed=options["seed"],
+            placement=placement,
         )
     raise ValueError(
         f"--gradient is for built-in algorithms and own rules, {choice.text} says itself where its gradients are taken"

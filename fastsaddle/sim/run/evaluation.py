@@ -22,6 +22,7 @@ from fastsaddle.sim.data.samples import Samples
 from fastsaddle.sim.engines._agent_threads import AgentThreads, draws
 from fastsaddle.sim.engines._convolution_chain import in_lanes, is_faster_in_lanes
 from fastsaddle.sim.run.batch_statistics import reestimate
+from fastsaddle.sim.run.world import World
 from fastsaddle.stacks import mapping
 
 # larger batches of a convolutional network leave the caches: 1,000 took half as long again, 500 a tenth longer
@@ -52,9 +53,15 @@ class Evaluation:
 
 
 def evaluate(
-    stack: AgentStack, consensus: nn.Module, dataset: Dataset, one_by_one: bool
+    stack: AgentStack,
+    consensus: nn.Module,
+    dataset: Dataset,
+    one_by_one: bool,
+    world: World | None = None,
 ) -> Evaluation:
     """Test every agent's model, and `consensus`, mostly their average, on the data set's test part.
+
+    Of several processes each tests the agents that it has, and the first one the average.
 
     `one_by_one` runs the agents' models each by itself instead of under vmap, for networks where that is
     faster. Running statistics of the average, which no agent has seen, are taken anew from training data.
@@ -80,14 +87,20 @@ def evaluate(
         work = [lambda i=i: together(i) for i in range(0, stack.agents, at_once)]  # type: ignore[misc]
     # a setting of all threads, which mapping would change while others compute
     with nullcontext() if plain else mapping.without_fast_path():
-        (loss, (right,)), *others = _apart([average, *work], consensus, images)
-    counts = [count for _, mine in others for count in mine]
+        is_first = world is None or world.is_first
+        found = _apart([average, *work] if is_first else work, consensus, images)
+    loss, (right,) = found.pop(0) if is_first else (0.0, [0])
+    counts = [count for _, mine in found for count in mine]
+    distance = float(consensus_distance(stack.x)) if world is None else world.distance(stack.x)
+    if world is not None:
+        loss, right = world.share([loss, right])
+        counts = world.rows(torch.tensor(counts, dtype=torch.int64)).tolist()
     return Evaluation(
         loss=loss / len(labels),
         consensus_accuracy=right / len(labels),
-        mean_accuracy=sum(counts) / (stack.agents * len(labels)),
+        mean_accuracy=sum(counts) / (len(counts) * len(labels)),
         worst_accuracy=min(counts) / len(labels),
-        consensus_distance=float(consensus_distance(stack.x)),
+        consensus_distance=distance,
     )
 
 

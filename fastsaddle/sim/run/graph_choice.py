@@ -45,6 +45,8 @@ def obstacle(
     """Why this run's steps cannot be captured; None where they can, as far as one knows beforehand."""
     if device.type != "cuda":
         return f"it needs a GPU, got {device}"
+    if optimizer.placement is not None:
+        return "steps over several processes exchange rows between two kernels"
     if optimizer.decides_on_host is not None:
         return optimizer.decides_on_host
     reads = _choice.find(engine).function.reads_host

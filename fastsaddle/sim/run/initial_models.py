@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fastsaddle.agents import AgentStack
+from fastsaddle.ranks.placement import Placement
 from fastsaddle.sharpness.normalization import normalization_parameters
 from fastsaddle.sim import choices
 from fastsaddle.sim.config import TrainConfig
@@ -28,17 +29,24 @@ def build(
     return module
 
 
-def build_stack(config: TrainConfig, dataset: Dataset, device: torch.device) -> AgentStack:
-    """All agents' models: one network copied, or with `--init independent` each drawn from its own seed."""
+def build_stack(
+    config: TrainConfig,
+    dataset: Dataset,
+    device: torch.device,
+    placement: Placement | None = None,
+) -> AgentStack:
+    """The agents' models: one network copied, or with `--init independent` each drawn from its own seed."""
 
     def drawn(seed: int) -> nn.Module:
         classes = len(dataset.classes)
         return build(config.model, dataset.shape, classes, seed, dataset.vocabulary)
 
-    stack = AgentStack(drawn(config.seed), config.agents, device=device)
+    stack = AgentStack(drawn(config.seed), placement or config.agents, device=device)
     if config.init == "independent":
-        for agent in range(1, config.agents):
-            _copy(stack, agent, drawn(config.seed * 1_000_003 + agent))
+        for row in range(stack.agents):
+            # agent 0 has the network itself
+            if agent := stack.first_agent + row:
+                _copy(stack, row, drawn(config.seed * 1_000_003 + agent))
     return stack
 
 

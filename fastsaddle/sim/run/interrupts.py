@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from types import FrameType
 from typing import Any
 
@@ -14,11 +15,20 @@ class Interrupts:
     """Notes the first SIGINT or SIGTERM inside the `with` block and says so at once; a second one acts at once.
 
     `received` is the signal's number, 0 as long as none came. As an observer of a run it knows what is waited for.
+    Signals within `patience` seconds of the first count as the same: a launcher passes on what the terminal has sent
+    to its processes too. `is_quiet` says nothing.
     """
 
-    def __init__(self, doing: str = "this step", after: str = "with a checkpoint") -> None:
+    def __init__(
+        self,
+        doing: str = "this step",
+        after: str = "with a checkpoint",
+        patience: float = 0.0,
+        is_quiet: bool = False,
+    ) -> None:
         self.received = 0
         self.doing, self._after = doing, after
+        self._patience, self._is_quiet, self._since = patience, is_quiet, 0.0
 
     def __enter__(self) -> "Interrupts":
         self._before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -42,8 +52,16 @@ class Interrupts:
         self.doing = "this step"
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self._restore()
+        if self.received:
+            if time.monotonic() > self._since + self._patience:
+                self._restore()
+                os.kill(os.getpid(), number)
+            return
+        self.received, self._since = number, time.monotonic()
+        if not self._patience:
+            self._restore()
+        if self._is_quiet:
+            return
         # past the stream's own buffer and lock, which what was interrupted may hold
         os.write(STDOUT, f"\nstopping after {self.doing}, {self._after}\n".encode())
 

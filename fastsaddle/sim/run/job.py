@@ -13,10 +13,12 @@ import fastsaddle
 from fastsaddle.kernels.op import ops
 from fastsaddle.sim import choices
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
-from fastsaddle.sim.run import checkpoint, schedule
+from fastsaddle.sim.run import agent_rows, checkpoint, schedule, spread_checkpoint
+from fastsaddle.sim.run.follower import Follower
 from fastsaddle.sim.run.run_dir import RunDirectory, check_new, make_unique
 from fastsaddle.sim.run.simulation import LINE, Simulation
 from fastsaddle.sim.run.tensorboard import writer_class
+from fastsaddle.sim.run.world import ElsewhereError, World
 
 CLASSES = "classes.png"
 CURVES = "curves.png"
@@ -36,14 +38,18 @@ class Job:
     notes: list[str] = field(default_factory=list)
 
 
-def start(config: TrainConfig) -> Job:
-    """A new run. Raises ValueError or OSError before any file is written."""
+def start(config: TrainConfig, world: World | None = None) -> Job:
+    """A new run. Raises ValueError or OSError before any file is written.
+
+    Of several processes the first one makes the directory; what it resolved holds for all.
+    """
     config.check()
-    if config.out is not None:
+    is_first = world is None or world.is_first
+    if config.out is not None and is_first:
         check_new(config.out)
     if config.tensorboard:
         writer_class()
-    simulation = Simulation(config)
+    simulation = Simulation(config, world)
     named = {n: getattr(config, n) for n in choices.OPTIONS}
     own = {n: choices.absolute(text) for n, text in named.items() if text is not None}
     config = replace(config, **own, steps=simulation.steps)
@@ -59,13 +65,29 @@ def start(config: TrainConfig) -> Job:
         eval_every=config.evaluation_interval,
         checkpoint_every=config.checkpoint_interval,
     )
+    if world is not None:
+        config = replace(config, threads=world.share(config.threads))
     options = {name: value for name, value in config.plain().items() if name not in NOT_STORED}
     reason = {"cuda_graph_reason": simulation.cuda_graph_reason}
     record = {**options, **reason, **_surroundings(simulation.device)}
-    path = config.out or make_unique(config)
-    job = Job(config, simulation, RunDirectory.create(path, record))
+
+    def create() -> RunDirectory | None:
+        return RunDirectory.create(config.out or make_unique(config), record) if is_first else None
+
+    directory = create() if world is None else following(world, world.together(create))
+    assert directory is not None
+    job = Job(config, simulation, directory)
     _describe_partition(job)
     return job
+
+
+def following(world: World, directory: RunDirectory | None) -> RunDirectory:
+    """The run's directory as each process has it, of which the first alone writes there."""
+    known = None
+    if directory is not None:
+        known = [str(directory.path.resolve()), directory.config, directory.rows]
+    path, config, rows = world.share(known)
+    return Follower(Path(path), config, rows) if directory is None else directory
 
 
 def is_finished(directory: RunDirectory) -> bool:
@@ -84,7 +106,26 @@ def is_finished(directory: RunDirectory) -> bool:
     return True
 
 
-def go_on(directory: RunDirectory, steps: int | None = None, epochs: float | None = None) -> Job:
+def opened(path: Path, world: World | None = None) -> RunDirectory:
+    """The directory of a run that exists. Raises ValueError when it is none, or another process has it."""
+    if world is None:
+        return RunDirectory(path)
+    return following(world, world.together(lambda: RunDirectory(path) if world.is_first else None))
+
+
+def finished(directory: RunDirectory, world: World | None = None) -> bool:
+    """Whether a run has nothing left to do, as the first process sees it."""
+    if world is None:
+        return is_finished(directory)
+    return bool(world.share(world.is_first and is_finished(directory)))
+
+
+def go_on(
+    directory: RunDirectory,
+    steps: int | None = None,
+    epochs: float | None = None,
+    world: World | None = None,
+) -> Job:
     """The run as its latest whole checkpoint left it, or at step 0 where it has none yet.
 
     `steps` or `epochs` make it longer, which config.json then records.
@@ -96,7 +137,7 @@ def go_on(directory: RunDirectory, steps: int | None = None, epochs: float | Non
     if steps is not None or epochs is not None:
         config = replace(config, steps=config.steps if steps is None else steps, epochs=epochs)
         config.check()
-    simulation = Simulation(config)
+    simulation = Simulation(config, world)
     config = replace(config, steps=simulation.steps)
     job = Job(config, simulation, directory)
     now = _surroundings(job.simulation.device)
@@ -104,7 +145,7 @@ def go_on(directory: RunDirectory, steps: int | None = None, epochs: float | Non
         if now[name] != directory.config.get(name):
             seen = f"{directory.config.get(name)} then, {now[name]} now"
             job.notes.append(f"{name} changed, the last bits may differ: {seen}")
-    checkpoint.remove_leftovers(directory.path)
+    directory.remove_leftovers()
     _describe_partition(job)
     _restore(job)
     if config.steps != directory.config["steps"]:
@@ -146,24 +187,47 @@ def _describe_partition(job: Job) -> None:
 
 
 def _restore(job: Job) -> None:
+    world = job.simulation.world
     found = checkpoint.find(job.directory.path)
+    if world is not None:
+        # as the first process sees them
+        named = world.share([[step, str(path)] for step, path in found])
+        found = [(step, Path(path)) for step, path in named]
     for _, path in found:
+
+        def load(path: Path = path) -> int:
+            tensors, step, counters = _loaded(job, path)
+            _take_over(job, path, tensors, _with_lines(job, path, step, counters))
+            return step
+
         try:
-            tensors, step, counters = checkpoint.load(path, job.simulation.device)
-            counters = _with_lines(job, path, step, counters)
-            _take_over(job, path, tensors, counters)
-        except ValueError as error:
+            step = load() if world is None else world.together(load)
+        except (ValueError, ElsewhereError) as error:
             job.notes.append(f"{error}; trying the one before")
             continue
         job.step = step
         # a kill may have come before it was done
-        checkpoint.remove_old(job.directory.path, step)
+        if world is None or world.is_first:
+            checkpoint.remove_old(job.directory.path, step)
         return
     if found:
         reason = job.notes[-1].removesuffix("; trying the one before")
         raise ValueError(
             f"no checkpoint in {job.directory.path} is whole: delete them to start from step 0 ({reason})"
         )
+
+
+def _loaded(job: Job, path: Path) -> tuple[dict[str, Tensor], int, dict[str, int]]:
+    """A checkpoint's tensors of the agents here, its step and its counters."""
+    simulation = job.simulation
+    if simulation.world is None:
+        return checkpoint.load(path, simulation.device)
+    here = simulation.world.agents
+    if path.is_dir():
+        return spread_checkpoint.load(path, simulation.device, here)
+    tensors, step, counters = checkpoint.load(path)
+    own = agent_rows.part(tensors, agent_rows.dimensions(simulation.optimizer, tensors), here)
+    return {n: t.to(simulation.device) for n, t in own.items()}, step, counters
 
 
 def _with_lines(job: Job, path: Path, step: int, counters: dict[str, int]) -> dict[str, int]:

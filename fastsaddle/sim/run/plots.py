@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from fastsaddle.sim.data.partitions._base import PartitionStatistics
-from fastsaddle.sim.run.checkpoint import writing
+from fastsaddle.sim.run.whole_files import writing
 
 # Okabe and Ito's colors, told apart by color-blind readers
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -17,16 +17,10 @@ import numpy as np
 
 from fastsaddle.sim import json_files
 from fastsaddle.sim.config import COUNTS, NOT_STORED, TrainConfig, option
-from fastsaddle.sim.run.checkpoint import (
-    PARTIAL,
-    is_leftover,
-    remove_leftovers,
-    replace_synced,
-    sync,
-    write_synced,
-)
+from fastsaddle.sim.run.checkpoint import is_leftover, remove_leftovers
 from fastsaddle.sim.run.labels import label
 from fastsaddle.sim.run.records import Extension, Recorded, Row
+from fastsaddle.sim.run.whole_files import PARTIAL, replace_synced, sync, write_synced
 
 CONFIG = "config.json"
 # options that came with a later version, whose default is not what was done before
@@ -148,6 +142,10 @@ class RunDirectory:
         """Forget evaluations of steps that will be done again, and a line torn by a crash."""
         self.rows = [row for row in self.rows if row["step"] <= step]
         write_synced(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes left half written."""
+        remove_leftovers(self.path)
 
     def close(self) -> None:
         """Let another process, or this one again, write in this run's directory."""

@@ -26,6 +26,7 @@ from fastsaddle.sim.run.evaluation import Evaluation, evaluate
 from fastsaddle.sim.run.free_processors import are_free
 from fastsaddle.sim.run.sharp_samples import SharpSamples, is_wanted
 from fastsaddle.sim.run.step_graph import CudaRecorder, StepGraph, StepInputs
+from fastsaddle.sim.run.world import World
 
 # multiplications of a forward pass
 SMALL_STEP = 8_000_000
@@ -38,12 +39,17 @@ class Simulation:
 
     Equal options, device, engine, chunk and number of threads give equal bits. Raises ValueError or
     OSError, before any file is written, when options do not fit together or data are missing.
+
+    Of a run of several processes each has the simulation of its own agents; what is said to be of all agents is asked
+    for by all of them together.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, world: World | None = None) -> None:
         config.check()
+        self.world = world
+        placement = None if world is None else world.placement
         self.device = find_device(config.device)
-        self.data = AgentData(config, self.device)
+        self.data = AgentData(config, self.device, None if world is None else world.agents)
         self.dataset = self.data.dataset
         memory_needed.check(config, self.dataset, self.device)
         self.topology = topologies.find(config.topology, config.agents, config.seed)
@@ -53,9 +59,11 @@ class Simulation:
         if self.steps > MOST_STEPS:
             raise ValueError(f"--epochs {config.epochs:g} are more than {MOST_STEPS:,} steps")
         self.schedule = schedule.parse(config.schedule, self.steps, config.lr_decay, config.warmup)
-        self.stack = initial_models.build_stack(config, self.dataset, self.device)
+        self.stack = initial_models.build_stack(config, self.dataset, self.device, placement)
         groups = initial_models.decay_groups(self.stack, config.weight_decay, config.norm_decay)
         options = optimizer_options(config, self.topology, self.steps)
+        if placement is not None:
+            options["placement"] = placement
         self.optimizer = methods.build(
             config.algorithm, groups, config.gradient, config.option, **options
         )
@@ -78,15 +86,18 @@ class Simulation:
             config.engine,
             config.chunk,
             config.precision,
-            sample.expand(config.agents, *sample.shape),
+            sample.expand(self.stack.agents, *sample.shape),
+            config.agents,
         )
         # steps write their batch over the last one, unless a network or engine of the user's may keep it
         self._place: Tensor | None = None
         if not any(choices.OWN.fullmatch(text) for text in (config.model, config.engine)):
-            self._place = sample.new_empty(config.agents, config.batch_size, *sample.shape[1:])
+            self._place = sample.new_empty(self.stack.agents, config.batch_size, *sample.shape[1:])
         self.cross = self._cross_features(config)
         self.sharp = self._sharp_samples()
-        # samples that gradients were taken of, by all agents
+        # of several processes: losses, and squares of what was sent, of steps that are not in the sums yet
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        # samples that gradients were taken of, by the agents here
         self._samples, self._batch = 0, config.batch_size
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.is_compressed = self.optimizer.communicator.is_compressed
@@ -104,7 +115,7 @@ class Simulation:
             self.graph = StepGraph(self, CudaRecorder(self.device))
 
     def step(self, step: int) -> Tensor:
-        """Local step and gossip number `step` (from 0); the agents' mean training loss, 0-d.
+        """Local step and gossip number `step` (from 0); the mean training loss of the agents here, 0-d.
 
         Raises CaptureError where the step was to be captured in a CUDA graph and cannot be.
         """
@@ -143,17 +154,38 @@ class Simulation:
         targets = labels if self.cross is None else self.cross.targets(samples, labels)
 
         def closure() -> Tensor:
-            return self._gradients(samples, targets).mean()
+            return self._gradients(samples, targets)
 
         # outputs that others ask for are those of the parameters
         is_alone = self.cross is None and self.sharp is None and self.engine.reads_rows
-        loss = self.optimizer.step(AtRows(closure) if is_alone else closure)
+        losses = self.optimizer.step(AtRows(closure) if is_alone else closure)
         if self.cross is not None:
             self.optimizer.bytes_sent += self.cross.nbytes
+        if self.world is not None:
+            squares = self.optimizer.squares.clone() if self.is_compressed else self.norm_sums[:0]
+            self._kept.append((losses.clone(), squares))
+            return losses.mean()
+        return self._add(losses, self.optimizer.squares if self.is_compressed else None)
+
+    def _add(self, losses: Tensor, squares: Tensor | None) -> Tensor:
+        """Count a step, of all agents, into the sums; its mean loss."""
+        loss = losses.mean()
         self.loss_sum += loss
-        if self.is_compressed:
-            self.norm_sums += self.optimizer.squares.mean(0).sqrt()
+        if squares is not None:
+            self.norm_sums += squares.mean(0).sqrt()
         return loss
+
+    def settle(self) -> None:
+        """Add what other processes kept since the last call: all must call it, after equally many steps."""
+        if not self._kept or self.world is None:
+            return
+        losses, squares = (torch.stack(kept, 1) for kept in zip(*self._kept, strict=True))
+        self._kept = []
+        # the steps one after the other, as one process adds them
+        of_steps = self.world.rows(losses).T.contiguous()
+        sent = self.world.rows(squares).transpose(0, 1).contiguous() if self.is_compressed else None
+        for step, each in enumerate(of_steps):
+            self._add(each, None if sent is None else sent[step])
 
     def _gradients(self, inputs: Tensor, targets: Any) -> Tensor:
         """Leave every agent's gradient in the stack, counted; the losses `[agents]`."""
@@ -180,16 +212,25 @@ class Simulation:
         self.stack.rows.verify()
         return self.stack.rows.version
 
+    def totals(self) -> tuple[int, int]:
+        """Bytes sent, and samples that gradients were taken of, by all agents."""
+        if self.world is None:
+            return self.optimizer.bytes_sent, self._samples
+        sent, samples = self.world.total(self.optimizer.bytes_sent, self._samples)
+        return sent, samples
+
     @property
     def evaluations(self) -> int | float:
         """Gradients taken by all agents; one of a part of the batch counts as that part of one."""
-        whole, rest = divmod(self._samples, self._batch)
+        whole, rest = divmod(self.totals()[1], self._batch)
         return whole + rest / self._batch if rest else whole
 
     def _cross_features(self, config: TrainConfig) -> CrossFeatures | None:
         weights = config.ccl_model, config.ccl_data
         if not any(weights):
             return None
+        if self.world is not None:
+            raise ValueError("--ccl-model and --ccl-data work in one process: take --ranks off")
         sent = isinstance(self.optimizer.rule, methods.SENDING_MODELS)
         classes = len(self.dataset.classes)
         return CrossFeatures(self.engine, self.topology, classes, *weights, models_are_sent=sent)
@@ -223,13 +264,15 @@ class Simulation:
         Raises NonFiniteGradientError when a gradient was NaN or infinite since the last call.
         """
         self.optimizer.raise_if_skipped()
-        return evaluate(self.stack, self.consensus(), self.dataset, self.engine.one_by_one)
+        one_by_one = self.engine.one_by_one
+        return evaluate(self.stack, self.consensus(), self.dataset, one_by_one, self.world)
 
     def sums(self, step: int) -> tuple[int, float, float, float]:
         """Steps since the evaluation before the one at `step`, and sums over them: of losses and of both norms.
 
         The first call for a step begins new sums; later ones, in a run that went on from there too, give the same.
         """
+        self.settle()
         begin, end = self.line_steps
         if step != end:
             self.line_steps = begin, end = end, step
@@ -245,7 +288,8 @@ class Simulation:
         return self.stack.consensus(self.optimizer.center)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that changes from step to step, live: what a checkpoint must hold."""
+        """Everything that changes from step to step, live: what a checkpoint must hold, of the agents here."""
+        self.settle()
         buffers = {f"buffer.{name}": buffer for name, buffer in self.stack.buffers.items()}
         states = {f"optimizer.{name}": row for name, row in self.optimizer.flat_state.items()}
         numbers = {f"optimizer.{name}": row for name, row in self.optimizer.scalar_state.items()}
@@ -271,9 +315,10 @@ class Simulation:
 
     def counters(self) -> dict[str, int]:
         """Whole numbers that a checkpoint holds beside the tensors."""
-        whole, rest = divmod(self._samples, self._batch)
+        sent, samples = self.totals()
+        whole, rest = divmod(samples, self._batch)
         further = {"samples": rest} if rest else {}
-        counts = {"bytes_sent": self.optimizer.bytes_sent, "evaluations": whole}
+        counts = {"bytes_sent": sent, "evaluations": whole}
         return {**counts, **dict(zip(LINE, self.line_steps, strict=True)), **further}
 
     @torch.no_grad()
@@ -297,8 +342,11 @@ class Simulation:
             tensor.copy_(saved[name])
         if self.optimizer.remembered:
             self._remember(saved["optimizer.remembered"])
-        self.optimizer.bytes_sent = counters["bytes_sent"]
-        self._samples = counters["evaluations"] * self._batch + counters.get("samples", 0)
+        # of several processes the first one counts what was before
+        counts = self.world is None or self.world.is_first
+        samples = counters["evaluations"] * self._batch + counters.get("samples", 0)
+        self.optimizer.bytes_sent = counters["bytes_sent"] if counts else 0
+        self._samples = samples if counts else 0
         begin, end = (counters[name] for name in LINE)
         self.line_steps = begin, end
 

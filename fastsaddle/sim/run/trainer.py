@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fastsaddle.sim.run import checkpoint
+from fastsaddle.sim.run import agent_rows, checkpoint, spread_checkpoint
 from fastsaddle.sim.run.job import Job
 
 
@@ -50,8 +50,7 @@ def run(job: Job, observers: Sequence[Observer], is_stopped: Callable[[], bool])
         if (is_last or stopped or job.step % config.checkpoint_interval == 0) and job.step != saved:
             simulation.optimizer.raise_if_skipped()
             directory.sync()
-            tensors, counters = simulation.tensors(), simulation.counters()
-            checkpoint.save(directory.path, tensors, job.step, counters)
+            save(job)
             saved = job.step
         if is_last or stopped:
             return
@@ -61,6 +60,31 @@ def run(job: Job, observers: Sequence[Observer], is_stopped: Callable[[], bool])
         clock.stepped += time.perf_counter() - begin
         for observer in observers:
             observer.show_step(job.step, loss, clock.stepped)
+
+
+def save(job: Job) -> None:
+    """A checkpoint of this step: a file, or of several processes a folder with a file of each.
+
+    Raises OSError when one of the files cannot be written, on all processes; the checkpoint before is then whole.
+    """
+    simulation, path, step = job.simulation, job.directory.path, job.step
+    tensors, counters, world = simulation.tensors(), simulation.counters(), simulation.world
+    if world is None:
+        checkpoint.save(path, tensors, step, counters)
+        return
+    of = agent_rows.dimensions(simulation.optimizer, tensors)
+    world.together(lambda: spread_checkpoint.begin(path, step) if world.is_first else None)
+    entry = world.together(
+        lambda: spread_checkpoint.save_part(path, tensors, of, step, world.agents)
+    )
+    files = world.collect(entry)
+
+    def seal() -> None:
+        if world.is_first:
+            spread_checkpoint.seal(path, step, job.config.agents, counters, of, files)
+            checkpoint.remove_old(path, step)
+
+    world.together(seal)
 
 
 class _Clock:
@@ -99,7 +123,7 @@ def _row(job: Job, clock: _Clock) -> dict[str, Any]:
         **asdict(evaluation),
         "train_loss": loss / steps if steps else math.nan,
         "lr": simulation.rate(min(job.step, simulation.steps - 1)),
-        "bytes_sent": simulation.optimizer.bytes_sent,
+        "bytes_sent": simulation.totals()[0],
         **_compression(simulation.is_compressed, steps, *norms),
         "gradient_evaluations": simulation.evaluations,
         "step_seconds": round(clock.stepped, 3),

@@ -1,0 +1,117 @@
+"""`fastsaddle train` in several processes that torchrun, or a launcher like it, has started."""
+
+import os
+import shlex
+import sys
+import time
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+from rich.console import Console
+
+from fastsaddle.ranks.errors import PeerError, TransportError
+from fastsaddle.sim.commands import train
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.json_files import read
+from fastsaddle.sim.run import world as worlds
+from fastsaddle.sim.run.interrupts import Interrupts
+from fastsaddle.sim.run.job import Job
+from fastsaddle.sim.run.run_dir import CONFIG
+from fastsaddle.sim.run.trainer import Observer, run
+from fastsaddle.sim.run.world import Agreement, ElsewhereError, World
+
+# told of like a signal, by a number that no signal has
+DEADLINE = 1_000
+# seconds in which a launcher passes on what the terminal has sent to its processes too, before it kills them
+PATIENCE = 30.0
+
+
+def main(config: TrainConfig, typed: list[str]) -> int:
+    """Take part in a run; the exit status, on all processes the same: 0 also where it was told to stop.
+
+    Where one of them fails, each says so in a line that names it, and ends at once: the others must not wait for it.
+
+    Raises ValueError or OSError for options that cannot be, before anything is written, where this process is the one
+    that found out.
+    """
+    timeout = timedelta(seconds=config.timeout)
+    world = worlds.join(_agents(config), config.counts, timeout)
+    before = worlds.noted_run()
+    if before is not None and config.resume is None and (Path(before) / CONFIG).exists():
+        # started again by torchrun: go on instead of beginning anew
+        config = replace(config, resume=Path(before))
+        typed = [name for name in typed if name in ("placement", "ranks", "timeout", "minutes")]
+        train.say(f"started again: going on with {before}", world)
+    where = config.resume or config.out
+    try:
+        job = world.together(lambda: train.prepared(config, typed, world))
+        if job is None:
+            return 0
+        where = job.directory.path
+        if world.is_first:
+            worlds.note_run(str(where.resolve()))
+        with closing(job.directory):
+            return _train(job, world, config.minutes)
+    except ElsewhereError:
+        # who failed has said why
+        return 2
+    except (PeerError, TransportError) as error:
+        print(f"PeerError: {error}. Go on: {again(where)}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # neighbors notice a closed connection within a tenth of a second, an interpreter that ends takes seconds
+        os._exit(1)
+    finally:
+        _leave()
+
+
+def _agents(config: TrainConfig) -> int:
+    """How many agents the run has: those of config.json where it goes on."""
+    if config.resume is None:
+        return config.agents
+    agents = read(config.resume / CONFIG).get("agents")
+    if not isinstance(agents, int):
+        raise ValueError(f"{config.resume / CONFIG} does not say how many agents there are")
+    return agents
+
+
+def _train(job: Job, world: World, minutes: float | None) -> int:
+    """Run a job to its end, or until a process is told to stop or the time is over."""
+    deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    console, progress = Console(quiet=not world.is_first), None
+    after, is_quiet = f"with a checkpoint: {again(job.directory.path)}", not world.is_first
+    with Interrupts(after=after, patience=PATIENCE, is_quiet=is_quiet) as interrupts:
+
+        def received() -> int:
+            late = DEADLINE if time.monotonic() > deadline else 0
+            return interrupts.received or late
+
+        asked = Agreement(world, job.step, received)
+        with ExitStack() as stack:
+            observers: list[Observer] = [interrupts]
+            if world.is_first:
+                progress = train.tell_begin(job, console, stack)
+                observers += [progress, train.Drawer(job), *train.recorders(job, stack)]
+            run(job, observers, lambda: asked.is_stopped(job.step))
+    if job.step < job.config.steps:
+        # a launcher takes any other status for a failure, and starts all processes again
+        train.say(train.stopped(job, again(job.directory.path)), world)
+        return 0
+    if progress is not None:
+        train.tell_end(job, console, progress)
+    return 0
+
+
+def again(run: Path | None) -> str:
+    """The command line that goes on with a run, on as many processes as there are now."""
+    ranks = os.environ.get(worlds.RANKS, "2")
+    where = "RUN" if run is None else shlex.quote(str(run))
+    return f"torchrun --nproc-per-node {ranks} -m fastsaddle train --resume {where}"
+
+
+def _leave() -> None:
+    """Let go of the others, who may still read what was sent to them."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

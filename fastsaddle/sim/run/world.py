@@ -1,0 +1,208 @@
+"""The processes of one run: which agents are here, who speaks, and how all of them end together."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from fastsaddle.ranks.errors import TransportError
+from fastsaddle.ranks.placement import Placement, counts_of
+from fastsaddle.ranks.torch_transport import TorchTransport
+from fastsaddle.ranks.transport import Transport
+from fastsaddle.ranks.transposition import Transposition
+
+# what torchrun, and launchers like it, tell each process
+RANK, RANKS = "RANK", "WORLD_SIZE"
+TRIED_BEFORE = "TORCHELASTIC_RESTART_COUNT"
+# where a run lies, for processes that torchrun starts again
+WHERE = "fastsaddle/run"
+# between two looks at whether somebody wants to stop
+SECONDS_BETWEEN_LOOKS = 0.5
+MOST_STEPS_BETWEEN_LOOKS = 10_000
+# what a rank that failed says where others say something else
+FAILED = b"failed: "
+
+Result = TypeVar("Result")
+
+
+class ElsewhereError(Exception):
+    """Another rank failed, and has said why."""
+
+
+def is_launched() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return RANK in os.environ and int(os.environ.get(RANKS, "1")) > 1
+
+
+def local_device() -> str:
+    """The GPU of this process, where there are GPUs."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+class World:
+    """All processes of one run.
+
+    Args:
+        transport: between them.
+        agents: how many there are in all.
+        counts: agents of each rank; None spreads them evenly.
+
+    Attributes:
+        placement: who holds which agents.
+        is_first: whether this is rank 0, which writes the run's files and speaks for all.
+
+    Raises:
+        ValueError: fewer agents than ranks, or counts that do not fit.
+    """
+
+    def __init__(
+        self, transport: Transport, agents: int, counts: tuple[int, ...] | None = None
+    ) -> None:
+        self.placement = Placement(counts_of(agents, counts, transport.size), transport)
+        self.is_first = transport.rank == 0
+        self._transport = transport
+        self.everybody = Transposition(self.placement)
+
+    @property
+    def agents(self) -> range:
+        """Numbers of the agents here."""
+        return self.placement.agents_of(self.placement.rank)
+
+    def share(self, value: Any = None) -> Any:
+        """What rank 0 gives, which JSON must know, for all ranks; the others' values do not count.
+
+        Raises:
+            ElsewhereError: rank 0 failed.
+        """
+        said = json.dumps(value).encode() if self.is_first else b""
+        return json.loads(self._gather(said)[0])
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """The result of `work`, or what it raised; where it raised on one rank, all of them raise.
+
+        Raises:
+            ElsewhereError: it raised on another rank alone.
+        """
+        try:
+            found = work()
+        except ElsewhereError:
+            raise
+        except Exception as error:
+            with suppress(ElsewhereError, TransportError):
+                self._gather(FAILED + type(error).__name__.encode())
+            raise
+        self._gather(b"done")
+        return found
+
+    def _gather(self, value: bytes) -> list[bytes]:
+        found = self._transport.gather(value)
+        failed = [rank for rank, said in enumerate(found) if said.startswith(FAILED)]
+        if failed and not value.startswith(FAILED):
+            raise ElsewhereError(f"rank {failed[0]} failed")
+        return found
+
+    def collect(self, value: Any) -> list[Any]:
+        """What every rank gives, which JSON must know, in the order of ranks."""
+        return [json.loads(said) for said in self._gather(json.dumps(value).encode())]
+
+    def rows(self, x: torch.Tensor) -> torch.Tensor:
+        """All agents' rows of x `[agents here, ...]`, on every rank."""
+        return self.everybody.rows(x)
+
+    def distance(self, x: torch.Tensor) -> float:
+        """The consensus distance of x `[agents here, stride]`: sqrt(mean_i ||x_i - mean||^2) over all agents."""
+        mean = self.everybody.mean(x)
+        squared = (x.double() - mean.double()).square().sum(1)
+        return float(self.rows(squared).mean().sqrt())
+
+    def total(self, *numbers: int) -> list[int]:
+        """Sums over ranks."""
+        mine = torch.zeros(len(self.agents), len(numbers), dtype=torch.int64)
+        mine[0] = torch.tensor(numbers, dtype=torch.int64)
+        return self.rows(mine).sum(0).tolist()
+
+    def first_signal(self, received: int, interval: int) -> tuple[int, int]:
+        """The largest number of a signal that any rank has received, and the interval that rank 0 proposes."""
+        found = self.collect([received, interval])
+        return max(signal for signal, _ in found), found[0][1]
+
+
+class Agreement:
+    """Whether all ranks stop after this step: asked for at steps that are the same on all of them.
+
+    Args:
+        world: the processes.
+        step: steps done.
+        received: number of the signal that this process has received, 0 where none; anything else than a signal that
+            asks to stop may be told by its own number.
+    """
+
+    def __init__(self, world: World, step: int, received: Callable[[], int]) -> None:
+        self._world, self._received = world, received
+        self._next, self._since, self._begin = step, step, time.monotonic()
+        self.found = 0
+
+    def is_stopped(self, step: int) -> bool:
+        """To be called after every step, with the steps done."""
+        if step < self._next:
+            return bool(self.found)
+        passed = max(time.monotonic() - self._begin, 1e-6)
+        rate = (step - self._since) / passed
+        wanted = max(1, min(int(rate * SECONDS_BETWEEN_LOOKS), MOST_STEPS_BETWEEN_LOOKS))
+        signal, interval = self._world.first_signal(self._received(), wanted)
+        self.found = self.found or signal
+        self._next, self._since, self._begin = step + interval, step, time.monotonic()
+        return bool(self.found)
+
+
+def join(agents: int, counts: tuple[int, ...] | None, timeout: timedelta) -> World:
+    """This process's part in what the launcher started; opens torch.distributed.
+
+    Raises:
+        ValueError: fewer agents than ranks, or counts that do not fit.
+    """
+    if not dist.is_initialized():
+        is_gpu = torch.cuda.is_available()
+        if is_gpu:
+            torch.cuda.set_device(local_device())
+        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=timeout)
+    return World(TorchTransport(None, timeout), agents, counts)
+
+
+def note_run(path: str) -> None:
+    """Leave word of where the run lies, for processes that torchrun starts in place of these."""
+    with suppress(RuntimeError):
+        _store().set(WHERE, path)
+
+
+def noted_run() -> str | None:
+    """Where the run lies that processes before these were at; None where these are the first."""
+    if int(os.environ.get(TRIED_BEFORE, "0")) == 0:
+        return None
+    with suppress(RuntimeError):
+        store = _store()
+        if store.check([WHERE]):
+            return store.get(WHERE).decode()
+    return None
+
+
+def _store() -> Any:
+    """The launcher's store, without the prefix that each attempt has in it."""
+    store = dist.distributed_c10d._get_default_store()
+    while isinstance(store, dist.PrefixStore):
+        store = store.underlying_store
+    return store
+
+
+def host() -> str:
+    """This machine's name."""
+    return socket.gethostname()
