@@ -128,8 +128,8 @@ class CompressedGossip(StackedGossip):
 
     def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
         quantizer = self._whole_step
-        if quantizer is not None and self.rounds == 1:
-            self._fused_step(x, step, exchange, quantizer)
+        if quantizer is not None and self.rounds == 1 and self._draws_alike(step):
+            self._fused_step(x, step, self._round(exchange, 0), quantizer)
             exchange.nbytes += quantizer.message_bytes(exchange.layout) * self.messages
             return
         aside = step
@@ -140,6 +140,10 @@ class CompressedGossip(StackedGossip):
         if step.momentum is not None and aside.momentum is not None and aside is not step:
             step.momentum.copy_(aside.momentum)
         take_mixed(x, step.saved, mixed, step, self.alone(x.device))
+
+    def _draws_alike(self, step: LocalStep) -> bool:
+        """Whether one number serves all draws: messages count gossips, and momentum that is rounded counts steps."""
+        return self.every == 1 or step.momentum is None or step.momentum.dtype == torch.float32
 
     def differences(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         if self.rounds > 1:

@@ -912,6 +912,15 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- saving and loading
 
+    def mark_loaded(self) -> None:
+        """Tell that states were written in place, as `load_state_dict` writes them: every rank must, or none.
+
+        The next step then begins by taking what is kept here of agents elsewhere from their owners. Nothing is done
+        where all agents are here.
+        """
+        heard = self.live.heard
+        heard.is_old = bool(heard.buffers)
+
     def _refuse_in_step(self, what: str) -> None:
         """Raise RuntimeError while a step is in progress: a closure would pull its models away."""
         if self.phase.steps:
