@@ -132,7 +132,7 @@ class Exchange:
             overwritten, untouched where nothing is compressed.
         nbytes: bytes sent so far by the agents here, counted by the communicator.
         origin: whose states these are copies of; None where they are the states themselves.
-        scratch: rows that one step after the other may use.
+        kept: rows that one step after the other may use, by what for.
         heard: what the last `publish` brought of other processes' agents, behind the rows that were published.
         halos: of states that are kept of the agents heard, too: `[agents + heard, columns]`, whose first rows are those
             in `states`.
@@ -145,7 +145,7 @@ class Exchange:
     squares: torch.Tensor
     nbytes: int = 0
     origin: Exchange | None = None
-    scratch: torch.Tensor | None = None
+    kept: dict[str, torch.Tensor] = field(default_factory=dict)
     heard: torch.Tensor | None = None
     halos: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
@@ -157,11 +157,18 @@ class Exchange:
         """So many rows of the layout were sent whole."""
         self.nbytes += 4 * messages * self.layout.dim
 
+    def memory(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Rows in memory that is kept for the next step, holding anything: fresh memory would cost more."""
+        found = self.kept.get(name)
+        if found is None or found.shape != shape or found.dtype != dtype:
+            found = self.kept[name] = torch.empty(shape, dtype=dtype, device=self.squares.device)
+        return found
+
     def copy_of(self, rows: torch.Tensor) -> torch.Tensor:
-        """A copy of `rows` in memory that is kept for the next step."""
-        if self.scratch is None or self.scratch.shape != rows.shape:
-            self.scratch = torch.empty_like(rows)
-        return self.scratch.copy_(rows)
+        """A copy of `rows` in such memory."""
+        return self.memory("copy", rows.shape, rows.dtype).copy_(rows)
 
     def apart(self) -> Exchange:
         """The same with copies of its states, which become the states when it is settled."""

@@ -9,7 +9,7 @@ import torch
 from fastsaddle.comm.base import Exchange, LocalStep, local_models, take_mixed
 from fastsaddle.comm.lists import check_consensus_step
 from fastsaddle.comm.stacked import StackedGossip
-from fastsaddle.compressors._wire import largest_of, runs, table_of
+from fastsaddle.compressors._wire import largest_of, row_norms, runs, table_of
 from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
@@ -136,7 +136,8 @@ class CompressedGossip(StackedGossip):
         if step.momentum is not None and step.kind == LOCAL and x.device.type == "cpu":
             # the exchange may refuse, and then nothing may have changed
             aside = replace(step, momentum=exchange.copy_of(step.momentum))
-        mixed = self.mix(local_models(x, aside), exchange)
+        h = local_models(x, aside, exchange.memory("h", x.shape))
+        mixed = self.mix(h, exchange)
         if step.momentum is not None and aside.momentum is not None and aside is not step:
             step.momentum.copy_(aside.momentum)
         take_mixed(x, step.saved, mixed, step, self.alone(x.device))
@@ -203,7 +204,8 @@ class CompressedGossip(StackedGossip):
 
     def _encoded(self, x: torch.Tensor, exchange: Exchange) -> tuple[torch.Tensor, Payload]:
         """x - x_hat of the agents here, and what they send of it."""
-        difference = x - exchange.states["x_hat"]
+        difference = exchange.memory("difference", x.shape)
+        torch.sub(x, exchange.states["x_hat"], out=difference)
         payload = self.choco.compressor.encode(
             difference,
             exchange.seed,
@@ -224,28 +226,38 @@ class CompressedGossip(StackedGossip):
         """Add what was sent to public copies: `payload` of the agents here, `heard` of those elsewhere."""
         compressor, agents = self.choco.compressor, len(difference)
         copies = exchange.halo_of("x_hat")
-        value = torch.zeros(copies.shape, dtype=torch.float32, device=copies.device)
-        compressor.decode_add_(payload, value[:agents])
-        if heard is not None:
-            compressor.decode_add_(heard, value[agents:])
-        self._add_to(copies, value, exchange)
+
+        def decode_to(rows: torch.Tensor) -> torch.Tensor:
+            compressor.decode_add_(payload, rows[:agents])
+            if heard is not None:
+                compressor.decode_add_(heard, rows[agents:])
+            return rows
+
+        if copies.dtype == torch.float32 and not self.choco.running_sum:
+            decode_to(copies)
+        else:
+            value = decode_to(exchange.memory("value", copies.shape).zero_())
+            self._add(value, copies, exchange)
+        # norms are summed without rows as wide as their float64 sums
+        exchange.squares[:, 0] = row_norms(difference).double().square()
+        compressor.decode_add_(payload, difference, -1.0)
+        exchange.squares[:, 1] = row_norms(difference).double().square()
+
+    def _add(self, value: torch.Tensor, copies: torch.Tensor, exchange: Exchange) -> None:
+        """Add what all sent to public copies, and to the running sum of the neighbors'."""
         if self.choco.running_sum:
             lists = self.lists(copies.device)
             others = lists.weights.clone()
             others[:, 0].zero_()
-            received = torch.empty_like(difference)
+            running = exchange.states["weighted_sum"]
+            received = exchange.memory("received", running.shape)
             mix_neighbors(value, received, lists.neighbors, others)
-            exchange.states["weighted_sum"].add_(received)
-        lost = value[:agents] - difference
-        torch.sum(difference.double().square(), 1, out=exchange.squares[:, 0])
-        torch.sum(lost.double().square(), 1, out=exchange.squares[:, 1])
-
-    def _add_to(self, copies: torch.Tensor, value: torch.Tensor, exchange: Exchange) -> None:
-        """Move public copies; bfloat16 ones are rounded by their owners' draws, as every holder does."""
+            running.add_(received)
         if copies.dtype == torch.float32:
             copies.add_(value)
             return
         row = 0
+        # every holder rounds by the owners' draws
         for first, count in runs(self.holds):
             part = slice(row, row + count)
             moved = copies[part].float() + value[part]
@@ -261,7 +273,7 @@ class CompressedGossip(StackedGossip):
         return exchange.halo_of("x_hat")
 
     def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        return x + self._pull(exchange)
+        return self._pull(exchange).add_(x)
 
     def _gamma_on(self, device: torch.device) -> torch.Tensor:
         if device not in self._gammas:
