@@ -21,11 +21,12 @@
 #
 # Without names all run in this order, in 25 minutes at most. Where a machine is lent for ten, three calls with the
 # same DIR do: "tests sanitizer calibration shapes launches", "stacking training" and the rest. Each part writes
-# DIR/PART.json and DIR/PART.log, also where its time runs out or the script is ended. After each part what was measured
-# so far is merged into DIR/gpu.json, ready to be committed as benchmarks/results/gpu_<device>.json, and DIR/page.md
-# says which of the figures to reach are met, missed or not measured; it is printed at the end. DIR/calibration.json is
-# for `python benchmarks/model.py --calibration`. Files of several folders are merged by:
-# python benchmarks/report.py A/gpu.json B/gpu.json --keep RESULT
+# DIR/PART.json and DIR/PART.log, also where its time runs out or the script is ended. A file that cannot be read is
+# put aside as DIR/PART.broken. After each part what was measured so far is merged into DIR/gpu.json, ready to be
+# committed as benchmarks/results/gpu_<device>.json, and DIR/page.md says which of the figures to reach are met,
+# missed or not measured; it is printed at the end. DIR/calibration.json is for `python benchmarks/model.py
+# --calibration`. Files of several folders are merged by: python benchmarks/report.py A/gpu.json B/gpu.json --keep
+# RESULT
 #
 # Works from a bare checkout, without network: on Python 3.10 or later with torch, Triton, NumPy, networkx and pytest,
 # and pytest-benchmark for figures; a part that lacks a package says so and is left out. Exits non-zero where there is no
@@ -142,13 +143,24 @@ figures() { # part, limit in seconds, file
     fi
     part "$1" "$2" "$python" -m pytest "benchmarks/$3" --benchmark-only -q -p no:cacheprovider \
         --device "$device" "${scale[@]}" --benchmark-json="$out/$1.json"
+    [ -s "$out/$1.json" ] || echo "$(cat "$out/$1.status"), no figures" >"$out/$1.status"
 }
 
 # merges what was measured, and writes the page
 finish() {
     local files=() name
     for name in "${parts[@]}"; do
-        [ ! -s "$out/$name.json" ] || files+=("$out/$name.json")
+        [ -s "$out/$name.json" ] || continue
+        if "$python" -m json.tool "$out/$name.json" >/dev/null 2>&1; then
+            files+=("$out/$name.json")
+        else
+            # cut off while it was written: the others' figures stay
+            mv "$out/$name.json" "$out/$name.broken"
+            echo "$(cat "$out/$name.status" 2>/dev/null || echo "$name"), figures cannot be read" |
+                tee "$out/$name.status.new"
+            mv "$out/$name.status.new" "$out/$name.status"
+            failed=1
+        fi
     done
     if [ ${#files[@]} -gt 0 ]; then
         "$python" benchmarks/report.py "${files[@]}" --keep "$out/gpu.json" >/dev/null || failed=1

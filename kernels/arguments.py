@@ -8,7 +8,7 @@ them. Sizes are named by shapes: `[agents, columns]` binds both where they are n
 import re
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 
@@ -67,6 +67,8 @@ class Argument:
     default: str = ""
     # of tensors
     written, read, optional = False, True, False
+    # classes of values that may reach an implementation as they are
+    plain: ClassVar[tuple[type, ...]] = (tuple, list, torch.Size)
 
     @property
     def schema(self) -> str:
@@ -106,7 +108,7 @@ class Int(Argument):
 
     least: int | None = None
     most: int | str | None = None
-    schema, annotation = "int", "int"
+    schema, annotation, plain = "int", "int", (int,)
 
     @property
     def kind(self) -> str:
@@ -122,7 +124,11 @@ class Int(Argument):
                 f"{n} must be in {self.least}..{{{self.most}}}, got {{{n}}}",
             )
         elif self.least is not None:
-            yield refusal(f"{n} < {self.least}", f"{n} must be >= {self.least}, got {{{n}}}")
+            # ctypes would cut longer numbers off
+            yield refusal(
+                f"not {self.least} <= {n} < 2**63",
+                f"{n} must be >= {self.least}, and less than 2**63, got {{{n}}}",
+            )
 
     def passed(self) -> Iterator[Passed]:
         yield Passed("std::int64_t", self.name, self.name)
@@ -132,7 +138,7 @@ class Int(Argument):
 class Flag(Argument):
     """True or False."""
 
-    schema, kind, annotation = "bool", "bool", "bool"
+    schema, kind, annotation, plain = "bool", "bool", "bool", (bool,)
 
     def passed(self) -> Iterator[Passed]:
         yield Passed("std::int64_t", self.name, self.name)
@@ -142,7 +148,7 @@ class Flag(Argument):
 class Number(Argument):
     """A Python float."""
 
-    schema, kind, annotation = "float", "float", "float"
+    schema, kind, annotation, plain = "float", "float", "float", (float,)
 
     def passed(self) -> Iterator[Passed]:
         yield Passed("double", self.name, self.name)
@@ -195,9 +201,19 @@ class Given(Argument):
     def annotation(self) -> str:
         return "torch.Tensor | None" if self.optional else "torch.Tensor"
 
+    @property
+    def plain(self) -> tuple[type, ...]:  # type: ignore[override]
+        tensors = (torch.Tensor, torch.nn.Parameter)
+        return (*tensors, type(None)) if self.optional else tensors
+
     def of(self, value: str) -> str:
         """A value that may not be there: None, which is a null pointer."""
         return f"None if {self.name} is None else {value}" if self.optional else value
+
+    @property
+    def address(self) -> str:
+        """Where its memory begins; 0 where there is none."""
+        return f"{self.name}.data_ptr()" + f" if {self.name} is not None else 0" * self.optional
 
     def pointer(self, dtype: torch.dtype | None) -> Passed:
         const = "" if self.written else "const "

@@ -15,11 +15,13 @@ import torch
 from fastsaddle.kernels.arguments import (
     C_TYPES,
     Argument,
+    Array,
     Given,
     Int,
     Passed,
     Received,
     Rows,
+    refusal,
     short,
 )
 
@@ -71,6 +73,31 @@ def checker(name: str, arguments: Arguments, rules: Sequence[Rule]) -> Callable[
         names[f"rule_{number}"] = rule
         lines.append(f"rule_{number}({_named_by(rule)})")
     return _compiled(name, "checks", _plain_signature(arguments), lines, names)
+
+
+def memory_checker(name: str, arguments: Arguments) -> Callable[..., None]:
+    """A function that raises ValueError where what is written begins where rows or arrays of its dtype do."""
+    given = [a for a in arguments if isinstance(a, Rows | Array)]
+    others = {
+        a.name: [b.name for b in given if b is not a and _may_be_alike(a, b)]
+        for a in given
+        if a.written
+    }
+    seen = {*others, *(other for each in others.values() for other in each)}
+    lines = [f"{a.name}_at = {a.address}" for a in given if a.name in seen]
+    for written, each in others.items():
+        lines.append(
+            refusal(
+                f"{written}_at and {written}_at in ({''.join(f'{other}_at, ' for other in each)})",
+                f"{written} is written and must not share memory with {' or '.join(each)}",
+            )
+        )
+    return _compiled(name, "memory", _plain_signature(arguments), lines or ["pass"], {})
+
+
+def _may_be_alike(a: Rows | Array, b: Rows | Array) -> bool:
+    """Whether both may have one dtype; an op's own rule says where none is listed."""
+    return not (a.dtypes and b.dtypes) or bool({*a.dtypes} & {*b.dtypes})
 
 
 def picked(name: str, arguments: Arguments, function: Callable[..., Any]) -> Callable[..., Any]:

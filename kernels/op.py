@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,7 +91,8 @@ def is_plain(args: Iterable[Any]) -> bool:
     # last: modes would be told
     for value in args:
         if isinstance(value, torch.Tensor):
-            if value.is_neg() or value.is_meta:
+            # meta tensors and autograd's zeros have no memory
+            if value.is_neg() or not value.data_ptr():
                 return False
         elif isinstance(value, tuple | list) and not all(type(each) is int for each in value):
             return False
@@ -118,7 +120,7 @@ class Op:
         passes: arguments -> how many `[agents, columns]` float32 buffers must be read or written.
         rules: what must hold beyond the arguments' kinds: functions that raise, of any of the arguments, by name.
         tolerance: (output's name, arguments, expected) -> allowed absolute error; None where bits must be equal.
-        apart: an output and an input that may not share memory.
+        apart: an output and an input of which no parts may overlap; elsewhere it is only seen where both begin alike.
         makes: for an operator that returns what it computes: a function of any of the arguments, by name, that makes
             the empty tensor. Implementations get it as `out`, behind the arguments.
         launch: name of the implementations' function in `triton_gpu.py`.
@@ -146,6 +148,7 @@ class Op:
     def __post_init__(self) -> None:
         names = [argument.name for argument in self.arguments]
         self.check = generated.checker(self.name, self.arguments, self.rules)
+        self._check_memory = generated.memory_checker(self.name, self.arguments)
         self._bind = generated.binder(self.name, self.arguments)
         self._make = None
         if self.makes is not None:
@@ -157,6 +160,7 @@ class Op:
         torch.library.register_fake(f"fastsaddle::{self.name}", self._fake, lib=LIBRARY)
         self._overload = getattr(torch.ops.fastsaddle, self.name).default
         self._count = len(names)
+        self._plain_classes: set[tuple[type, ...]] = set()
         self._first = names.index(generated.first(self.arguments).name)
         self._written = [n for n, a in enumerate(self.arguments) if a.written]
         self._apart = [names.index(name) for name in self.apart or ()]
@@ -192,7 +196,26 @@ class Op:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) != self._count:
             args = self._bind(*args, **kwargs)
-        return self._run(*args) if is_plain(args) else self._overload(*args)
+        # in this order: torch.compile follows the first alone
+        if is_plain(args) and (
+            tuple(map(type, args)) in self._plain_classes or self._are_typed(args)
+        ):
+            return self._run(*args)
+        return self._overload(*args)
+
+    def _are_typed(self, args: Sequence[Any]) -> bool:
+        """Whether each argument's class is one that implementations take; the dispatcher converts or refuses others."""
+        given = zip(self.arguments, args, strict=True)
+        are_typed = all(type(value) in argument.plain for argument, value in given)
+        if are_typed:
+            self._plain_classes.add(tuple(map(type, args)))
+        return are_typed
+
+    def _refuse_none(self, args: Sequence[Any]) -> None:
+        """Raise where a tensor is missing, which the dispatcher lets through."""
+        for argument, value in zip(self.arguments, args, strict=True):
+            if value is None and not argument.optional:
+                raise TypeError(f"{self.name}() needs {argument.name}, {argument.kind}, got None")
 
     def _fake(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
         args = self._bind(*args, **kwargs)
@@ -202,7 +225,12 @@ class Op:
     def _run(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
         if kwargs or len(args) != self._count:
             args = self._bind(*args, **kwargs)
-        self.check(*args)
+        try:
+            self.check(*args)
+        except AttributeError:
+            self._refuse_none(args)
+            raise
+        self._check_memory(*args)
         if self._apart and share_columns(*(args[n] for n in self._apart)):
             raise ValueError(f"{' and '.join(self.apart or ())} must not share memory")
         first = args[self._first]
@@ -318,12 +346,31 @@ class Op:
 
 
 def share_columns(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two `[agents, columns]` buffers overlap: windows of one allocation that are not side by side."""
-    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+    """Whether two `[rows, columns]` buffers overlap; rows of one do not. Windows side by side are apart."""
+    (a_begin, a_step, a_width), (b_begin, b_step, b_width) = map(_rows_of, (a, b))
+    a_end = a_begin + (len(a) - 1) * a_step + a_width
+    b_end = b_begin + (len(b) - 1) * b_step + b_width
+    if a_end <= b_begin or b_end <= a_begin:
         return False
-    stride = max(a.stride(0), 1)
-    apart = (a.storage_offset() - b.storage_offset()) % stride
-    return apart < b.shape[1] or stride - apart < a.shape[1]
+    if a_step == b_step:
+        apart = (a_begin - b_begin) % a_step
+        return apart < b_width or a_step - apart < a_width
+    rows = sorted(
+        (begin + n * step, begin + n * step + width)
+        for begin, step, width, count in (
+            (a_begin, a_step, a_width, len(a)),
+            (b_begin, b_step, b_width, len(b)),
+        )
+        for n in range(count)
+    )
+    return any(end > begin for (_, end), (begin, _) in pairwise(rows))
+
+
+def _rows_of(rows: torch.Tensor) -> tuple[int, int, int]:
+    """In bytes: where rows begin, how far apart they are, and how long each is."""
+    size = rows.element_size()
+    width = rows.shape[1] * size
+    return rows.data_ptr(), rows.stride(0) * size if len(rows) > 1 else width, width
 
 
 @cache

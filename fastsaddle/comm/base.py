@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from fastsaddle.optimizer.state import State
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
+    from fastsaddle.ranks.fingerprint import Agreement
     from fastsaddle.ranks.placement import Placement
 
 
@@ -380,6 +381,14 @@ class Communicator:
     def point(self, x: torch.Tensor) -> contextlib.AbstractContextManager[None]:
         """While closures run: rows x are those that gradients are taken at (for push-sum, numerators over weights)."""
         return contextlib.nullcontext()
+
+    def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
+        """Called once where agents are in several processes, when all ranks have made the same optimizer.
+
+        Args:
+            agreement: what ranks know of each other.
+            steps: says how many steps the optimizer has done.
+        """
 
     def agree(self, norm: torch.Tensor) -> None:
         """Before a step changes anything: raise everywhere or nowhere, where agents are in several processes."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from fastsaddle.comm.base import Communicator, Exchange, LocalStep, local_models
 from fastsaddle.comm.stacked import StackedGossip
 from fastsaddle.graphs.topology import Topology
+from fastsaddle.kernels.distance import distance
 from fastsaddle.kernels.mix_update import mix_update
+from fastsaddle.ranks.fingerprint import Agreement
 from fastsaddle.ranks.halo import HEAD, Halo
 from fastsaddle.ranks.header import SIZE, Kind
 from fastsaddle.ranks.mail import Mail
+from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.plan import Plan
@@ -26,7 +31,8 @@ class OverRanks(Communicator):
         """Called once, by the constructor."""
         self.placement = placement
         self.agents, self.first_agent = placement.agents, placement.first_agent
-        self.everybody = Transposition(placement)
+        self.notes = Notes(placement)
+        self.everybody = Transposition(placement, self.notes)
 
     @property
     def all_agents(self) -> int:
@@ -36,7 +42,12 @@ class OverRanks(Communicator):
         if not x.shape[1]:
             return super().mean(x)
         mean = self.everybody.mean(x)
-        return mean, (x.double() - mean.double()).square().sum(1)
+        squared_distance = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+        distance(x, mean, squared_distance)
+        return mean, squared_distance
+
+    def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
+        self.notes.join(agreement, steps)
 
     def withdraw(self, error: BaseException) -> None:
         self.everybody.peers.withdraw(error)
@@ -86,7 +97,8 @@ class RankGossip(OverRanks, StackedGossip):
         self._place(placement)
         self.stacked = stacked
         self.heard = len(self.plan.halo)
-        self.peers = Peers(placement, {*self.plan.sends, *self.plan.receives})
+        self.notes.hearers = self.plan.hearers
+        self.peers = Peers(placement, {*self.plan.sends, *self.plan.receives}, self.notes)
         self._halos: dict[tuple[int, torch.device], Halo] = {}
         self._edges: dict[tuple[int, torch.device], Mail] = {}
 

@@ -15,7 +15,7 @@ from fastsaddle.kernels._shared.philox.reference import ASCENT, halves
 from fastsaddle.kernels.op import use_backend
 from fastsaddle.kernels.sam_perturb import sam_perturb
 from fastsaddle.optimizer.flat_layout import round_up
-from fastsaddle.optimizer.hyperparameters import Range
+from fastsaddle.optimizer.hyperparameters import COMMON, Range, check_group
 from fastsaddle.optimizer.own_gradient import with_gradient
 from fastsaddle.optimizer.state import ROUND, State
 
@@ -251,6 +251,8 @@ class SAM(Gradient):
         with use_backend(optimizer.backend):
             direction, norm = self._direction(optimizer, refuses)
             radii = [self._radius(optimizer, index) for index in groups]
+            for group in optimizer.param_groups:
+                check_group(group, {"maximize": COMMON["maximize"]})
             is_visiting = phase.home is not None
             if aside:
                 optimizer.rows.at = optimizer.made["saved"]

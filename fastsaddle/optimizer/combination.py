@@ -10,15 +10,12 @@ import torch
 
 from fastsaddle.comm.base import Communicator
 from fastsaddle.comm.choco import CompressedGossip, check_copies
-from fastsaddle.optimizer.hyperparameters import Hyperparameter
+from fastsaddle.optimizer.hyperparameters import TAKEN, Hyperparameter
 from fastsaddle.optimizer.state import ROUND
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
     from fastsaddle.ranks.placement import Placement
-
-# entries of parameter groups that belong to no part
-TAKEN = ("params", "param_names")
 
 
 class Connects(Protocol):

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 LARGEST = torch.finfo(torch.float32).max
+# entries of parameter groups that are no hyperparameters
+TAKEN = ("params", "param_names")
 
 
 def is_number(value: Any) -> bool:

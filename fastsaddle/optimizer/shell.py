@@ -34,6 +34,7 @@ from fastsaddle.optimizer.combination import (
 from fastsaddle.optimizer.commit import Commit, interruptible
 from fastsaddle.optimizer.eager import eagerly
 from fastsaddle.optimizer.errors import NonFiniteGradientError
+from fastsaddle.optimizer.facts import everywhere
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
 from fastsaddle.optimizer.group_views import GroupViews, rows_of, views_of
@@ -124,7 +125,8 @@ class Optimizer(torch.optim.Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parts that cannot be combined, parameters that are not float32 or
             bfloat16 on one device, lie in shared memory or in each other, or are not stacked for the graph, a mixing
-            matrix that the rule does not take.
+            matrix that the rule does not take; over processes, on every rank: what differs between ranks, and where.
+        TransportError: over processes: a rank made no optimizer.
     """
 
     def __init__(
@@ -185,11 +187,13 @@ class Optimizer(torch.optim.Optimizer):
         self.seed, self.nonfinite, self.backend = int(seed), nonfinite, backend
         self.state_dtype = state_dtype
         here = placed(placement, process_group)
-        self.communicator: Communicator = connected(plan, self._leading(), here)
-        for group in self.param_groups:
-            check_group(group, self.hyperparameters, self.agents)
-        check_parts(self)
-        self._check_backend()
+        self.communicator: Communicator
+        with everywhere(self, here):
+            self.communicator = connected(plan, self._leading(), here)
+            for group in self.param_groups:
+                check_group(group, self.hyperparameters, self.agents)
+            check_parts(self)
+            self._check_backend()
         is_new = all(p.grad is None for p in self.parameters)
         self._bind()
         if is_new:
@@ -885,7 +889,8 @@ class Optimizer(torch.optim.Optimizer):
             if live.phase.home is not None:
                 self.follow()
                 self._go_home()
-                self.rows.second_pass = False
+            # also where the perturbed models were aside
+            self.rows.second_pass = False
             if live.phase.skipped is not None:
                 live.skipped.copy_(live.phase.skipped)
             live.phase.clear()

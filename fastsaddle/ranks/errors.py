@@ -1,5 +1,8 @@
 """What can go wrong between processes."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 
 class TransportError(RuntimeError):
     """A message to or from one peer did not arrive.
@@ -14,6 +17,10 @@ class TransportError(RuntimeError):
         self.peer, self.cause = peer, cause
 
 
+class NotesGone(RuntimeError):
+    """Notes can be neither left nor read: what held them does not answer."""
+
+
 class PeerError(RuntimeError):
     """A step over several processes ended because one of them failed; its optimizer takes no further step.
 
@@ -23,21 +30,54 @@ class PeerError(RuntimeError):
     Attributes:
         rank: which failed first, as far as is known.
         agents: numbers of the agents that it holds.
-        step: exchanges that were done before.
+        step: steps that had been done when it was noticed.
         cause: what happened there.
         noticed_by: the rank that noticed it first.
+        host: the machine of that rank; empty where it is not known.
+        waiting: agents elsewhere that needed its messages, with their ranks.
     """
 
-    def __init__(self, rank: int, agents: range, step: int, cause: str, noticed_by: int) -> None:
-        self.rank, self.agents, self.step = rank, agents, step
-        self.cause, self.noticed_by = cause, noticed_by
+    def __init__(
+        self,
+        rank: int,
+        agents: range,
+        step: int,
+        cause: str,
+        noticed_by: int,
+        host: str = "",
+        waiting: Mapping[int, int] | None = None,
+    ) -> None:
+        self.rank, self.agents, self.step, self.host = rank, agents, step, host
+        self.cause, self.noticed_by, self.waiting = cause, noticed_by, dict(waiting or {})
+        where = f"rank {rank}, host {host}" if host else f"rank {rank}"
         super().__init__(
-            f"exchange {step}: nothing from {named(agents)} (rank {rank}): {cause}; "
+            f"step {step}: nothing from {named(agents)} ({where}): {cause}; {self._waits()}"
             f"noticed by rank {noticed_by}"
         )
 
-    def __reduce__(self) -> tuple[type, tuple[int, range, int, str, int]]:
-        return type(self), (self.rank, self.agents, self.step, self.cause, self.noticed_by)
+    def _waits(self) -> str:
+        if not self.waiting:
+            return ""
+        ranks = sorted({*self.waiting.values()})
+        verb, s = ("waits", "") if len(self.waiting) == 1 else ("wait", "s")
+        owners = f"rank{'s' if len(ranks) > 1 else ''} {listed(ranks)}"
+        return f"agent{s} {listed(self.waiting)} ({owners}) {verb} for it; "
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        told = (self.rank, self.agents, self.step, self.cause, self.noticed_by)
+        return type(self), (*told, self.host, self.waiting)
+
+
+# numbers of a list that are shown
+SHOWN = 6
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """Numbers in words, such as "1, 2 and 5"; of many the first ones."""
+    words = [str(number) for number in numbers]
+    if len(words) > SHOWN:
+        return f"{', '.join(words[:SHOWN])} and {len(words) - SHOWN} more"
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def named(agents: range) -> str:

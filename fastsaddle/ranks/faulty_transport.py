@@ -24,7 +24,7 @@ class FaultyTransport:
         self, inner: Transport, delay: float = 0.0, fails_at: int | None = None, seed: int = 0
     ) -> None:
         self.inner, self.rank, self.size = inner, inner.rank, inner.size
-        self.takes_short = inner.takes_short
+        self.takes_short, self.server = inner.takes_short, inner.server
         self.delay, self.fails_at, self.done = delay, fails_at, 0
         self._random = random.Random(f"{seed} {inner.rank}")
 
@@ -43,3 +43,6 @@ class FaultyTransport:
 
     def tell(self, key: str, value: bytes) -> bytes:
         return self.inner.tell(key, value)
+
+    def asked(self, key: str) -> bytes | None:
+        return self.inner.asked(key)

@@ -88,6 +88,12 @@ class Plan:
         """Peer -> directed edges (from there, to here), ascending."""
         return self._by_peer(((j, i) for i, j in self._crossing()), 0)
 
+    def hearers(self, rank: int) -> list[int]:
+        """Agents elsewhere that hear those of a rank, ascending."""
+        own = range(self.ends[rank] - self.counts[rank], self.ends[rank])
+        near = enumerate(self.topology.neighbors)
+        return [j for j, heard in near if j not in own and any(i in own for i in heard)]
+
     def lists(self, consensus_step: float = 1.0) -> Lists:
         """Neighbor lists of the agents here, in the whole graph's order and with its very weights and width.
 

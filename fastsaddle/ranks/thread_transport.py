@@ -41,6 +41,7 @@ class ThreadTransport:
     """
 
     takes_short = True
+    server = None
 
     def __init__(self, office: Office, rank: int, timeout: float = 60.0) -> None:
         self.office, self.rank, self.size, self.timeout = office, rank, office.size, timeout
@@ -66,6 +67,10 @@ class ThreadTransport:
     def tell(self, key: str, value: bytes) -> bytes:
         with self.office.lock:
             return self.office.notes.setdefault(key, value)
+
+    def asked(self, key: str) -> bytes | None:
+        with self.office.lock:
+            return self.office.notes.get(key)
 
     def take(self, box: queue.SimpleQueue[Result | None], peer: int) -> Result:
         """The next thing in a queue that `peer` fills."""
@@ -93,8 +98,8 @@ class Arrivals:
         self._here, self._receives = here, dict(receives)
 
     def wait(self) -> None:
-        receives, self._receives = self._receives, {}
-        for peer, buffer in receives.items():
+        while self._receives:
+            peer, buffer = self._receives.popitem()
             came = self._here.take(self._here.office.boxes[peer, self._here.rank], peer)
             flat = buffer.view(-1)
             if came.numel() > flat.numel():

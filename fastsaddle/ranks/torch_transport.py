@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import queue
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
-from fastsaddle.ranks.errors import TransportError
+from fastsaddle.ranks.errors import NotesGone, TransportError
 
 TIMEOUT = timedelta(seconds=120)
+# seconds that the store may take to answer
+ANSWER = 2.0
+# what gloo says where the other end is gone
+CLOSED = ("onnection closed", "onnection reset", "roken pipe", "pair closure", "onnection refused")
+
+Result = TypeVar("Result")
 
 
 class TorchTransport:
@@ -47,6 +55,9 @@ class TorchTransport:
             peer if group is None else dist.get_global_rank(group, peer)
             for peer in range(self.size)
         ]
+        # kept for what is to be told when the process group has been destroyed
+        self._store = dist.distributed_c10d._get_default_store()
+        self.server = served_by(self._store, self._peers)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TorchTransport:
         return self
@@ -65,7 +76,7 @@ class TorchTransport:
         try:
             pending = dist.batch_isend_irecv([one for _, one in work])
         except RuntimeError as error:
-            raise TransportError(-1, first_line(error)) from error
+            raise TransportError(-1, cause_of(error, self.timeout)) from error
         if len(pending) != len(work):
             # NCCL's batch is one piece of work
             return Batch([(-1, one) for one in pending], self.timeout)
@@ -79,41 +90,90 @@ class TorchTransport:
         try:
             length = torch.tensor([len(value)], dtype=torch.int64, device=device)
             lengths = [torch.zeros_like(length) for _ in range(self.size)]
-            dist.all_gather(lengths, length, self.group)
+            self._all_gather(lengths, length)
             longest = max(1, max(int(n) for n in lengths))
             mine = torch.zeros(longest, dtype=torch.uint8, device=device)
             if value:
                 mine[: len(value)] = torch.frombuffer(bytearray(value), dtype=torch.uint8)
             found = [torch.zeros_like(mine) for _ in range(self.size)]
-            dist.all_gather(found, mine, self.group)
+            self._all_gather(found, mine)
         except RuntimeError as error:
-            raise TransportError(-1, first_line(error)) from error
+            raise TransportError(-1, cause_of(error, self.timeout)) from error
         return [bytes(row[: int(n)].cpu().numpy()) for row, n in zip(found, lengths, strict=True)]
 
+    def _all_gather(self, found: list[torch.Tensor], mine: torch.Tensor) -> None:
+        dist.all_gather(found, mine, self.group, async_op=True).wait(self.timeout)
+
     def tell(self, key: str, value: bytes) -> bytes:
-        # the store may be gone with the process that served it
-        with suppress(RuntimeError):
-            store = dist.distributed_c10d._get_default_store()
-            held: bytes = store.compare_set(f"fastsaddle/{key}", "", value.decode())
-            return held or value
-        return value
+        def told() -> bytes:
+            return self._store.compare_set(f"fastsaddle/{key}", "", value.decode()) or value
+
+        return in_time(told)
+
+    def asked(self, key: str) -> bytes | None:
+        name = f"fastsaddle/{key}"
+        return in_time(lambda: self._store.get(name) if self._store.check([name]) else None)
 
 
 class Batch:
     """The work of one exchange, with the peer of each piece."""
 
     def __init__(self, work: list[tuple[int, Any]], timeout: timedelta) -> None:
-        self._work, self._timeout = work, timeout
+        self._work, self._timeout = work[::-1], timeout
 
     def wait(self) -> None:
-        work, self._work = self._work, []
         end = time.monotonic() + self._timeout.total_seconds()
-        for peer, one in work:
+        while self._work:
+            peer, one = self._work.pop()
             left = max(end - time.monotonic(), 0.001)
             try:
                 one.wait(timedelta(seconds=left))
             except RuntimeError as error:
-                raise TransportError(peer, first_line(error)) from error
+                raise TransportError(peer, cause_of(error, self._timeout)) from error
+
+
+def in_time(call: Callable[[], Result]) -> Result:
+    """What a call to the store returns; a process that serves it and was stopped would never answer.
+
+    Raises:
+        NotesGone: it failed, or took longer than `ANSWER`.
+    """
+    found: queue.SimpleQueue[tuple[Result | None, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            found.put((call(), None))
+        except Exception as error:
+            found.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        result, error = found.get(timeout=ANSWER)
+    except queue.Empty:
+        raise NotesGone(f"the store has not answered for {ANSWER:g} s") from None
+    if error is not None:
+        raise NotesGone(first_line(error)) from error
+    return cast(Result, result)
+
+
+def served_by(store: Any, peers: Sequence[int]) -> int | None:
+    """Which of `peers`, global ranks, serves a store; None where none does."""
+    while isinstance(store, dist.PrefixStore):
+        store = store.underlying_store
+    # under torchrun its agent may
+    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+    is_rank_0 = isinstance(store, dist.TCPStore) and not by_agent
+    return peers.index(0) if is_rank_0 and 0 in peers else None
+
+
+def cause_of(error: BaseException, timeout: timedelta) -> str:
+    """What an error of a message says, in the words of all transports."""
+    text = str(error)
+    if "imed out" in text:
+        return f"nothing came for {timeout.total_seconds():g} s"
+    if any(words in text for words in CLOSED):
+        return "connection closed"
+    return first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ class Pending(Protocol):
         """Return when all have been sent and have arrived; a second call does nothing.
 
         Raises:
-            TransportError: one did not, naming the peer.
+            TransportError: one did not, naming the peer. Another call goes on with those of other peers.
         """
 
 
@@ -23,11 +23,13 @@ class Transport(Protocol):
     Attributes:
         rank, size: which one this is, and of how many.
         takes_short: whether a message may be shorter than the buffer that it is received into.
+        server: the rank with whose process all notes go; None where no rank's do.
     """
 
     rank: int
     size: int
     takes_short: bool
+    server: int | None
 
     def exchange(
         self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor]
@@ -49,5 +51,9 @@ class Transport(Protocol):
     def tell(self, key: str, value: bytes) -> bytes:
         """Leave a note that all can read: the first one under a key stays, and is returned to whoever comes later.
 
-        Where notes cannot be left, the value itself is returned.
+        Raises:
+            NotesGone: what holds them does not answer.
         """
+
+    def asked(self, key: str) -> bytes | None:
+        """The note under a key; None where nobody has left one. Raises NotesGone as `tell` does."""

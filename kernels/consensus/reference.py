@@ -2,6 +2,8 @@
 
 import torch
 
+from fastsaddle.kernels._shared.distances.reference import squared_distances
+
 
 def consensus_reference(
     x: torch.Tensor, mean: torch.Tensor, squared_distance: torch.Tensor
@@ -10,4 +12,4 @@ def consensus_reference(
     for row in x:
         total += row
     mean.copy_(total / torch.full_like(total, x.shape[0]))
-    squared_distance.copy_((x.double() - mean.double()).square().sum(dim=1))
+    squared_distance.copy_(squared_distances(x, mean))

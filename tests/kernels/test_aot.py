@@ -33,7 +33,7 @@ KERNELS = sorted(
 # they read or write a few numbers for each agent or slice, not rows
 FINISHING = (
     "bucket_finish_kernel",
-    "consensus_finish_kernel",
+    "distances_finish_kernel",
     "norm_of_squares_kernel",
     "squares_finish_kernel",
 )

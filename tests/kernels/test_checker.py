@@ -41,6 +41,7 @@ def test_programs_of_a_launch_do_not_disturb_each_other(seed: int) -> None:
     assert {"reversed"} <= set(found["caught"]["tickets that are not reset"])
     assert {"footprints"} <= set(found["caught"]["tickets that order nothing"])
     assert {"woven"} <= set(found["caught"]["counting without an atomic"])
+    assert {"footprints"} <= set(found["caught"]["a scalar zeroed while threads load it"])
 
 
 @pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastsaddle.kernels import native
-from fastsaddle.kernels.op import Op, ops, use_backend
+from fastsaddle.kernels.op import Op, ops, share_columns, use_backend
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -351,6 +351,50 @@ def test_memory_that_must_not_be_shared_is_refused(op: Op, seed: int) -> None:
         assert torch.equal(buffer, before)
     # windows side by side are apart
     op(*{**example, output: buffer[:, :64], source: buffer[:, 64:128]}.values())
+
+
+def test_rows_share_memory_where_one_of_each_overlaps() -> None:
+    flat = torch.zeros(2048)
+
+    def rows(begin: int, stride: int, count: int = 3) -> torch.Tensor:
+        return flat.as_strided((count, 64), (stride, 1), begin)
+
+    def held(buffer: torch.Tensor) -> set[int]:
+        places = torch.arange(len(flat)).as_strided(
+            buffer.shape, buffer.stride(), buffer.storage_offset()
+        )
+        return {*places.flatten().tolist()}
+
+    windows = [
+        rows(begin, stride, count)
+        for begin in range(0, 512, 32)
+        for stride in (64, 96, 128, 192)
+        for count in (1, 3)
+    ]
+    for a in windows[:16]:
+        for b in windows:
+            assert share_columns(a, b) == share_columns(b, a) == bool(held(a) & held(b))
+    # halves of one buffer are no reason to refuse
+    ops()["mix_dense"](rows(0, 64), torch.eye(3), rows(192, 64))
+
+
+@pytest.mark.parametrize("op", ops().values(), ids=lambda op: op.name)
+def test_what_is_written_is_refused_as_another_argument(op: Op, seed: int) -> None:
+    for example in op.examples(3, 64, torch.Generator().manual_seed(seed)).values():
+        tensors = {n: v for n, v in example.items() if isinstance(v, torch.Tensor)}
+        for written in (a.name for a in op.arguments if a.written and a.name in tensors):
+            for other, value in tensors.items():
+                own = tensors[written]
+                if other == written or (value.shape, value.dtype) != (own.shape, own.dtype):
+                    continue
+                arguments = fresh(example, "cpu")
+                arguments[other] = arguments[written]
+                before = fresh(arguments, "cpu")
+                with pytest.raises(ValueError, match="must not share memory"):
+                    op(*arguments.values())
+                for name in tensors:
+                    same = arguments[name].nan_to_num(), before[name].nan_to_num()
+                    assert torch.equal(*same), name
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fastsaddle as fs
+from fastsaddle.kernels.arguments import Flag, Number
 from fastsaddle.kernels.op import Op, ops
 from tests.kernels.test_ops import called, fresh
 
@@ -63,3 +64,42 @@ def test_wrong_calls_name_the_op(op: Op, seed: int) -> None:
         op()
     with pytest.raises(TypeError, match=rf"{op.name}\(\) got an unexpected keyword"):
         op(**arguments, another=1)
+
+
+@EVERY
+@pytest.mark.parametrize("grad", [False, True])
+def test_arguments_of_other_types_are_named_and_nothing_is_written(
+    op: Op, grad: bool, seed: int
+) -> None:
+    # whatever is given as a flag torch takes for true or false
+    for argument in (a for a in op.arguments if not isinstance(a, Flag)):
+        for wrong in (1.5, None, 2**64 + 1):
+            arguments = fresh(example(op, seed), "cpu")
+            before = fresh(arguments, "cpu")
+            is_number = wrong is not None and isinstance(argument, Number)
+            if is_number or (wrong is None and argument.optional):
+                continue
+            arguments[argument.name] = wrong
+            with (
+                torch.set_grad_enabled(grad),
+                pytest.raises((TypeError, RuntimeError, ValueError)) as caught,
+            ):
+                op(**arguments)
+            assert argument.name in str(caught.value)
+            for name, value in before.items():
+                if isinstance(value, torch.Tensor) and name != argument.name:
+                    assert torch.equal(value.nan_to_num(), arguments[name].nan_to_num()), name
+
+
+def test_zeros_without_memory_are_read_as_zeros_or_refused(seed: int) -> None:
+    arguments = example(ops()["local_step"], seed)
+    zero = torch._efficientzerotensor(())
+    got, expected = {**fresh(arguments, "cpu"), "beta": zero}, fresh(arguments, "cpu")
+    expected["beta"] = torch.zeros(())
+    rows = torch._efficientzerotensor(arguments["x"].shape)
+    with torch.no_grad():
+        fs.kernels.local_step(**got)
+        fs.kernels.local_step(**expected)
+        with pytest.raises(ValueError, match="x needs adjacent columns"):
+            fs.kernels.local_step(**{**arguments, "x": rows})
+    assert torch.equal(got["h"], expected["h"])

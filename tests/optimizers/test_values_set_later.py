@@ -243,3 +243,17 @@ def test_numbers_of_numpy_are_numbers(seed: int) -> None:
     for group in optimizer.param_groups:
         group["lr"] = numpy.float32(NAN)
     refused(optimizer, "lr")
+
+
+@pytest.mark.parametrize("sam", [None, fs.MomentumSAM()])
+@pytest.mark.parametrize("bad", ["no", 2, torch.tensor([1.0, 2.0])], ids=str)
+def test_directions_that_say_neither_yes_nor_no_perturb_nothing(
+    bad: Any, sam: Any, seed: int
+) -> None:
+    optimizer = make("QSADDLe", seed, sam=sam)
+    step(optimizer)
+    optimizer.param_groups[0]["maximize"] = bad
+    refused(optimizer, "maximize")
+    with pytest.raises(ValueError, match=r"^maximize must be"):
+        optimizer.train() if sam else optimizer.perturb()
+    assert not optimizer.perturbed

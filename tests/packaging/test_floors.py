@@ -26,13 +26,14 @@ FLOORS = (
     ),
     (
         *("comm.lists", "compressors._wire", "gradients.ascents", "graphs.edge_list"),
-        *("graphs.needs", "ranks.faulty_transport", "ranks.mail", "ranks.thread_transport"),
-        "ranks.torch_transport",
+        *("graphs.needs", "ranks.faulty_transport", "ranks.fingerprint", "ranks.mail"),
+        *("ranks.thread_transport", "ranks.torch_transport"),
     ),
     (
         *("compressors._selection", "optimizer.errors", "optimizer.flat_parameters"),
         *("optimizer.heard", "ranks.placement", "ranks.plan"),
     ),
+    ("ranks.notes",),
     ("ranks.peers",),
     ("ranks.halo", "ranks.transposition"),
     ("ranks",),
@@ -47,8 +48,8 @@ FLOORS = (
     ("comm.average",),
     ("comm",),
     (
-        *("optimizer.binding", "optimizer.combination", "optimizer.own_gradient"),
-        *("optimizer.rows", "optimizer.scaling", "optimizer.undo"),
+        *("optimizer.binding", "optimizer.combination", "optimizer.facts"),
+        *("optimizer.own_gradient", "optimizer.rows", "optimizer.scaling", "optimizer.undo"),
     ),
     ("optimizer.group_views", "optimizer.saved_state"),
     ("rules.base", "rules.tracking"),

@@ -99,6 +99,20 @@ def test_a_script_that_is_ended_writes_its_page(tmp_path: Path) -> None:
     assert "* ops did not end\n* training passed\n" in page and "| mlp:3 | qsaddle |" in page
 
 
+def test_a_file_that_was_cut_off_keeps_no_others_out(tmp_path: Path) -> None:
+    (tmp_path / "ops.json").write_text('{"machine_info": {')
+    (tmp_path / "ops.status").write_text("ops ran out of its 220 s\n")
+    run = on_gpu("--tiny", str(tmp_path), "collect", "launches")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert json.loads((tmp_path / "gpu.json").read_text())["benchmarks"]
+    assert (tmp_path / "ops.broken").exists() and not (tmp_path / "ops.json").exists()
+    page = (tmp_path / "page.md").read_text()
+    assert "| collect_gradients and norms |" in page and "* collect passed\n" in page
+    assert "* ops ran out of its 220 s, figures cannot be read\n" in page
+    # on a CPU it is left to a GPU altogether
+    assert "* launches passed, no figures\n" in page
+
+
 def test_a_page_says_what_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     pages = importlib.import_module("reporting.gpu_page")

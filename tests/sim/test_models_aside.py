@@ -134,6 +134,29 @@ def test_a_closure_that_raises_leaves_all_as_it_was(failing: int, seed: int) -> 
     assert not torch.equal(stack.x, before)
 
 
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_running_statistics_move_again_after_a_second_pass_that_failed(
+    spoiled: bool, seed: int
+) -> None:
+    torch.manual_seed(seed % 2**31)
+    stack = fs.AgentStack(nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh()), AGENTS)
+    inputs, targets = torch.randn(AGENTS, 8, 5), torch.randint(0, 6, (AGENTS, 8))
+    engine = GradientEngine(stack, F.cross_entropy, "vmap")
+    optimizer = fs.QSADDLe(stack.parameters(), topology="ring")
+
+    def closure() -> Tensor:
+        is_second = optimizer.rows.at is not optimizer.rows.x
+        if is_second and not spoiled:
+            raise KeyboardInterrupt
+        return engine.gradients(inputs * (torch.nan if is_second else 1), targets).mean()
+
+    with pytest.raises((KeyboardInterrupt, fs.NonFiniteGradientError)):
+        optimizer.step(AtRows(closure))
+    before = {name: buffer.clone() for name, buffer in stack.buffers.items()}
+    engine.gradients(inputs, targets)
+    assert not any(torch.equal(before[name], buffer) for name, buffer in stack.buffers.items())
+
+
 def test_parameters_that_stand_still_are_part_of_the_models(seed: int) -> None:
     models = []
     for kind in (AtRows, lambda closure: closure):

@@ -1,5 +1,7 @@
 """Steps in a graph, by a recorder that replays operators on the CPU: their bits, and what cannot be captured."""
 
+import os
+import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -280,6 +282,48 @@ def test_what_no_graph_can_hold(mistake: Callable[[Tensor, Any], Any], told: str
     with pytest.raises(CaptureError, match=f"train with --cuda-graph off: RefusedError: .*{told}"):
         graph.step(inputs(3))
     assert owner.counted == (15, 6) and torch.equal(owner.x, before)
+
+
+@pytest.mark.parametrize("when", ["recording", "replay"])
+def test_an_interrupted_step_is_taken_and_counted_or_neither(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, eager, recorder = Counter(), Counter(), CpuRecorder()
+    graph = StepGraph(owner, recorder)
+    for step in range(3):
+        graph.step(inputs(step))
+    if when == "recording":
+
+        def stopped(body: Callable[[], Tensor]) -> Any:
+            body()
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(recorder, "record", stopped)
+            before = owner.x.clone()
+            graph.step(inputs(3))
+        # what was recorded did not run on a device
+        owner.x.copy_(before)
+    else:
+        graph.step(inputs(3))
+        replay = graph._replay
+
+        def signalled() -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            replay()
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(graph, "_replay", signalled)
+            graph.step(inputs(4))
+    steps = {"recording": 3, "replay": 5}[when]
+    assert owner.counted == (5 * steps, 2 * steps)
+    graph.step(inputs(steps))
+    for step in range(steps + 1):
+        whole = StepInputs(
+            inputs(step).draws, tuple({"lr": torch.tensor(g["lr"])} for g in inputs(step).settings)
+        )
+        eager.advance(whole)
+    assert owner.counted == eager.counted and torch.equal(owner.x, eager.x)
 
 
 def test_memory_that_nobody_keeps() -> None:

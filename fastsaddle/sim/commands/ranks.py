@@ -39,12 +39,14 @@ def main(config: TrainConfig, typed: list[str]) -> int:
     """
     timeout = timedelta(seconds=config.timeout)
     world = worlds.join(_agents(config), config.counts, timeout)
-    before = worlds.noted_run()
-    if before is not None and config.resume is None and (Path(before) / CONFIG).exists():
-        # started again by torchrun: go on instead of beginning anew
-        config = replace(config, resume=Path(before))
-        typed = [name for name in typed if name in ("placement", "ranks", "timeout", "minutes")]
-        train.say(f"started again: going on with {before}", world)
+    if worlds.is_started_again() and config.resume is None:
+        before = world.share(begun(config))
+        if before is None:
+            train.say("started again, without word of a run: beginning anew", world)
+        else:
+            train.say(f"started again: going on with {before}", world)
+            config = replace(config, resume=Path(before))
+            typed = [name for name in typed if name in ("placement", "ranks", "timeout", "minutes")]
     where = config.resume or config.out
     try:
         job = world.together(lambda: train.prepared(config, typed, world))
@@ -102,6 +104,13 @@ def _train(job: Job, world: World, minutes: float | None) -> int:
     if progress is not None:
         train.tell_end(job, console, progress)
     return 0
+
+
+def begun(config: TrainConfig) -> str | None:
+    """Where the run lies that processes before these had begun; None where there is none."""
+    noted = worlds.noted_run()
+    places = (config.out, None if noted is None else Path(noted))
+    return next((str(p) for p in places if p is not None and (p / CONFIG).is_file()), None)
 
 
 def again(run: Path | None) -> str:

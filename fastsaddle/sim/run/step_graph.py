@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastsaddle.optimizer.commit import Commit
+
 # eager steps before the capture: they compile kernels, and fill what is made once and kept
 WARM_UP = 3
 Body = Callable[[], Tensor]
@@ -103,11 +105,13 @@ class StepGraph:
             loss = self._recorder.run(self._body)
             self._eager += 1
             return loss
-        if self._replay is None:
-            self._replay = self._record()
-        else:
-            self._owner.counted = tuple(map(add, self._owner.counted, self._moved))
-        self._replay()
+        # signals wait: a step that is counted is taken
+        with Commit():
+            if self._replay is None:
+                self._replay = self._record()
+            else:
+                self._owner.counted = tuple(map(add, self._owner.counted, self._moved))
+            self._replay()
         assert self._loss is not None
         return self._loss.clone()
 
@@ -152,8 +156,10 @@ class StepGraph:
         before = self._owner.counted
         try:
             replay, self._loss = self._recorder.record(self._body)
-        except Exception as error:
+        except BaseException as error:
             self._owner.counted = before
+            if not isinstance(error, Exception):
+                raise
             raise CaptureError(
                 "this step cannot be captured in a CUDA graph, train with --cuda-graph off: "
                 f"{type(error).__name__}: {error}"

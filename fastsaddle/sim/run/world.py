@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from fastsaddle.kernels.distance import distance
 from fastsaddle.ranks.errors import TransportError
 from fastsaddle.ranks.placement import Placement, counts_of
 from fastsaddle.ranks.torch_transport import TorchTransport
@@ -121,7 +122,8 @@ class World:
     def distance(self, x: torch.Tensor) -> float:
         """The consensus distance of x `[agents here, stride]`: sqrt(mean_i ||x_i - mean||^2) over all agents."""
         mean = self.everybody.mean(x)
-        squared = (x.double() - mean.double()).square().sum(1)
+        squared = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+        distance(x, mean, squared)
         return float(self.rows(squared).mean().sqrt())
 
     def total(self, *numbers: int) -> list[int]:
@@ -174,7 +176,11 @@ def join(agents: int, counts: tuple[int, ...] | None, timeout: timedelta) -> Wor
         is_gpu = torch.cuda.is_available()
         if is_gpu:
             torch.cuda.set_device(local_device())
-        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=timeout)
+        backend = "cpu:gloo,cuda:nccl" if is_gpu else "gloo"
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun may keep the store of an attempt that failed, with addresses where nobody is any more
+        store = dist.PrefixStore(f"attempt {os.environ.get(TRIED_BEFORE, '0')}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     return World(TorchTransport(None, timeout), agents, counts)
 
 
@@ -184,10 +190,13 @@ def note_run(path: str) -> None:
         _store().set(WHERE, path)
 
 
+def is_started_again() -> bool:
+    """Whether torchrun has started these processes in place of others that failed."""
+    return int(os.environ.get(TRIED_BEFORE, "0")) > 0
+
+
 def noted_run() -> str | None:
-    """Where the run lies that processes before these were at; None where these are the first."""
-    if int(os.environ.get(TRIED_BEFORE, "0")) == 0:
-        return None
+    """Where the run lies that processes before these were at; None where nobody left word."""
     with suppress(RuntimeError):
         store = _store()
         if store.check([WHERE]):

@@ -76,6 +76,17 @@ def count_control(count_ptr):
     tl.store(count_ptr, tl.load(count_ptr) + 1)
 
 
+@triton.jit
+def shift_control(x_ptr, sum_ptr, BARRIER: tl.constexpr, COLUMNS: tl.constexpr):
+    """Numbers less a scalar, which is set to zero for the next launch."""
+    c = tl.arange(0, COLUMNS)
+    first = tl.load(sum_ptr)
+    if BARRIER:
+        tl.debug_barrier()
+    tl.store(sum_ptr, 0.0)
+    tl.store(x_ptr + c, tl.load(x_ptr + c) - first)
+
+
 def mixed(in_place: bool) -> Launch:
     def run(x: Tensor) -> Tensor:
         x = x[:, 0].clone()
@@ -109,6 +120,15 @@ def summed(wrong: str) -> Launch:
     return run
 
 
+def shifted(barrier: bool) -> Launch:
+    def run(x: Tensor) -> Tensor:
+        x = x[0, 0].clone()
+        shift_control[(1,)](x, x[:1].clone(), BARRIER=barrier, COLUMNS=COLUMNS)
+        return x
+
+    return run
+
+
 def counted(x: Tensor) -> Tensor:
     count = torch.zeros(1, dtype=torch.int32)
     count_control[(64,)](count)
@@ -119,6 +139,7 @@ RIGHT: Mapping[str, Launch] = {
     "mixing": mixed(False),
     "slices": sliced(2),
     "a norm": summed(""),
+    "a scalar that is zeroed": shifted(True),
 }
 # the launch, what must catch it, and what cannot
 WRONG: Mapping[str, tuple[Launch, set[str], set[str]]] = {
@@ -129,5 +150,6 @@ WRONG: Mapping[str, tuple[Launch, set[str], set[str]]] = {
     "tickets that are not reset": (summed(KEPT), ORDERS, set()),
     "tickets that order nothing": (summed(RELAXED), {"footprints"}, ORDERS),
     "tickets that threads do not meet for": (summed(UNMET), {"footprints"}, ORDERS),
+    "a scalar zeroed while threads load it": (shifted(False), {"footprints"}, ORDERS),
     "counting without an atomic": (counted, {"footprints", "woven"}, {"reversed", "shuffled"}),
 }

@@ -4,7 +4,9 @@ Two programs that touch the same byte, one of them writing, conflict unless the 
 meets all its threads at a barrier, releases by an atomic, and the second acquires by an atomic of the same place,
 directly or by way of others. Within a program, threads conflict that touch the same byte without a barrier between,
 unless both store the same. Which thread has a number is not known here: blocks of one shape are taken to have one
-layout, so that equal places in them are one thread's. What was loaded by all threads may be stored by one.
+layout, so that equal places in them are one thread's. What was loaded by all threads may be stored by one, where the
+program touches no block from then on: else a thread that is late loads the new number, and reckons with it. (A block
+that was loaded before is not looked at.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +29,7 @@ NOBODY: Mapping[int, int] = {}
 class Entry:
     """An access in its program: after how many barriers, and up to which barrier of whom others are known to be."""
 
+    number: int
     program: int
     barriers: int
     known: Mapping[int, int]
@@ -62,6 +65,8 @@ class Footprints:
         # address of an atomic -> what those who released there knew
         self.released: dict[int, Mapping[int, int]] = {}
         self.shapes: dict[tuple[int, ...], int] = {}
+        # program -> its last access of a block
+        self.last_block: dict[int, Entry] = {}
 
     def accessed(self, program: int, access: Access) -> None:
         if access.kind == ATOMIC:
@@ -72,7 +77,12 @@ class Footprints:
                 if access.releases:
                     mine = {**self.known[program], program: self.barriers[program]}
                     self.released[address] = joined(self.released.get(address, NOBODY), mine)
-        self.entries.append(Entry(program, self.barriers[program], self.known[program], access))
+        entry = Entry(
+            len(self.entries), program, self.barriers[program], self.known[program], access
+        )
+        self.entries.append(entry)
+        if not is_scalar(access):
+            self.last_block[program] = entry
 
     def barrier(self, program: int) -> None:
         self.barriers[program] += 1
@@ -126,7 +136,7 @@ class Footprints:
 
     def lanes(self, access: Access) -> np.ndarray:
         """Numbers that are equal where one thread has the element."""
-        if int(np.prod(access.shape)) == 1:
+        if is_scalar(access):
             return np.full(len(access.places), BY_ALL if access.kind == LOAD else BY_ONE)
         shape = self.shapes.setdefault(access.shape, len(self.shapes))
         return access.places + (shape << 40)
@@ -167,12 +177,23 @@ class Footprints:
                 if ATOMIC in (earlier.entry.access.kind, later.entry.access.kind):
                     continue
                 lanes = earlier.lane, later.lane
-                if lanes == (BY_ALL, BY_ONE) or (lanes[0] == lanes[1] != BY_ALL):
+                if lanes[0] == lanes[1] != BY_ALL:
+                    continue
+                if lanes == (BY_ALL, BY_ONE) and not self.has_block_after(earlier.entry):
                     continue
                 what = f"{self.named(address)} by program {later.entry.program}"
                 kinds = f"{later.entry.access.kind} after {earlier.entry.access.kind}"
                 found.append((f"no barrier between threads, {kinds}", what))
         return found
+
+    def has_block_after(self, entry: Entry) -> bool:
+        """Whether its program touches a block later on."""
+        last = self.last_block.get(entry.program)
+        return last is not None and last.number > entry.number
+
+
+def is_scalar(access: Access) -> bool:
+    return int(np.prod(access.shape)) == 1
 
 
 def joined(a: Mapping[int, int], b: Mapping[int, int]) -> Mapping[int, int]:

@@ -1,0 +1,175 @@
+"""Which rank failed first, as all ranks come to say: from what they see, and what others have noted."""
+
+from __future__ import annotations
+
+import json
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastsaddle.ranks.errors import NotesGone, PeerError
+from fastsaddle.ranks.fingerprint import Agreement
+from fastsaddle.ranks.placement import Placement
+from fastsaddle.ranks.transport import Transport
+
+# seconds in which a rank that was only told of a failure, and closed its connections, has left its note
+GRACE = 1.0
+# seconds that the process whose end takes all notes along waits for others to read them
+LINGER = 5.0
+PAUSE = 0.02
+
+
+@dataclass
+class Life:
+    """What is left behind of an optimizer: its key, the steps that it has done, and whether it failed."""
+
+    key: str = ""
+    steps: Callable[[], int] = field(default=lambda: 0)
+    has_failed: bool = False
+
+
+class Notes:
+    """What the ranks of one optimizer tell each other about failures, beside their messages.
+
+    Who fails, or misses a message, reports whom it missed. A rank that was missed and has itself reported another was
+    only the bearer: the one at the end of such a chain is the culprit. The first verdict stays, and all raise it.
+
+    Args:
+        placement: who holds which agents.
+        hearers: rank -> agents elsewhere that wait for those of this rank.
+
+    Attributes:
+        ended: why there are no more exchanges; None while there are.
+    """
+
+    def __init__(
+        self, placement: Placement, hearers: Callable[[int], Sequence[int]] | None = None
+    ) -> None:
+        self.placement, self.hearers = placement, hearers or self._others
+        self.ended: BaseException | None = None
+        self.agreement = Agreement()
+        self._life = Life()
+
+    def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
+        """All ranks have made this optimizer; from now on its end is noted, which others may wait in vain for."""
+        self.agreement = agreement
+        self._life = Life(agreement.key, steps)
+        weakref.finalize(self, leave, self.placement.transport, self._life)
+
+    def error(
+        self, rank: int, cause: str, step: int | None = None, noticed: int | None = None
+    ) -> PeerError:
+        """A failure of a rank, as this one sees it where nothing else is given."""
+        here, hosts = self.placement, self.agreement.hosts
+        waiting = self.hearers(rank)
+        return PeerError(
+            rank,
+            here.agents_of(rank),
+            self._life.steps() if step is None else step,
+            cause,
+            here.rank if noticed is None else noticed,
+            hosts[rank] if hosts else "",
+            {agent: here.owner(agent) for agent in waiting},
+        )
+
+    def end(self, error: BaseException) -> None:
+        """There are no more exchanges, for this reason."""
+        self.ended, self._life.has_failed = error, True
+
+    def told(self, error: PeerError) -> PeerError:
+        """A verdict that is known, by its own step or by a message: the first one that was noted."""
+        try:
+            self._report(error)
+            return self._first(error)
+        except NotesGone:
+            return error
+
+    def found(self, error: PeerError) -> PeerError:
+        """The verdict where a message of `error.rank` was missed here."""
+        try:
+            self._report(error)
+            return self._first(self._traced(error))
+        except NotesGone:
+            server = self.placement.transport.server
+            if server is None or server == self.placement.rank:
+                return error
+            # it fell with what went wrong, or is what went wrong
+            return self.error(server, error.cause, error.step)
+
+    def _report(self, error: PeerError) -> None:
+        self._tell(f"report {self.placement.rank}", record_of(error))
+
+    def _first(self, error: PeerError) -> PeerError:
+        return self._read(self._tell("failed", record_of(error)))
+
+    def _traced(self, error: PeerError) -> PeerError:
+        """Whoever is at the end of the chain of reports that begins with this one."""
+        end = time.monotonic() + GRACE
+        seen = {self.placement.rank}
+        while time.monotonic() < end:
+            if (verdict := self._asked("failed")) is not None:
+                return self._read(verdict)
+            if (report := self._asked(f"report {error.rank}")) is not None:
+                seen.add(error.rank)
+                bearer = self._read(report)
+                if bearer.rank in seen:
+                    # it failed by itself, or each of several missed the next
+                    return bearer if bearer.rank == error.rank else error
+                error = bearer
+            elif (steps := self._asked(f"left {error.rank}")) is not None:
+                return self.error(error.rank, f"has left after step {steps}", error.step)
+            else:
+                time.sleep(PAUSE)
+        return error
+
+    def _read(self, record: dict[str, Any]) -> PeerError:
+        return self.error(**record)
+
+    def _tell(self, name: str, value: Any) -> Any:
+        return tell(self.placement.transport, self._life.key, name, value)
+
+    def _asked(self, name: str) -> Any:
+        found = self.placement.transport.asked(f"{self._life.key} {name}")
+        return None if found is None else json.loads(found)
+
+    def _others(self, rank: int) -> Sequence[int]:
+        own = self.placement.agents_of(rank)
+        return [agent for agent in range(self.placement.all_agents) if agent not in own]
+
+
+def record_of(error: PeerError) -> dict[str, Any]:
+    """What of an error is not known elsewhere."""
+    return {
+        "rank": error.rank,
+        "cause": error.cause,
+        "step": error.step,
+        "noticed": error.noticed_by,
+    }
+
+
+def tell(transport: Transport, key: str, name: str, value: Any) -> Any:
+    """Leave a note, or read the one that is there already."""
+    return json.loads(transport.tell(f"{key} {name}", json.dumps(value).encode()))
+
+
+def leave(transport: Transport, life: Life) -> None:
+    """An optimizer has ended, with its process or before it: others may still wait for it."""
+    try:
+        if not life.has_failed:
+            tell(transport, life.key, f"left {transport.rank}", life.steps())
+        elif transport.server == transport.rank:
+            linger(transport, life.key)
+    except NotesGone:
+        return
+
+
+def linger(transport: Transport, key: str) -> None:
+    """Wait for all others to have reported, since notes go with this process."""
+    end = time.monotonic() + LINGER
+    missing = {*range(transport.size)}
+    # the culprit says nothing
+    while len(missing) > 1 and time.monotonic() < end:
+        missing -= {rank for rank in missing if transport.asked(f"{key} report {rank}") is not None}
+        time.sleep(PAUSE)
