@@ -125,7 +125,7 @@ def placements(draw: st.DrawFn) -> tuple[fs.Topology, tuple[int, ...]]:
     return fs.topology.from_networkx(graph), tuple(counts)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(placed=placements(), message=st.sampled_from([*MESSAGES]), seed=st.integers(0, 2**31))
 def test_any_graph_and_counts(
     placed: tuple[fs.Topology, tuple[int, ...]], message: str, seed: int
@@ -348,6 +348,8 @@ def test_the_wire_carries_the_payload_and_a_header(message: str, seed: int) -> N
         wire = steps * copies * sum(SIZE + nbytes for nbytes in each)
         assert part.optimizer.bytes_on_wire == wire
         assert part.nbytes == steps * 2 * len(part.x) * sum(each)
+    if message not in KEPT:
+        return
     # rows that a step sends together share a header, cross-gradients of all groups too
     tracked = run_apart(
         partial(make, "GradientTracking", MESSAGES[message]), start(seed), (3, 5), steps
