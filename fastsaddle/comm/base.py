@@ -275,6 +275,10 @@ class Communicator:
         """Whether agents exchange rows in the step that begins now; they take local steps alone where not."""
         return True
 
+    def meets(self, optimizer: Optimizer) -> bool:
+        """Whether the step that begins now ends with an exchange, when all groups have stepped."""
+        return False
+
     def finish(self, optimizer: Optimizer) -> int:
         """Called when all groups have stepped. Returns bytes sent."""
         return 0
@@ -389,6 +393,9 @@ class Communicator:
             agreement: what ranks know of each other.
             steps: says how many steps the optimizer has done.
         """
+
+    def begin(self, optimizer: Optimizer) -> None:
+        """Before anything of a step: raise where agents in other processes are out of reach for good."""
 
     def agree(self, norm: torch.Tensor) -> None:
         """Before a step changes anything: raise everywhere or nowhere, where agents are in several processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,11 +16,13 @@ from fastsaddle.ranks.fingerprint import Agreement
 from fastsaddle.ranks.halo import HEAD, Halo
 from fastsaddle.ranks.header import SIZE, Kind
 from fastsaddle.ranks.mail import Mail
-from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.plan import Plan
 from fastsaddle.ranks.transposition import Transposition
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
 
 
 class OverRanks(Communicator):
@@ -31,8 +34,8 @@ class OverRanks(Communicator):
         """Called once, by the constructor."""
         self.placement = placement
         self.agents, self.first_agent = placement.agents, placement.first_agent
-        self.notes = Notes(placement)
-        self.everybody = Transposition(placement, self.notes)
+        self.notes = placement.notes
+        self.everybody = Transposition(placement)
 
     @property
     def all_agents(self) -> int:
@@ -48,6 +51,17 @@ class OverRanks(Communicator):
 
     def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
         self.notes.join(agreement, steps)
+
+    def begin(self, optimizer: Optimizer) -> None:
+        self.notes.check()
+        transport = self.placement.transport
+        row = SIZE + 8 * optimizer.rows.layout.stride * len(optimizer.rule.sends)
+        transport.largest = max(transport.largest, self._rows_at_once * row)
+
+    @property
+    def _rows_at_once(self) -> int:
+        """Rows that one peer sends in an exchange at most."""
+        return max(self.placement.counts)
 
     def withdraw(self, error: BaseException) -> None:
         self.everybody.peers.withdraw(error)
@@ -98,9 +112,14 @@ class RankGossip(OverRanks, StackedGossip):
         self.stacked = stacked
         self.heard = len(self.plan.halo)
         self.notes.hearers = self.plan.hearers
-        self.peers = Peers(placement, {*self.plan.sends, *self.plan.receives}, self.notes)
+        self.peers = Peers(placement, {*self.plan.sends, *self.plan.receives})
         self._halos: dict[tuple[int, torch.device], Halo] = {}
         self._edges: dict[tuple[int, torch.device], Mail] = {}
+
+    @property
+    def _rows_at_once(self) -> int:
+        # each edge may have one
+        return max(super()._rows_at_once, *map(len, self.plan.edges_in.values()), 0)
 
     @property
     def bytes_on_wire(self) -> int:
@@ -179,10 +198,4 @@ class RankGossip(OverRanks, StackedGossip):
         key = (columns, device)
         if key not in self._halos:
             self._halos[key] = Halo(self.plan, columns, device)
-            self._expect(columns)
         return self._halos[key]
-
-    def _expect(self, columns: int) -> None:
-        """Rows of so many columns travel: a peer's largest message holds some for all the edges to here."""
-        most = max(map(len, (*self.plan.edges_in.values(), ())))
-        self.peers.room = max(self.peers.room, (most + 1) * 4 * (HEAD + 2 * columns))

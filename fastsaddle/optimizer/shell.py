@@ -608,10 +608,13 @@ class Optimizer(torch.optim.Optimizer):
                 gradients that were there before, see `evaluate`; a closure in `GradScaler.step`; a step within a step.
             NonFiniteGradientError: see `nonfinite`; parameters are as they were. A step that a GradScaler drives is
                 skipped instead.
+            PeerError: a process that holds other agents has failed, now or in an earlier step; parameters are as they
+                were.
         """
         phase, live = self.phase, self.live
         if phase.steps:
             raise RuntimeError("a step is in progress: a closure must not step its own optimizer")
+        self.communicator.begin(self)
         told, live.scaler = live.scaler, {}
         if told and closure is not None:
             refuse_closure(self)

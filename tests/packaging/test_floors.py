@@ -29,11 +29,11 @@ FLOORS = (
         *("graphs.needs", "ranks.faulty_transport", "ranks.fingerprint", "ranks.mail"),
         *("ranks.thread_transport", "ranks.torch_transport"),
     ),
+    ("ranks.notes",),
     (
         *("compressors._selection", "optimizer.errors", "optimizer.flat_parameters"),
         *("optimizer.heard", "ranks.placement", "ranks.plan"),
     ),
-    ("ranks.notes",),
     ("ranks.peers",),
     ("ranks.halo", "ranks.transposition"),
     ("ranks",),
