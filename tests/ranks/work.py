@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -158,7 +160,7 @@ def faulty(
         place: given.
         name, graph, counts: the optimizer.
         culprit: the rank that fails.
-        how: "kill", "stop", "raise", "nan" or "leave".
+        how: "kill", "stop", "pause" (two seconds longer than the timeout), "raise", "nan" or "leave".
         at: the step in which it does; where `seconds` is positive, a timer kills or stops it some time after that one.
         timeout: of messages.
         seconds: of that timer.
@@ -178,6 +180,10 @@ def faulty(
         is_due = place.rank == culprit and step == at and calls == 1 + second
         if is_due and how in signals and not seconds:
             place.fail(signals[how])
+        if is_due and how == "pause":
+            waker = f"sleep {timeout + 2}; kill -CONT {os.getpid()}"
+            subprocess.Popen(["sh", "-c", waker])
+            place.fail(signal.SIGSTOP)
         if is_due and how == "raise":
             place.fail()
             raise Fault("on purpose")
