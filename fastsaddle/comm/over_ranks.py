@@ -167,22 +167,32 @@ class RankGossip(OverRanks, StackedGossip):
         rates = (step.lr, step.mu, step.norm)
         mix_update(x, step.saved, h, momentum, lists.neighbors, lists.weights, *rates, *step.random)
 
+    @property
+    def arriving(self) -> tuple[tuple[int, int], ...]:
+        plan = self.plan
+        edges = (edge for from_peer in plan.edges_in.values() for edge in from_peer)
+        return tuple((edge[0], plan.slot_of(edge)) for edge in edges)
+
     def deliver(self, rows: torch.Tensor) -> torch.Tensor:
         if not self.peers.who:
             return rows
-        plan, columns = self.plan, rows.shape[1]
-        key = (columns, rows.device)
+        mail = self._delivered(rows.view(torch.uint8))
+        return torch.cat([rows, mail.into.view(torch.float32)[:, HEAD:]])
+
+    def deliver_bytes(self, rows: torch.Tensor) -> torch.Tensor:
+        return self._delivered(rows).into[:, SIZE:] if self.peers.who else rows[:0]
+
+    def _delivered(self, rows: torch.Tensor) -> Mail:
+        """The mail in which rows of bytes, blocks of one an agent, have gone along edges."""
+        plan, key = self.plan, (rows.shape[1], rows.device)
         if key not in self._edges:
-            self._edges[key] = Mail(
-                Kind.EDGE, plan.edges_out, plan.edges_in, 4 * columns, rows.device
-            )
+            self._edges[key] = Mail(Kind.EDGE, plan.edges_out, plan.edges_in, *key)
         mail = self._edges[key]
-        messages = mail.out.view(torch.float32)[:, HEAD:]
         edges = (edge for to_peer in plan.edges_out.values() for edge in to_peer)
-        for message, edge in zip(messages, edges, strict=True):
+        for message, edge in zip(mail.out[:, SIZE:], edges, strict=True):
             message.copy_(rows[plan.slot_of(edge) * plan.agents + edge[0] - plan.first_agent])
         self.peers.exchange(mail)
-        return torch.cat([rows, mail.into.view(torch.float32)[:, HEAD:]])
+        return mail
 
     def _halo_of(self, columns: int, device: torch.device) -> Halo:
         key = (columns, device)

@@ -16,6 +16,7 @@ from fastsaddle.kernels.op import ops, use_backend
 from fastsaddle.optimizer.hyperparameters import TAKEN
 from fastsaddle.ranks.fingerprint import agree, refuse
 from fastsaddle.ranks.placement import Placement
+from fastsaddle.ranks.transposition import Transposition
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
@@ -34,12 +35,13 @@ def everywhere(optimizer: Optimizer, placement: Placement | None) -> Iterator[No
     if placement is None:
         yield
         return
+    gather = Transposition(placement).texts
     try:
         yield
     except BaseException as error:
-        refuse(placement.transport, error)
+        refuse(gather, error)
         raise
-    agreement = agree(placement.transport, facts_of(optimizer))
+    agreement = agree(gather, facts_of(optimizer))
     live = optimizer.live
     optimizer.communicator.join(agreement, lambda: int(live.rounds))
 

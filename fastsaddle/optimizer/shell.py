@@ -739,8 +739,11 @@ class Optimizer(torch.optim.Optimizer):
     def _open_rounds(self) -> list[Round]:
         """This step's exchanges of all groups that have columns."""
         gossips = self.communicator.gossips(self)
-        sends = self.rule.sends
-        return [Round(self.communicator, v.exchanges, sends, gossips) for v in self._views()]
+        sends, views = self.rule.sends, self._views()
+        if self.live.heard.is_old:
+            self.communicator.resume([e for v in views for e in v.exchanges])
+            self.live.heard.is_old = False
+        return [Round(self.communicator, v.exchanges, sends, gossips) for v in views]
 
     def begin_rounds(self) -> Iterator[tuple[Round, slice]]:
         """Begin this step's exchanges before its gradients: each group's round and columns."""
@@ -916,6 +919,15 @@ class Optimizer(torch.optim.Optimizer):
         note_zeroed(self)
 
     # -- saving and loading
+
+    def mark_loaded(self) -> None:
+        """Tell that states were written in place, as `load_state_dict` writes them: every rank must, or none.
+
+        The next step then begins by taking what is kept here of agents elsewhere from their owners. Nothing is done
+        where all agents are here.
+        """
+        heard = self.live.heard
+        heard.is_old = bool(heard.buffers)
 
     def _refuse_in_step(self, what: str) -> None:
         """Raise RuntimeError while a step is in progress: a closure would pull its models away."""

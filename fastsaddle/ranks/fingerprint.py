@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fastsaddle.ranks.transport import Transport
-
+Gather = Callable[[bytes], list[bytes]]
 # characters of a value in a message
 SHOWN = 160
 
@@ -27,18 +26,18 @@ class Agreement:
     hosts: tuple[str, ...] = ()
 
 
-def agree(transport: Transport, facts: Mapping[str, str]) -> Agreement:
+def agree(gather: Gather, facts: Mapping[str, str]) -> Agreement:
     """Compare facts over all ranks, all of which must call this, or `refuse`.
 
     Args:
-        transport: between the ranks.
+        gather: from what this rank says to what all ranks do, in their order.
         facts: what must be equal everywhere, by name; the first name that differs is told.
 
     Raises:
         ValueError: on every rank: what differs, where, and both values; or which rank has refused, and why.
-        TransportError: a rank did not come.
+        PeerError: a rank did not come.
     """
-    found = _gathered(transport, {"facts": dict(facts)})
+    found = _gathered(gather, {"facts": dict(facts)})
     for rank, told in enumerate(found):
         if "refused" in told:
             raise ValueError(f"rank {rank} cannot take part: {told['refused']}")
@@ -51,18 +50,18 @@ def agree(transport: Transport, facts: Mapping[str, str]) -> Agreement:
     return Agreement(found[0]["key"], tuple(told["host"] for told in found))
 
 
-def refuse(transport: Transport, error: BaseException) -> None:
+def refuse(gather: Gather, error: BaseException) -> None:
     """Tell all others, who wait in `agree` or `refuse`, that this rank cannot take part.
 
     Raises:
-        TransportError: a rank did not come.
+        PeerError: a rank did not come.
     """
-    _gathered(transport, {"refused": f"{type(error).__name__}: {error}"})
+    _gathered(gather, {"refused": f"{type(error).__name__}: {error}"})
 
 
-def _gathered(transport: Transport, told: dict[str, object]) -> list[dict[str, str | dict]]:
+def _gathered(gather: Gather, told: dict[str, object]) -> list[dict[str, str | dict]]:
     told |= {"key": secrets.token_hex(8), "host": socket.gethostname()}
-    return [json.loads(value) for value in transport.gather(json.dumps(told).encode())]
+    return [json.loads(value) for value in gather(json.dumps(told).encode())]
 
 
 def _by_rank(values: Sequence[str]) -> str:

@@ -19,12 +19,13 @@ _CAUSE = SIZE - _FORM.size
 
 
 class Kind(IntEnum):
-    """What a message holds: models as they are, a compressor's bytes, a row of an edge, a slice for a mean."""
+    """What a message holds: rows as they are, a compressor's bytes, a row of an edge, a slice for a mean, text."""
 
     ROW = 0
     PAYLOAD = 1
     EDGE = 2
     SLICE = 3
+    TEXT = 4
 
 
 @dataclass(frozen=True)

@@ -61,12 +61,12 @@ class Peers:
         if letters:
             raise self._read(letters)
 
-    def withdraw(self, error: BaseException) -> None:
-        """A step has failed here before its next exchange: take part in that one with the news alone."""
+    def withdraw(self, error: BaseException) -> set[int]:
+        """What was to be exchanged next has failed here: take part with the news alone; the peers that do so too."""
         if self.notes.ended is not None or not self.who:
-            return
+            return set()
         self.notes.end(error)
-        self._tell(self.notes.told(self.notes.error(self.placement.rank, said(error))), ())
+        return self._tell(self.notes.told(self.notes.error(self.placement.rank, said(error))), ())
 
     def _missed(self, error: TransportError, pending: Pending | None, mail: Mail) -> PeerError:
         """A message did not come or go: what is to be raised, after all others were told."""
@@ -96,13 +96,16 @@ class Peers:
         self._tell(first, lost)
         return first
 
-    def _tell(self, error: PeerError, informed: Iterable[int]) -> None:
-        """One more exchange, in which this rank sends the news alone, with all peers but the informed."""
+    def _tell(self, error: PeerError, informed: Iterable[int]) -> set[int]:
+        """One more exchange, in which this rank sends the news alone, with all peers but the informed.
+
+        Returns the peers that have sent such news too.
+        """
         if self.notes.ended is None:
             self.notes.end(error)
         others = [peer for peer in self.who if peer not in set(informed)]
         if not self._transport.takes_short or not others:
-            return
+            return set()
         header = Header(
             Kind.ROW,
             self.round,
@@ -119,9 +122,13 @@ class Peers:
         # whatever they send next, of whatever kind; memory that is never touched costs nothing
         room = max(self._transport.largest, SIZE)
         receives = {peer: torch.empty(room, dtype=torch.uint8, device="cpu") for peer in others}
+        for buffer in receives.values():
+            buffer[:SIZE].zero_()
         # those who are gone need no news
         with suppress(TransportError):
             gone(self._transport.exchange(dict.fromkeys(others, news), receives))
+        heard = {peer: Header.of(bytes(buffer[:SIZE].numpy())) for peer, buffer in receives.items()}
+        return {peer for peer, found in heard.items() if found is not None and found.status}
 
 
 def gone(pending: Pending | None) -> set[int]:

@@ -25,7 +25,7 @@ class Transposition:
         others = (rank for rank in range(len(placement.counts)) if rank != placement.rank)
         self.placement, self.peers = placement, Peers(placement, others)
         self._mails: dict[tuple[int, torch.device], tuple[Mail, Mail]] = {}
-        self._whole: dict[tuple[int, torch.device], Mail] = {}
+        self._whole: dict[tuple[int, torch.device | None], Mail] = {}
 
     def mean(self, x: torch.Tensor) -> torch.Tensor:
         """`[columns]` float32, of x `[agents here, columns]` float32; every rank must call it.
@@ -77,6 +77,36 @@ class Transposition:
         arrived, first = mail.into[:, SIZE:], here.first_agent
         rows = torch.cat([arrived[:first], own, arrived[first:]])
         return rows.contiguous().view(x.dtype).reshape(-1, *x.shape[1:])
+
+    def texts(self, value: bytes) -> list[bytes]:
+        """What every rank gives, in the order of ranks; every rank must call it.
+
+        Raises:
+            PeerError: a rank did not.
+        """
+        me = self.placement.rank
+        sizes = self._of_ranks(8)
+        sizes.out[:, SIZE:] = torch.tensor([len(value)]).view(torch.uint8)
+        self.peers.exchange(sizes)
+        lengths = sizes.into[:, SIZE:].contiguous().view(torch.int64).flatten().tolist()
+        lengths.insert(me, len(value))
+        # few lengths, so that few buffers are kept
+        mail = self._of_ranks(1 << max(max(lengths), 1).bit_length())
+        mail.out[:, SIZE : SIZE + len(value)] = torch.tensor(list(value), dtype=torch.uint8)
+        self.peers.exchange(mail)
+        found = [bytes(row.numpy()) for row in mail.into[:, SIZE:]]
+        found.insert(me, value)
+        return [text[:length] for text, length in zip(found, lengths, strict=True)]
+
+    def _of_ranks(self, nbytes: int) -> Mail:
+        """Messages of so many bytes, one for each other rank."""
+        key = (nbytes, None)
+        if key not in self._whole:
+            # by ranks, as who holds which agents may be what they do not agree about
+            receives = {rank: to_all([rank]) for rank in self.peers.who}
+            sends = dict.fromkeys(self.peers.who, to_all([self.placement.rank]))
+            self._whole[key] = Mail(Kind.TEXT, sends, receives, nbytes, torch.device("cpu"))
+        return self._whole[key]
 
     def _widths(self, columns: int) -> list[int]:
         """Columns of each rank, multiples of a block but for the last."""

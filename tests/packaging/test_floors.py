@@ -32,7 +32,7 @@ FLOORS = (
     ("ranks.notes",),
     (
         *("compressors._selection", "optimizer.errors", "optimizer.flat_parameters"),
-        *("ranks.placement", "ranks.plan"),
+        *("optimizer.heard", "ranks.placement", "ranks.plan"),
     ),
     ("ranks.peers",),
     ("ranks.halo", "ranks.transposition"),
@@ -44,7 +44,7 @@ FLOORS = (
     ("comm.base",),
     ("comm.stacked", "comm.stacked_average"),
     ("comm.choco", "comm.over_ranks"),
-    ("comm.average_over_ranks",),
+    ("comm.average_over_ranks", "comm.choco_over_ranks"),
     ("comm.average",),
     ("comm",),
     (

@@ -119,8 +119,8 @@ def test_what_a_run_tells_about_it(tmp_path: Path) -> None:
 def test_a_failed_capture_ends_a_run_with_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def begin(config: TrainConfig) -> Any:
-        job = start(config)
+    def begin(config: TrainConfig, world: None) -> Any:
+        job = start(config, world)
         # which reads each norm on a CPU
         job.simulation.graph = StepGraph(job.simulation, CpuRecorder())
         return job

@@ -189,8 +189,8 @@ def test_what_a_method_takes_is_what_its_constructor_names() -> None:
         and issubclass(c, fs.Optimizer) and c is not fs.Optimizer
         for p in inspect.signature(c).parameters
     }  # fmt: skip
-    # every argument of a constructor that is an option is told to be an optimizer's
-    assert (named & DEFAULTS.keys()) - {"agents", "seed"} == set(methods.OF_OPTIMIZERS)
+    # every argument of a constructor that is an option is told to be an optimizer's, but those of whole runs
+    assert (named & DEFAULTS.keys()) - {"agents", "seed", "placement"} == set(methods.OF_OPTIMIZERS)
 
 
 def test_in_a_comparison_an_option_counts_for_those_that_take_it() -> None:

@@ -25,6 +25,8 @@ from fastsaddle.sim.run.world import Agreement, ElsewhereError, World
 
 # told of like a signal, by a number that no signal has
 DEADLINE = 1_000
+# the status of wrong options, as of all commands
+FAILED = 2
 # seconds in which a launcher passes on what the terminal has sent to its processes too, before it kills them
 PATIENCE = 30.0
 
@@ -38,7 +40,12 @@ def main(config: TrainConfig, typed: list[str]) -> int:
     that found out.
     """
     timeout = timedelta(seconds=config.timeout)
-    world = worlds.join(_agents(config), config.counts, timeout)
+    try:
+        world = worlds.join(_agents(config), config.counts, timeout)
+    except (ValueError, OSError):
+        if worlds.speaks():
+            raise
+        return FAILED
     if worlds.is_started_again() and config.resume is None:
         before = world.share(begun(config))
         if before is None:
@@ -59,7 +66,7 @@ def main(config: TrainConfig, typed: list[str]) -> int:
             return _train(job, world, config.minutes)
     except ElsewhereError:
         # who failed has said why
-        return 2
+        return FAILED
     except (PeerError, TransportError) as error:
         print(f"PeerError: {error}. Go on: {again(where)}", file=sys.stderr, flush=True)
         sys.stdout.flush()

@@ -1,7 +1,16 @@
 """`fastsaddle train`: one run, with a progress bar, until its end, a signal or a deadline."""
 
+import os
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import (
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+)
 from typing import Any
 
 import tyro
@@ -19,7 +28,7 @@ from fastsaddle.sim.run.step_graph import CaptureError
 from fastsaddle.sim.run.summary import describe, resume_command, summarize, title
 from fastsaddle.sim.run.tensorboard import TensorBoard
 from fastsaddle.sim.run.trainer import Observer, run
-from fastsaddle.sim.run.world import World, is_launched
+from fastsaddle.sim.run.world import World, is_launched, speaks
 from fastsaddle.sim.uses import check_typed
 
 # the exit status of a run that stopped at its deadline: to be tried again
@@ -38,9 +47,16 @@ def main(arguments: list[str]) -> int:
     Raises ValueError or OSError for options that cannot be, before anything is written, and StoppedError for a run that
     diverged or could not write.
     """
-    config = tyro.cli(TrainConfig, args=arguments, prog="fastsaddle train")
+    # of several processes one says what is wrong
+    with nullcontext() if speaks() else silenced():
+        config = tyro.cli(TrainConfig, args=arguments, prog="fastsaddle train")
     typed = typed_names(arguments)
-    _check_options(config, typed)
+    try:
+        _check_options(config, typed)
+    except ValueError:
+        if speaks() or config.ranks == "off":
+            raise
+        return 2
     if config.ranks == "auto" and is_launched():
         # it uses this module
         from fastsaddle.sim.commands import ranks
@@ -50,6 +66,13 @@ def main(arguments: list[str]) -> int:
         raise ValueError("--placement needs several processes, as torchrun starts them")
     job = prepared(config, typed)
     return 0 if job is None else to_its_end(job, config.minutes)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Inside the block nothing is printed."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def _check_options(config: TrainConfig, typed: list[str]) -> None:

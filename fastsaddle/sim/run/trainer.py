@@ -74,6 +74,8 @@ def save(job: Job) -> None:
         return
     of = agent_rows.dimensions(simulation.optimizer, tensors)
     world.together(lambda: spread_checkpoint.begin(path, step) if world.is_first else None)
+    # the folder is there once the first process comes here
+    world.share()
     entry = world.together(
         lambda: spread_checkpoint.save_part(path, tensors, of, step, world.agents)
     )

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from fastsaddle.kernels.distance import distance
-from fastsaddle.ranks.errors import TransportError
+from fastsaddle.ranks.errors import PeerError
 from fastsaddle.ranks.placement import Placement, counts_of
 from fastsaddle.ranks.torch_transport import TorchTransport
 from fastsaddle.ranks.transport import Transport
@@ -29,19 +29,22 @@ WHERE = "fastsaddle/run"
 # between two looks at whether somebody wants to stop
 SECONDS_BETWEEN_LOOKS = 0.5
 MOST_STEPS_BETWEEN_LOOKS = 10_000
-# what a rank that failed says where others say something else
-FAILED = b"failed: "
 
 Result = TypeVar("Result")
 
 
 class ElsewhereError(Exception):
-    """Another rank failed, and has said why."""
+    """Rank 0 has failed as this one has, and says why."""
 
 
 def is_launched() -> bool:
     """Whether a launcher has started this process as one of several."""
     return RANK in os.environ and int(os.environ.get(RANKS, "1")) > 1
+
+
+def speaks() -> bool:
+    """Whether this process is the one that tells the user what all of them have to say."""
+    return not is_launched() or os.environ[RANK] == "0"
 
 
 def local_device() -> str:
@@ -70,7 +73,6 @@ class World:
     ) -> None:
         self.placement = Placement(counts_of(agents, counts, transport.size), transport)
         self.is_first = transport.rank == 0
-        self._transport = transport
         self.everybody = Transposition(self.placement)
 
     @property
@@ -82,38 +84,29 @@ class World:
         """What rank 0 gives, which JSON must know, for all ranks; the others' values do not count.
 
         Raises:
-            ElsewhereError: rank 0 failed.
+            PeerError: a rank failed.
         """
         said = json.dumps(value).encode() if self.is_first else b""
-        return json.loads(self._gather(said)[0])
+        return json.loads(self.everybody.texts(said)[0])
 
     def together(self, work: Callable[[], Result]) -> Result:
-        """The result of `work`, or what it raised; where it raised on one rank, all of them raise.
+        """The result of `work`; where it raises, all others are told in what they wait for next.
 
         Raises:
-            ElsewhereError: it raised on another rank alone.
+            ElsewhereError: it raised on rank 0 too, which says so.
         """
         try:
-            found = work()
-        except ElsewhereError:
+            return work()
+        except PeerError:
             raise
         except Exception as error:
-            with suppress(ElsewhereError, TransportError):
-                self._gather(FAILED + type(error).__name__.encode())
+            if 0 in self.everybody.peers.withdraw(error) and not self.is_first:
+                raise ElsewhereError(str(error)) from error
             raise
-        self._gather(b"done")
-        return found
-
-    def _gather(self, value: bytes) -> list[bytes]:
-        found = self._transport.gather(value)
-        failed = [rank for rank, said in enumerate(found) if said.startswith(FAILED)]
-        if failed and not value.startswith(FAILED):
-            raise ElsewhereError(f"rank {failed[0]} failed")
-        return found
 
     def collect(self, value: Any) -> list[Any]:
         """What every rank gives, which JSON must know, in the order of ranks."""
-        return [json.loads(said) for said in self._gather(json.dumps(value).encode())]
+        return [json.loads(said) for said in self.everybody.texts(json.dumps(value).encode())]
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
         """All agents' rows of x `[agents here, ...]`, on every rank."""
