@@ -19,6 +19,7 @@ from fastsaddle.ranks import Placement
 from tests.ranks.processes import Place
 
 SHAPES = ((5, 7), (7,), (3,))
+QUANTIZER, TOP_K = fs.compressors.StochasticQuantizer(8), fs.compressors.TopK(0.3)
 MAKE: dict[str, Callable[..., fs.Optimizer]] = {
     "DSGD": lambda p, graph, n, **more: fs.DSGD(p, lr=0.05, topology=graph, **more),
     "QGM": lambda p, graph, n, **more: fs.QGM(p, lr=0.02, topology=graph, **more),
@@ -28,6 +29,12 @@ MAKE: dict[str, Callable[..., fs.Optimizer]] = {
     ),
     "NGM": lambda p, graph, n, **more: fs.NGM(p, lr=0.02, topology=graph, **more),
     "D2": lambda p, graph, n, **more: fs.D2(p, lr=0.02, topology=graph, consensus_step=0.5, **more),
+    "QGM in 8 bits": lambda p, graph, n, **more: fs.QGM(
+        p, lr=0.02, topology=graph, compressor=QUANTIZER, consensus_step=0.5, **more
+    ),
+    "QSADDLe of top-k": lambda p, graph, n, **more: fs.QSADDLe(
+        p, lr=0.02, topology=graph, compressor=TOP_K, consensus_step=0.3, **more
+    ),
     "LocalSGD": lambda p, graph, n, **more: fs.LocalSGD(p, lr=0.02, agents=n, **more),
     "DPPF": lambda p, graph, n, **more: fs.DPPF(p, lr=0.02, agents=n, **more),
     "EASGD": lambda p, graph, n, **more: fs.EASGD(p, lr=0.02, agents=n, **more),
