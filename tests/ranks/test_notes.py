@@ -74,11 +74,13 @@ def test_who_failed_by_itself_is_named_with_its_own_words() -> None:
     assert (error.rank, error.cause, error.noticed_by) == (3, "Fault: on purpose", 3)
 
 
-def test_those_that_missed_each_other_take_the_first_word() -> None:
+def test_who_lives_and_was_missed_in_turn_was_missed_first() -> None:
+    # as a rank that was stopped for a while, and then finds connections closed
     ranks = notes()
     ranks[1]._report(ranks[1].error(2, "nothing came for 1 s"))
     error = missed(ranks[2], 1)
-    assert error.rank == 1 and str(missed(ranks[1], 2)) == str(error)
+    assert (error.rank, error.noticed_by, error.cause) == (2, 1, "nothing came for 1 s")
+    assert str(missed(ranks[1], 2)) == str(error)
 
 
 def test_who_has_left_is_said_to_have() -> None:
