@@ -200,7 +200,7 @@ class CompressedGossip(StackedGossip):
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
         """Send Q(x - x_hat) and add it to the public copies."""
-        self._move_copies(exchange, *self._encoded(x, exchange))
+        self._move_copies(x, exchange, *self._encoded(x, exchange))
 
     def _encoded(self, x: torch.Tensor, exchange: Exchange) -> tuple[torch.Tensor, Payload]:
         """x - x_hat of the agents here, and what they send of it."""
@@ -218,14 +218,22 @@ class CompressedGossip(StackedGossip):
 
     def _move_copies(
         self,
+        x: torch.Tensor,
         exchange: Exchange,
         difference: torch.Tensor,
         payload: Payload,
         heard: Payload | None = None,
     ) -> None:
-        """Add what was sent to public copies: `payload` of the agents here, `heard` of those elsewhere."""
+        """Add what was sent of models x to public copies: `payload` of the agents here, `heard` of those elsewhere."""
         compressor, agents = self.choco.compressor, len(difference)
         copies = exchange.halo_of("x_hat")
+        quantizer = fused(self.choco)
+        if quantizer is not None and copies.dtype == torch.float32:
+            # as in one kernel: the same sums of squares, and fewer passes
+            self._quantize_copies(x, exchange, quantizer)
+            if heard is not None:
+                compressor.decode_add_(heard, copies[agents:])
+            return
 
         def decode_to(rows: torch.Tensor) -> torch.Tensor:
             compressor.decode_add_(payload, rows[:agents])
@@ -242,6 +250,32 @@ class CompressedGossip(StackedGossip):
         exchange.squares[:, 0] = row_norms(difference).double().square()
         compressor.decode_add_(payload, difference, -1.0)
         exchange.squares[:, 1] = row_norms(difference).double().square()
+
+    def _quantize_copies(self, x: torch.Tensor, exchange: Exchange, q: StochasticQuantizer) -> None:
+        """x_hat += Q(x - x_hat) of the agents here, with the squares of both: a step that mixes nothing."""
+        alone, zero = self.alone(x.device), x.new_zeros(())
+        choco_step(
+            exchange.memory("mixed", x.shape),
+            x,
+            x,
+            None,
+            exchange.states["x_hat"],
+            alone.neighbors,
+            alone.weights,
+            table_of(exchange.layout, q.bucket, x.device),
+            largest_of(exchange.layout, q.bucket),
+            *(zero, zero, zero, zero, zero),
+            None,
+            0,
+            False,
+            False,
+            False,
+            q.most,
+            exchange.seed,
+            exchange.number,
+            self.first_agent,
+            exchange.squares,
+        )
 
     def _add(self, value: torch.Tensor, copies: torch.Tensor, exchange: Exchange) -> None:
         """Add what all sent to public copies, and to the running sum of the neighbors'."""

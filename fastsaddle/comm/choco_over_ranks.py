@@ -81,14 +81,15 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         """`publish` of several row buffers in one exchange; all are encoded before anything moves."""
         told = [self._encoded(x, exchange) for x, exchange in zip(rows, exchanges, strict=True)]
         if not self.peers.who:
-            for exchange, one in zip(exchanges, told, strict=True):
-                self._move_copies(exchange, *one)
+            for x, exchange, one in zip(rows, exchanges, told, strict=True):
+                self._move_copies(x, exchange, *one)
             return
         sent = [payload.packed() for _, payload in told]
         arrived = self._exchanged(torch.cat(sent, 1)).split([p.shape[1] for p in sent], 1)
-        for exchange, (difference, payload), part in zip(exchanges, told, arrived, strict=True):
+        sent_rows = zip(rows, exchanges, told, arrived, strict=True)
+        for x, exchange, (difference, payload), part in sent_rows:
             heard = Payload.unpacked(part, payload, self.plan.halo)
-            self._move_copies(exchange, difference, payload, heard)
+            self._move_copies(x, exchange, difference, payload, heard)
 
     def _exchanged(self, packed: torch.Tensor) -> torch.Tensor:
         """Send messages of the agents here, uint8 `[agents, bytes]`; those of the agents heard, `[heard, bytes]`."""

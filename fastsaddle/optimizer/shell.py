@@ -961,6 +961,8 @@ class Optimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave; values are copied into the flat buffers, which stay where they are.
 
+        Over processes every rank loads its agents' part, or none does.
+
         Raises:
             RuntimeError: parameters are perturbed.
             ValueError: groups or shapes differ, or public copies come without what this compressor keeps beside them;

@@ -7,8 +7,11 @@ from functools import partial
 from math import prod
 from typing import Any
 
+import networkx
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import fastsaddle as fs
@@ -23,6 +26,7 @@ from tests.comm.compressor_cases import OWN
 from tests.ranks.over_threads import (
     AGENTS,
     SHAPES,
+    Found,
     assert_equal,
     found,
     joined,
@@ -84,7 +88,14 @@ def check(
 ) -> None:
     whole = run(build, start(seed), slice(0, AGENTS), steps)
     for each in counts:
-        assert_equal(joined(run_apart(build, start(seed), each, steps)), whole)
+        parts = run_apart(build, start(seed), each, steps)
+        assert_equal(joined(parts), whole)
+        squares = torch.cat([part.optimizer.squares for part in parts])
+        if whole.optimizer.communicator.may_refuse:
+            assert torch.equal(squares, whole.optimizer.squares)
+        else:
+            # one kernel sums them in another order
+            assert torch.allclose(squares, whole.optimizer.squares, rtol=2**-16)
 
 
 @pytest.mark.parametrize(("name", "message"), CASES, ids=["-".join(case) for case in CASES])
@@ -99,6 +110,29 @@ def test_a_placement_changes_no_bit(
     else:
         graph, steps = ("ring", "exponential", "star")[turn], 3
     check(partial(make, name, MESSAGES[message], topology=graph), seed, counts, steps)
+
+
+@st.composite
+def placements(draw: st.DrawFn) -> tuple[fs.Topology, tuple[int, ...]]:
+    """A connected graph of any edges, and counts of agents of any number of ranks."""
+    links = draw(st.lists(st.tuples(*(st.integers(0, AGENTS - 1),) * 2), max_size=12))
+    tree = [(i, draw(st.integers(0, i - 1))) for i in range(1, AGENTS)]
+    edges = {(min(edge), max(edge)) for edge in (*links, *tree) if edge[0] != edge[1]}
+    cuts = sorted(draw(st.sets(st.integers(1, AGENTS - 1))))
+    counts = [end - first for first, end in zip([0, *cuts], [*cuts, AGENTS], strict=True)]
+    graph = networkx.Graph(sorted(edges))
+    graph.add_nodes_from(range(AGENTS))
+    return fs.topology.from_networkx(graph), tuple(counts)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(placed=placements(), message=st.sampled_from([*MESSAGES]), seed=st.integers(0, 2**31))
+def test_any_graph_and_counts(
+    placed: tuple[fs.Topology, tuple[int, ...]], message: str, seed: int
+) -> None:
+    graph, counts = placed
+    for name in ("MomentumTracking", "NGM") if max(map(len, graph.neighbors)) < 5 else ("QGM",):
+        check(partial(make, name, MESSAGES[message], topology=graph), seed, (counts,), 2)
 
 
 @pytest.mark.parametrize("message", KEPT)
@@ -123,6 +157,41 @@ def test_cross_gradients_of_both_kinds(options: dict[str, Any], seed: int) -> No
     for message in (MESSAGES["running sum"], MESSAGES["random-k"]):
         build = partial(make, "NSADDLe", message, topology="star", qg_momentum=0.8, **options)
         check(build, seed, COUNTS[1:2], 2)
+
+
+@pytest.mark.parametrize("name", ["QSADDLe", "NGM"])
+def test_agents_whose_gradient_is_not_finite_are_left_out(name: str, seed: int) -> None:
+    """They send all the same, and cross-gradients that are not finite as zeros."""
+
+    def work(transport: Any = None, counts: tuple[int, ...] = (AGENTS,)) -> Found:
+        here = None if transport is None else Placement(counts, transport)
+        first, agents = (0, AGENTS) if here is None else (here.first_agent, here.agents)
+        parameters = [nn.Parameter(model[first : first + agents].clone()) for model in start(seed)]
+        optimizer = make(name, MESSAGES["8 bits"], parameters, placement=here, nonfinite="skip")
+        factor = torch.ones(agents)
+        factor[torch.arange(first, first + agents) == 4] = torch.nan
+        for step in range(4):
+
+            def closure(step: int = step) -> torch.Tensor:
+                optimizer.zero_grad()
+                loss = torch.stack(
+                    [
+                        (p.flatten(1) if p.dim() > 1 else p[:, None]).square().sum(1)
+                        for p in parameters
+                    ]
+                ).sum(0)
+                (loss * factor if step == 1 else loss).sum().backward()
+                return loss.detach()
+
+            optimizer.step(closure)
+        return found(optimizer, [])
+
+    whole = work()
+    assert bool(whole.x.isfinite().all())
+    for counts in COUNTS[1:]:
+        parts = run_in_threads(len(counts), partial(work, counts=counts), timeout=20)
+        assert all(isinstance(part, Found) for part in parts), parts
+        assert_equal(joined(parts), whole)  # type: ignore[arg-type]
 
 
 def test_an_ordinary_module_is_an_agent(seed: int) -> None:
@@ -279,6 +348,8 @@ def test_the_wire_carries_the_payload_and_a_header(message: str, seed: int) -> N
         wire = steps * copies * sum(SIZE + nbytes for nbytes in each)
         assert part.optimizer.bytes_on_wire == wire
         assert part.nbytes == steps * 2 * len(part.x) * sum(each)
+    if message not in KEPT:
+        return
     # rows that a step sends together share a header, cross-gradients of all groups too
     tracked = run_apart(
         partial(make, "GradientTracking", MESSAGES[message]), start(seed), (3, 5), steps
