@@ -55,7 +55,8 @@ class OverRanks(Communicator):
     def begin(self, optimizer: Optimizer) -> None:
         self.notes.check()
         transport = self.placement.transport
-        row = SIZE + 8 * optimizer.rows.layout.stride * len(optimizer.rule.sends)
+        # a number whole, or by its place and value; scales
+        row = SIZE + 12 * optimizer.rows.layout.stride * len(optimizer.rule.sends)
         transport.largest = max(transport.largest, self._rows_at_once * row)
 
     @property

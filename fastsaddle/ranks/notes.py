@@ -134,8 +134,8 @@ class Notes:
                 seen.add(error.rank)
                 bearer = self._read(report)
                 if bearer.rank in seen:
-                    # it failed by itself, or each of several missed the next
-                    return bearer if bearer.rank == error.rank else error
+                    # it failed by itself; or it lives, and closed its connection after it had missed one of these
+                    return bearer
                 error = bearer
             elif (steps := self._asked(f"left {error.rank}")) is not None:
                 return self.error(error.rank, f"has left after step {steps}", error.step)

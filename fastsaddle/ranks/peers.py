@@ -14,6 +14,9 @@ from fastsaddle.ranks.notes import said
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.transport import Pending
 
+# bytes that texts take at most, which may be more than models
+SPARE = 2**20
+
 
 class Peers:
     """All exchanges of one optimizer, in one order for all ranks.
@@ -120,7 +123,7 @@ class Peers:
         )
         news = tensor_of([header])[0]
         # whatever they send next, of whatever kind; memory that is never touched costs nothing
-        room = max(self._transport.largest, SIZE)
+        room = max(self._transport.largest, SPARE)
         receives = {peer: torch.empty(room, dtype=torch.uint8, device="cpu") for peer in others}
         for buffer in receives.values():
             buffer[:SIZE].zero_()

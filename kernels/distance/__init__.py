@@ -2,7 +2,8 @@
 
     squared_distance_i = ||x_i - mean||^2
 
-Where agents are spread over processes each has the mean of all, and some of the rows.
+The consensus distance is the square root of their mean (Kong et al. 2021, arXiv:2102.04828). Where agents are spread
+over processes each has the mean of all, and some of the rows.
 
 Rounding: float64 sums whose order each implementation chooses: relative error at most 2^-52 sqrt(columns) + 2^-45. On
 each backend the bits are those of `consensus` where the mean is, and do not depend on which other rows are given.

@@ -15,10 +15,12 @@ from tests.ranks.verdicts import complaints
 DONE = {
     "kill": "killed",
     "stop": "stopped",
+    "pause": "stopped for a while",
     "raise": "raised",
     "nan": "had no gradient",
     "leave": "left",
 }
+HOWS = ("kill", "kill", "stop", "stop", "raise", "raise", "nan", "leave", "pause")
 GRAPHS = ("ring", "exponential", "star", "chain", "fully_connected")
 MOST_RANKS, MOST_AGENTS = 8, 12
 # seconds that a stopped rank is waited for
@@ -34,14 +36,15 @@ def attempt(draw: Draw, place: Path, prepared: Any) -> Counts:
     name = draw.choice(sorted(work.MAKE))
     # D2 refuses some graphs
     graph = "ring" if name == "D2" else draw.choice(GRAPHS)
-    how = draw.choice(["kill", "kill", "stop", "stop", "raise", "raise", "nan", "leave"])
+    how = draw.choice(HOWS)
     culprit, at = draw.randrange(ranks), draw.randint(0, 40)
     seconds = draw.expovariate(20) if how in ("kill", "stop") and draw.random() < 0.7 else 0.0
     second = name == "QSADDLe" and draw.random() < 0.5
     served = draw.random() < 0.5
-    timeout = TIMEOUT if how == "stop" else 2 * BOUND
+    timeout = TIMEOUT if how in ("stop", "pause") else 2 * BOUND
     case = (name, graph, counts, culprit, how, at, timeout, seconds, second)
-    found = processes.run(work.faulty, ranks, place, *case, bound=BOUND, served=served)
+    how_run = {"bound": BOUND, "served": served, "wakes": how == "pause"}
+    found = processes.run(work.faulty, ranks, place, *case, **how_run)
     result = Counts(tried=1)
     result.ended[DONE[how]] += 1
     takes_notes = served and culprit == 0

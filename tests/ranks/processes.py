@@ -74,7 +74,7 @@ def run(
     *arguments: Any,
     bound: float = 20.0,
     served: bool = False,
-    stays: float = 0.0,
+    wakes: bool = False,
 ) -> list[Ended]:
     """Call `work(place, *arguments)` in so many processes, all of one gloo group; how they ended, by rank.
 
@@ -85,7 +85,7 @@ def run(
         arguments: more of its arguments.
         bound: seconds, after which all that are left are killed. Those that were stopped are when all others are done.
         served: whether rank 0 serves the store, or nobody does.
-        stays: seconds that a process lives on after its work, as one that does something else does.
+        wakes: whether a rank that was stopped goes on later.
     """
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -93,7 +93,7 @@ def run(
     pipes, processes = [], []
     for rank in range(ranks):
         here, there = context.Pipe(duplex=False)
-        told = (work.__module__, work.__qualname__, rank, ranks, str(folder), port, stays)
+        told = (work.__module__, work.__qualname__, rank, ranks, str(folder), port)
         process = context.Process(target=take_part, args=(there, told, arguments), daemon=True)
         process.start()
         there.close()
@@ -115,9 +115,13 @@ def run(
                 if ended.at:
                     del open_pipes[pipe]
             # one that was stopped says no more
-            if all(found[rank].fault for rank in open_pipes.values()) and all(
-                not processes[rank].is_alive() or is_stopped(processes[rank].pid)
-                for rank in open_pipes.values()
+            if (
+                not wakes
+                and all(found[rank].fault for rank in open_pipes.values())
+                and all(
+                    not processes[rank].is_alive() or is_stopped(processes[rank].pid)
+                    for rank in open_pipes.values()
+                )
             ):
                 break
         for rank in open_pipes.values():
@@ -134,10 +138,10 @@ def run(
 
 
 def take_part(
-    pipe: Connection, told: tuple[str, str, int, int, str, int, float], arguments: tuple[Any, ...]
+    pipe: Connection, told: tuple[str, str, int, int, str, int], arguments: tuple[Any, ...]
 ) -> None:
     """All that a process does."""
-    module, name, rank, ranks, folder, port, stays = told
+    module, name, rank, ranks, folder, port = told
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     if port:
@@ -156,7 +160,6 @@ def take_part(
         pipe.send_bytes(pickle.dumps(ended))
     except Exception as error:
         pipe.send_bytes(pickle.dumps(Ended(error=RuntimeError(repr(error)), at=ended.at)))
-    time.sleep(stays)
     # as an interpreter does at its end, but not multiprocessing
     atexit._run_exitfuncs()
 

@@ -17,6 +17,8 @@ CASES = (
     ("kill", 3, "LocalSGD", "ring", (2, 1, 1), 1, False),
     ("stop", 3, "QGM", "ring", (1,) * 5, 3, True),
     ("stop", 3, "NGM", "ring", (1, 1, 1, 1), 0, True),
+    # goes on later, and is told that it was missed
+    ("pause", 3, "QGM", "ring", (2, 1, 1, 1), 2, False),
     ("raise", 3, "GradientTracking", "exponential", (2, 1, 2, 1), 1, False),
     ("raise", 3, "EASGD", "ring", (1, 2, 1), 2, False),
     # before anything was sent
@@ -37,9 +39,10 @@ def test_every_rank_names_the_one_that_failed(
     served: bool,
     tmp_path: Path,
 ) -> None:
-    timeout = TIMEOUT if how == "stop" else 15.0
+    timeout = TIMEOUT if how in ("stop", "pause") else 15.0
     arguments = (name, graph, counts, culprit, how, at, timeout)
-    found = processes.run(work.faulty, len(counts), tmp_path, *arguments, bound=15, served=served)
+    how_run = {"bound": 15, "served": served, "wakes": how == "pause"}
+    found = processes.run(work.faulty, len(counts), tmp_path, *arguments, **how_run)
     takes_notes = served and culprit == 0
     assert not [*complaints(found, culprit, how, counts, timeout, takes_notes)]
 

@@ -21,7 +21,7 @@ CASES = (
     *(("QSADDLe", graph) for graph in ("ring", "exponential")),
     *(("GradientTracking", graph) for graph in ("ring", "exponential")),
     *(("NGM", graph) for graph in ("ring", "exponential")),
-    *((name, "ring") for name in ("D2", "LocalSGD", "EASGD")),
+    *((name, "ring") for name in ("D2", "QGM in 8 bits", "QSADDLe of top-k", "LocalSGD", "EASGD")),
 )
 
 

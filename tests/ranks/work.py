@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from fastsaddle.ranks import Placement
 from tests.ranks.processes import Place
 
 SHAPES = ((5, 7), (7,), (3,))
+QUANTIZER, TOP_K = fs.compressors.StochasticQuantizer(8), fs.compressors.TopK(0.3)
 MAKE: dict[str, Callable[..., fs.Optimizer]] = {
     "DSGD": lambda p, graph, n, **more: fs.DSGD(p, lr=0.05, topology=graph, **more),
     "QGM": lambda p, graph, n, **more: fs.QGM(p, lr=0.02, topology=graph, **more),
@@ -26,6 +29,12 @@ MAKE: dict[str, Callable[..., fs.Optimizer]] = {
     ),
     "NGM": lambda p, graph, n, **more: fs.NGM(p, lr=0.02, topology=graph, **more),
     "D2": lambda p, graph, n, **more: fs.D2(p, lr=0.02, topology=graph, consensus_step=0.5, **more),
+    "QGM in 8 bits": lambda p, graph, n, **more: fs.QGM(
+        p, lr=0.02, topology=graph, compressor=QUANTIZER, consensus_step=0.5, **more
+    ),
+    "QSADDLe of top-k": lambda p, graph, n, **more: fs.QSADDLe(
+        p, lr=0.02, topology=graph, compressor=TOP_K, consensus_step=0.3, **more
+    ),
     "LocalSGD": lambda p, graph, n, **more: fs.LocalSGD(p, lr=0.02, agents=n, **more),
     "DPPF": lambda p, graph, n, **more: fs.DPPF(p, lr=0.02, agents=n, **more),
     "EASGD": lambda p, graph, n, **more: fs.EASGD(p, lr=0.02, agents=n, **more),
@@ -158,7 +167,7 @@ def faulty(
         place: given.
         name, graph, counts: the optimizer.
         culprit: the rank that fails.
-        how: "kill", "stop", "raise", "nan" or "leave".
+        how: "kill", "stop", "pause" (two seconds longer than the timeout), "raise", "nan" or "leave".
         at: the step in which it does; where `seconds` is positive, a timer kills or stops it some time after that one.
         timeout: of messages.
         seconds: of that timer.
@@ -178,6 +187,10 @@ def faulty(
         is_due = place.rank == culprit and step == at and calls == 1 + second
         if is_due and how in signals and not seconds:
             place.fail(signals[how])
+        if is_due and how == "pause":
+            waker = f"sleep {timeout + 2}; kill -CONT {os.getpid()}"
+            subprocess.Popen(["sh", "-c", waker])
+            place.fail(signal.SIGSTOP)
         if is_due and how == "raise":
             place.fail()
             raise Fault("on purpose")
