@@ -382,6 +382,10 @@ class Communicator:
             squared_distance.zero_()
         return mean, squared_distance
 
+    def rows_of_all(self, x: torch.Tensor) -> torch.Tensor:
+        """All agents' rows in their order, new, `[all agents, ...]`, of x `[agents, ...]`."""
+        return x.clone()
+
     def point(self, x: torch.Tensor) -> contextlib.AbstractContextManager[None]:
         """While closures run: rows x are those that gradients are taken at (for push-sum, numerators over weights)."""
         return contextlib.nullcontext()

@@ -49,6 +49,9 @@ class OverRanks(Communicator):
         distance(x, mean, squared_distance)
         return mean, squared_distance
 
+    def rows_of_all(self, x: torch.Tensor) -> torch.Tensor:
+        return self.everybody.rows(x)
+
     def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
         self.notes.join(agreement, steps)
 

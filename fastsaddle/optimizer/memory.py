@@ -35,14 +35,13 @@ def check_memory(parameters: Sequence[Parameter]) -> None:
 
 
 def has_memory(p: Parameter) -> bool:
-    """Whether it is dense, with an address; sparse tensors and those that stand for several have none."""
+    """Whether it is dense, with an address; sparse tensors and those that stand for others (sharded ones) have none."""
     if p.layout != torch.strided:
         return False
     try:
-        p.data_ptr()
+        return p.data_ptr() != 0 or not p.numel()
     except RuntimeError:
         return False
-    return True
 
 
 def is_shared(p: Parameter) -> bool:

@@ -24,6 +24,7 @@ from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.kernels.norm_of_squares import norm_of_squares
 from fastsaddle.kernels.op import ops, use_backend
 from fastsaddle.optimizer.binding import bind, moving
+from fastsaddle.optimizer.collective import consensus_of, gathered_rows
 from fastsaddle.optimizer.combination import (
     Connects,
     apart,
@@ -911,6 +912,47 @@ class Optimizer(torch.optim.Optimizer):
             self.follow()
             self.bytes_sent += self.communicator.synchronize(self)
             self.mark_written()
+
+    def gathered(self, name: str = "x") -> torch.Tensor:
+        """All agents' rows of a buffer, in the order of agents, new, on every process.
+
+        Over processes every rank must call it, and has then memory for the rows of all agents; `consensus` has not.
+
+        Args:
+            name: "x" are the models, also while parameters are perturbed; else a state that each agent has, by its name
+                in `flat_state` or `scalar_state`.
+
+        Returns:
+            `[all agents, stride]`, where `rows.layout` says which columns are which parameter: `layout.views(rows)`
+            are `[all agents, *shape]` each. The models are float32, states as they are kept. States of one number:
+            `[all agents, groups]`.
+
+        Raises:
+            RuntimeError: a step is in progress.
+            ValueError: no such state, or one that all agents share.
+            PeerError: a rank did not call it.
+        """
+        self._refuse_in_step("gathered")
+        return gathered_rows(self, name)
+
+    def consensus(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The model to evaluate as a plain module, where `module` is the one agent's that is trained here.
+
+        Parameters are the mean of all agents' models, bit for bit that of `AgentStack.consensus` in one process, or
+        EASGD's center where there is one. Frozen ones are averaged too; statistics are averaged, counters taken from
+        agent 0. Over processes every rank must call it, and gets it; without them it is a copy.
+
+        Args:
+            module: what this optimizer has parameters of; it stays as it is. DDP's wrapper is taken off.
+
+        Raises:
+            RuntimeError: a step is in progress.
+            ValueError: several agents are here (a stack has a `consensus()` of its own), or the module has none of the
+                parameters that this optimizer moves.
+            PeerError: a rank did not call it.
+        """
+        self._refuse_in_step("averaged")
+        return consensus_of(self, module)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zero all gradients in one write. They stay views of the flat buffer, whatever `set_to_none` says."""

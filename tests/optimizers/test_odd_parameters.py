@@ -8,7 +8,10 @@ from typing import Any
 import networkx as nx
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import fastsaddle as fs
 from fastsaddle.optimizer.memory import refuse_overlaps
@@ -74,6 +77,17 @@ REFUSED: dict[str, tuple[Callable[[], list[torch.Tensor]], str]] = {
         r"must not lie in shared memory, got parameter 1 .* private copy .*Hogwild",
     ),
 }
+
+
+def test_sharded_ones_are_refused() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        layer = nn.Linear(8, 4)
+        fully_shard(layer, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ValueError, match="must be dense, got DTensor for parameter 0"):
+            fs.QGM(layer.parameters())
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR")
