@@ -28,11 +28,17 @@ class Buffer:
 
     Attributes:
         size: of the buffer. first: what memory must bring or take. again: what was there before.
+        name: of the buffer: two of one name are one buffer that is read and written.
+        stays: whether it is scratch that programs write anew with each piece that they take.
+        leaves: whether each access asks L2 to give it up first.
     """
 
     size: float
     first: float = 0
     again: float = 0
+    name: int = 0
+    stays: bool = False
+    leaves: bool = True
 
 
 @dataclass
@@ -146,9 +152,13 @@ def moved(
         if not isinstance(tensor, torch.Tensor):
             continue
         size = tensor.numel() * tensor.element_size()
-        if launched != programs and tensor.shape[:1] == (launched,):
+        stays = launched != programs and tensor.shape[:1] == (launched,)
+        if stays:
             size = size * programs // launched
-        buffer = buffers.setdefault((id(tensor), access.stores), Buffer(size))
+        buffer = buffers.setdefault(
+            (id(tensor), access.stores), Buffer(size, name=id(tensor), stays=stays)
+        )
+        buffer.leaves &= access.leaves
         new = min(total, max(0.0, size - buffer.first))
         buffer.first += new
         buffer.again += total - new
