@@ -139,7 +139,8 @@ def bits_of(access: Access, threads: int) -> float:
 def accesses_of(step: Step, source: Source, threads: int) -> list[Access]:
     """The accesses of the source that a load or a store comes from; none of other instructions.
 
-    They name the line of an access, or one a little below it where its value is used first, and are no wider where any is not.
+    They name the line of an access, or one a little below it where its value is used first. What moves fewer bits than
+    they do is their origin only where nothing else is.
     """
     if not step.opcode.startswith(GLOBAL):
         return []
@@ -189,7 +190,8 @@ def repetitions(
             for place in range(span[0], span[1] + 1)
             if not any(s[0] <= place <= s[1] for s in inner)
         ]
-        loop, unrolled = origin(own, source, threads)
+        taken = Counter(loop for loop, _ in matched.values() if loop is not None)
+        loop, unrolled = origin(own, source, threads, taken)
         if loop is None:
             # of the widest of them: what lies inside that one has it around itself
             around = [m.outer for s in reversed(inner) if (m := matched[s][0]) is not None]
@@ -211,16 +213,23 @@ def repetitions(
 
 
 def origin(
-    own: list[tuple[Step, list[Access]]], source: Source, threads: int
+    own: list[tuple[Step, list[Access]]],
+    source: Source,
+    threads: int,
+    taken: Mapping[Loop, int],
 ) -> tuple[Loop | None, float]:
-    """The loop of the source that instructions come from, and how often it was unrolled."""
+    """The loop of the source that instructions come from, and how often it was unrolled.
+
+    `taken` counts the loops of the machine code that were found to come from each.
+    """
     loops: Counter[Loop] = Counter()
     for _, accesses in own:
         loops.update({a.loop for a in accesses if a.loop is not None})
     if not loops:
         return None, 1.0
-    # where lines of several loops were mixed, the one of most accesses
-    ((loop, _),) = loops.most_common(1)
+    # where lines of several loops were mixed, the one of most accesses; lines that a loop has twice are two loops
+    most = [loop for loop in source.loops if loops[loop] == max(loops.values())]
+    loop = min(most, key=lambda loop: taken[loop])
     # all together: one access's instructions may name the line of the next one
     bits = sum(width(step.opcode) for step, accesses in own if accesses)
     each = sum(bits_of(a, threads) for a in source.accesses if a.loop is loop)
