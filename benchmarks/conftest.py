@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks.progress import Progress
+from fastsaddle.kernels._shared.shapes.devices import device_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # seconds from which on three rounds tell enough: such work is beside what takes a tenth of it or less
@@ -78,6 +79,7 @@ def pytest_benchmark_update_machine_info(
             multiprocessors=properties.multi_processor_count,
             cuda=torch.version.cuda,
             hip=torch.version.hip,
+            kind=device_of(torch.device(config.getoption("--device"))).kind,
         )
     try:
         import triton

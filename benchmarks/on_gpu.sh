@@ -8,7 +8,7 @@
 #   tests 210         the ops, the optimizers and stacked convolutions on the GPU
 #   sanitizer 120     tests at small sizes under compute-sanitizer
 #   calibration 40    the few ops that bring benchmarks/model.py nearer to this device
-#   shapes 60         block shapes of streaming kernels
+#   shapes 90         block shapes of streaming kernels, and those that a table chooses
 #   stacking 220      stacked gradients against one model on the concatenated batch
 #   training 270      a run with ResNet-20 as `fastsaddle train` makes it, CUDA graphs on and off
 #   launches 60       kernels and waits of the host in a step
@@ -19,14 +19,15 @@
 #   gather 30         batches gathered from images, against copies of their bytes
 #   memory 100        4,096 agents with ResNet-20: memory and time of a step against plain PyTorch
 #
-# Without names all run in this order, in 25 minutes at most. Where a machine is lent for ten, three calls with the
+# Without names all run in this order, in 26 minutes at most. Where a machine is lent for ten, three calls with the
 # same DIR do: "tests sanitizer calibration shapes launches", "stacking training" and the rest. Each part writes
 # DIR/PART.json and DIR/PART.log, also where its time runs out or the script is ended. A file that cannot be read is
 # put aside as DIR/PART.broken. After each part what was measured so far is merged into DIR/gpu.json, ready to be
 # committed as benchmarks/results/gpu_<device>.json, and DIR/page.md says which of the figures to reach are met,
 # missed or not measured; it is printed at the end. DIR/calibration.json is for `python benchmarks/model.py
-# --calibration`. Files of several folders are merged by: python benchmarks/report.py A/gpu.json B/gpu.json --keep
-# RESULT
+# --calibration`, DIR/chosen.json the table of block shapes with the fastest of them, to be committed as
+# kernels/_shared/shapes/chosen.json. Files of several folders are merged by:
+# python benchmarks/report.py A/gpu.json B/gpu.json --keep RESULT
 #
 # Works from a bare checkout, without network: on Python 3.10 or later with torch, Triton, NumPy, networkx and pytest,
 # and pytest-benchmark for figures; a part that lacks a package says so and is left out. Exits non-zero where there is no
@@ -165,6 +166,9 @@ finish() {
     if [ ${#files[@]} -gt 0 ]; then
         "$python" benchmarks/report.py "${files[@]}" --keep "$out/gpu.json" >/dev/null || failed=1
     fi
+    if [ -s "$out/shapes.json" ]; then
+        "$python" benchmarks/chosen.py "$out/shapes.json" "$out/chosen.json" || failed=1
+    fi
     "$python" benchmarks/report.py --gpu "$out" >"$out/page.new" && mv "$out/page.new" "$out/page.md" || failed=1
 }
 
@@ -198,7 +202,7 @@ for name in "${chosen[@]}"; do
             tests/kernels/test_gpu.py tests/kernels/test_ops.py tests/kernels/test_stacked_convolution.py -k "triton or gpu"
         ;;
     calibration) figures calibration 40 kernels/test_calibration.py ;;
-    shapes) figures shapes 60 kernels/test_shapes.py ;;
+    shapes) figures shapes 90 kernels/test_shapes.py ;;
     stacking) figures stacking 220 steps/test_stacking_tax.py ;;
     training) figures training 270 steps/test_training.py ;;
     launches) figures launches 60 kernels/test_launches.py ;;

@@ -1,4 +1,4 @@
-"""Block shapes of streaming kernels, and programs that stay where programs walk, each against the copy bandwidth."""
+"""Block shapes of streaming kernels, and those that a table chooses, each against the copy bandwidth."""
 
 import importlib
 from typing import Any
@@ -8,6 +8,8 @@ import torch
 
 from benchmarks.conftest import Measure, kind
 from benchmarks.kernels.test_ops import DRAWN, compare, widened
+from fastsaddle.kernels._shared.shapes.alternatives import ALTERNATIVES
+from fastsaddle.kernels._shared.shapes.table import forced, table
 from fastsaddle.kernels.op import ops, use_backend
 
 # op -> the module that launches its kernel
@@ -18,8 +20,15 @@ LAUNCHERS = {
 SHAPES = [(columns, warps) for columns in (512, 1024, 2048, 4096) for warps in (4, 8)]
 SIZES = ((16, 2**22), (1024, 2**16))
 TINY_SIZES, TINY_SHAPES = ((2, 1100),), (SHAPES[0], SHAPES[-1])
-# programs of a multiprocessor that walk over the slices of a large stack
-RESIDENT = (1, 2, 3, 4)
+# numbers of a buffer that alternatives of the table are measured with, and agents where an entry is for any number
+ELEMENTS = 2**25
+MANY = {"gossip_step": 1024, "quantize": 16, "choco_step": 32, "mix_dense": 256}
+TINY_AGENTS = {"gossip_step": 65, "quantize": 3, "choco_step": 3, "mix_dense": 3}
+
+
+def bounds(kernel: str) -> list[int | None]:
+    """The most agents of each of a kernel's entries."""
+    return [entry["agents"] for entry in table()["default"][kernel]]
 
 
 @pytest.mark.parametrize("size", range(len(SIZES)))
@@ -61,41 +70,43 @@ def test_shape(
         )
 
 
-@pytest.mark.parametrize("resident", RESIDENT)
-def test_walking_programs(
-    resident: int,
+@pytest.mark.parametrize(
+    ("kernel", "number", "alternative"),
+    [
+        (kernel, number, name)
+        for kernel, names in ALTERNATIVES.items()
+        for number in range(len(bounds(kernel)))
+        for name in names
+    ],
+)
+def test_alternative(
+    kernel: str,
+    number: int,
+    alternative: str,
     measure: Measure,
     device: str,
     gpu_or_tiny: bool,
-    monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    op = ops()["gossip_step"]
+    """Every shape that the table may choose, for the stacks of each of its entries."""
+    op, names = ops()[kernel], [*ALTERNATIVES[kernel]]
     reason = op.unavailable(kind(request.config)).get("triton")
     if reason is not None:
         pytest.skip(reason)
-    if gpu_or_tiny and resident != RESIDENT[-1]:
-        pytest.skip("one number shows that it runs")
-    agents, dim = (257, 96) if gpu_or_tiny else (1024, 2**16)
-    example = op.examples(agents, DRAWN, torch.Generator().manual_seed(0))["quasi-global"]
+    if gpu_or_tiny and (number > 0 or alternative not in (names[0], names[-1])):
+        pytest.skip("two shapes for few agents show that it runs")
+    bound = bounds(kernel)[number]
+    agents = (bound or MANY[kernel]) if not gpu_or_tiny else TINY_AGENTS[kernel]
+    dim = 96 if gpu_or_tiny else ELEMENTS // agents
+    example = next(iter(op.examples(agents, DRAWN, torch.Generator().manual_seed(0)).values()))
     arguments: dict[str, Any] = widened(op, example, dim, device)
-    walking = importlib.import_module("fastsaddle.kernels.gossip_step.slices_triton")
-    monkeypatch.setattr(walking, "RESIDENT", resident)
-    walking.programs_at_once.cache_clear()
-    try:
+    with forced(kernel, alternative), use_backend("triton"):
         compare(op, "triton", arguments)
-        with use_backend("triton"):
-            measure(
-                lambda: op(*arguments.values()),
-                moved=op.passes(arguments) * agents * dim * 4,
-                implementation="triton",
-                agents=agents,
-                dim=dim,
-                info={
-                    "shape_of": f"gossip_step, {resident} programs a multiprocessor",
-                    "columns": walking.COLUMNS,
-                    "warps": walking.WARPS,
-                },
-            )
-    finally:
-        walking.programs_at_once.cache_clear()
+        measure(
+            lambda: op(*arguments.values()),
+            moved=op.passes(arguments) * agents * dim * 4,
+            implementation="triton",
+            agents=agents,
+            dim=dim,
+            info={"choice": kernel, "to_agents": bound, "alternative": alternative},
+        )

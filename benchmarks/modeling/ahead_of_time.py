@@ -12,6 +12,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from fastsaddle.kernels._shared.shapes.devices import STAND_IN, Device
+
 TARGETS = {
     "sm_80": ("nvidia", GPUTarget("cuda", 80, 32)),
     "sm_90": ("nvidia", GPUTarget("cuda", 90, 32)),
@@ -22,6 +24,8 @@ TARGETS = {
 DRAWN = 96
 # elements of a bucket
 BUCKET = 512
+# multiprocessors of a GPU that nobody asks
+FEW = 4
 COMPILE: Any = JITFunction.run
 # what the assembler said of a binary, which it says once
 LOGS: dict[int, tuple[Any, str]] = {}
@@ -54,6 +58,7 @@ def compile_for(target: str, launched: Callable[..., None]) -> None:
     """From now on, launches in this process call `launched(kernel, *args, grid=..., **kwargs)` for a target."""
     stand_in: Any = StandIn(target)
     driver.set_active(stand_in)
+    STAND_IN[0] = Device(target, FEW, 0)
     if TARGETS[target][0] == "amd":
         # block shapes go by the width of a warp
         torch.version.hip = "stand-in"

@@ -59,12 +59,19 @@ def percent_of_copy(launch: Launch, machine: Machine, factors: Factors) -> float
 def traffic(launch: Launch, machine: Machine) -> tuple[float, float]:
     """Bytes from and to memory, and those that L2 has: unless what programs take at once exceeds it.
 
-    Then what is read again comes from memory, but of a buffer that fits half of L2.
+    Then what is read again comes from memory, but of a buffer that fits half of L2. Hints are taken at their word: what
+    is to leave first takes no place from the rest.
     """
     memory, again = launch.floor, sum(buffer.again for buffer in launch.buffers)
     at_once = min(launch.programs, launch.resident * machine.multiprocessors)
-    held = launch.floor / (launch.programs * launch.turns) * at_once
-    if held > machine.cached:
+    share = at_once / (launch.programs * launch.turns)
+    held: dict[int, float] = {}
+    for buffer in launch.buffers:
+        if not buffer.leaves:
+            # written where it was read, a buffer takes its place once
+            taken = buffer.size if buffer.stays else buffer.first * share
+            held[buffer.name] = max(held.get(buffer.name, 0.0), taken)
+    if sum(held.values()) > machine.cached:
         missing = sum(b.again for b in launch.buffers if b.size > machine.cached / 2)
         memory, again = memory + missing, again - missing
     return memory, again

@@ -11,7 +11,7 @@ from triton.runtime.jit import JITFunction
 from benchmarks.modeling import listings, sass, triton_ir
 from benchmarks.modeling.ahead_of_time import DRAWN, compile_for, compiled, on_meta
 from benchmarks.modeling.machines import MACHINES, resident_programs
-from fastsaddle.kernels.gossip_step.slices_triton import RESIDENT
+from fastsaddle.kernels._shared.shapes.devices import STAND_IN, Device
 from fastsaddle.kernels.op import Op
 
 # numbers of a buffer; neighbors of an agent besides itself
@@ -28,11 +28,17 @@ class Buffer:
 
     Attributes:
         size: of the buffer. first: what memory must bring or take. again: what was there before.
+        name: of the buffer: two of one name are one buffer that is read and written.
+        stays: whether it is scratch that programs write anew with each piece that they take.
+        leaves: whether each access asks L2 to give it up first.
     """
 
     size: float
     first: float = 0
     again: float = 0
+    name: int = 0
+    stays: bool = False
+    leaves: bool = True
 
 
 @dataclass
@@ -87,6 +93,8 @@ def launches(op: Op, variant: str | None, agents: int, target: str) -> list[Laun
         found.append(launch_of(kernel.__name__, target, binary, log, given, prod(grid), contents))
 
     compile_for(target, record)
+    machine = next(m for m in MACHINES if m.target == target)
+    STAND_IN[0] = Device(target, machine.multiprocessors, machine.cached)
     examples = op.examples(agents, DRAWN, torch.Generator().manual_seed(0))
     arguments = examples[variant or next(iter(examples))]
     on_rows = on_meta(arguments, columns, degree=DEGREE, bucket=bucket)
@@ -108,13 +116,12 @@ def launch_of(
     used = listings.resources(binary.asm["ptx"], log)
     at_once = resident_programs(target, used["registers"], threads, binary.metadata.shared)
     multiprocessors = next(m.multiprocessors for m in MACHINES if m.target == target)
-    # programs that walk over slices are as many as the launcher lets reside, and it has no GPU to ask
-    launched, walks = programs, "tt.get_num_programs" in binary.asm["ttir"]
+    # of programs that walk over slices no more are launched than are to reside at once
+    walks = "tt.get_num_programs" in binary.asm["ttir"]
     if walks:
-        at_once = min(at_once, RESIDENT)
-        programs = at_once * multiprocessors
+        at_once = min(at_once, -(-programs // multiprocessors))
     source = triton_ir.read(binary.asm["ttir"], given, programs, contents)
-    buffers, first_reads = moved(source, given, launched, programs)
+    buffers, first_reads = moved(source, given, programs, walks)
     warp = sass.walk(sass.disassembled(binary.asm["cubin"]), source, threads, first_reads)
     outermost = [loop.trips for loop in source.loops if loop.outer is None]
     return Launch(
@@ -132,11 +139,11 @@ def launch_of(
 
 
 def moved(
-    source: triton_ir.Source, given: Mapping[str, Any], launched: int, programs: int
+    source: triton_ir.Source, given: Mapping[str, Any], programs: int, walks: bool
 ) -> tuple[list[Buffer], dict[triton_ir.Access, bool]]:
     """What is moved of each buffer, and which accesses are the first to it; several arguments may be one buffer.
 
-    Where not as many programs were launched as a GPU's would be, scratch `[launched, ...]` is as much larger there.
+    Where programs walk, `[programs, ...]` is scratch of theirs.
     """
     buffers: dict[tuple[int, bool], Buffer] = {}
     first: dict[triton_ir.Access, bool] = {}
@@ -146,9 +153,11 @@ def moved(
         if not isinstance(tensor, torch.Tensor):
             continue
         size = tensor.numel() * tensor.element_size()
-        if launched != programs and tensor.shape[:1] == (launched,):
-            size = size * programs // launched
-        buffer = buffers.setdefault((id(tensor), access.stores), Buffer(size))
+        stays = walks and tensor.shape[:1] == (programs,)
+        buffer = buffers.setdefault(
+            (id(tensor), access.stores), Buffer(size, name=id(tensor), stays=stays)
+        )
+        buffer.leaves &= access.leaves
         new = min(total, max(0.0, size - buffer.first))
         buffer.first += new
         buffer.again += total - new

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-PTX_MEMORY = re.compile(r"(?:ld|st)\.global(?:\.[a-z][\w:]*)*?(?:\.v(\d))?\.[bfsu](\d+)$")
+PTX_MEMORY = re.compile(r"(?:ld|st)\.global(?:\.[a-zA-Z][\w:]*)*?(?:\.v(\d))?\.[bfsu](\d+)$")
 AMD_MEMORY = re.compile(r"(?:global|buffer|flat)_(?:load|store)_([a-z]+)(?:x(\d))?$")
 AMD_BITS = {"dword": 32, "short": 16, "ushort": 16, "byte": 8, "ubyte": 8}
 

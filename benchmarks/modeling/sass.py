@@ -98,8 +98,8 @@ def walk(listing: str, source: Source, threads: int, first_reads: Mapping[Access
         first_reads: which loads bring from memory what nobody read before.
     """
     code = list(steps(listing))
-    origins = [accesses_of(step, source) for step in code]
-    times = repetitions(code, origins, threads)
+    origins = [accesses_of(step, source, threads) for step in code]
+    times = repetitions(code, origins, source, threads)
     warp, pending = Warp(), dict[int, str]()
     for step, at, often in zip(code, origins, times, strict=True):
         if at and all(access.rare for access in at):
@@ -131,15 +131,22 @@ def walk(listing: str, source: Source, threads: int, first_reads: Mapping[Access
     return warp
 
 
-def accesses_of(step: Step, source: Source) -> list[Access]:
+def bits_of(access: Access, threads: int) -> float:
+    """Bits that a thread moves with an access each time."""
+    return max(access.bits, access.elements * access.bits / threads)
+
+
+def accesses_of(step: Step, source: Source, threads: int) -> list[Access]:
     """The accesses of the source that a load or a store comes from; none of other instructions.
 
-    They name the line of an access, or one a little below it where its value is used first.
+    They name the line of an access, or one a little below it where its value is used first. What moves fewer bits than
+    they do is their origin only where nothing else is.
     """
     if not step.opcode.startswith(GLOBAL):
         return []
     stores = step.opcode.startswith("STG")
     alike = [a for a in source.accesses if a.stores == stores or step.opcode.startswith("ATOM")]
+    alike = [a for a in alike if bits_of(a, threads) >= width(step.opcode)] or alike
     lines = [a.line for a in alike if step.line - NEAR <= a.line <= step.line]
     return [a for a in alike if a.line == max(lines)] if lines else []
 
@@ -159,7 +166,9 @@ def registers(operands: str) -> list[int]:
     return [int(n) for n in re.findall(r"(?<![\w])R(\d+)", operands)]
 
 
-def repetitions(code: list[Step], origins: Sequence[list[Access]], threads: int) -> list[float]:
+def repetitions(
+    code: list[Step], origins: Sequence[list[Access]], source: Source, threads: int
+) -> list[float]:
     """How often each instruction runs in a program; `origins` are the accesses that each comes from."""
     places = {step.label: place for place, step in enumerate(code) if step.label}
     # a branch back to a label closes a loop
@@ -181,9 +190,11 @@ def repetitions(code: list[Step], origins: Sequence[list[Access]], threads: int)
             for place in range(span[0], span[1] + 1)
             if not any(s[0] <= place <= s[1] for s in inner)
         ]
-        loop, unrolled = origin(own, threads)
+        taken = Counter(loop for loop, _ in matched.values() if loop is not None)
+        loop, unrolled = origin(own, source, threads, taken)
         if loop is None:
-            around = [m.outer for s in inner if (m := matched[s][0]) is not None]
+            # of the widest of them: what lies inside that one has it around itself
+            around = [m.outer for s in reversed(inner) if (m := matched[s][0]) is not None]
             loop = next((outer for outer in around if outer is not None), None)
         matched[span] = loop, unrolled
     times = [1.0] * len(code)
@@ -201,17 +212,25 @@ def repetitions(code: list[Step], origins: Sequence[list[Access]], threads: int)
     return times
 
 
-def origin(own: list[tuple[Step, list[Access]]], threads: int) -> tuple[Loop | None, float]:
-    """The loop of the source that instructions come from, and how often it was unrolled."""
-    found: Counter[tuple[Access, ...]] = Counter()
-    for step, accesses in own:
-        if accesses:
-            found[tuple(accesses)] += width(step.opcode)
+def origin(
+    own: list[tuple[Step, list[Access]]],
+    source: Source,
+    threads: int,
+    taken: Mapping[Loop, int],
+) -> tuple[Loop | None, float]:
+    """The loop of the source that instructions come from, and how often it was unrolled.
+
+    `taken` counts the loops of the machine code that were found to come from each.
+    """
     loops: Counter[Loop] = Counter()
-    unrolled = 1.0
-    for accesses, bits in found.items():
-        loops.update(a.loop for a in accesses if a.loop is not None)
-        each = sum(max(a.bits, a.elements * a.bits / threads) for a in accesses)
-        unrolled = max(unrolled, bits / each)
-    # where lines of several loops were mixed, the one of most accesses
-    return (loops.most_common(1)[0][0] if loops else None), unrolled
+    for _, accesses in own:
+        loops.update({a.loop for a in accesses if a.loop is not None})
+    if not loops:
+        return None, 1.0
+    # where lines of several loops were mixed, the one of most accesses; lines that a loop has twice are two loops
+    most = [loop for loop in source.loops if loops[loop] == max(loops.values())]
+    loop = min(most, key=lambda loop: taken[loop])
+    # all together: one access's instructions may name the line of the next one
+    bits = sum(width(step.opcode) for step, accesses in own if accesses)
+    each = sum(bits_of(a, threads) for a in source.accesses if a.loop is loop)
+    return loop, max(1.0, float(round(bits / each)))

@@ -40,6 +40,7 @@ class Access:
         elements: numbers that a program moves with it each time; bits: of a number.
         stores: whether it writes. loop: the innermost one around it.
         rare: whether one program of many does it: whoever was the last to add to a counter.
+        leaves: whether it asks L2 to give up first what it moved.
     """
 
     line: int
@@ -49,6 +50,7 @@ class Access:
     stores: bool
     loop: Loop | None
     rare: bool
+    leaves: bool = False
 
     def moved(self) -> float:
         """Bytes that a program moves with it."""
@@ -116,7 +118,10 @@ def read(
                 number = lines.get(where[1], 0) if where else 0
                 base = bases.get(operands[0], "")
                 bits = BITS.get(at[2], 32)
-                source.accesses.append(Access(number, base, elements, bits, stores, loop, rare))
+                leaves = re.search(r"evictionPolicy = 2|evict_first", words) is not None
+                source.accesses.append(
+                    Access(number, base, elements, bits, stores, loop, rare, leaves)
+                )
                 held = contents.get(base, ())
                 offset = offsets.get(operands[0])
                 if at[1] is None and offset is not None and offset < len(held) and not stores:

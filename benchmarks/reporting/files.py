@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 ALWAYS = ("device", "threads", "torch", "triton", "python_version", "system", "machine")
-ON_A_GPU = ("memory_bytes", "multiprocessors", "cuda", "hip")
+ON_A_GPU = ("memory_bytes", "multiprocessors", "cuda", "hip", "kind")
 
 
 def read(paths: Iterable[Path]) -> dict[str, Any]:

@@ -128,3 +128,21 @@ def shape_table(infos: list[Info]) -> list[str]:
             lambda shape: f"{shape[0]} x {shape[1]}",
         ),
     ]
+
+
+def choice_table(infos: list[Info]) -> list[str]:
+    lines = [
+        "",
+        "Percent of the copy bandwidth of the block shapes that the table of shapes may choose:",
+        "",
+        "| kernel | agents x parameters | shapes, the fastest first |",
+        "| --- | --- | --- |",
+    ]
+    alike: dict[tuple[str, int, int], list[Info]] = {}
+    for i in infos:
+        alike.setdefault((i["choice"], i["agents"], i["dim"]), []).append(i)
+    for (kernel, agents, dim), found in alike.items():
+        found.sort(key=lambda i: -i["percent_of_copy"])
+        shapes = ", ".join(f"{i['alternative']}: {i['percent_of_copy']:.0f}" for i in found)
+        lines.append(f"| {kernel} | {agents:,} x {dim:,} | {shapes} |")
+    return lines

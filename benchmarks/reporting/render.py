@@ -4,6 +4,7 @@ from typing import Any
 
 from reporting.figures import figures_table
 from reporting.gpu_tables import (
+    choice_table,
     launch_table,
     memory_table,
     op_tables,
@@ -18,6 +19,7 @@ SPECIAL = {
     "training": training_table,
     "kept_bytes": memory_table,
     "shape_of": shape_table,
+    "choice": choice_table,
 }
 
 
@@ -49,7 +51,11 @@ def tables(report: dict[str, Any]) -> str:
 def timed(report: dict[str, Any]) -> list[Row]:
     """Rows with a percentage of the copy bandwidth, block shapes left out."""
     infos = ((row, row["extra_info"]) for row in report["benchmarks"])
-    return [row for row, info in infos if "percent_of_copy" in info and "shape_of" not in info]
+    return [
+        row
+        for row, info in infos
+        if "percent_of_copy" in info and not {"shape_of", "choice"} & {*info}
+    ]
 
 
 def is_op(row: Row) -> bool:

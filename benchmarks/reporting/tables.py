@@ -1,5 +1,6 @@
 """Markdown of one machine's figures: bandwidth, speed against what one would write today, stacking tax."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,14 +14,16 @@ def label(row: Row) -> str:
 
 def named(info: dict[str, Any]) -> str:
     """What was timed: an op, an optimizer's step, or a shape of an op's blocks."""
+    if "choice" in info:
+        return f"{info['choice']}, {info['alternative']}"
     if "shape_of" in info:
         return f"{info['shape_of']}, {info['columns']} columns, {info['warps']} warps"
     return info["op"] if "op" in info else f"{info['method']}.step"
 
 
 def milliseconds(info: dict[str, Any]) -> float:
-    """What a call took, by its bytes and their bandwidth."""
-    return info["bytes"] / info["gb_per_s"] / 1e6
+    """What a call took, by its bytes and their bandwidth; not a number where it moved none, or next to none."""
+    return info["bytes"] / info["gb_per_s"] / 1e6 if info["gb_per_s"] else math.nan
 
 
 def by_speed(infos: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from fastsaddle.kernels._shared.philox.triton_gpu import COPIES
 from fastsaddle.kernels.choco_step.blocks_triton import local_rows, mixed_rows, quantized
 
 
-@triton.jit(do_not_specialize=["levels", "seed", "first_agent"])
+@triton.jit(do_not_specialize=["multiplier", "shift", "levels", "seed", "first_agent"])
 def publish_kernel(
     start_ptr,
     g_ptr,
@@ -37,6 +37,8 @@ def publish_kernel(
     agents,
     columns,
     buckets,
+    multiplier,
+    shift,
     levels,
     seed,
     first_agent,
@@ -51,7 +53,7 @@ def publish_kernel(
     COLUMNS: tl.constexpr,
 ):
     agent, bucket, begin, end = tile_rows(
-        buckets_ptr, agents, columns, buckets, ROWS, PIECES, HALVINGS
+        buckets_ptr, agents, columns, buckets, multiplier, shift, ROWS, PIECES, HALVINGS
     )
     c = begin[:, None] + tl.arange(0, COLUMNS)[None, :]
     inside = c < end[:, None]

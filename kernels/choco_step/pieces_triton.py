@@ -1,4 +1,4 @@
-"""choco_step for buckets of all agents that no program holds: it takes them piece by piece, twice.
+"""choco_step for a bucket of all agents: a program takes it piece by piece, twice, and holds no more than a piece.
 
 The first time it finds what must be known of the whole bucket (the tops of h - x_hat; mixing first, it makes the new
 models and finds theirs); the second time it compresses, and mixes where that is left. What is read twice comes from L2
@@ -20,17 +20,22 @@ from fastsaddle.kernels.choco_step.blocks_triton import (
     quantized,
 )
 
-# numbers of a block: four a thread; with eight most of its variants spill
-BLOCK = 2048
 # what it takes: four buffers of so many agents and elements, for each of 132 programs, are 50 MB, the L2 of an H200
 PIECES_AGENTS, PIECES_ELEMENTS = 48, 48 * 512
+# columns of a block at least: 64 bytes of a row are the least that memory hands out without waste
+NARROW = 16
 
 
-def pieces_shape(agents: int, bucket: int) -> dict[str, int]:
-    """Shape of a block, warps, and whether the key of draws is to lie in vector registers."""
+def pieces_shape(agents: int, bucket: int, numbers: int, each: int) -> dict[str, int]:
+    """Shape of a block, warps, and whether the key of draws is to lie in vector registers.
+
+    Args:
+        agents: of the stack. bucket: elements of its largest one.
+        numbers: of a block. each: of a thread.
+    """
     padded = triton.next_power_of_2(agents)
-    columns = min(max(PIECE, triton.next_power_of_2(bucket)), BLOCK // padded)
-    threads = padded * columns // 4
+    columns = max(NARROW, min(max(PIECE, triton.next_power_of_2(bucket)), numbers // padded))
+    threads = padded * columns // each
     warps = max(1, threads // (64 if torch.version.hip else 32))
     is_amd = int(bool(torch.version.hip))
     return {"AGENTS": padded, "COLUMNS": columns, "num_warps": warps, "SPREAD_KEY": is_amd}

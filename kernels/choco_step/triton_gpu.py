@@ -1,8 +1,7 @@
-"""choco_step in Triton: one program holds a bucket of all agents, where it fits the registers.
+"""choco_step in Triton: one program takes a bucket of all agents, piece by piece, twice.
 
-Each buffer then comes from memory once and is written once: 7 passes, 5 without momentum, the least there can be.
-Some rows are read a second time, from L2, rather than held. It takes up to WHOLE_AGENTS agents with buckets of up to
-WHOLE_BUCKET elements. What is larger is taken piece by piece as long as L2 holds it: pieces_triton.py.
+Each buffer then comes from memory once and is written once, as long as L2 holds the buckets that programs take at once:
+7 passes, 5 without momentum, the least there can be: pieces_triton.py.
 
 Larger stacks take two kernels one after the other, for any number of agents: halves_triton.py.
 """
@@ -13,23 +12,11 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsaddle.kernels._shared.bfloat16.triton_gpu import as_bits, kept, widened
-from fastsaddle.kernels._shared.buckets.reference import PIECE
-from fastsaddle.kernels._shared.buckets.triton_gpu import (
-    bucket_span,
-    row_tops,
-    steps_of,
-    tile_shape,
-)
-from fastsaddle.kernels._shared.philox.triton_gpu import COPIES
+from fastsaddle.kernels._shared.bfloat16.triton_gpu import as_bits
+from fastsaddle.kernels._shared.buckets.triton_gpu import tile_shape
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
+from fastsaddle.kernels._shared.shapes.table import shape
 from fastsaddle.kernels._shared.step.reference import gated
-from fastsaddle.kernels.choco_step.blocks_triton import (
-    local_rows,
-    mixed_rows,
-    neighbors_pull,
-    quantized,
-)
 from fastsaddle.kernels.choco_step.halves_triton import mix_kernel, publish_kernel
 from fastsaddle.kernels.choco_step.pieces_triton import (
     PIECES_AGENTS,
@@ -38,163 +25,8 @@ from fastsaddle.kernels.choco_step.pieces_triton import (
     pieces_shape,
 )
 
-# what a program holds at most at once: more spills
-WHOLE_AGENTS, WHOLE_BUCKET = 16, 512
 # buckets that a finishing program adds at once
 LANES = 512
-
-
-@triton.jit(do_not_specialize=["levels", "seed", "first_agent"])
-def choco_step_kernel(
-    x_ptr,
-    start_ptr,
-    g_ptr,
-    momentum_ptr,
-    x_hat_ptr,
-    neighbors_ptr,
-    weights_ptr,
-    buckets_ptr,
-    partial_ptr,
-    lr_ptr,
-    weight_decay_ptr,
-    beta_ptr,
-    mu_ptr,
-    gamma_ptr,
-    norm_ptr,
-    step_ptr,
-    x_stride,
-    start_stride,
-    g_stride,
-    momentum_stride,
-    x_hat_stride,
-    lr_step,
-    weight_decay_step,
-    beta_step,
-    mu_step,
-    gamma_step,
-    step_step,
-    agents,
-    columns,
-    buckets,
-    width,
-    levels,
-    seed,
-    first_agent,
-    KIND: tl.constexpr,
-    NESTEROV: tl.constexpr,
-    MAXIMIZE: tl.constexpr,
-    GATED: tl.constexpr,
-    MIX_FIRST: tl.constexpr,
-    AGENTS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    bucket = tl.program_id(0)
-    begin, end = bucket_span(buckets_ptr, bucket, columns)
-    i = tl.arange(0, AGENTS)
-    # rows that pad the block are those of the last agent, without columns
-    row = tl.minimum(i, agents - 1).to(tl.int64)[:, None]
-    c = begin + tl.arange(0, COLUMNS)[None, :]
-    inside = (i < agents)[:, None] & (c < end)
-    step = tl.load(step_ptr + tl.minimum(i, agents - 1) * step_step)
-    place = partial_ptr + i.to(tl.int64) * (2 * buckets) + bucket
-    x_hat_place = x_hat_ptr + row * x_hat_stride + c
-    x_hat = widened(tl.load(x_hat_place, mask=inside, other=0.0))
-    # what is read again comes from L2: held meanwhile, it would spill
-    if not MIX_FIRST:
-        _, _, h, _, _, _ = local_rows(
-            start_ptr,
-            g_ptr,
-            momentum_ptr,
-            lr_ptr,
-            weight_decay_ptr,
-            beta_ptr,
-            norm_ptr,
-            start_stride,
-            g_stride,
-            momentum_stride,
-            lr_step,
-            weight_decay_step,
-            beta_step,
-            row,
-            c,
-            inside,
-            KIND,
-            NESTEROV,
-            MAXIMIZE,
-            GATED,
-        )
-        t = h - x_hat
-        inverse, scale = steps_of(row_tops(t, 0), levels)
-        value, square, lost = quantized(
-            t, inverse, scale, seed, first_agent + i, step, begin + i * 0, levels
-        )
-        tl.store(place, square, mask=i < agents)
-        tl.store(place + buckets, lost, mask=i < agents)
-        x_hat = widened(tl.load(x_hat_place, mask=inside, other=0.0)) + value
-        x_hat = kept(x_hat, x_hat_ptr, seed, first_agent + i, step, begin + i * 0, COPIES)
-        tl.store(x_hat_place, x_hat, mask=inside)
-        x_hat = widened(x_hat)
-    pull = neighbors_pull(x_hat, neighbors_ptr, weights_ptr, agents, width, AGENTS, COLUMNS)
-    start, momentum, h, moved, lr, steps = local_rows(
-        start_ptr,
-        g_ptr,
-        momentum_ptr,
-        lr_ptr,
-        weight_decay_ptr,
-        beta_ptr,
-        norm_ptr,
-        start_stride,
-        g_stride,
-        momentum_stride,
-        lr_step,
-        weight_decay_step,
-        beta_step,
-        row,
-        c,
-        inside,
-        KIND,
-        NESTEROV,
-        MAXIMIZE,
-        GATED,
-    )
-    mixed = mixed_rows(
-        pull,
-        start,
-        momentum,
-        h,
-        moved,
-        lr,
-        steps,
-        x_ptr,
-        momentum_ptr,
-        mu_ptr,
-        gamma_ptr,
-        x_stride,
-        momentum_stride,
-        mu_step,
-        gamma_step,
-        row,
-        c,
-        inside,
-        seed,
-        first_agent + i,
-        step,
-        begin + i * 0,
-        KIND,
-        GATED,
-    )
-    if MIX_FIRST:
-        x_hat = widened(tl.load(x_hat_place, mask=inside, other=0.0))
-        t = mixed - x_hat
-        inverse, scale = steps_of(row_tops(t, 0), levels)
-        value, square, lost = quantized(
-            t, inverse, scale, seed, first_agent + i, step, begin + i * 0, levels
-        )
-        tl.store(place, square, mask=i < agents)
-        tl.store(place + buckets, lost, mask=i < agents)
-        x_hat = x_hat + value
-        x_hat = kept(x_hat, x_hat_ptr, seed, first_agent + i, step, begin + i * 0, COPIES)
-        tl.store(x_hat_place, x_hat, mask=inside)
 
 
 @triton.jit
@@ -207,18 +39,6 @@ def squares_finish_kernel(partial_ptr, squares_ptr, buckets, LANES: tl.constexpr
         place = partial_ptr + (agent * 2 + both)[:, None] * buckets + b
         lanes += tl.load(place, mask=b < buckets, other=0.0).to(tl.float64)
     tl.store(squares_ptr + agent * 2 + both, tl.sum(lanes, axis=1))
-
-
-def fused_kernel(agents: int, bucket: int, mix_first: bool) -> tuple[Any, dict[str, int]]:
-    """The kernel that takes all agents of a bucket in one program, and the shape of its blocks."""
-    if agents > WHOLE_AGENTS or bucket > WHOLE_BUCKET:
-        return choco_step_pieces_kernel, pieces_shape(agents, bucket)
-    padded = triton.next_power_of_2(agents)
-    width = max(PIECE, triton.next_power_of_2(bucket))
-    # numbers of a warp: the second order holds more, AMD's warps are wider, and 1024 threads are the most
-    each = 512 if mix_first or torch.version.hip else 256
-    warps = max(1, padded * width // each)
-    return choco_step_kernel, {"AGENTS": padded, "COLUMNS": width, "num_warps": warps}
 
 
 def launch(
@@ -268,7 +88,7 @@ def launch(
     draw = (levels, seed, first_agent)
 
     def publish(model: torch.Tensor, steps: bool) -> None:
-        programs, shape = tile_shape(agents, columns, buckets, bucket)
+        programs, divides, tiles = tile_shape(agents, columns, buckets, bucket)
         publish_kernel[(programs,)](
             model,
             *rows[1:],
@@ -284,16 +104,18 @@ def launch(
             agents,
             columns,
             count,
+            *divides,
             *draw,
             STEPS=steps,
             **kinds,
-            **shape,
+            **tiles,
             **EXACT,
         )
 
-    if agents <= PIECES_AGENTS and agents * bucket <= PIECES_ELEMENTS:
-        kernel, shape = fused_kernel(agents, bucket, mix_first)
-        kernel[(count,)](
+    numbers, each = (shape("choco_step", agents, x.device)[name] for name in ("numbers", "each"))
+    is_small = agents <= PIECES_AGENTS and agents * bucket <= PIECES_ELEMENTS
+    if numbers and is_small:
+        choco_step_pieces_kernel[(count,)](
             x,
             *rows,
             *lists,
@@ -316,7 +138,7 @@ def launch(
             neighbors.shape[1],
             *draw,
             MIX_FIRST=mix_first,
-            **shape,
+            **pieces_shape(agents, bucket, numbers, each),
             **kinds,
             **EXACT,
         )

@@ -8,7 +8,7 @@ from fastsaddle.kernels._shared.buckets.triton_gpu import load_packed, tile_rows
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["multiplier", "shift"])
 def dequantize_add_kernel(
     codes_ptr,
     scales_ptr,
@@ -21,6 +21,8 @@ def dequantize_add_kernel(
     agents,
     columns,
     buckets,
+    multiplier,
+    shift,
     BITS: tl.constexpr,
     SIGNS: tl.constexpr,
     PIECES: tl.constexpr,
@@ -29,7 +31,7 @@ def dequantize_add_kernel(
     COLUMNS: tl.constexpr,
 ):
     agent, bucket, begin, end = tile_rows(
-        buckets_ptr, agents, columns, buckets, ROWS, PIECES, HALVINGS
+        buckets_ptr, agents, columns, buckets, multiplier, shift, ROWS, PIECES, HALVINGS
     )
     c = begin[:, None] + tl.arange(0, COLUMNS)[None, :]
     inside = c < end[:, None]
@@ -64,7 +66,7 @@ def launch(
     out: torch.Tensor,
 ) -> None:
     agents, columns = out.shape
-    programs, shape = tile_shape(agents, columns, buckets, bucket)
+    programs, divides, shape = tile_shape(agents, columns, buckets, bucket)
     dequantize_add_kernel[(programs,)](
         signs if codes is None else codes,
         scales,
@@ -77,6 +79,7 @@ def launch(
         agents,
         columns,
         buckets.shape[0],
+        *divides,
         BITS=bits,
         SIGNS=signs is not None,
         **shape,

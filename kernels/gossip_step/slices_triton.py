@@ -5,22 +5,14 @@ and mixes from there, so that h never has to reach memory and models may be over
 these columns. Programs stay and take the next slice, so the scratch is as large as they are many.
 """
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 
 from fastsaddle.kernels._shared.bfloat16.triton_gpu import kept, widened
 from fastsaddle.kernels._shared.philox.triton_gpu import MOMENTUM
+from fastsaddle.kernels._shared.shapes.devices import Device, device_of
 from fastsaddle.kernels._shared.step.triton_gpu import is_finite, local_values, quasi_global_values
-
-# agents and columns of one block, and its warps: 64 bytes of a row are the least that memory hands out without waste
-ROWS, COLUMNS, WARPS = 128, 16, 8
-# programs of a multiprocessor: one reads while the other waits for its threads
-RESIDENT = 2
-# where there is no device to ask: under the interpreter, and ahead of time
-FEW_PROGRAMS = 4
 
 
 @triton.jit(do_not_specialize=["seed", "first_agent"])
@@ -74,7 +66,9 @@ def gossip_step_slices_kernel(
             inside = agent & (c < columns)
             row = i.to(tl.int64)
             start = tl.load(start_ptr + row * start_stride + c, mask=inside, other=0.0)
-            g = tl.load(g_ptr + row * g_stride + c, mask=inside, other=0.0)
+            g = tl.load(
+                g_ptr + row * g_stride + c, mask=inside, other=0.0, eviction_policy="evict_first"
+            )
             momentum = start
             if KIND != 0:
                 momentum = tl.load(momentum_ptr + row * momentum_stride + c, mask=inside, other=0.0)
@@ -94,12 +88,17 @@ def gossip_step_slices_kernel(
                 steps = is_finite(tl.load(norm_ptr + i, mask=agent, other=0.0))
                 h = tl.where(steps, h, start)
                 moved = tl.where(steps, moved, momentum)
-            tl.store(h_ptr + row * COLUMNS + column, h, mask=agent)
+            tl.store(h_ptr + row * COLUMNS + column, h, mask=agent, eviction_policy="evict_last")
             if KIND == 1:
                 step = tl.load(step_ptr + each * step_step, mask=each < agents, other=0)
                 at, place = first_agent + each, part * COLUMNS + each * 0
                 moved = kept(moved, momentum_ptr, key, at, step, place, MOMENTUM)
-                tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
+                tl.store(
+                    momentum_ptr + row * momentum_stride + c,
+                    moved,
+                    mask=inside,
+                    eviction_policy="evict_first",
+                )
         tl.debug_barrier()
         for begin in range(0, agents, ROWS):
             each = begin + tl.arange(0, ROWS)
@@ -110,12 +109,17 @@ def gossip_step_slices_kernel(
             inside = agent & (c < columns)
             row = i.to(tl.int64)
             mixed = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
+            next_neighbor = tl.load(neighbors_ptr + row * width, mask=agent, other=-1)
+            next_weight = tl.load(weights_ptr + row * width, mask=agent, other=0.0)
             for k in range(width):
-                neighbor = tl.load(neighbors_ptr + row * width + k, mask=agent, other=-1)
+                neighbor, weight = next_neighbor, next_weight
+                # asked for while the rows of this one come; of the last, itself once more
+                following = row * width + tl.minimum(k + 1, width - 1)
+                next_neighbor = tl.load(neighbors_ptr + following, mask=agent, other=-1)
+                next_weight = tl.load(weights_ptr + following, mask=agent, other=0.0)
                 named = neighbor >= 0
                 # a wrong list must not read outside: nothing can be raised from here
                 neighbor = tl.minimum(tl.maximum(neighbor, 0), agents - 1)
-                weight = tl.load(weights_ptr + row * width + k, mask=agent, other=0.0)
                 term = weight * tl.load(h_ptr + neighbor * COLUMNS + column, mask=named, other=0.0)
                 # not zero plus the first term, which would lose the sign of zero
                 mixed = tl.where(named, tl.where(k == 0, term, mixed + term), mixed)
@@ -132,25 +136,40 @@ def gossip_step_slices_kernel(
                 step = tl.load(step_ptr + each * step_step, mask=each < agents, other=0)
                 at, place = first_agent + each, part * COLUMNS + each * 0
                 moved = kept(moved, momentum_ptr, key, at, step, place, MOMENTUM)
-                tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
-            tl.store(x_ptr + row * x_stride + c, mixed, mask=inside)
+                tl.store(
+                    momentum_ptr + row * momentum_stride + c,
+                    moved,
+                    mask=inside,
+                    eviction_policy="evict_first",
+                )
+            tl.store(x_ptr + row * x_stride + c, mixed, mask=inside, eviction_policy="evict_first")
         # the next slice overwrites h
         tl.debug_barrier()
 
 
-@functools.cache
-def programs_at_once(device: torch.device, agents: int) -> int:
-    """How many programs walk: as many as the device holds, but no more than leave their scratch in half of L2."""
-    if device.type != "cuda":
-        return FEW_PROGRAMS
-    has = torch.cuda.get_device_properties(device)
-    fitting = has.L2_cache_size // (2 * agents * COLUMNS * 4)
-    return min(RESIDENT * has.multi_processor_count, max(has.multi_processor_count, fitting))
+def programs_at_once(device: Device, resident: int, held: int) -> int:
+    """How many programs walk: about as many as L2 holds the slices of, the same number on each multiprocessor.
+
+    Args:
+        device: that they run on. resident: of a multiprocessor at most. held: bytes that a program's slice takes.
+    """
+    of_one_each = held * device.multiprocessors
+    # to the nearest: a slice that L2 just misses costs less than a multiprocessor with nothing to do
+    fitting = (2 * device.cached + of_one_each) // (2 * of_one_each)
+    return device.multiprocessors * max(1, min(resident, fitting))
 
 
-def walk(x: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Scratch for h, `[programs, agents, COLUMNS]` float32, and how many slices these programs walk over."""
-    agents, columns = x.shape
-    slices = triton.cdiv(columns, COLUMNS)
-    programs = min(slices, programs_at_once(x.device, agents))
-    return torch.empty(programs, agents, COLUMNS, dtype=torch.float32, device=x.device), slices
+def walk(
+    x: torch.Tensor, moments: torch.Tensor, kind: int, columns: int, resident: int
+) -> tuple[torch.Tensor, int]:
+    """Scratch for h, `[programs, agents, columns]` float32, and how many slices these programs walk over.
+
+    Only quasi-global momentum reads x and the momentum a second time; the gradients and all that is stored for good are
+    told to leave L2 first, and h last.
+    """
+    agents, width = x.shape
+    slices = triton.cdiv(width, columns)
+    again = x.element_size() + moments.element_size() if kind == 2 else 0
+    held = agents * columns * (torch.float32.itemsize + again)
+    programs = min(slices, programs_at_once(device_of(x.device), resident, held))
+    return torch.empty(programs, agents, columns, dtype=torch.float32, device=x.device), slices

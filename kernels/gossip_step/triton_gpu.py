@@ -1,7 +1,7 @@
 """gossip_step in Triton: one program holds a slice of all agents, so each buffer is read and written once.
 
-Neighbors are fetched from the block by a gather and summed in the list's order. Beyond FUSED_AGENTS agents a slice
-no longer fits the registers: slices_triton.py passes h through L2, with the same bits.
+Neighbors are fetched from the block by a gather and summed in the list's order. Beyond FUSED_AGENTS agents a program
+that holds a slice would be alone on its multiprocessor: slices_triton.py passes h through L2, with the same bits.
 """
 
 from typing import Any
@@ -13,6 +13,7 @@ import triton.language as tl
 from fastsaddle.kernels._shared.bfloat16.triton_gpu import as_bits, kept, widened
 from fastsaddle.kernels._shared.philox.triton_gpu import MOMENTUM
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT, FUSED_AGENTS, fused_shape
+from fastsaddle.kernels._shared.shapes.table import shape
 from fastsaddle.kernels._shared.step.reference import gated
 from fastsaddle.kernels._shared.step.triton_gpu import (
     is_finite,
@@ -20,13 +21,7 @@ from fastsaddle.kernels._shared.step.triton_gpu import (
     quasi_global_values,
     rows_of,
 )
-from fastsaddle.kernels.gossip_step.slices_triton import (
-    COLUMNS,
-    ROWS,
-    WARPS,
-    gossip_step_slices_kernel,
-    walk,
-)
+from fastsaddle.kernels.gossip_step.slices_triton import gossip_step_slices_kernel, walk
 
 
 @triton.jit(do_not_specialize=["seed", "first_agent"])
@@ -158,16 +153,17 @@ def launch(
         "GATED": norm is not None,
     }
     if agents > FUSED_AGENTS:
-        h, slices = walk(x)
+        blocks = shape("gossip_step", agents, x.device)
+        h, slices = walk(x, moments, kind, blocks["COLUMNS"], blocks["resident"])
         gossip_step_slices_kernel[(h.shape[0],)](
             *arguments,
             h,
             slices,
             **kinds,
             SPREAD_KEY=bool(torch.version.hip),
-            ROWS=ROWS,
-            COLUMNS=COLUMNS,
-            num_warps=WARPS,
+            ROWS=blocks["ROWS"],
+            COLUMNS=blocks["COLUMNS"],
+            num_warps=blocks["num_warps"],
             **EXACT,
         )
         return

@@ -1,10 +1,11 @@
-"""mix_dense in Triton: a tiled matrix product in full float32 (no TF32)."""
+"""mix_dense in Triton: a tiled matrix product in full float32 (no TF32), or torch's product by the table of shapes."""
 
 import torch
 import triton
 import triton.language as tl
 
 from fastsaddle.kernels._shared.rows.triton_launch import FUSED
+from fastsaddle.kernels._shared.shapes.table import shape
 
 
 @triton.jit
@@ -46,13 +47,23 @@ def mix_dense_kernel(
     )
 
 
-# 16 agents by 128 columns: full-precision products run outside the matrix units, and larger tiles spill
-ROWS, COLUMNS, TERMS = 16, 128, 16
+def is_full_precision() -> bool:
+    """Whether this process's settings leave torch's float32 products on a GPU whole."""
+    try:
+        return not torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:
+        # the settings contradict each other, and torch refuses to multiply
+        return False
 
 
 def launch(x: torch.Tensor, W: torch.Tensor, out: torch.Tensor) -> None:
     agents, columns = x.shape
-    mix_dense_kernel[(triton.cdiv(agents, ROWS) * triton.cdiv(columns, COLUMNS),)](
+    tile = shape("mix_dense", agents, x.device)
+    if tile["torch"] and is_full_precision():
+        torch.mm(W, x, out=out)
+        return
+    rows, width = tile["ROWS"], tile["COLUMNS"]
+    mix_dense_kernel[(triton.cdiv(agents, rows) * triton.cdiv(columns, width),)](
         x,
         W,
         out,
@@ -60,8 +71,9 @@ def launch(x: torch.Tensor, W: torch.Tensor, out: torch.Tensor) -> None:
         out.stride(0),
         agents,
         columns,
-        ROWS=ROWS,
-        COLUMNS=COLUMNS,
-        TERMS=TERMS,
+        ROWS=rows,
+        COLUMNS=width,
+        TERMS=tile["TERMS"],
+        num_warps=tile["num_warps"],
         **FUSED,
     )

@@ -17,7 +17,7 @@ from fastsaddle.kernels._shared.buckets.triton_gpu import (
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["multiplier", "shift"])
 def sign_buckets_kernel(
     x_ptr,
     buckets_ptr,
@@ -27,13 +27,15 @@ def sign_buckets_kernel(
     agents,
     columns,
     buckets,
+    multiplier,
+    shift,
     PIECES: tl.constexpr,
     HALVINGS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     agent, bucket, begin, end = tile_rows(
-        buckets_ptr, agents, columns, buckets, ROWS, PIECES, HALVINGS
+        buckets_ptr, agents, columns, buckets, multiplier, shift, ROWS, PIECES, HALVINGS
     )
     c = begin[:, None] + tl.arange(0, COLUMNS)[None, :]
     x = tl.load(x_ptr + agent[:, None] * x_stride + c, mask=c < end[:, None], other=0.0)
@@ -89,7 +91,7 @@ def launch(
     x: torch.Tensor, buckets: torch.Tensor, bucket: int, signs: torch.Tensor, scales: torch.Tensor
 ) -> None:
     agents, columns = x.shape
-    programs, shape = tile_shape(agents, columns, buckets, bucket)
+    programs, divides, shape = tile_shape(agents, columns, buckets, bucket)
     if not shape["PIECES"]:
         sign_buckets_kernel[(programs,)](
             x,
@@ -100,6 +102,7 @@ def launch(
             agents,
             columns,
             buckets.shape[0],
+            *divides,
             **shape,
             **EXACT,
         )

@@ -14,6 +14,7 @@ from fastsaddle.kernels._shared.buckets.triton_gpu import (
     magnitude_bits,
     tile_rows,
 )
+from fastsaddle.kernels._shared.rows.reciprocal_triton import reciprocal
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT
 
 # numbers of a tensor that a program takes at once; more, or digits of more bits, spill, on AMD sooner
@@ -48,7 +49,7 @@ def store_kept(indices_ptr, values_ptr, x, c, kept, place, row, begin, width):
     tl.store(values_ptr + row * width + place, x, mask=kept)
 
 
-@triton.jit(do_not_specialize=["seed", "first_agent"])
+@triton.jit(do_not_specialize=["multiplier", "shift", "seed", "first_agent"])
 def top_k_rows_kernel(
     x_ptr,
     buckets_ptr,
@@ -60,6 +61,8 @@ def top_k_rows_kernel(
     x_stride,
     step_step,
     agents,
+    multiplier,
+    shift,
     columns,
     tensors,
     width,
@@ -69,7 +72,9 @@ def top_k_rows_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    agent, tensor, begin, end = tile_rows(buckets_ptr, agents, columns, tensors, ROWS, False, 0)
+    agent, tensor, begin, end = tile_rows(
+        buckets_ptr, agents, columns, tensors, multiplier, shift, ROWS, False, 0
+    )
     c = begin[:, None] + tl.arange(0, COLUMNS)[None, :]
     inside = c < end[:, None]
     x = tl.load(x_ptr + agent[:, None] * x_stride + c, mask=inside, other=0.0)
@@ -176,7 +181,14 @@ def launch(
         block = triton.next_power_of_2(columns)
         rows = TILE // block
         top_k_rows_kernel[(triton.cdiv(agents * tensors, rows),)](
-            *pointers, agents, *numbers, RANDOM=random, ROWS=rows, COLUMNS=block, **EXACT
+            *pointers,
+            agents,
+            *reciprocal(tensors),
+            *numbers,
+            RANDOM=random,
+            ROWS=rows,
+            COLUMNS=block,
+            **EXACT,
         )
         return
     slice_ = AMD_SLICE if torch.version.hip else SLICE

@@ -27,14 +27,24 @@ from benchmarks.modeling.ahead_of_time import (
     on_meta,
 )
 from fastsaddle.kernels._shared.bfloat16.reference import passes_of
-from fastsaddle.kernels.op import ops
+from fastsaddle.kernels._shared.shapes.alternatives import ALTERNATIVES
+from fastsaddle.kernels._shared.shapes.table import forced
+from fastsaddle.kernels.op import Op, ops
 
 # one; each block shape of a fused step, also with a number that 16 does not divide; a stack beyond it
-AGENTS = (1, 16, 17, 48, 64, 128, 130, 256, 257)
+AGENTS = (1, 4, 16, 17, 48, 64, 128, 130, 257)
 # as wide as one slice of agent_norm
 COLUMNS = 8192
 # a buffer of 4 GB: AMD's kernels address it with 64 bits instead of 32
 LARGE_COLUMNS, LARGE_DEGREE = 2**26, 15
+# of the kernels that have several shapes: agents that they are compiled for, and ops that launch them under other names
+STACKS = {
+    "gossip_step": (65, 256),
+    "quantize": (16,),
+    "choco_step": (4, 17, 48),
+    "mix_dense": (130,),
+}
+OPS = {"quantize": ("quantize", "compress_ef")}
 # elements of a whole tensor that programs share; columns of a row that is a tile
 TENSOR, NARROW = 4096, 1024
 
@@ -102,6 +112,32 @@ def is_chosen(target: str, full: bool, *places: int) -> bool:
     return full or (list(TARGETS).index(target) + sum(places)) % len(TARGETS) == 0
 
 
+def compile_example(
+    recorder: Recorder,
+    op: Op,
+    variant: str,
+    arguments: dict[str, Any],
+    agents: int,
+    columns: int,
+    degree: int | None,
+    bucket: int,
+) -> None:
+    """What one call of an op launches."""
+    recorder.origin = {
+        "op": op.name,
+        "variant": variant,
+        "agents": agents,
+        "columns": columns,
+        "bucket": bucket,
+        "passes": op.passes(arguments),
+        "foreign": foreign_passes(arguments, agents),
+        "mix_first": arguments.get("mix_first", False),
+        **{name: passes_of(arguments.get(name)) for name in ("momentum", "x_hat")},
+    }
+    launch = op.implementation("triton")
+    launch(*on_meta(arguments, columns, degree=degree, bucket=bucket).values())
+
+
 def compile_ops(recorder: Recorder, target: str, full: bool) -> None:
     """Every op, example and number of agents or size of buckets, and stacks too large for 32-bit addresses."""
     generator = torch.Generator().manual_seed(0)
@@ -116,7 +152,6 @@ def compile_ops(recorder: Recorder, target: str, full: bool) -> None:
         large,
     ]
     for op in (op for op in ops().values() if not op.is_layer):
-        launch = op.implementation("triton")
         alone = "Tensor buckets" in op.schema and "Tensor neighbors" not in op.schema
         for place, (agents, columns, degree, bucket) in enumerate(sizes if alone else stacks):
             examples = op.examples(agents, DRAWN, generator)
@@ -125,18 +160,24 @@ def compile_ops(recorder: Recorder, target: str, full: bool) -> None:
             for number, (variant, arguments) in enumerate(examples.items()):
                 if not is_chosen(target, everything, place, number):
                     continue
-                recorder.origin = {
-                    "op": op.name,
-                    "variant": variant,
-                    "agents": agents,
-                    "columns": columns,
-                    "bucket": bucket,
-                    "passes": op.passes(arguments),
-                    "foreign": foreign_passes(arguments, agents),
-                    "mix_first": arguments.get("mix_first", False),
-                    **{name: passes_of(arguments.get(name)) for name in ("momentum", "x_hat")},
-                }
-                launch(*on_meta(arguments, columns, degree=degree, bucket=bucket).values())
+                compile_example(recorder, op, variant, arguments, agents, columns, degree, bucket)
+
+
+def compile_alternatives(recorder: Recorder, target: str, full: bool) -> None:
+    """Block shapes that a table may choose, each with the stacks that it is for."""
+    generator = torch.Generator().manual_seed(0)
+    for kernel, names in ALTERNATIVES.items():
+        for number, name in enumerate(names):
+            for op in (ops()[op_name] for op_name in OPS.get(kernel, (kernel,))):
+                for place, agents in enumerate(STACKS[kernel]):
+                    examples = op.examples(agents, DRAWN, generator)
+                    everything = full or len(examples) < len(TARGETS)
+                    for example, (variant, arguments) in enumerate(examples.items()):
+                        if is_chosen(target, everything, number, place, example):
+                            with forced(kernel, name):
+                                compile_example(
+                                    recorder, op, variant, arguments, agents, COLUMNS, None, BUCKET
+                                )
 
 
 def compile_controls(recorder: Recorder) -> None:
@@ -165,6 +206,7 @@ def main(target: str, report: str, full: str = "") -> None:
     recorder = Recorder()
     compile_for(target, recorder)
     compile_ops(recorder, target, bool(full))
+    compile_alternatives(recorder, target, bool(full))
     compile_controls(recorder)
     Path(report).write_text(json.dumps({"reports": recorder.reports}))
 

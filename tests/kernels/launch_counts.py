@@ -38,8 +38,8 @@ METHODS = (fs.DSGD, fs.DSGDm, fs.QGM, fs.DSADDLe, fs.QSADDLe)
 # what is built beside the methods on a ring of 16 -> (constructor, agents, groups)
 OTHERS: Mapping[str, tuple[Callable[..., Any], int, int]] = {
     "one model": (partial(ON_RING, topology=None), 1, 1),
-    "256 agents": (ON_RING, 256, 1),
-    "257 agents": (ON_RING, 257, 1),
+    "64 agents": (ON_RING, 64, 1),
+    "65 agents": (ON_RING, 65, 1),
     "fully connected, 65 agents": (partial(ON_RING, topology="fully_connected"), 65, 1),
     "17 agents, 8 bits": (partial(ON_RING, compressor=EIGHT_BITS), 17, 1),
     "49 agents, 8 bits": (partial(ON_RING, compressor=EIGHT_BITS), 49, 1),

@@ -43,31 +43,11 @@ SCATTERING = ("collect_gradients_kernel", "top_k_rows_kernel", "top_k_tensor_ker
 GATHERING = ("collect_gradients_kernel", "gather_batch_kernel")
 # rows go through the matrix units in tiles, and sums carry a tolerance
 DENSE = ("mix_dense_kernel",)
-# one program fills a multiprocessor: it holds a bucket or a slice of all agents, 32 KB of each buffer that it reads, or
-# searches a whole tensor
-ALONE = (
-    "choco_step_kernel",
-    "choco_step_pieces_kernel",
-    "gossip_step_kernel",
-    "top_k_tensor_kernel",
-)
+# one program may fill a multiprocessor: it searches a whole tensor
+ALONE = ("top_k_tensor_kernel",)
 # Bytes of a thread, stored and loaded together, at most: the largest over Triton 3.6 to 3.9, which bring ptxas 12.8
 # to 13.4 and each spill elsewhere
 FEW_SPILLS = {
-    # 128 registers just do in the second order: with Triton 3.7
-    ("choco_step_kernel", "sm_80"): 32,
-    # the same: with 3.8, less with 3.7
-    ("choco_step_kernel", "sm_90"): 120,
-    # the same: from 3.7 on, which call ptxas with regAllocOptLevel=2 (for a bug elsewhere)
-    ("choco_step_kernel", "sm_100"): 128,
-    # ptxas keeps to 64 registers here and below, though 128 or more are free: with 3.7, one variant of 17 agents
-    ("choco_step_pieces_kernel", "sm_80"): 20,
-    # with 3.7, less with 3.6
-    ("choco_step_pieces_kernel", "sm_100"): 20,
-    # with 3.7 and 3.8: bfloat16 models of more than 128 agents
-    ("gossip_step_kernel", "sm_80"): 8,
-    # with 3.7: quasi-global momentum of 17 agents
-    ("gossip_step_kernel", "sm_100"): 16,
     # with 3.6 to 3.8: bfloat16 momentum
     ("gossip_step_slices_kernel", "sm_90"): 16,
     # with 3.6: the same
@@ -170,9 +150,6 @@ def passes(report: Report) -> float:
     if report["kernel"] == "mix_kernel":
         # public copies of the neighbors, and the own one once more
         from_l2 = 2 * report["x_hat"]
-    if report["kernel"] == "choco_step_kernel":
-        # public copies, and before the mixing all that the local step reads
-        from_l2 = report["x_hat"] + (0 if report["mix_first"] else 2 + report["momentum"])
     if report["kernel"] == "choco_step_pieces_kernel":
         # what the second walk reads again: models and public copies, or all that the local step reads
         from_l2 = report["x_hat"] + (1 if report["mix_first"] else 2 + report["momentum"])

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 NORM, PERTURB, COUNT = {"agent_norm_kernel": 1}, {"sam_perturb_kernel": 1}, {"add_": 1}
 GOSSIP = {"gossip_step_kernel": 1}
-FUSED = {"choco_step_kernel": 1, "squares_finish_kernel": 1}
+FUSED = {"choco_step_pieces_kernel": 1, "squares_finish_kernel": 1}
 PLAIN = {**NORM, **COUNT}
 SAM = {"agent_norm_kernel": 2, **PERTURB, **COUNT}
 # 16 agents on a ring and one group of parameters, unless the name says otherwise; others than methods are QSADDLe
@@ -37,15 +37,16 @@ LAUNCHES: Mapping[str, tuple[int, Mapping[str, int]]] = {
     "DSADDLe, 8 bits": (6, {**SAM, **FUSED}),
     "QSADDLe, 8 bits": (6, {**SAM, **FUSED}),
     "one model": (5, {**SAM, **GOSSIP}),
-    "256 agents": (5, {**SAM, **GOSSIP}),
-    "257 agents": (5, {**SAM, "gossip_step_slices_kernel": 1}),
+    "64 agents": (5, {**SAM, **GOSSIP}),
+    "65 agents": (5, {**SAM, "gossip_step_slices_kernel": 1}),
     "fully connected, 65 agents": (
         7,
         {**SAM, "local_step_kernel": 1, "mix_dense_kernel": 1, "mix_update_kernel": 1},
     ),
+    # one launch more than a program for all agents of a bucket would be, which the model finds slower
     "17 agents, 8 bits": (
-        6,
-        {**SAM, "choco_step_pieces_kernel": 1, "squares_finish_kernel": 1},
+        7,
+        {**SAM, "publish_kernel": 1, "mix_kernel": 1, "squares_finish_kernel": 1},
     ),
     "49 agents, 8 bits": (
         7,
@@ -54,7 +55,7 @@ LAUNCHES: Mapping[str, tuple[int, Mapping[str, int]]] = {
     "2 groups": (7, {**SAM, "sam_perturb_kernel": 2, "gossip_step_kernel": 2}),
     "2 groups, 8 bits": (
         9,
-        {**SAM, "sam_perturb_kernel": 2, "choco_step_kernel": 2, "squares_finish_kernel": 2},
+        {**SAM, "sam_perturb_kernel": 2, "choco_step_pieces_kernel": 2, "squares_finish_kernel": 2},
     ),
     # the momentum's norm counts skipped steps of its own
     "MomentumSAM": (6, {**SAM, **GOSSIP, "new_zeros": 1}),

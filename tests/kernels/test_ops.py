@@ -19,7 +19,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CASES = {
     # backend: device, agents, columns
     "native": ("cpu", (1, 2, 3, 16, 17, 130), (32, 96, 1056, 8256)),
-    # 257 agents are one more than a fused program holds
+    # 257 agents are the first that the table of shapes takes for many
     "triton": (DEVICE, (1, 3, 17, 130, 257), (32, 96, 1056, 8256)),
 }
 TOGETHER = re.compile("Tensor (neighbors|sources|W)")

@@ -9,6 +9,7 @@ import torch
 
 import fastsaddle
 from fastsaddle.cli import main
+from fastsaddle.kernels._shared.shapes.table import origins
 from fastsaddle.kernels.op import ops
 from fastsaddle.sim.commands import info
 
@@ -34,6 +35,7 @@ def test_info_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         for backend, reason in op.unavailable("cpu").items():
             assert f"not {backend}" in said and reason in said
     assert "GB/s" in said
+    assert all(line in said for line in origins())
     assert "native library" in said
 
 

@@ -119,6 +119,81 @@ def test_a_warp_is_followed() -> None:
     assert warp.widths == {128: 16 * (8 + 24)} and "special" not in warp.units
 
 
+# slices of which each takes two loops, the second with one inside; both walk over lines 10 of a function that they call
+NESTED_TTIR = """
+#loc = loc("kernel.py":1:0)
+#loc1 = loc("kernel.py":10:5)
+#loc2 = loc("kernel.py":40:5)
+module {
+  tt.func public @kernel(%x_ptr: !tt.ptr<f32>, %slices: i32, %rows: i32, %width: i32) {
+    %c0_i32 = arith.constant 0 : i32 loc(#loc)
+    %c1_i32 = arith.constant 1 : i32 loc(#loc)
+    %a = tt.splat %x_ptr : !tt.ptr<f32> -> tensor<256x!tt.ptr<f32>> loc(#loc)
+    scf.for %s = %c0_i32 to %slices step %c1_i32  : i32 {
+      scf.for %i = %c0_i32 to %rows step %c1_i32  : i32 {
+        %v = tt.load %a evictionPolicy = evict_first : tensor<256x!tt.ptr<f32>> loc(#loc1)
+      } loc(#loc)
+      scf.for %j = %c0_i32 to %rows step %c1_i32  : i32 {
+        %w = tt.load %a : tensor<256x!tt.ptr<f32>> loc(#loc1)
+        scf.for %k = %c0_i32 to %width step %c1_i32  : i32 {
+          %u = tt.load %a : tensor<256x!tt.ptr<f32>> loc(#loc2)
+        } loc(#loc)
+      } loc(#loc)
+    } loc(#loc)
+    tt.return loc(#loc)
+  } loc(#loc)
+} loc(#loc)
+"""
+NESTED_SASS = """
+.L_x_0:
+	//## File "kernel.py", line 5
+        /*0000*/                   IADD R0, R0, R1 ;
+.L_x_1:
+	//## File "kernel.py", line 10
+        /*0010*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0020*/               @P0 BRA `(.L_x_1) ;
+.L_x_2:
+        /*0030*/                   LDG.E.128 R8, desc[UR4][R2.64] ;
+.L_x_3:
+	//## File "kernel.py", line 40
+        /*0040*/                   LDG.E.128 R12, desc[UR4][R2.64] ;
+        /*0050*/               @P0 BRA `(.L_x_3) ;
+        /*0060*/               @P0 BRA `(.L_x_2) ;
+        /*0070*/               @P0 BRA `(.L_x_0) ;
+"""
+
+
+def test_loops_in_one_another_turn_as_often_as_those_of_the_source() -> None:
+    sass = part("sass")
+    arguments = {"x_ptr": None, "slices": 5, "rows": 2, "width": 3}
+    source = part("triton_ir").read(NESTED_TTIR, arguments, 1)
+    assert [access.leaves for access in source.accesses] == [True, False, False]
+    code = list(sass.steps(NESTED_SASS))
+    origins = [sass.accesses_of(step, source, 64) for step in code]
+    assert sass.repetitions(code, origins, source, 64) == [5, 10, 10, 10, 30, 30, 10, 5]
+
+
+def test_l2_holds_a_buffer_once_and_not_what_leaves_first() -> None:
+    estimate, launches, machines = part("estimate"), part("launches"), part("machines")
+    h100 = next(m for m in machines.MACHINES if m.name == "H100")
+
+    def memory(**changed: bool) -> float:
+        size, fits = 40 * 2.0**20, 4 * 2.0**20
+        read = launches.Buffer(size=size, first=size, again=size, name=1, leaves=False)
+        written = launches.Buffer(size=size, first=size, name=1, leaves=False)
+        other = launches.Buffer(size=size, first=size, name=2, **{"leaves": False, **changed})
+        scratch = launches.Buffer(size=fits, first=fits, again=size, name=3, stays=True)
+        scratch.leaves = False
+        buffers = [read, written, other, scratch]
+        warp = part("sass").Warp()
+        launch = launches.Launch("k", "sm_90", 132, 128, 32, 0, 1, 1, warp, buffers)
+        return (estimate.traffic(launch, h100)[0] - 3 * size - fits) / size
+
+    # 40 MiB, 40 and 4 are more than 50: what is read again comes from memory, but for scratch that fits
+    assert memory() == 1
+    assert memory(leaves=True) == 0
+
+
 def test_throughput_of_few_and_of_many() -> None:
     throughput = part("estimate").throughput
     assert throughput([3.0, 2.0], 5.0, 1) == pytest.approx(0.1)

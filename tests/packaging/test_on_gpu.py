@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 import fastsaddle as fs
+from fastsaddle.kernels._shared.shapes.alternatives import ALTERNATIVES
+from fastsaddle.kernels._shared.shapes.table import entry, read, table
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "on_gpu.sh"
@@ -59,6 +61,11 @@ def test_parts_are_kept_and_merged(tmp_path: Path) -> None:
     # a line for each case, then the copy's bandwidth and a table
     case = r" *\d+/\d+  \d+:\d\d  shape\[.*\]: [\d.e+]+ ms, (\d\d+|\d\.\d) % of copy\n"
     assert len(re.findall(f"^{case}", log, re.M)) == 4
+    alternative = case.replace("shape", "alternative")
+    # the first and the last of each kernel's
+    assert len(re.findall(f"^{alternative}", log, re.M)) == 2 * len(table()["default"])
+    # nothing was measured: the table stays what it is
+    assert json.loads((tmp_path / "chosen.json").read_text()) == table()
     assert re.search(
         r"^copy_ [\d.]+ GB/s \(read \+ write, median of the run\); .*\nwhat ", log, re.M
     )
@@ -79,10 +86,41 @@ def test_parts_are_kept_and_merged(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "gpu.json").read_text())["benchmarks"]
     kept = [row["extra_info"] for row in rows]
     shapes = {(info["columns"], info["warps"]) for info in kept if "shape_of" in info}
-    assert shapes == {(16, 8), (512, 4), (4096, 8)}
+    assert shapes == {(512, 4), (4096, 8)}
     (speed,) = [info["steps_per_second"] for info in kept if "training" in info]
     assert speed > 0
     assert "* shapes passed\n* training passed\n" in (tmp_path / "page.md").read_text()
+
+
+def test_a_gpu_s_figures_choose_the_fastest_shapes(tmp_path: Path) -> None:
+    chosen = part("chosen").chosen
+    info = {"device": "NVIDIA H200", "torch": "2.11.0", "triton": "3.6.0", "kind": "sm_90"}
+    rows = [
+        {"choice": kernel, "to_agents": one["agents"], "alternative": name, "percent_of_copy": n}
+        for kernel in ("gossip_step", "mix_dense")
+        for one in table()["default"][kernel]
+        for n, name in enumerate(ALTERNATIVES[kernel])
+    ]
+    # one alternative of the last entry was not measured
+    rows = [{"extra_info": row} for row in rows[:-1]]
+    report = {"machine_info": info, "datetime": "2026-11-29T10:00:00", "benchmarks": rows}
+    content = chosen(report, table(), ALTERNATIVES)
+    path = tmp_path / "chosen.json"
+    path.write_text(json.dumps(content))
+    written = read(path)
+    assert written["default"] == table()["default"] and set(written["sm_90"]) == {
+        "gossip_step",
+        "mix_dense",
+    }
+    origin = "measured: NVIDIA H200, torch 2.11.0, triton 3.6.0, 2026-11-29"
+    last = [*ALTERNATIVES["gossip_step"]][-1]
+    for agents in (65, 1000):
+        found = entry(written, "gossip_step", agents, "sm_90")
+        assert (found["shape"], found["from"]) == (last, origin)
+    assert entry(written, "mix_dense", 16, "sm_90")["from"] == origin
+    assert entry(written, "mix_dense", 1000, "sm_90") == table()["default"]["mix_dense"][-1]
+    on_a_cpu = {**report, "machine_info": {**info, "device": "cpu"}}
+    assert chosen(on_a_cpu, table(), ALTERNATIVES) == table()
 
 
 def test_a_script_that_is_ended_writes_its_page(tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ def test_wheel_ships_the_kernels_and_the_library(wheel: Path, tmp_path: Path) ->
     _, version, *_ = wheel.name.split("-")
     folders = {"fastsaddle", f"fastsaddle-{version}.dist-info"}
     assert {name.split("/")[0] for name in names} == folders
-    sources = [path for kind in ("py", "cpp", "h") for path in ROOT.glob(f"kernels/**/*.{kind}")]
+    sources = [
+        path for kind in ("py", "cpp", "h", "json") for path in ROOT.glob(f"kernels/**/*.{kind}")
+    ]
     assert OPS and sources
     for source in sources:
         assert f"fastsaddle/{source.relative_to(ROOT)}" in names

@@ -10,6 +10,7 @@ import torch
 
 import fastsaddle
 from fastsaddle.kernels import native
+from fastsaddle.kernels._shared.shapes import table as shapes
 from fastsaddle.kernels.op import ops
 
 BUFFER_BYTES = 256 * 2**20
@@ -27,6 +28,7 @@ def report(missing: list[str]) -> str:
         ("devices", _devices()),
         ("native library", _native_library()),
         *((f"kernels on {kind}", _kernels(kind)) for kind in kinds),
+        ("block shapes of Triton kernels, by whom they were chosen", shapes.origins()),
         ("copy bandwidth, bytes read + written", [_bandwidth(kind) for kind in kinds]),
         ("simulator (fastsaddle train, compare, report)", [_simulator(missing)]),
     ]

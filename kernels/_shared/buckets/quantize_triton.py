@@ -18,9 +18,10 @@ from fastsaddle.kernels._shared.buckets.triton_gpu import (
 )
 from fastsaddle.kernels._shared.philox.triton_gpu import ROUNDING, halves
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT
+from fastsaddle.kernels._shared.shapes.table import shape
 
 
-@triton.jit(do_not_specialize=["levels", "seed", "first_agent"])
+@triton.jit(do_not_specialize=["multiplier", "shift", "levels", "seed", "first_agent"])
 def quantize_kernel(
     x_ptr,
     residual_ptr,
@@ -36,6 +37,8 @@ def quantize_kernel(
     agents,
     columns,
     buckets,
+    multiplier,
+    shift,
     levels,
     seed,
     first_agent,
@@ -49,7 +52,7 @@ def quantize_kernel(
     COLUMNS: tl.constexpr,
 ):
     agent, bucket, begin, end = tile_rows(
-        buckets_ptr, agents, columns, buckets, ROWS, PIECES, HALVINGS
+        buckets_ptr, agents, columns, buckets, multiplier, shift, ROWS, PIECES, HALVINGS
     )
     c = begin[:, None] + tl.arange(0, COLUMNS)[None, :]
     inside = c < end[:, None]
@@ -95,8 +98,9 @@ def launch_quantize(
 ) -> None:
     """Codes of x, or of x + residual with what they lose in the residual."""
     agents, columns = x.shape
-    programs, shape = tile_shape(agents, columns, buckets, bucket)
-    tops = large_tops(x, residual, buckets, norm) if shape["PIECES"] else scales
+    blocks = shape("quantize", agents, x.device)
+    programs, divides, tiles = tile_shape(agents, columns, buckets, bucket, blocks["TILE"])
+    tops = large_tops(x, residual, buckets, norm) if tiles["PIECES"] else scales
     quantize_kernel[(programs,)](
         x,
         x if residual is None else residual,
@@ -112,6 +116,7 @@ def launch_quantize(
         agents,
         columns,
         buckets.shape[0],
+        *divides,
         levels,
         seed,
         first_agent,
@@ -119,6 +124,7 @@ def launch_quantize(
         NORM=norm,
         SIGNS=signs is not None,
         FEEDBACK=residual is not None,
-        **shape,
+        **tiles,
+        num_warps=blocks["num_warps"],
         **EXACT,
     )

@@ -12,10 +12,11 @@ import triton
 import triton.language as tl
 
 from fastsaddle.kernels._shared.buckets.reference import PIECE, TINY
+from fastsaddle.kernels._shared.rows.reciprocal_triton import quotient, reciprocal
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
 from fastsaddle.kernels._shared.step.triton_gpu import is_finite
 
-# numbers of a program's tile: with four warps, one block of random bits for each thread
+# numbers of a program's tile, and the most of a bucket that a program takes whole
 TILE = 1024
 # numbers that a finishing program adds at once
 LANES = 256
@@ -55,24 +56,29 @@ def tile_rows(
     agents,
     columns,
     buckets,
+    multiplier,
+    shift,
     ROWS: tl.constexpr,
     PIECES: tl.constexpr,
     HALVINGS: tl.constexpr,
 ):
-    """(agent, bucket, first column, end) of each row of this program's tile; a row that does not exist is empty."""
+    """(agent, bucket, first column, end) of each row of this program's tile; a row that does not exist is empty.
+
+    multiplier and shift are the `reciprocal` of an agent's rows: of its buckets, or its pieces.
+    """
     # 32 bits will do: 2^31 pieces are 256 GiB
     number = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     if PIECES:
-        pieces = columns // 32
-        agent = number // pieces
-        begin = number % pieces * 32
+        agent = quotient(number, multiplier, shift)
+        begin = (number - agent * (columns // 32)) * 32
         end = begin + 32
         bucket = bucket_at(buckets_ptr, buckets, begin, HALVINGS)
     else:
-        agent = number // buckets
-        bucket = number % buckets
+        agent = quotient(number, multiplier, shift)
+        bucket = number - agent * buckets
         begin, end = bucket_span(buckets_ptr, bucket, columns)
-    begin = tl.where(agent < agents, begin // 32, columns // 32) * 32
+    # whole pieces, so that the compiler sees aligned rows
+    begin = tl.where(agent < agents, begin >> 5, columns // 32) * 32
     return tl.minimum(agent, agents - 1).to(tl.int64), bucket, begin, end
 
 
@@ -292,12 +298,21 @@ def large_tops(
 
 
 def tile_shape(
-    agents: int, columns: int, buckets: torch.Tensor, bucket: int
-) -> tuple[int, dict[str, Any]]:
-    """(programs, shape of their tiles): whole buckets where a tile holds one, or pieces."""
+    agents: int, columns: int, buckets: torch.Tensor, bucket: int, tile: int = TILE
+) -> tuple[int, tuple[int, int], dict[str, Any]]:
+    """(programs, the reciprocal that `tile_rows` takes, shape of their tiles): whole buckets, or pieces of large ones.
+
+    Args:
+        agents, columns: of the rows. buckets, bucket: their table, and the size of the largest.
+        tile: numbers of a program, but where a bucket is more.
+    """
     pieces = bucket > TILE
     width = PIECE if pieces else max(PIECE, triton.next_power_of_2(bucket))
-    rows = TILE // width
-    programs = triton.cdiv(agents * (columns // PIECE if pieces else buckets.shape[0]), rows)
+    rows = max(1, tile // width)
+    of_an_agent = columns // PIECE if pieces else buckets.shape[0]
     shape = {"ROWS": rows, "COLUMNS": width, "PIECES": pieces}
-    return programs, {**shape, "HALVINGS": halvings(buckets) if pieces else 0}
+    return (
+        triton.cdiv(agents * of_an_agent, rows),
+        reciprocal(of_an_agent),
+        {**shape, "HALVINGS": halvings(buckets) if pieces else 0},
+    )

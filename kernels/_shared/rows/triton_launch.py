@@ -11,13 +11,13 @@ FUSED = {"enable_fp_fusion": True}
 # columns of one program in kernels that take one agent's slice
 STREAM_COLUMNS = 1024
 
-# all agents of a slice fit one program up to here without spilling registers
-FUSED_AGENTS = 256
+# up to here several programs that hold all agents of a slice share a multiprocessor
+FUSED_AGENTS = 64
 
 
 def fused_shape(agents: int) -> tuple[int, int, int]:
     """(padded agents, columns, warps) of a program that holds all agents of a slice."""
     padded = triton.next_power_of_2(agents)
-    # eight elements a thread: with sixteen, 256 agents spill on sm_80
-    columns = min(max(32, 1024 // padded), 4096 // padded)
+    columns = max(32, 1024 // padded)
+    # eight elements a thread
     return padded, columns, padded * columns // 256
