@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -133,9 +133,10 @@ class Exchange:
             overwritten, untouched where nothing is compressed.
         nbytes: bytes sent so far by the agents here, counted by the communicator.
         origin: whose states these are copies of; None where they are the states themselves.
-        scratch: rows that one step after the other may use.
+        kept: rows that one step after the other may use, by what for.
         heard: what the last `publish` brought of other processes' agents, behind the rows that were published.
-        has_copies: whether the agents heard have sent their public copies since these were loaded.
+        halos: of states that are kept of the agents heard, too: `[agents + heard, columns]`, whose first rows are those
+            in `states`.
     """
 
     layout: FlatLayout
@@ -145,30 +146,46 @@ class Exchange:
     squares: torch.Tensor
     nbytes: int = 0
     origin: Exchange | None = None
-    scratch: torch.Tensor | None = None
+    kept: dict[str, torch.Tensor] = field(default_factory=dict)
     heard: torch.Tensor | None = None
-    has_copies: bool = True
+    halos: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def halo_of(self, name: str) -> torch.Tensor:
+        """A state of the agents here, then of those heard elsewhere."""
+        return self.halos.get(name, self.states[name])
 
     def count(self, messages: int) -> None:
         """So many rows of the layout were sent whole."""
         self.nbytes += 4 * messages * self.layout.dim
 
+    def memory(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Rows in memory that is kept for the next step, holding anything: fresh memory would cost more."""
+        found = self.kept.get(name)
+        if found is None or found.shape != shape or found.dtype != dtype:
+            found = self.kept[name] = torch.empty(shape, dtype=dtype, device=self.squares.device)
+        return found
+
     def copy_of(self, rows: torch.Tensor) -> torch.Tensor:
-        """A copy of `rows` in memory that is kept for the next step."""
-        if self.scratch is None or self.scratch.shape != rows.shape:
-            self.scratch = torch.empty_like(rows)
-        return self.scratch.copy_(rows)
+        """A copy of `rows` in such memory."""
+        return self.memory("copy", rows.shape, rows.dtype).copy_(rows)
 
     def apart(self) -> Exchange:
         """The same with copies of its states, which become the states when it is settled."""
-        states = {name: rows.clone() for name, rows in self.states.items()}
-        return replace(self, states=states, squares=torch.zeros_like(self.squares), origin=self)
+        halos = {name: rows.clone() for name, rows in self.halos.items()}
+        states = {
+            name: halos[name][: len(rows)] if name in halos else rows.clone()
+            for name, rows in self.states.items()
+        }
+        squares = torch.zeros_like(self.squares)
+        return replace(self, states=states, halos=halos, squares=squares, origin=self)
 
     def settle(self) -> None:
         """Make copies of states the states."""
         if self.origin is not None:
-            for name, rows in self.states.items():
-                self.origin.states[name].copy_(rows)
+            for name in self.states:
+                self.origin.halo_of(name).copy_(self.halo_of(name))
             self.origin.squares.copy_(self.squares)
 
 
@@ -258,6 +275,10 @@ class Communicator:
         """Whether agents exchange rows in the step that begins now; they take local steps alone where not."""
         return True
 
+    def meets(self, optimizer: Optimizer) -> bool:
+        """Whether the step that begins now ends with an exchange, when all groups have stepped."""
+        return False
+
     def finish(self, optimizer: Optimizer) -> int:
         """Called when all groups have stepped. Returns bytes sent."""
         return 0
@@ -339,6 +360,18 @@ class Communicator:
         """
         return rows
 
+    @property
+    def arriving(self) -> tuple[tuple[int, int], ...]:
+        """(agent, which of its neighbors, from 0 on) of each edge from elsewhere to here, as `deliver` brings them."""
+        return ()
+
+    def deliver_bytes(self, rows: torch.Tensor) -> torch.Tensor:
+        """`deliver` of uint8 `[rows, bytes]`, but what has come from elsewhere alone, uint8 `[arriving, bytes]`."""
+        return rows[:0]
+
+    def resume(self, exchanges: list[Exchange]) -> None:
+        """States were loaded: take the rows of agents elsewhere in `halos` from their owners, who all do the same."""
+
     def mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean `[columns]` float32 of x `[agents, columns]`, and squared distances to it `[agents]` float64."""
         mean = torch.empty(x.shape[1], dtype=torch.float32, device=x.device)
@@ -364,6 +397,9 @@ class Communicator:
             agreement: what ranks know of each other.
             steps: says how many steps the optimizer has done.
         """
+
+    def begin(self, optimizer: Optimizer) -> None:
+        """Before anything of a step: raise where agents in other processes are out of reach for good."""
 
     def agree(self, norm: torch.Tensor) -> None:
         """Before a step changes anything: raise everywhere or nowhere, where agents are in several processes."""

@@ -1,5 +1,6 @@
 """CHOCO gossip: agents send compressed differences to public copies of their models, and mix the copies."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,11 +9,13 @@ import torch
 from fastsaddle.comm.base import Exchange, LocalStep, local_models, take_mixed
 from fastsaddle.comm.lists import check_consensus_step
 from fastsaddle.comm.stacked import StackedGossip
-from fastsaddle.compressors._wire import largest_of, table_of
-from fastsaddle.compressors.base import Compressor
+from fastsaddle.compressors._wire import largest_of, row_norms, runs, table_of
+from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
 from fastsaddle.graphs.topology import Topology
+from fastsaddle.kernels._shared.bfloat16.reference import keep
+from fastsaddle.kernels._shared.philox.reference import COPIES
 from fastsaddle.kernels._shared.square_root import square_root
 from fastsaddle.kernels._shared.step.reference import LOCAL
 from fastsaddle.kernels.choco_step import MOST_ELEMENTS, MOST_LEVELS, choco_step
@@ -91,7 +94,16 @@ class CompressedGossip(StackedGossip):
         check_consensus_step(consensus_step)
         # gamma acts on the pull towards the copies, so that the lists are those of W itself
         super().__init__(topology, consensus_step, every, rounds, dense=False, folded=False)
-        self.choco = choco
+        self._compress(choco, fused(choco))
+
+    def _compress(self, choco: Choco, whole_step: StochasticQuantizer | None) -> None:
+        """Called once, by the constructor.
+
+        Args:
+            choco: compressor, order and options.
+            whole_step: the quantizer with which a step is one kernel; None where it takes several.
+        """
+        self.choco, self._whole_step = choco, whole_step
         # one a device, kept for good: a captured graph knows nothing but its address
         self._gammas: dict[torch.device, torch.Tensor] = {}
         options = {"weighted_sum": choco.running_sum, "pull_square": choco.adaptive}
@@ -102,7 +114,7 @@ class CompressedGossip(StackedGossip):
 
     @property
     def may_refuse(self) -> bool:  # type: ignore[override]
-        return fused(self.choco) is None
+        return self._whole_step is None
 
     @property
     def refuses_first(self) -> bool:  # type: ignore[override]
@@ -115,19 +127,24 @@ class CompressedGossip(StackedGossip):
         return (ROUND, *super().shared_states)
 
     def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
-        quantizer = fused(self.choco)
-        if quantizer is not None and self.rounds == 1:
-            self._fused_step(x, step, exchange, quantizer)
+        quantizer = self._whole_step
+        if quantizer is not None and self.rounds == 1 and self._draws_alike(step):
+            self._fused_step(x, step, self._round(exchange, 0), quantizer)
             exchange.nbytes += quantizer.message_bytes(exchange.layout) * self.messages
             return
         aside = step
         if step.momentum is not None and step.kind == LOCAL and x.device.type == "cpu":
             # the exchange may refuse, and then nothing may have changed
             aside = replace(step, momentum=exchange.copy_of(step.momentum))
-        mixed = self.mix(local_models(x, aside), exchange)
+        h = local_models(x, aside, exchange.memory("h", x.shape))
+        mixed = self.mix(h, exchange)
         if step.momentum is not None and aside.momentum is not None and aside is not step:
             step.momentum.copy_(aside.momentum)
         take_mixed(x, step.saved, mixed, step, self.alone(x.device))
+
+    def _draws_alike(self, step: LocalStep) -> bool:
+        """Whether one number serves all draws: messages count gossips, and momentum that is rounded counts steps."""
+        return self.every == 1 or step.momentum is None or step.momentum.dtype == torch.float32
 
     def differences(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         if self.rounds > 1:
@@ -183,33 +200,114 @@ class CompressedGossip(StackedGossip):
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
         """Send Q(x - x_hat) and add it to the public copies."""
-        compressor, x_hat = self.choco.compressor, exchange.states["x_hat"]
-        t = x - x_hat
-        payload = compressor.encode(
-            t,
+        self._move_copies(x, exchange, *self._encoded(x, exchange))
+
+    def _encoded(self, x: torch.Tensor, exchange: Exchange) -> tuple[torch.Tensor, Payload]:
+        """x - x_hat of the agents here, and what they send of it."""
+        difference = exchange.memory("difference", x.shape)
+        torch.sub(x, exchange.states["x_hat"], out=difference)
+        payload = self.choco.compressor.encode(
+            difference,
             exchange.seed,
             exchange.number,
             layout=exchange.layout,
             first_agent=self.first_agent,
         )
-        value = compressor.decode(payload)
-        x_hat.add_(value)
+        exchange.nbytes += payload.nbytes // len(x) * self.messages
+        return difference, payload
+
+    def _move_copies(
+        self,
+        x: torch.Tensor,
+        exchange: Exchange,
+        difference: torch.Tensor,
+        payload: Payload,
+        heard: Payload | None = None,
+    ) -> None:
+        """Add what was sent of models x to public copies: `payload` of the agents here, `heard` of those elsewhere."""
+        compressor, agents = self.choco.compressor, len(difference)
+        copies = exchange.halo_of("x_hat")
+        quantizer = fused(self.choco)
+        if quantizer is not None and copies.dtype == torch.float32:
+            # as in one kernel: the same sums of squares, and fewer passes
+            self._quantize_copies(x, exchange, quantizer)
+            if heard is not None:
+                compressor.decode_add_(heard, copies[agents:])
+            return
+
+        def decode_to(rows: torch.Tensor) -> torch.Tensor:
+            compressor.decode_add_(payload, rows[:agents])
+            if heard is not None:
+                compressor.decode_add_(heard, rows[agents:])
+            return rows
+
+        if copies.dtype == torch.float32 and not self.choco.running_sum:
+            decode_to(copies)
+        else:
+            value = decode_to(exchange.memory("value", copies.shape).zero_())
+            self._add(value, copies, exchange)
+        # norms are summed without rows as wide as their float64 sums
+        exchange.squares[:, 0] = row_norms(difference).double().square()
+        compressor.decode_add_(payload, difference, -1.0)
+        exchange.squares[:, 1] = row_norms(difference).double().square()
+
+    def _quantize_copies(self, x: torch.Tensor, exchange: Exchange, q: StochasticQuantizer) -> None:
+        """x_hat += Q(x - x_hat) of the agents here, with the squares of both: a step that mixes nothing."""
+        alone, zero = self.alone(x.device), x.new_zeros(())
+        choco_step(
+            exchange.memory("mixed", x.shape),
+            x,
+            x,
+            None,
+            exchange.states["x_hat"],
+            alone.neighbors,
+            alone.weights,
+            table_of(exchange.layout, q.bucket, x.device),
+            largest_of(exchange.layout, q.bucket),
+            *(zero, zero, zero, zero, zero),
+            None,
+            0,
+            False,
+            False,
+            False,
+            q.most,
+            exchange.seed,
+            exchange.number,
+            self.first_agent,
+            exchange.squares,
+        )
+
+    def _add(self, value: torch.Tensor, copies: torch.Tensor, exchange: Exchange) -> None:
+        """Add what all sent to public copies, and to the running sum of the neighbors'."""
         if self.choco.running_sum:
-            lists = self.lists(x_hat.device)
+            lists = self.lists(copies.device)
             others = lists.weights.clone()
             others[:, 0].zero_()
-            received = torch.empty_like(value)
+            running = exchange.states["weighted_sum"]
+            received = exchange.memory("received", running.shape)
             mix_neighbors(value, received, lists.neighbors, others)
-            exchange.states["weighted_sum"].add_(received)
-        torch.sum(t.double().square(), 1, out=exchange.squares[:, 0])
-        torch.sum((value - t).double().square(), 1, out=exchange.squares[:, 1])
-        exchange.nbytes += payload.nbytes // len(x) * self.messages
+            running.add_(received)
+        if copies.dtype == torch.float32:
+            copies.add_(value)
+            return
+        row = 0
+        # every holder rounds by the owners' draws
+        for first, count in runs(self.holds):
+            part = slice(row, row + count)
+            moved = copies[part].float() + value[part]
+            keep(copies[part], moved, (exchange.seed, exchange.number, first), COPIES)
+            row += count
+
+    @property
+    def holds(self) -> Sequence[int]:
+        """Numbers of the agents whose public copies are here, in the order of their rows."""
+        return range(self.first_agent, self.first_agent + (self.agents or 1))
 
     def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        return exchange.states["x_hat"]
+        return exchange.halo_of("x_hat")
 
     def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        return x + self._pull(exchange)
+        return self._pull(exchange).add_(x)
 
     def _gamma_on(self, device: torch.device) -> torch.Tensor:
         if device not in self._gammas:
@@ -219,14 +317,14 @@ class CompressedGossip(StackedGossip):
 
     def _pull(self, exchange: Exchange) -> torch.Tensor:
         """gamma (W x_hat - x_hat), with AdaGossip's gamma where that was asked for."""
-        x_hat = exchange.states["x_hat"]
+        copies, x_hat = exchange.halo_of("x_hat").float(), exchange.states["x_hat"]
         gamma = self._gamma_on(x_hat.device)
         lists = self.lists(x_hat.device)
         if self.choco.running_sum:
             pull = exchange.states["weighted_sum"] + (lists.weights[:, :1] - 1.0) * x_hat
         else:
-            pull = torch.empty_like(x_hat)
-            mix_neighbors(x_hat, pull, lists.neighbors, lists.weights)
+            pull = torch.empty_like(x_hat, dtype=torch.float32)
+            mix_neighbors(copies, pull, lists.neighbors, lists.weights)
             pull.sub_(x_hat)
         if not self.choco.adaptive:
             return pull.mul_(gamma)

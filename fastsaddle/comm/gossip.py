@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from fastsaddle.comm.base import NOT_STACKED
 from fastsaddle.comm.choco import Choco, CompressedGossip, as_choco
+from fastsaddle.comm.choco_over_ranks import CompressedRankGossip
 from fastsaddle.comm.lists import check_consensus_step
 from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.comm.period import check_steps
@@ -73,9 +74,10 @@ class Gossip:
         if placement is not None:
             stacked = is_stack(leading, placement)
             graph = self._graph(placement.all_agents)
-            if choco != as_choco(None):
-                raise ValueError("messages between processes are not compressed yet")
-            return RankGossip(graph, placement, self.consensus_step, *often, stacked=stacked)
+            if choco == as_choco(None):
+                return RankGossip(graph, placement, self.consensus_step, *often, stacked=stacked)
+            gamma = self.consensus_step
+            return CompressedRankGossip(graph, placement, gamma, choco, *often, stacked=stacked)
         if self.topology is None:
             return StackedGossip(None, self.consensus_step, *often, self.dense)
         if leading is None:

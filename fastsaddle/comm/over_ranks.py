@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,13 +14,15 @@ from fastsaddle.kernels.distance import distance
 from fastsaddle.kernels.mix_update import mix_update
 from fastsaddle.ranks.fingerprint import Agreement
 from fastsaddle.ranks.halo import HEAD, Halo
-from fastsaddle.ranks.header import Kind
+from fastsaddle.ranks.header import SIZE, Kind
 from fastsaddle.ranks.mail import Mail
-from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.plan import Plan
 from fastsaddle.ranks.transposition import Transposition
+
+if TYPE_CHECKING:
+    from fastsaddle.optimizer.shell import Optimizer
 
 
 class OverRanks(Communicator):
@@ -31,8 +34,8 @@ class OverRanks(Communicator):
         """Called once, by the constructor."""
         self.placement = placement
         self.agents, self.first_agent = placement.agents, placement.first_agent
-        self.notes = Notes(placement)
-        self.everybody = Transposition(placement, self.notes)
+        self.notes = placement.notes
+        self.everybody = Transposition(placement)
 
     @property
     def all_agents(self) -> int:
@@ -51,6 +54,17 @@ class OverRanks(Communicator):
 
     def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
         self.notes.join(agreement, steps)
+
+    def begin(self, optimizer: Optimizer) -> None:
+        self.notes.check()
+        transport = self.placement.transport
+        row = SIZE + 8 * optimizer.rows.layout.stride * len(optimizer.rule.sends)
+        transport.largest = max(transport.largest, self._rows_at_once * row)
+
+    @property
+    def _rows_at_once(self) -> int:
+        """Rows that one peer sends in an exchange at most."""
+        return max(self.placement.counts)
 
     def withdraw(self, error: BaseException) -> None:
         self.everybody.peers.withdraw(error)
@@ -101,9 +115,14 @@ class RankGossip(OverRanks, StackedGossip):
         self.stacked = stacked
         self.heard = len(self.plan.halo)
         self.notes.hearers = self.plan.hearers
-        self.peers = Peers(placement, {*self.plan.sends, *self.plan.receives}, self.notes)
+        self.peers = Peers(placement, {*self.plan.sends, *self.plan.receives})
         self._halos: dict[tuple[int, torch.device], Halo] = {}
         self._edges: dict[tuple[int, torch.device], Mail] = {}
+
+    @property
+    def _rows_at_once(self) -> int:
+        # each edge may have one
+        return max(super()._rows_at_once, *map(len, self.plan.edges_in.values()), 0)
 
     @property
     def bytes_on_wire(self) -> int:
@@ -151,29 +170,35 @@ class RankGossip(OverRanks, StackedGossip):
         rates = (step.lr, step.mu, step.norm)
         mix_update(x, step.saved, h, momentum, lists.neighbors, lists.weights, *rates, *step.random)
 
+    @property
+    def arriving(self) -> tuple[tuple[int, int], ...]:
+        plan = self.plan
+        edges = (edge for from_peer in plan.edges_in.values() for edge in from_peer)
+        return tuple((edge[0], plan.slot_of(edge)) for edge in edges)
+
     def deliver(self, rows: torch.Tensor) -> torch.Tensor:
         if not self.peers.who:
             return rows
-        plan, columns = self.plan, rows.shape[1]
-        key = (columns, rows.device)
+        mail = self._delivered(rows.view(torch.uint8))
+        return torch.cat([rows, mail.into.view(torch.float32)[:, HEAD:]])
+
+    def deliver_bytes(self, rows: torch.Tensor) -> torch.Tensor:
+        return self._delivered(rows).into[:, SIZE:] if self.peers.who else rows[:0]
+
+    def _delivered(self, rows: torch.Tensor) -> Mail:
+        """The mail in which rows of bytes, blocks of one an agent, have gone along edges."""
+        plan, key = self.plan, (rows.shape[1], rows.device)
         if key not in self._edges:
-            self._edges[key] = Mail(
-                Kind.EDGE, plan.edges_out, plan.edges_in, 4 * columns, rows.device
-            )
+            self._edges[key] = Mail(Kind.EDGE, plan.edges_out, plan.edges_in, *key)
         mail = self._edges[key]
-        messages = mail.out.view(torch.float32)[:, HEAD:]
         edges = (edge for to_peer in plan.edges_out.values() for edge in to_peer)
-        for message, edge in zip(messages, edges, strict=True):
+        for message, edge in zip(mail.out[:, SIZE:], edges, strict=True):
             message.copy_(rows[plan.slot_of(edge) * plan.agents + edge[0] - plan.first_agent])
         self.peers.exchange(mail)
-        return torch.cat([rows, mail.into.view(torch.float32)[:, HEAD:]])
+        return mail
 
     def _halo_of(self, columns: int, device: torch.device) -> Halo:
         key = (columns, device)
         if key not in self._halos:
             self._halos[key] = Halo(self.plan, columns, device)
-            # a peer's largest message: rows of all the edges to here
-            most = max(map(len, (*self.plan.edges_in.values(), ())))
-            rows = (most + 1) * 4 * (HEAD + 2 * columns)
-            self.peers.room = max(self.peers.room, rows)
         return self._halos[key]

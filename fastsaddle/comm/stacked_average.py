@@ -63,8 +63,9 @@ class StackedAverage(Communicator):
     def mix(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         return x.clone()
 
-    def finish(self, optimizer: Optimizer) -> int:
-        first, nbytes = optimizer.param_groups[0], 0
+    def _counted(self, optimizer: Optimizer) -> tuple[int, int]:
+        """Steps done with the one that is under way, and those after which agents are to meet."""
+        first = optimizer.param_groups[0]
         done, due = first[STEPS_DONE.name] + 1, first[NEXT.name]
         if done > due:
             # the first step of a period: the rate that it has says how long the period is; a fixed one begins here
@@ -73,6 +74,15 @@ class StackedAverage(Communicator):
             if isinstance(period, QSR):
                 period = period.period(float(first["lr"]), done - 1)
             due = done - 1 + period
+        return done, due
+
+    def meets(self, optimizer: Optimizer) -> bool:
+        done, due = self._counted(optimizer)
+        return done >= due
+
+    def finish(self, optimizer: Optimizer) -> int:
+        nbytes = 0
+        done, due = self._counted(optimizer)
         if done >= due:
             nbytes = self.synchronize(optimizer)
             due = done if isinstance(self.period, QSR) else done + self.period

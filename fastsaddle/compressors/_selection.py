@@ -1,10 +1,11 @@
 """Choosing k elements of every tensor, and adding such messages: what sparsifying compressors share."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 
-from fastsaddle.compressors._wire import step_tensor, table_of, tensors_of, weight_tensor
+from fastsaddle.compressors._wire import runs, step_tensor, table_of, tensors_of, weight_tensor
 from fastsaddle.kernels.top_k import top_k
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.hyperparameters import is_number
@@ -39,6 +40,33 @@ def chosen(
     number = step_tensor(step, rows.device)
     top_k(rows, table, counts, random, seed, number, first_agent, indices, values)
     return indices, values
+
+
+def drawn(
+    place: FlatLayout,
+    keep: float,
+    columns: int,
+    seed: int,
+    step: torch.Tensor,
+    agents: Sequence[int],
+) -> torch.Tensor:
+    """The indices that `chosen` draws for agents of these numbers, int32 `[agents, kept]`.
+
+    Raises:
+        ValueError: `step` is not 0-d.
+    """
+    if step.dim():
+        raise ValueError(
+            f"step must be one for all agents where messages are read, got {tuple(step.shape)}"
+        )
+    # whatever the values are
+    rows = step.new_zeros(len(agents), columns, dtype=torch.float32)
+    parts = rows.split([count for _, count in runs(agents)])
+    found = [
+        chosen(part, place, keep, True, seed, step, first)[0]
+        for part, (first, _) in zip(parts, runs(agents), strict=True)
+    ]
+    return torch.cat(found)
 
 
 # kept for good: a captured graph knows nothing but its address

@@ -1,5 +1,6 @@
 """How rows become messages: tables of buckets for the ops, and which bytes of what they write are sent."""
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from math import prod
 
@@ -72,12 +73,42 @@ def largest_of(layout: FlatLayout, bucket: int | None) -> int:
     return largest if bucket is None else min(largest, bucket)
 
 
-def bit_ranges(layout: FlatLayout, bits: int) -> list[tuple[int, int]]:
-    """Bytes of a packed row that hold elements of `bits` bits: each tensor ends with a whole byte."""
-    return [
-        (first * bits // 8, first * bits // 8 + -(-elements * bits // 8))
-        for first, elements in tensors_of(layout)
-    ]
+@lru_cache(maxsize=256)
+def bit_ranges(layout: FlatLayout, bits: int) -> tuple[tuple[int, int], ...]:
+    """Bytes of a packed row that hold elements of `bits` bits: each tensor ends with a whole byte.
+
+    Tensors that fill their columns make one range with those behind them.
+    """
+    found: list[tuple[int, int]] = []
+    for column, elements in tensors_of(layout):
+        first = column * bits // 8
+        if found and found[-1][1] == first:
+            first = found.pop()[0]
+        found.append((first, -(-(column + elements) * bits // 8)))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1024)
+def cuts(ranges: tuple[tuple[int, int], ...], width: int) -> tuple[int, ...]:
+    """Sizes that cut a row of `width` bytes into what is between ranges and the ranges, in turn, holes at both ends."""
+    sizes: tuple[int, ...] = ()
+    at = 0
+    for first, end in ranges:
+        sizes += (first - at, end - first)
+        at = end
+    return (*sizes, width - at)
+
+
+def runs(agents: Sequence[int]) -> list[tuple[int, int]]:
+    """(first one, how many) of each run of numbers that follow one another."""
+    found: list[tuple[int, int]] = []
+    for agent in agents:
+        first, count = found[-1] if found else (agent, 0)
+        if agent == first + count:
+            found[-1:] = [(first, count + 1)]
+        else:
+            found.append((agent, 1))
+    return found
 
 
 def step_tensor(step: int | torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -4,14 +4,16 @@ Your own is one class in your own file: subclass `Compressor`, write `encode`, `
 what you claim in `delta` or `omega`. Nothing needs to be registered: optimizers take objects.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
 import torch
 
-from fastsaddle.compressors._wire import refuse_other_shape
+from fastsaddle.compressors._wire import cuts, refuse_other_shape
 from fastsaddle.optimizer.flat_layout import FlatLayout
 
 # bytes of a part's row that travel
@@ -26,37 +28,88 @@ class Payload:
         shape: `(agents, columns)` of what was encoded.
         layout: its layout; None where it was one tensor without padding.
         parts: tensors `[agents, ...]`, contiguous, by name.
-        travels: for some parts, the ranges of bytes of a row that are sent; the others are sent whole. Padding is not
-            sent, nor is what the receiver can make itself.
+        travels: for some parts, the ranges of bytes of a row that are sent, ascending; the others are sent whole.
+            Padding is not sent, nor is what the receiver can make itself.
+        made: for parts of which nothing is sent, how they are made: from numbers of agents, `[agents, ...]`.
     """
 
     shape: tuple[int, int]
     layout: FlatLayout | None
     parts: Mapping[str, torch.Tensor]
     travels: Mapping[str, Ranges] = field(default_factory=dict)
+    made: Mapping[str, Callable[[Sequence[int]], torch.Tensor]] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         """Bytes that all agents together would send to one neighbor each; equal for all agents."""
-        return self.shape[0] * sum(
-            end - first for name in self.parts for first, end in self._ranges(name)
-        )
+        return self.shape[0] * self._each
 
     def message(self, agent: int) -> torch.Tensor:
         """The very bytes of one agent's message, uint8, `nbytes / agents` of them."""
-        pieces = [
-            self._bytes(name, agent)[first:end]
-            for name in self.parts
-            for first, end in self._ranges(name)
-        ]
-        return torch.cat(pieces)
+        return self._joined({name: part[[agent]] for name, part in self.parts.items()})[0]
 
-    def _bytes(self, name: str, agent: int) -> torch.Tensor:
-        return self.parts[name][agent].contiguous().view(torch.uint8).flatten()
+    def packed(self) -> torch.Tensor:
+        """All messages, uint8 `[agents, nbytes / agents]`: row i is `message(i)`."""
+        return self._joined(self.parts)
+
+    @classmethod
+    def unpacked(cls, packed: torch.Tensor, like: Payload, agents: Sequence[int]) -> Payload:
+        """The payload of other agents whose messages have arrived.
+
+        Args:
+            packed: uint8 `[agents, bytes]`, their messages; may be a part of a larger buffer.
+            like: a payload of the same compressor, layout, seed and step.
+            agents: their numbers.
+
+        Raises:
+            ValueError: bytes that are no messages like these, or a part that neither travels nor can be made.
+        """
+        if packed.dtype != torch.uint8 or packed.shape != (len(agents), like._each):
+            raise ValueError(
+                f"messages must be uint8 [{len(agents)}, {like._each}], got {packed.dtype} {tuple(packed.shape)}"
+            )
+        parts, first = {}, 0
+        for name, part in like.parts.items():
+            ranges = like._ranges(name)
+            if not ranges:
+                if name not in like.made:
+                    raise ValueError(f"part {name} must travel, or be in `made`, got neither")
+                parts[name] = like.made[name](agents)
+                continue
+            sizes = cuts(tuple(ranges), row_bytes(part))
+            count = sum(sizes[1::2])
+            arrived = packed[:, first : first + count].split_with_sizes(sizes[1::2], 1)
+            holes = [packed.new_zeros(len(agents), size) for size in sizes[::2]]
+            both = [piece for pair in zip(holes, arrived, strict=False) for piece in pair]
+            # new memory: bytes of a message need not lie as wider numbers must
+            row = torch.cat([*both, holes[-1]], 1)
+            parts[name] = row.view(part.dtype).view(len(agents), *part.shape[1:])
+            first += count
+        return cls((len(agents), like.shape[1]), like.layout, parts, like.travels, like.made)
+
+    @property
+    def _each(self) -> int:
+        """Bytes of one message."""
+        return sum(end - first for name in self.parts for first, end in self._ranges(name))
 
     def _ranges(self, name: str) -> Ranges:
-        part = self.parts[name]
-        return self.travels.get(name, [(0, part[0].numel() * part.dtype.itemsize)])
+        return self.travels.get(name, [(0, row_bytes(self.parts[name]))])
+
+    def _joined(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Messages of agents that have these parts, uint8 `[agents, bytes]`."""
+        pieces = [
+            piece
+            for name, part in parts.items()
+            for piece in part.flatten(1)
+            .view(torch.uint8)
+            .split_with_sizes(cuts(tuple(self._ranges(name)), row_bytes(part)), 1)[1::2]
+        ]
+        return torch.cat(pieces, 1)
+
+
+def row_bytes(part: torch.Tensor) -> int:
+    """Bytes of one agent's row of a part."""
+    return prod(part.shape[1:]) * part.dtype.itemsize
 
 
 class Compressor(ABC):

@@ -1,16 +1,17 @@
 """Keep elements chosen at random."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 
-from fastsaddle.compressors._selection import check_keep, chosen, kept, scatter_add_
+from fastsaddle.compressors._selection import check_keep, chosen, drawn, kept, scatter_add_
 from fastsaddle.compressors._wire import (
     refuse_nonfinite,
     refuse_other_shape,
     row_norms,
     rows_of,
+    step_tensor,
     tensors_of,
 )
 from fastsaddle.compressors.base import Compressor, Payload
@@ -48,12 +49,15 @@ class RandomK(Compressor):
         # a norm reads faster than a test of every element; one that overflowed says nothing
         if rows.device.type == "cpu" and not bool(row_norms(rows).isfinite().all()):
             refuse_nonfinite(rows, rows)
-        indices, values = chosen(rows, place, self.keep, True, seed, step, first_agent)
+        # a copy: messages may be read when the counter has gone on
+        number = step_tensor(step, rows.device).clone()
+        indices, values = chosen(rows, place, self.keep, True, seed, number, first_agent)
         if self.unbiased:
             values *= _growth(place, self.keep, rows.device)
         seeds = torch.full((len(rows), 1), seed, dtype=torch.int64, device=rows.device)
         parts = {"seed": seeds, "values": values, "indices": indices}
-        return Payload((x.shape[0], x.shape[1]), layout, parts, {"indices": ()})
+        made = {"indices": partial(drawn, place, self.keep, rows.shape[1], seed, number)}
+        return Payload((x.shape[0], x.shape[1]), layout, parts, {"indices": ()}, made)
 
     def decode_add_(
         self, payload: Payload, out: torch.Tensor, weight: float | torch.Tensor = 1.0

@@ -10,7 +10,7 @@ from fastsaddle.comm.base import Communicator
 from fastsaddle.comm.choco import CompressedGossip
 from fastsaddle.comm.lists import Lists
 from fastsaddle.compressors._wire import row_norms
-from fastsaddle.compressors.base import Compressor
+from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.gradients.ascents import Ascent
 from fastsaddle.gradients.base import Found, Gradient, Plain, at_one_model
 from fastsaddle.gradients.sam import SLOT_STRIDE
@@ -155,15 +155,13 @@ class Cross(Gradient):
 
     def found(self, optimizer: Optimizer) -> Found:
         columns = optimizer.model_columns
-        made, g, agents = optimizer.made, optimizer.rows.g[:, columns], optimizer.agents
-        self._send(optimizer)
+        made, g = optimizer.made, optimizer.rows.g[:, columns]
+        arrived = self._send(optimizer)
         if not columns.stop:
             return Found(optimizer.check_gradients(), at_mixed=self.mixed_self_gradient)
         gradients = made["gradients"][:, columns]
-        if self.kind == "data":
-            delivered = optimizer.communicator.deliver(gradients[agents:])
-            if len(delivered) > len(gradients) - agents:
-                gradients = torch.cat([gradients[:agents], delivered])
+        if arrived is not None:
+            gradients = torch.cat([gradients, arrived])
         weighted_sum(gradients, g, made["sources"], made["weights"])
         return Found(row_norms(g), at_mixed=self.mixed_self_gradient)
 
@@ -172,41 +170,79 @@ class Cross(Gradient):
         for residual, left in optimizer.phase.passing.get("residuals", ()):
             residual.copy_(left)
 
-    def _send(self, optimizer: Optimizer) -> None:
-        """Send cross-gradients back, compressed with error feedback where a compressor is asked for."""
+    def _send(self, optimizer: Optimizer) -> torch.Tensor | None:
+        """Send cross-gradients back; rows `[arriving, columns]` of those that come from elsewhere, None where none do.
+
+        They are compressed with error feedback where a compressor is asked for.
+        """
         if self.kind == "model":
-            return
+            return None
         phase, communicator = optimizer.phase, optimizer.communicator
         compressor = self._compressor(communicator)
-        if compressor is None:
-            phase.nbytes += 4 * communicator.messages * optimizer.dim
-            return
+        if compressor is not None:
+            slots = range(1, models_of(communicator))
+            told = [self._compress(optimizer, compressor, slot) for slot in slots]
+            return self._read(optimizer, compressor, told) if communicator.arriving else None
+        phase.nbytes += 4 * communicator.messages * optimizer.dim
+        blocks = optimizer.made["gradients"][optimizer.agents :, optimizer.model_columns]
+        arrived = communicator.deliver(blocks)[len(blocks) :]
+        return arrived if len(arrived) else None
+
+    def _compress(
+        self, optimizer: Optimizer, compressor: Compressor, slot: int
+    ) -> list[tuple[slice, Payload]]:
+        """Replace gradients for the neighbors at a slot by what arrives of them; each group's columns and payload."""
+        phase, communicator = optimizer.phase, optimizer.communicator
         neighbors = communicator.lists(optimizer.rows.g.device).neighbors
         left_over = phase.passing.setdefault("residuals", [])
-        for slot in range(1, models_of(communicator)):
-            block, listening = self._block(optimizer, slot), neighbors[:, slot] >= 0
-            for index, layout in enumerate(optimizer.layouts):
-                columns = optimizer.columns(index)
-                part = block[:, columns]
-                if not part.shape[1]:
-                    continue
-                # a gradient that is not finite is sent as zero; nobody is sent nothing
-                sent = listening[:, None] & part.isfinite().all(1, keepdim=True)
-                seed = (optimizer.seed_of(index) + slot * SLOT_STRIDE) % 2**63
-                residual = optimizer.flat_state[f"residual_{slot}"][:, columns]
-                left = residual.clone()
-                payload = compressor.compress_ef_(
-                    torch.where(sent, part, 0.0),
-                    left,
-                    seed,
-                    optimizer.rounds,
-                    layout=layout,
-                    first_agent=communicator.first_agent,
-                )
-                part.copy_(compressor.decode(payload))
-                left_over.append((residual, left))
-                each = payload.nbytes // optimizer.agents
-                phase.nbytes += each * optimizer.made["listeners"][slot]
+        block, listening = self._block(optimizer, slot), neighbors[:, slot] >= 0
+        told = []
+        for index, layout in enumerate(optimizer.layouts):
+            columns = optimizer.columns(index)
+            part = block[:, columns]
+            if not part.shape[1]:
+                continue
+            # a gradient that is not finite is sent as zero; nobody is sent nothing
+            sent = listening[:, None] & part.isfinite().all(1, keepdim=True)
+            seed = (optimizer.seed_of(index) + slot * SLOT_STRIDE) % 2**63
+            residual = optimizer.flat_state[f"residual_{slot}"][:, columns]
+            left = residual.clone()
+            payload = compressor.compress_ef_(
+                torch.where(sent, part, 0.0),
+                left,
+                seed,
+                optimizer.rounds,
+                layout=layout,
+                first_agent=communicator.first_agent,
+            )
+            part.copy_(compressor.decode(payload))
+            left_over.append((residual, left))
+            each = payload.nbytes // optimizer.agents
+            phase.nbytes += each * optimizer.made["listeners"][slot]
+            told.append((columns, payload))
+        return told
+
+    def _read(
+        self, optimizer: Optimizer, compressor: Compressor, told: list[list[tuple[slice, Payload]]]
+    ) -> torch.Tensor | None:
+        """Exchange packed gradients of all slots along edges; rows of those that arrived."""
+        if not any(told):
+            return None
+        blocks = [torch.cat([payload.packed() for _, payload in groups], 1) for groups in told]
+        communicator, g = optimizer.communicator, optimizer.rows.g
+        messages = communicator.deliver_bytes(torch.cat(blocks))
+        rows = g.new_zeros(len(messages), optimizer.model_columns.stop)
+        for slot, groups in enumerate(told):
+            # a message is drawn by its sender's slot
+            mine = [k for k, (_, at) in enumerate(communicator.arriving) if at == slot]
+            agents = [communicator.arriving[k][0] for k in mine]
+            if not mine:
+                continue
+            sizes = [payload.nbytes // optimizer.agents for _, payload in groups]
+            parts = messages[mine].split(sizes, 1)
+            for (columns, payload), part in zip(groups, parts, strict=True):
+                rows[mine, columns] = compressor.decode(Payload.unpacked(part, payload, agents))
+        return rows
 
     def _block(self, optimizer: Optimizer, slot: int) -> torch.Tensor:
         """Gradients taken at slot number `slot`, `[agents, stride]`."""

@@ -84,6 +84,7 @@ def forget(optimizer: Optimizer) -> None:
     gone = [p for p in optimizer.state if isinstance(p, torch.Tensor) and id(p) not in named]
     for p in gone:
         del optimizer.state[p]
+    optimizer.live.heard.forget(gone)
 
 
 def set_aside(optimizer: Optimizer) -> None:
@@ -96,13 +97,15 @@ def set_aside(optimizer: Optimizer) -> None:
         still = [p for p in group["params"] if not p.requires_grad and p in optimizer.state]
         dropped = of_group if moving(group) else set()
         for p in still:
+            before = optimizer.state[p]
             optimizer.state[p] = {
                 name: value.clone()
                 if isinstance(value, torch.Tensor) and value is not optimizer.rounds
                 else value
-                for name, value in optimizer.state[p].items()
+                for name, value in before.items()
                 if name not in dropped
             }
+            optimizer.live.heard.set_aside(p, before, optimizer.state[p])
 
 
 def keep_masters(optimizer: Optimizer, mine: list[Parameter]) -> None:
@@ -124,8 +127,12 @@ def keep_masters(optimizer: Optimizer, mine: list[Parameter]) -> None:
 def allocate(
     optimizer: Optimizer, states: tuple[State, ...], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Zeroed buffers for all states of whole rows; a rule's behind its passing rows, where it has such."""
+    """Zeroed buffers for all states of whole rows; a rule's behind its passing rows, where it has such.
+
+    Behind rows of the agents here lie those of the agents that they hear, where a state has such.
+    """
     layout, agents = optimizer.rows.layout, optimizer.agents
+    heard, optimizer.live.heard.buffers = optimizer.communicator.heard, {}
     own = [
         s.name for s in optimizer.rule.states_with(optimizer.communicator) if s.width == "columns"
     ]
@@ -135,9 +142,14 @@ def allocate(
         optimizer.live.made["block"] = block
         found |= dict(zip(own, block.split(agents)[optimizer.rule.passing :], strict=True))
     for state in states:
-        if state.width == "columns" and state.name not in found:
-            rows = 1 if state.rows == "one" else agents
-            found[state.name] = layout.allocate(rows, device, dtype_of(optimizer, state))
+        if state.width != "columns" or state.name in found:
+            continue
+        rows = 1 if state.rows == "one" else agents
+        has_heard = state.rows == "halo" and heard > 0
+        buffer = layout.allocate(rows + has_heard * heard, device, dtype_of(optimizer, state))
+        found[state.name] = buffer[:rows]
+        if has_heard:
+            optimizer.live.heard.buffers[state.name] = buffer
     return found
 
 
@@ -150,6 +162,9 @@ def fill(
 ) -> None:
     """Fill buffers with what parameters hold as this state, and make it their views."""
     start: list[torch.Tensor] | None = None
+    heard = optimizer.live.heard
+    both = heard.buffers.get(state.name)
+    others = () if both is None else optimizer.rows.layout.views(both[optimizer.agents :])
     for k, (p, part) in enumerate(zip(mine, parts, strict=False)):
         held = optimizer.state[p].get(state.name)
         if held is not None:
@@ -159,6 +174,8 @@ def fill(
             part.copy_(start[k])
         else:
             part.zero_()
+        if others:
+            heard.fill(p, state.name, held, part, others[k])
         optimizer.state[p][state.name] = part
 
 

@@ -43,13 +43,18 @@ def views_of(optimizer: Optimizer, index: int) -> GroupViews:
     own = optimizer.rule.states_with(optimizer.communicator)
     wide = {s.name: live.flat_state[s.name][:, columns] for s in own if s.width == "columns"}
     numbers = {s.name: live.scalar_state[s.name][index] for s in own if s.is_per_agent}
-    kept = optimizer.communicator.states
+    kept, heard = optimizer.communicator.states, live.heard.buffers
     exchanges = [
         Exchange(
             layout=live.layouts[index],
             states={
                 state.name: live.flat_state[copy_name(row, state.name)][:, columns]
                 for state in kept
+            },
+            halos={
+                state.name: heard[copy_name(row, state.name)][:, columns]
+                for state in kept
+                if copy_name(row, state.name) in heard
             },
             seed=(optimizer.seed_of(index) + k * ROW_STRIDE) % 2**63,
             number=live.rounds,

@@ -9,6 +9,7 @@ from torch.nn import Parameter
 
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
+from fastsaddle.optimizer.heard import Heard
 from fastsaddle.optimizer.hyperparameters import Scalars
 from fastsaddle.optimizer.phase import Phase
 
@@ -25,6 +26,7 @@ class Live:
     Attributes:
         rows: the flat buffers; version: of their layout, when state was last laid out like them.
         flat_state: buffers by name; scalar_state: numbers `[groups, agents]` by name.
+        heard: states of agents elsewhere.
         layouts: where each group's tensors lie in its columns; dim: numbers of one agent that steps move;
             count: parameters that they are in;
             held: each of these with the name and the value of each of its states.
@@ -48,6 +50,7 @@ class Live:
         self.version = 0
         self.flat_state: dict[str, torch.Tensor] = {}
         self.scalar_state: dict[str, torch.Tensor] = {}
+        self.heard = Heard()
         self.layouts: list[FlatLayout] = []
         self.rounds = torch.zeros((), dtype=torch.int64, device="cpu")
         self.squares = torch.zeros(0, dtype=torch.float64, device="cpu")

@@ -609,10 +609,13 @@ class Optimizer(torch.optim.Optimizer):
                 gradients that were there before, see `evaluate`; a closure in `GradScaler.step`; a step within a step.
             NonFiniteGradientError: see `nonfinite`; parameters are as they were. A step that a GradScaler drives is
                 skipped instead.
+            PeerError: a process that holds other agents has failed, now or in an earlier step; parameters are as they
+                were.
         """
         phase, live = self.phase, self.live
         if phase.steps:
             raise RuntimeError("a step is in progress: a closure must not step its own optimizer")
+        self.communicator.begin(self)
         told, live.scaler = live.scaler, {}
         if told and closure is not None:
             refuse_closure(self)
@@ -737,8 +740,11 @@ class Optimizer(torch.optim.Optimizer):
     def _open_rounds(self) -> list[Round]:
         """This step's exchanges of all groups that have columns."""
         gossips = self.communicator.gossips(self)
-        sends = self.rule.sends
-        return [Round(self.communicator, v.exchanges, sends, gossips) for v in self._views()]
+        sends, views = self.rule.sends, self._views()
+        if self.live.heard.is_old:
+            self.communicator.resume([e for v in views for e in v.exchanges])
+            self.live.heard.is_old = False
+        return [Round(self.communicator, v.exchanges, sends, gossips) for v in views]
 
     def begin_rounds(self) -> Iterator[tuple[Round, slice]]:
         """Begin this step's exchanges before its gradients: each group's round and columns."""
@@ -956,6 +962,15 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- saving and loading
 
+    def mark_loaded(self) -> None:
+        """Tell that states were written in place, as `load_state_dict` writes them: every rank must, or none.
+
+        The next step then begins by taking what is kept here of agents elsewhere from their owners. Nothing is done
+        where all agents are here.
+        """
+        heard = self.live.heard
+        heard.is_old = bool(heard.buffers)
+
     def _refuse_in_step(self, what: str) -> None:
         """Raise RuntimeError while a step is in progress: a closure would pull its models away."""
         if self.phase.steps:
@@ -987,6 +1002,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave; values are copied into the flat buffers, which stay where they are.
+
+        Over processes every rank loads its agents' part, or none does.
 
         Raises:
             RuntimeError: parameters are perturbed.

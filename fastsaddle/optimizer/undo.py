@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 def cannot_fail(optimizer: Optimizer) -> bool:
     """Whether nothing can raise once groups have begun to move."""
+    communicator = optimizer.communicator
+    is_late = len(optimizer.filled) > 1 or communicator.meets(optimizer)
+    if communicator.placement is not None and is_late:
+        # another process may fail when some models have moved
+        return False
     if not optimizer.communicator.may_refuse or optimizer.rows.x.device.type != "cpu":
         return optimizer.rule.is_atomic
     # a single group's exchange refuses before anything has moved

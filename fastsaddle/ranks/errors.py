@@ -81,7 +81,7 @@ def listed(numbers: Iterable[int]) -> str:
 
 
 def named(agents: range) -> str:
-    """Agents in words, such as "agent 7" or "agents 4 to 7"."""
-    if len(agents) == 1:
-        return f"agent {agents[0]}"
+    """Agents in words, such as "agent 7", "agents 4 and 5" or "agents 4 to 7"."""
+    if len(agents) in (1, 2):
+        return f"agent{'s' if len(agents) > 1 else ''} {listed(agents)}"
     return f"agents {agents[0]} to {agents[-1]}" if agents else "no agent"

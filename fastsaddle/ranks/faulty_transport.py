@@ -1,4 +1,4 @@
-"""A transport that delays and loses messages on purpose, for tests."""
+"""A transport that delays, reorders and loses messages on purpose, for tests."""
 
 import random
 import time
@@ -15,7 +15,8 @@ class FaultyTransport:
 
     Args:
         inner: what carries the messages.
-        delay: seconds that each exchange waits at most before it begins; how long is drawn.
+        delay: seconds that pass at most before each message is sent, and before it is waited for; how long is drawn,
+            and so is the order of peers.
         fails_at: number of the exchange, from 0 on, in which this rank's messages are lost; None loses none.
         seed: of what is drawn.
     """
@@ -25,6 +26,7 @@ class FaultyTransport:
     ) -> None:
         self.inner, self.rank, self.size = inner, inner.rank, inner.size
         self.takes_short, self.server = inner.takes_short, inner.server
+        self.largest = inner.largest
         self.delay, self.fails_at, self.done = delay, fails_at, 0
         self._random = random.Random(f"{seed} {inner.rank}")
 
@@ -32,13 +34,27 @@ class FaultyTransport:
         self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor]
     ) -> Pending:
         number, self.done = self.done, self.done + 1
-        if self.delay:
-            time.sleep(self._random.random() * self.delay)
         if self.fails_at is not None and number >= self.fails_at:
             raise TransportError(-1, "messages are lost on purpose")
-        return self.inner.exchange(sends, receives)
+        pending: list[Pending] = []
+        for peer in self._shuffled(sends):
+            self.pause()
+            pending.append(self.inner.exchange({peer: sends[peer]}, {}))
+        pending += [
+            self.inner.exchange({}, {peer: receives[peer]}) for peer in self._shuffled(receives)
+        ]
+        return Several(self, pending)
+
+    def _shuffled(self, peers: Mapping[int, torch.Tensor]) -> list[int]:
+        return self._random.sample(sorted(peers), len(peers))
+
+    def pause(self) -> None:
+        """Let some time pass."""
+        if self.delay:
+            time.sleep(self._random.random() * self.delay)
 
     def gather(self, value: bytes) -> list[bytes]:
+        self.pause()
         return self.inner.gather(value)
 
     def tell(self, key: str, value: bytes) -> bytes:
@@ -46,3 +62,15 @@ class FaultyTransport:
 
     def asked(self, key: str) -> bytes | None:
         return self.inner.asked(key)
+
+
+class Several:
+    """Messages of one exchange, waited for one after the other."""
+
+    def __init__(self, here: FaultyTransport, pending: list[Pending]) -> None:
+        self._here, self._pending = here, pending
+
+    def wait(self) -> None:
+        while self._pending:
+            self._here.pause()
+            self._pending.pop().wait()

@@ -7,12 +7,14 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastsaddle.ranks.errors import NotesGone, PeerError
 from fastsaddle.ranks.fingerprint import Agreement
-from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.transport import Transport
+
+if TYPE_CHECKING:
+    from fastsaddle.ranks.placement import Placement
 
 # seconds in which a rank that was only told of a failure, and closed its connections, has left its note
 GRACE = 1.0
@@ -23,7 +25,10 @@ PAUSE = 0.02
 
 @dataclass
 class Life:
-    """What is left behind of an optimizer: its key, the steps that it has done, and whether it failed."""
+    """What is left behind of an optimizer: the steps that it has done, whether it failed, and the key of its notes.
+
+    Without a key nothing is noted.
+    """
 
     key: str = ""
     steps: Callable[[], int] = field(default=lambda: 0)
@@ -31,29 +36,28 @@ class Life:
 
 
 class Notes:
-    """What the ranks of one optimizer tell each other about failures, beside their messages.
+    """What the ranks of a placement tell each other about failures, beside their messages.
 
     Who fails, or misses a message, reports whom it missed. A rank that was missed and has itself reported another was
     only the bearer: the one at the end of such a chain is the culprit. The first verdict stays, and all raise it.
 
     Args:
         placement: who holds which agents.
-        hearers: rank -> agents elsewhere that wait for those of this rank.
 
     Attributes:
+        hearers: rank -> agents elsewhere that wait for those of this rank.
         ended: why there are no more exchanges; None while there are.
     """
 
-    def __init__(
-        self, placement: Placement, hearers: Callable[[int], Sequence[int]] | None = None
-    ) -> None:
-        self.placement, self.hearers = placement, hearers or self._others
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self.hearers: Callable[[int], Sequence[int]] = self._others
         self.ended: BaseException | None = None
         self.agreement = Agreement()
         self._life = Life()
 
     def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
-        """All ranks have made this optimizer; from now on its end is noted, which others may wait in vain for."""
+        """All ranks have made an optimizer; from now on their end is noted, which others may wait in vain for."""
         self.agreement = agreement
         self._life = Life(agreement.key, steps)
         weakref.finalize(self, leave, self.placement.transport, self._life)
@@ -78,8 +82,21 @@ class Notes:
         """There are no more exchanges, for this reason."""
         self.ended, self._life.has_failed = error, True
 
+    def check(self) -> None:
+        """Raise where exchanges have ended.
+
+        Raises:
+            PeerError: why.
+        """
+        if isinstance(self.ended, PeerError):
+            raise self.ended
+        if self.ended is not None:
+            raise self.error(self.placement.rank, said(self.ended))
+
     def told(self, error: PeerError) -> PeerError:
         """A verdict that is known, by its own step or by a message: the first one that was noted."""
+        if not self._life.key:
+            return error
         try:
             self._report(error)
             return self._first(error)
@@ -88,6 +105,8 @@ class Notes:
 
     def found(self, error: PeerError) -> PeerError:
         """The verdict where a message of `error.rank` was missed here."""
+        if not self._life.key:
+            return error
         try:
             self._report(error)
             return self._first(self._traced(error))
@@ -173,3 +192,9 @@ def linger(transport: Transport, key: str) -> None:
     while len(missing) > 1 and time.monotonic() < end:
         missing -= {rank for rank in missing if transport.asked(f"{key} report {rank}") is not None}
         time.sleep(PAUSE)
+
+
+def said(error: BaseException) -> str:
+    """An error in one line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

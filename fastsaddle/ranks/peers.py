@@ -10,7 +10,7 @@ import torch
 from fastsaddle.ranks.errors import PeerError, TransportError
 from fastsaddle.ranks.header import ALL, SIZE, Header, Kind, tensor_of
 from fastsaddle.ranks.mail import Letter, Mail
-from fastsaddle.ranks.notes import Notes
+from fastsaddle.ranks.notes import said
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.transport import Pending
 
@@ -25,21 +25,16 @@ class Peers:
     Args:
         placement: who holds which agents.
         who: ranks that this one exchanges messages with.
-        notes: of the optimizer; None makes some.
 
     Attributes:
         round: exchanges done.
         bytes_on_wire: what has left this process, headers included.
-        room: bytes that one peer sends at once at most, headers included.
     """
 
-    def __init__(
-        self, placement: Placement, who: Iterable[int], notes: Notes | None = None
-    ) -> None:
+    def __init__(self, placement: Placement, who: Iterable[int]) -> None:
         self.placement, self.who = placement, tuple(sorted(who))
-        self.round, self.bytes_on_wire, self.room = 0, 0, 0
-        self.notes = Notes(placement) if notes is None else notes
-        self._transport = placement.transport
+        self.round, self.bytes_on_wire = 0, 0
+        self.notes, self._transport = placement.notes, placement.transport
 
     def exchange(self, mail: Mail) -> None:
         """Send what lies in `mail.out`, and fill `mail.into`.
@@ -47,12 +42,13 @@ class Peers:
         Raises:
             PeerError: a peer failed, now or before.
         """
-        self.check()
+        self.notes.check()
         sends, receives = mail.address(self.round)
-        self.room = max(self.room, *(r.numel() for r in receives.values()), 0)
+        transport = self._transport
+        transport.largest = max(transport.largest, *(r.numel() for r in receives.values()), 0)
         pending = None
         try:
-            pending = self._transport.exchange(sends, receives)
+            pending = transport.exchange(sends, receives)
             pending.wait()
         except TransportError as error:
             raise self._missed(error, pending, mail) from error
@@ -64,18 +60,6 @@ class Peers:
         self.round += 1
         if letters:
             raise self._read(letters)
-
-    def check(self) -> None:
-        """Raise where exchanges have ended.
-
-        Raises:
-            PeerError: why.
-        """
-        ended = self.notes.ended
-        if isinstance(ended, PeerError):
-            raise ended
-        if ended is not None:
-            raise self.notes.error(self.placement.rank, said(ended))
 
     def withdraw(self, error: BaseException) -> set[int]:
         """What was to be exchanged next has failed here: take part with the news alone; the peers that do so too."""
@@ -135,8 +119,8 @@ class Peers:
             error.cause,
         )
         news = tensor_of([header])[0]
-        # memory that is never touched costs nothing
-        room = max(self.room, SIZE)
+        # whatever they send next, of whatever kind; memory that is never touched costs nothing
+        room = max(self._transport.largest, SIZE)
         receives = {peer: torch.empty(room, dtype=torch.uint8, device="cpu") for peer in others}
         for buffer in receives.values():
             buffer[:SIZE].zero_()
@@ -157,9 +141,3 @@ def gone(pending: Pending | None) -> set[int]:
         except TransportError as error:
             lost.add(error.peer)
     return lost
-
-
-def said(error: BaseException) -> str:
-    """An error in one line."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

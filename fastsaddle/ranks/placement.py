@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 import torch.distributed as dist
 
 from fastsaddle.optimizer.hyperparameters import is_whole
+from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.torch_transport import TIMEOUT, TorchTransport
 from fastsaddle.ranks.transport import Transport
 
@@ -37,6 +39,11 @@ class Placement:
             )
         if not all(is_whole(count) and count >= 1 for count in self.counts):
             raise ValueError(f"each rank must hold at least one agent, got {list(self.counts)}")
+
+    @cached_property
+    def notes(self) -> Notes:
+        """What ranks tell each other about failures: after one, nothing over this placement goes on."""
+        return Notes(self)
 
     @property
     def rank(self) -> int:

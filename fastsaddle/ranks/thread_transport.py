@@ -45,6 +45,7 @@ class ThreadTransport:
 
     def __init__(self, office: Office, rank: int, timeout: float = 60.0) -> None:
         self.office, self.rank, self.size, self.timeout = office, rank, office.size, timeout
+        self.largest = 0
 
     @classmethod
     def group(cls, size: int, timeout: float = 60.0) -> list[ThreadTransport]:

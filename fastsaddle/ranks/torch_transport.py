@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any, TypeVar, cast
 
 import torch
@@ -44,7 +45,7 @@ class TorchTransport:
                 'agents over processes need torch.distributed: call dist.init_process_group("gloo") '
                 "(or nccl) first, and launch with torchrun"
             )
-        self.group, self.timeout = group, timeout
+        self.group, self.timeout, self.largest = group, timeout, 0
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         if self.rank < 0:
             raise ValueError("process_group must hold this process, got one that does not")
@@ -71,38 +72,34 @@ class TorchTransport:
                 if peer in buffers:
                     one = dist.P2POp(op, buffers[peer], self._peers[peer], self.group)
                     work.append((peer, one))
-        if not work:
-            return Batch([], self.timeout)
+        if all(one.tensor.device.type == "cpu" for _, one in work):
+            # what is received first: it says what is wrong where something is
+            pending = sorted(
+                ((peer, begun(one), one.op is dist.isend) for peer, one in work), key=itemgetter(2)
+            )
+            return Batch([(peer, one) for peer, one, _ in pending], self.timeout)
         try:
-            pending = dist.batch_isend_irecv([one for _, one in work])
+            # one group of NCCL's, in which nothing waits for anything else
+            together = dist.batch_isend_irecv([one for _, one in work])
         except RuntimeError as error:
             raise TransportError(-1, cause_of(error, self.timeout)) from error
-        if len(pending) != len(work):
-            # NCCL's batch is one piece of work
-            return Batch([(-1, one) for one in pending], self.timeout)
-        # what is received first: it says what is wrong where something is
-        both = [(p, w, one.op is dist.isend) for (p, one), w in zip(work, pending, strict=True)]
-        both.sort(key=lambda entry: entry[2])
-        return Batch([(peer, w) for peer, w, _ in both], self.timeout)
+        return Batch([(-1, one) for one in together], self.timeout)
 
     def gather(self, value: bytes) -> list[bytes]:
         device = torch.device("cuda" if self.backend == "nccl" else "cpu")
-        try:
-            length = torch.tensor([len(value)], dtype=torch.int64, device=device)
-            lengths = [torch.zeros_like(length) for _ in range(self.size)]
-            self._all_gather(lengths, length)
-            longest = max(1, max(int(n) for n in lengths))
-            mine = torch.zeros(longest, dtype=torch.uint8, device=device)
-            if value:
-                mine[: len(value)] = torch.frombuffer(bytearray(value), dtype=torch.uint8)
-            found = [torch.zeros_like(mine) for _ in range(self.size)]
-            self._all_gather(found, mine)
-        except RuntimeError as error:
-            raise TransportError(-1, cause_of(error, self.timeout)) from error
-        return [bytes(row[: int(n)].cpu().numpy()) for row, n in zip(found, lengths, strict=True)]
+        length = torch.tensor([len(value)], dtype=torch.int64, device=device)
+        lengths = [int(n) for n in self._gathered(length, [1] * self.size)]
+        mine = torch.frombuffer(bytearray(value or b"0"), dtype=torch.uint8).to(device)
+        found = self._gathered(mine, [max(1, n) for n in lengths])
+        return [bytes(row[:n].cpu().numpy()) for row, n in zip(found, lengths, strict=True)]
 
-    def _all_gather(self, found: list[torch.Tensor], mine: torch.Tensor) -> None:
-        dist.all_gather(found, mine, self.group, async_op=True).wait(self.timeout)
+    def _gathered(self, mine: torch.Tensor, lengths: list[int]) -> list[torch.Tensor]:
+        """What every rank gives, of so many numbers each: an exchange of all with all, which knows whom it misses."""
+        found = [mine.new_empty(length) for length in lengths]
+        found[self.rank] = mine
+        others = [peer for peer in range(self.size) if peer != self.rank]
+        self.exchange(dict.fromkeys(others, mine), {peer: found[peer] for peer in others}).wait()
+        return found
 
     def tell(self, key: str, value: bytes) -> bytes:
         def told() -> bytes:
@@ -113,6 +110,24 @@ class TorchTransport:
     def asked(self, key: str) -> bytes | None:
         name = f"fastsaddle/{key}"
         return in_time(lambda: self._store.get(name) if self._store.check([name]) else None)
+
+
+class Refused:
+    """A message that could not even begin: its connection was closed before."""
+
+    def __init__(self, error: RuntimeError) -> None:
+        self._error = error
+
+    def wait(self, timeout: timedelta) -> None:
+        raise self._error
+
+
+def begun(one: dist.P2POp) -> Any:
+    """A message on its way, apart from those to and from others."""
+    try:
+        return one.op(one.tensor, one.peer, one.group)
+    except RuntimeError as error:
+        return Refused(error)
 
 
 class Batch:

@@ -24,12 +24,14 @@ class Transport(Protocol):
         rank, size: which one this is, and of how many.
         takes_short: whether a message may be shorter than the buffer that it is received into.
         server: the rank with whose process all notes go; None where no rank's do.
+        largest: bytes that one peer sends at once at most, kept by those who send over it.
     """
 
     rank: int
     size: int
     takes_short: bool
     server: int | None
+    largest: int
 
     def exchange(
         self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor]

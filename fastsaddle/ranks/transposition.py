@@ -7,7 +7,6 @@ import torch
 from fastsaddle.kernels.consensus import consensus
 from fastsaddle.ranks.header import SIZE, Kind
 from fastsaddle.ranks.mail import Mail, to_all
-from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.placement import Placement
 
@@ -20,12 +19,11 @@ class Transposition:
 
     Args:
         placement: who holds which agents.
-        notes: of failures; None makes some.
     """
 
-    def __init__(self, placement: Placement, notes: Notes | None = None) -> None:
+    def __init__(self, placement: Placement) -> None:
         others = (rank for rank in range(len(placement.counts)) if rank != placement.rank)
-        self.placement, self.peers = placement, Peers(placement, others, notes)
+        self.placement, self.peers = placement, Peers(placement, others)
         self._mails: dict[tuple[int, torch.device], tuple[Mail, Mail]] = {}
         self._whole: dict[tuple[int, torch.device | None], Mail] = {}
 

@@ -71,6 +71,7 @@ class GradientEngine:
             engine = _choice.choose_engine(
                 *(stack.template, stack.device, all_agents or stack.agents, precision),
                 None if inputs is None or inputs.dim() < 2 else inputs.shape[1] or None,
+                stack.placement is not None,
             )
         _choice.find(engine)
         if chunk is not None and chunk < 1:

@@ -28,7 +28,7 @@ struct Tile {
   float* models;  // [agents, columns of the part]: h, or x where mixing comes first
   float* copies;  // the same, public copies in float32; null where they are kept so
   const float** named;
-  double* squares;  // [agents, 2]
+  double* squares;  // of the part's buckets, [buckets, agents, 2]: their sum does not depend on the tiles
 
   float* model(fs::i64 i) const { return models + i * part.columns; }
   float* copy(fs::i64 i) const { return copies ? copies + i * part.columns : a.x_hat.floats(i, part.first); }
@@ -58,16 +58,17 @@ struct Tile {
       for (fs::i64 l = 0; l < count; l += fs::LINE) fs::prefetch(a.g.at(i, next) + c + l);
       fs::draw(stream, part.first + c, count, draws + c);
     }
-    fs::Squares sums;
     for (fs::i64 n = 0; n < part.buckets; ++n) {
+      fs::Squares sums;
       const fs::Piece p = fs::piece(a.table, part, n);
       const fs::i64 at = p.first - part.first;
       const float* start = a.start(i, next);
       fs::publish_bucket(model(i) + at, draws + at, a.levels, p.columns, copy(i) + at,
                          {a.x_hat.soon(i, next, start) + at, start + at}, sums);
+      double* both = squares + 2 * (n * a.lists.agents + i);
+      both[0] = fs::fold_lanes(sums.sent), both[1] = fs::fold_lanes(sums.lost);
     }
     a.x_hat.close(i, part.first, part.columns, next, copy(i), a.draws, fs::COPIES);
-    squares[2 * i] = fs::fold_lanes(sums.sent), squares[2 * i + 1] = fs::fold_lanes(sums.lost);
   }
 
   void mix(fs::i64 i) const {
@@ -133,7 +134,7 @@ FS_EXPORT fs::i64 fs_choco_step(float* x, fs::i64 x_stride, const float* saved, 
   const std::vector<fs::Part> parts =
       fs::parts_of(a.table, fs::tile_columns((saved ? 6 : 5) * agents, columns), false);
   const fs::i64 tiles = static_cast<fs::i64>(parts.size());
-  std::vector<double> partial(static_cast<std::size_t>(tiles * agents * 2));
+  std::vector<double> partial(static_cast<std::size_t>(count * agents * 2));
   const fs::i64 status = fs::for_each_tile(
       tiles, (x_hat_is_half ? 2 : 1) * agents * fs::MOST_COLUMNS, width, threads,
       [&](fs::i64 t, float* models, const float** named) {
@@ -141,12 +142,12 @@ FS_EXPORT fs::i64 fs_choco_step(float* x, fs::i64 x_stride, const float* saved, 
         const fs::i64 after = part.first + part.columns;
         const fs::i64 next = after + part.columns <= columns ? after : part.first;
         float* copies = x_hat_is_half ? models + agents * part.columns : nullptr;
-        Tile{a, part, next, models, copies, named, partial.data() + t * agents * 2}.run();
+        Tile{a, part, next, models, copies, named, partial.data() + part.bucket * agents * 2}.run();
       });
   if (status) return status;
   for (fs::i64 n = 0; n < agents * 2; ++n) {
     squares[n] = 0.0;
-    for (fs::i64 t = 0; t < tiles; ++t) squares[n] += partial[t * agents * 2 + n];
+    for (fs::i64 b = 0; b < count; ++b) squares[n] += partial[b * agents * 2 + n];
   }
   return 0;
 } catch (const std::bad_alloc&) {

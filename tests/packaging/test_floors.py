@@ -29,11 +29,11 @@ FLOORS = (
         *("graphs.needs", "ranks.faulty_transport", "ranks.fingerprint", "ranks.mail"),
         *("ranks.thread_transport", "ranks.torch_transport"),
     ),
+    ("ranks.notes",),
     (
         *("compressors._selection", "optimizer.errors", "optimizer.flat_parameters"),
-        *("ranks.placement", "ranks.plan"),
+        *("optimizer.heard", "ranks.placement", "ranks.plan"),
     ),
-    ("ranks.notes",),
     ("ranks.peers",),
     ("ranks.halo", "ranks.transposition"),
     ("ranks",),
@@ -44,7 +44,7 @@ FLOORS = (
     ("comm.base",),
     ("comm.stacked", "comm.stacked_average"),
     ("comm.choco", "comm.over_ranks"),
-    ("comm.average_over_ranks",),
+    ("comm.average_over_ranks", "comm.choco_over_ranks"),
     ("comm.average",),
     ("comm",),
     (

@@ -131,6 +131,32 @@ def joined(parts: list[Found]) -> Found:
     return Found(x, states, first.shared, sum(p.nbytes for p in parts), losses)
 
 
+def models_of(parts: list[Found]) -> list[torch.Tensor]:
+    """All agents' models, as `start` gives them, from runs of parts of them."""
+    return [
+        torch.cat([p.detach() for p in same])
+        for same in zip(
+            *([p for g in f.optimizer.param_groups for p in g["params"]] for f in parts),
+            strict=True,
+        )
+    ]
+
+
+def spread(parts: list[Found], first: int, end: int) -> dict[str, Any]:
+    """The state dict of agents `first` to `end`, cut from those of the parts that held them all."""
+    held = [part.optimizer.state_dict() for part in parts]
+    one = {s.name for s in parts[0].optimizer.states if s.rows == "one"}
+    state: dict[int, dict[str, Any]] = {}
+    for index, values in held[0]["state"].items():
+        state[index] = {
+            key: torch.cat([h["state"][index][key] for h in held])[first:end]
+            if isinstance(value, torch.Tensor) and value.dim() and key not in one
+            else value
+            for key, value in values.items()
+        }
+    return {**held[0], "state": state}
+
+
 def assert_equal(got: Found, wanted: Found) -> None:
     """All bits."""
     assert torch.equal(got.x, wanted.x)

@@ -16,11 +16,12 @@ from fastsaddle.ranks.thread_transport import run_in_threads
 from tests.ranks.over_threads import (
     AGENTS,
     COUNTS,
-    Found,
     assert_equal,
     joined,
+    models_of,
     run,
     run_apart,
+    spread,
     start,
 )
 
@@ -125,32 +126,12 @@ def test_saved_on_some_counts_goes_on_on_others(name: str, seed: int) -> None:
     build = partial(make, name, {})
     whole = run(build, start(seed), slice(0, AGENTS), 9)
     half = run_apart(build, start(seed), (3, 5), 5)
-    models = [
-        torch.cat([p.detach() for p in parts])
-        for parts in zip(
-            *([p for g in f.optimizer.param_groups for p in g["params"]] for f in half), strict=True
-        )
-    ]
+    models = models_of(half)
     states = [spread(half, first, end) for first, end in ((0, 2), (2, 4), (4, 6), (6, 8))]
     rest = joined(run_apart(build, models, (2, 2, 2, 2), 4, states))
     assert torch.equal(rest.x, whole.x)
     for state, rows in whole.states.items():
         assert torch.equal(rest.states[state], rows), state
-
-
-def spread(parts: list[Found], first: int, end: int) -> dict[str, Any]:
-    """The state dict of agents `first` to `end`, cut from those of the parts that held them all."""
-    held = [part.optimizer.state_dict() for part in parts]
-    one = {s.name for s in parts[0].optimizer.states if s.rows == "one"}
-    state: dict[int, dict[str, Any]] = {}
-    for index, values in held[0]["state"].items():
-        state[index] = {
-            key: torch.cat([h["state"][index][key] for h in held])[first:end]
-            if isinstance(value, torch.Tensor) and value.dim() and key not in one
-            else value
-            for key, value in values.items()
-        }
-    return {**held[0], "state": state}
 
 
 def test_an_ordinary_module_is_an_agent(seed: int) -> None:

@@ -50,8 +50,8 @@ def main(arguments: list[str]) -> int:
     # of several processes one says what is wrong
     with nullcontext() if speaks() else silenced():
         config = tyro.cli(TrainConfig, args=arguments, prog="fastsaddle train")
-    typed = typed_names(arguments)
     try:
+        typed = typed_names(arguments)
         _check_options(config, typed)
     except ValueError:
         if speaks() or config.ranks == "off":

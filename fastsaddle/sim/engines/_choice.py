@@ -50,6 +50,7 @@ def choose_engine(
     agents: int,
     precision: str = "float32",
     batch: int | None = None,
+    is_spread: bool = False,
 ) -> str:
     """The engine for a network, by a fixed rule from measurements (benchmarks/steps/test_stacking_tax.py, peers.py).
 
@@ -67,7 +68,8 @@ def choose_engine(
     which cannot be mapped, and fewer than 8 agents run side by side there too; where torch was built without OpenMP, in
     a loop. Everything else is mapped. On a GPU all but recurrent networks are batched or mapped, as a loop would be
     bound by launches; that half of the rule, and whether "unfold" or "implicit" beats vmap there, has not been
-    measured. "implicit" is taken where it is asked for alone.
+    measured. "implicit" is taken where it is asked for alone. Where agents are spread over processes, convolutions are
+    products over patches instead of mapped ones, whose bits would depend on how many agents share a process.
     """
     is_cpu = device.type == "cpu"
     one_by_one = choose_one_by_one(device, agents)
@@ -84,7 +86,7 @@ def choose_engine(
     has_slow = any(isinstance(layer, (_ConvNd, nn.Embedding)) for layer in layers)
     if is_cpu and (agents < FEW_AGENTS or has_slow):
         return one_by_one
-    return "vmap"
+    return "unfold" if is_spread and any(isinstance(x, _ConvNd) for x in layers) else "vmap"
 
 
 def choose_one_by_one(device: torch.device, agents: int) -> str:

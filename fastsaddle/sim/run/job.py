@@ -13,7 +13,7 @@ import fastsaddle
 from fastsaddle.kernels.op import ops
 from fastsaddle.sim import choices
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
-from fastsaddle.sim.run import agent_rows, checkpoint, schedule, spread_checkpoint
+from fastsaddle.sim.run import agent_rows, checkpoint, independence, schedule, spread_checkpoint
 from fastsaddle.sim.run.follower import Follower
 from fastsaddle.sim.run.run_dir import RunDirectory, check_new, make_unique
 from fastsaddle.sim.run.simulation import LINE, Simulation
@@ -69,7 +69,12 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
         config = replace(config, threads=world.share(config.threads))
     options = {name: value for name, value in config.plain().items() if name not in NOT_STORED}
     reason = {"cuda_graph_reason": simulation.cuda_graph_reason}
-    record = {**options, **reason, **_surroundings(simulation.device)}
+    marked = (
+        {}
+        if world is None
+        else {"bits": independence.bits(simulation.stack.template, config.engine)}
+    )
+    record = {**options, **reason, **marked, **_surroundings(simulation.device)}
 
     def create() -> RunDirectory | None:
         return RunDirectory.create(config.out or make_unique(config), record) if is_first else None

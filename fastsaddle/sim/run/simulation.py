@@ -340,6 +340,7 @@ class Simulation:
             raise ValueError(f"it does not count {', '.join(missing)}")
         for name, tensor in live.items():
             tensor.copy_(saved[name])
+        self.optimizer.mark_loaded()
         if self.optimizer.remembered:
             self._remember(saved["optimizer.remembered"])
         # of several processes the first one counts what was before

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.run import checkpoint, topologies
+from fastsaddle.sim.run import checkpoint, independence, topologies
 from fastsaddle.sim.run.job import CLASSES, CURVES, Job
 from fastsaddle.sim.run.labels import Labels, label, of_agents, of_gradient
 from fastsaddle.sim.run.progress import number, percent
@@ -33,8 +33,21 @@ def describe(job: Job) -> list[str]:
         *_messages(job),
         f"{config.device}, CPU threads {config.threads}, engine {config.engine}, "
         f"{config.precision}, backend {' and '.join(backends)}{_graph(job)}; writing to {job.directory.path}",
+        *_spread(job),
         *([f"going on at step {job.step} of {config.steps}"] if job.step else []),
     ]
+
+
+def _spread(job: Job) -> list[str]:
+    """A line on which process has which agents, where there are several."""
+    world = job.simulation.world
+    if world is None:
+        return []
+    counts = ", ".join(map(str, world.placement.counts))
+    text = f"{len(world.placement.counts)} processes with {counts} agents"
+    if job.directory.config.get("bits") == independence.PLACEMENT:
+        text += "; the bits are those of this placement alone"
+    return [text]
 
 
 def who_talks(job: Job) -> str:

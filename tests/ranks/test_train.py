@@ -1,0 +1,166 @@
+"""`fastsaddle train` under torchrun: the run of one process, stopped on some ranks and gone on with on others."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastsaddle.cli import main
+from fastsaddle.sim.run import checkpoint
+
+SECONDS = ("seconds", "step_seconds", "evaluation_seconds")
+# a launch takes seconds, most of them for importing torch
+PATIENCE = 120
+
+
+def launched(ranks: int, *options: str) -> subprocess.Popen[str]:
+    """`torchrun -m fastsaddle train` with these options, on processes of one thread."""
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    program += [f"--nproc-per-node={ranks}", "-m", "fastsaddle", "train", *options]
+    return subprocess.Popen(
+        program,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str], status: int | None = 0) -> str:
+    """What it printed."""
+    try:
+        said, _ = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert status is None or process.returncode == status, said[-3000:]
+    return said
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in SECONDS} for row in rows]
+
+
+def assert_equal(run: Path, whole: Path) -> None:
+    """Equal metrics but for seconds, and equal checkpoints of the last step."""
+    assert lines(run) == lines(whole)
+    (step, path), (wanted, other) = checkpoint.find(run)[0], checkpoint.find(whole)[0]
+    assert step == wanted
+    tensors, _, counters = checkpoint.load(path)
+    expected, _, counted = checkpoint.load(other)
+    assert counters == counted and tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensors[name], tensor), name
+
+
+def options(*more: str) -> tuple[str, ...]:
+    """Those of a small run, and more, which take the place of others."""
+    small = {"--agents": "6", "--steps": "24", "--eval-every": "6", "--batch-size": "8"}
+    return tuple(text for pair in {**small, **dict(batched(more))}.items() for text in pair)
+
+
+def batched(texts: tuple[str, ...]) -> list[tuple[str, str]]:
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def in_one(run: Path, *more: str) -> Path:
+    assert main(["train", *options(*more), "--threads", "1", "--out", str(run)]) == 0
+    return run
+
+
+@pytest.mark.parametrize(
+    ("more", "counts"),
+    [
+        (("--compressor", "stochastic-quantizer:8"), "3,1,2"),
+        (("--algorithm", "dppf", "--init", "independent", "--augment", "crop"), "2,4"),
+    ],
+    ids=["qsaddle-8-bits", "dppf"],
+)
+def test_a_run_on_ranks_is_the_run_of_one_process(
+    more: tuple[str, ...], counts: str, tmp_path: Path
+) -> None:
+    whole = in_one(tmp_path / "one", *more)
+    run = tmp_path / "ranks"
+    ranks = counts.count(",") + 1
+    said = ended(launched(ranks, *options(*more), "--placement", counts, "--out", str(run)))
+    assert_equal(run, whole)
+    # one voice, and one set of files
+    assert said.count("step 24/24") == 1 and said.count("after step 24") == 1
+    assert f"{ranks} processes with {counts.replace(',', ', ')} agents" in said
+    record = json.loads((run / "config.json").read_text())
+    assert record["bits"] == "any placement" and "placement" not in record
+    parts = sorted(path.name for path in checkpoint.find(run)[0][1].iterdir())
+    assert len(parts) == ranks + 1 and parts[-1] == "manifest.json"
+    assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
+
+
+def test_stopped_on_three_ranks_and_gone_on_with_on_two_and_on_one(tmp_path: Path) -> None:
+    more = ("--algorithm", "gradient-tracking", "--steps", "400", "--eval-every", "50")
+    whole, run = in_one(tmp_path / "one", *more), tmp_path / "ranks"
+    process = launched(3, *options(*more), "--out", str(run))
+    assert process.stdout is not None
+    said = ""
+    while "/400  test loss" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGINT)
+    said += ended(process, None)
+    assert said.count("stopping after this") == 1, said
+    stopped = re.search(r"stopped at step (\d+); go on with:\ntorchrun --nproc-per-node 3", said)
+    assert stopped is not None, said
+    assert checkpoint.find(run)[0][0] == int(stopped[1]) < 400
+    said = ended(launched(2, "--resume", str(run), "--minutes", "0.001"))
+    assert "going on at step" in said and "stopped at step" in said, said
+    assert main(["train", "--resume", str(run)]) == 0
+    assert_equal(run, whole)
+    assert "is finished" in ended(launched(2, "--resume", str(run)))
+
+
+def test_a_killed_rank_is_named_and_torchrun_goes_on_without_a_word_of_ours(tmp_path: Path) -> None:
+    more = ("--steps", "300", "--eval-every", "50")
+    whole, run = in_one(tmp_path / "one", *more), tmp_path / "ranks"
+    program = [sys.executable, "-m", "torch.distributed.run", "--max-restarts=1"]
+    program += ["--standalone", "--nproc-per-node=3", "-m", "fastsaddle", "train"]
+    process = subprocess.Popen(
+        [*program, *options(*more), "--out", str(run)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    end = time.monotonic() + PATIENCE
+    while not checkpoint.find(run) and time.monotonic() < end:
+        time.sleep(0.01)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+    )
+    victim = int(children.stdout.split()[-1])
+    os.kill(victim, signal.SIGKILL)
+    said = ended(process)
+    named = re.findall(r"^PeerError: .*agents 4 and 5 \(rank 2.*--resume \S+", said, re.MULTILINE)
+    assert named and "started again: going on with" in said, said
+    assert_equal(run, whole)
+
+
+def test_one_rank_says_what_is_wrong(tmp_path: Path) -> None:
+    cases = (
+        (("--agents", "1"), "each of 2 ranks must hold at least one agent, got 1 agents"),
+        (("--placement", "2,3"), "counts must add up to 6 agents, got [2, 3]"),
+        (("--ccl-model", "0.1"), "--ccl-model and --ccl-data work in one process"),
+    )
+    run = tmp_path / "none"
+    started = [launched(2, *options(*more), "--out", str(run)) for more, _ in cases]
+    for process, (_, part) in zip(started, cases, strict=True):
+        said = ended(process, 1)
+        assert said.count(f"fastsaddle: error: {part}") == 1, said[-3000:]
+    assert not run.exists()
