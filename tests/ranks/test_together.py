@@ -12,6 +12,7 @@ import fastsaddle as fs
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.thread_transport import run_in_threads
 from tests.ranks.over_threads import AGENTS, COUNTS, run, start
+from tests.ranks.test_bits import Twice
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MAKE: dict[str, Any] = {
@@ -20,6 +21,10 @@ MAKE: dict[str, Any] = {
     "LookSAM": partial(fs.DSADDLe, lr=0.05, topology="ring", sam=fs.LookSAM(2)),
     "ESAM": partial(fs.QSADDLe, lr=0.05, topology="ring", sam=fs.ESAM(0.6, 1.0)),
     "QGAdam": partial(fs.QGAdam, lr=0.05, topology="ring"),
+    "compressed": partial(
+        fs.QGM, lr=0.05, topology="ring", compressor=fs.compressors.StochasticQuantizer(8)
+    ),
+    "a number an agent": partial(fs.Optimizer, rule=Twice(), communicator=fs.comm.Gossip("ring")),
     "relay": partial(fs.RelaySGD, lr=0.05, topology="chain", momentum=0.9),
 }
 
@@ -36,7 +41,7 @@ def test_rows_of_all_agents_are_those_of_one_process(name: str, seed: int) -> No
     assert torch.equal(wanted["x"], whole.rows.x)
     assert wanted["x"].data_ptr() != whole.rows.x.data_ptr()
     for what in whole.scalar_state.keys() & wanted.keys():
-        assert wanted[what].shape == (AGENTS, len(whole.param_groups))
+        assert torch.equal(wanted[what], torch.full((AGENTS, len(whole.param_groups)), 3.0))
     for counts in COUNTS[1:4]:
         models = start(seed)
 
