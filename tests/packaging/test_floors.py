@@ -48,7 +48,7 @@ FLOORS = (
     ("comm.average",),
     ("comm",),
     (
-        *("optimizer.binding", "optimizer.combination", "optimizer.facts"),
+        *("optimizer.binding", "optimizer.collective", "optimizer.combination", "optimizer.facts"),
         *("optimizer.own_gradient", "optimizer.rows", "optimizer.scaling", "optimizer.undo"),
     ),
     ("optimizer.group_views", "optimizer.saved_state"),
