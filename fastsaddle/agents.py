@@ -65,7 +65,7 @@ class AgentStack:
         if isinstance(agents, Placement):
             agents = agents.agents
         if not isinstance(agents, Integral) or isinstance(agents, bool) or agents < 1:
-            raise ValueError(f"agents must be fs.place(...) or a whole number >= 1, got {agents!r}")
+            raise ValueError(f"agents must be a whole number >= 1, got {agents!r}")
         if init not in ("same", "independent"):
             raise ValueError(f'init must be "same" or "independent", got {init!r}')
         check_module(module)
