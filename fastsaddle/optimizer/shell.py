@@ -741,7 +741,7 @@ class Optimizer(torch.optim.Optimizer):
         """This step's exchanges of all groups that have columns."""
         gossips = self.communicator.gossips(self)
         sends, views = self.rule.sends, self._views()
-        if self.live.heard.is_old:
+        if self.live.heard.is_old and views:
             self.communicator.resume([e for v in views for e in v.exchanges])
             self.live.heard.is_old = False
         return [Round(self.communicator, v.exchanges, sends, gossips) for v in views]
