@@ -72,6 +72,11 @@ class OverRanks(Communicator):
         """Rows that one peer sends in an exchange at most."""
         return max(self.placement.counts)
 
+    def is_anywhere(self, here: bool) -> bool:
+        device = self.placement.transport.text_device
+        told = torch.full((self.agents or 1,), here, dtype=torch.uint8, device=device)
+        return bool(self.everybody.rows(told).any())
+
     def withdraw(self, error: BaseException) -> None:
         self.everybody.peers.withdraw(error)
 
