@@ -404,6 +404,10 @@ class Communicator:
     def agree(self, norm: torch.Tensor) -> None:
         """Before a step changes anything: raise everywhere or nowhere, where agents are in several processes."""
 
+    def is_anywhere(self, here: bool) -> bool:
+        """Whether something that is so here, or is not, is so in any of the processes; all of them must ask."""
+        return here
+
     def withdraw(self, error: BaseException) -> None:
         """A step has failed here by `error`: tell those in other processes who wait for this one."""
 

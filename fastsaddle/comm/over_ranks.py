@@ -16,6 +16,7 @@ from fastsaddle.ranks.fingerprint import Agreement
 from fastsaddle.ranks.halo import HEAD, Halo
 from fastsaddle.ranks.header import SIZE, Kind
 from fastsaddle.ranks.mail import Mail
+from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.plan import Plan
@@ -34,12 +35,16 @@ class OverRanks(Communicator):
         """Called once, by the constructor."""
         self.placement = placement
         self.agents, self.first_agent = placement.agents, placement.first_agent
-        self.notes = placement.notes
         self.everybody = Transposition(placement)
 
     @property
     def all_agents(self) -> int:
         return self.placement.all_agents
+
+    @property
+    def notes(self) -> Notes:
+        """What ranks tell each other about failures."""
+        return self.placement.notes
 
     def mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not x.shape[1]:
@@ -66,6 +71,11 @@ class OverRanks(Communicator):
     def _rows_at_once(self) -> int:
         """Rows that one peer sends in an exchange at most."""
         return max(self.placement.counts)
+
+    def is_anywhere(self, here: bool) -> bool:
+        device = self.placement.transport.text_device
+        told = torch.full((self.agents or 1,), here, dtype=torch.uint8, device=device)
+        return bool(self.everybody.rows(told).any())
 
     def withdraw(self, error: BaseException) -> None:
         self.everybody.peers.withdraw(error)
@@ -116,7 +126,7 @@ class RankGossip(OverRanks, StackedGossip):
         self.stacked = stacked
         self.heard = len(self.plan.halo)
         self.notes.hearers = self.plan.hearers
-        self.peers = Peers(placement, {*self.plan.sends, *self.plan.receives})
+        self.peers = Peers(placement, self.plan.sends, self.plan.receives)
         self._halos: dict[tuple[int, torch.device], Halo] = {}
         self._edges: dict[tuple[int, torch.device], Mail] = {}
 

@@ -42,8 +42,9 @@ def everywhere(optimizer: Optimizer, placement: Placement | None) -> Iterator[No
         refuse(gather, error)
         raise
     agreement = agree(gather, facts_of(optimizer))
-    live = optimizer.live
-    optimizer.communicator.join(agreement, lambda: int(live.rounds))
+    # not the optimizer: what is noted at the end must not keep its buffers until then
+    counter = optimizer.live.counter
+    optimizer.communicator.join(agreement, lambda: int(counter.rounds))
 
 
 def facts_of(optimizer: Optimizer) -> dict[str, str]:

@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from fastsaddle.rules.any_torch import LocalOptimizers
 
 
+class Counter:
+    """Steps done, in an object that outlives the buffers: who is asked after an optimizer's end keeps this alone.
+
+    Attributes:
+        rounds: int64, 0-d.
+    """
+
+    def __init__(self) -> None:
+        self.rounds = torch.zeros((), dtype=torch.int64, device="cpu")
+
+
 class Live:
     """Everything that steps change but parameters and their groups.
 
@@ -30,7 +41,7 @@ class Live:
         layouts: where each group's tensors lie in its columns; dim: numbers of one agent that steps move;
             count: parameters that they are in;
             held: each of these with the name and the value of each of its states.
-        rounds: int64, 0-d: steps done.
+        counter: what holds `rounds`, int64, 0-d: steps done.
         squares: `[groups, rows sent, agents, 2]` float64, see `Optimizer.squares`.
         skipped: `[agents]` int32: gradients that were not finite.
         scalars: hyperparameters as tensors.
@@ -52,7 +63,7 @@ class Live:
         self.scalar_state: dict[str, torch.Tensor] = {}
         self.heard = Heard()
         self.layouts: list[FlatLayout] = []
-        self.rounds = torch.zeros((), dtype=torch.int64, device="cpu")
+        self.counter = Counter()
         self.squares = torch.zeros(0, dtype=torch.float64, device="cpu")
         self.skipped = torch.zeros(0, dtype=torch.int32, device="cpu")
         self.scalars: Scalars | None = None
@@ -70,3 +81,11 @@ class Live:
         self.renews = False
         self.scaler: dict[str, Any] = {}
         self.trains = False
+
+    @property
+    def rounds(self) -> torch.Tensor:
+        return self.counter.rounds
+
+    @rounds.setter
+    def rounds(self, rounds: torch.Tensor) -> None:
+        self.counter.rounds = rounds

@@ -31,9 +31,14 @@ class FromScaler:
 
 
 def overflowed(optimizer: Optimizer, told: dict[str, Any]) -> bool:
-    """Whether a gradient of this step was not finite, in whichever pass; waits for the device, as the scaler does."""
+    """Whether a gradient of this step was not finite, in whichever pass and process.
+
+    It waits for the device, as the scaler does, and over processes for all of them: a step that some skip, and others
+    do not, would mix models of different steps from then on.
+    """
     first = optimizer.phase.norm
-    return bool(told["found_inf"]) or (first is not None and not bool(first.isfinite().all()))
+    here = bool(told["found_inf"]) or (first is not None and not bool(first.isfinite().all()))
+    return optimizer.communicator.is_anywhere(here)
 
 
 def unscale(optimizer: Optimizer, told: dict[str, Any]) -> None:

@@ -376,8 +376,12 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether a GradScaler is to call `step` where gradients overflowed, too: there is something to be undone."""
-        return not self.phase.steps and self.gradient.skips_by_itself(self)
+        """Whether a GradScaler is to call `step` where gradients overflowed, too.
+
+        There is something to be undone then, or other processes, which skip the step as well, are to be told.
+        """
+        is_shared = self.placement is not None
+        return not self.phase.steps and (is_shared or self.gradient.skips_by_itself(self))
 
     @property
     def counts_rounds(self) -> bool:
@@ -628,7 +632,7 @@ class Optimizer(torch.optim.Optimizer):
                 if phase.home is not None and is_mine and self._has_others:
                     self._follow_perturbed()
                 if told and overflowed(self, told):
-                    self._restore()
+                    self._undo()
                     return None
                 loss = self.gradient.take(self, closure, closure_passes)
                 unscale(self, told)
@@ -741,7 +745,7 @@ class Optimizer(torch.optim.Optimizer):
         """This step's exchanges of all groups that have columns."""
         gossips = self.communicator.gossips(self)
         sends, views = self.rule.sends, self._views()
-        if self.live.heard.is_old:
+        if self.live.heard.is_old and views:
             self.communicator.resume([e for v in views for e in v.exchanges])
             self.live.heard.is_old = False
         return [Round(self.communicator, v.exchanges, sends, gossips) for v in views]

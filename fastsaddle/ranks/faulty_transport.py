@@ -26,6 +26,7 @@ class FaultyTransport:
     ) -> None:
         self.inner, self.rank, self.size = inner, inner.rank, inner.size
         self.takes_short, self.server = inner.takes_short, inner.server
+        self.text_device = inner.text_device
         self.largest = inner.largest
         self.delay, self.fails_at, self.done = delay, fails_at, 0
         self._random = random.Random(f"{seed} {inner.rank}")
@@ -52,10 +53,6 @@ class FaultyTransport:
         """Let some time pass."""
         if self.delay:
             time.sleep(self._random.random() * self.delay)
-
-    def gather(self, value: bytes) -> list[bytes]:
-        self.pause()
-        return self.inner.gather(value)
 
     def tell(self, key: str, value: bytes) -> bytes:
         return self.inner.tell(key, value)

@@ -38,7 +38,7 @@ class Header:
         agent, to: who sends it, and to whom; `ALL` is whoever hears the agent.
         nbytes: bytes that follow.
         status: 0, or 1 where a step has failed: nothing follows then.
-        origin: the rank where it failed first, with the number of the exchange (`since`) and the cause.
+        origin: the rank where it failed first, with the steps done by then (`since`) and the cause.
         noticed: the rank that noticed it.
     """
 

@@ -10,9 +10,9 @@ import torch
 from fastsaddle.ranks.errors import PeerError, TransportError
 from fastsaddle.ranks.header import ALL, SIZE, Header, Kind, tensor_of
 from fastsaddle.ranks.mail import Letter, Mail
-from fastsaddle.ranks.notes import said
+from fastsaddle.ranks.notes import Notes, said
 from fastsaddle.ranks.placement import Placement
-from fastsaddle.ranks.transport import Pending
+from fastsaddle.ranks.transport import Pending, Transport
 
 # bytes that texts take at most, which may be more than models
 SPARE = 2**20
@@ -27,17 +27,30 @@ class Peers:
 
     Args:
         placement: who holds which agents.
-        who: ranks that this one exchanges messages with.
+        hearers: ranks that hear this one.
+        heard: ranks that this one hears; the same wherever links go both ways.
 
     Attributes:
+        who: all of them, ascending.
         round: exchanges done.
         bytes_on_wire: what has left this process, headers included.
     """
 
-    def __init__(self, placement: Placement, who: Iterable[int]) -> None:
-        self.placement, self.who = placement, tuple(sorted(who))
+    def __init__(self, placement: Placement, hearers: Iterable[int], heard: Iterable[int]) -> None:
+        self.placement = placement
+        self._hearers, self._heard = tuple(sorted(hearers)), tuple(sorted(heard))
+        self.who = tuple(sorted({*self._hearers, *self._heard}))
         self.round, self.bytes_on_wire = 0, 0
-        self.notes, self._transport = placement.notes, placement.transport
+
+    # asked for each time: what is copied goes on over the same connections, and ends with them
+
+    @property
+    def notes(self) -> Notes:
+        return self.placement.notes
+
+    @property
+    def _transport(self) -> Transport:
+        return self.placement.transport
 
     def exchange(self, mail: Mail) -> None:
         """Send what lies in `mail.out`, and fill `mail.into`.
@@ -106,8 +119,10 @@ class Peers:
         """
         if self.notes.ended is None:
             self.notes.end(error)
-        others = [peer for peer in self.who if peer not in set(informed)]
-        if not self._transport.takes_short or not others:
+        informed = {*informed}
+        told = [peer for peer in self._hearers if peer not in informed]
+        asked = [peer for peer in self._heard if peer not in informed]
+        if not self._transport.takes_short or not (told or asked):
             return set()
         header = Header(
             Kind.ROW,
@@ -123,13 +138,13 @@ class Peers:
         )
         news = tensor_of([header])[0]
         # whatever they send next, of whatever kind; memory that is never touched costs nothing
-        room = max(self._transport.largest, SPARE)
-        receives = {peer: torch.empty(room, dtype=torch.uint8, device="cpu") for peer in others}
+        most = max(self._transport.largest, SPARE)
+        receives = {peer: torch.empty(most, dtype=torch.uint8, device="cpu") for peer in asked}
         for buffer in receives.values():
             buffer[:SIZE].zero_()
         # those who are gone need no news
         with suppress(TransportError):
-            gone(self._transport.exchange(dict.fromkeys(others, news), receives))
+            gone(self._transport.exchange(dict.fromkeys(told, news), receives))
         heard = {peer: Header.of(bytes(buffer[:SIZE].numpy())) for peer, buffer in receives.items()}
         return {peer for peer, found in heard.items() if found is not None and found.status}
 

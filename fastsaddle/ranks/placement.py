@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 
@@ -76,6 +76,14 @@ class Placement:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Placement:
         # connections cannot be copied
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "what runs over processes cannot be pickled, as connections cannot: save state_dict() instead"
+        )
+
+    def __copy__(self) -> Placement:
         return self
 
     def __repr__(self) -> str:

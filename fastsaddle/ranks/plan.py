@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -32,6 +32,7 @@ class Plan:
 
     @cached_property
     def ends(self) -> list[int]:
+        """For each rank the number behind its last agent's."""
         return list(accumulate(self.counts))
 
     @property
@@ -138,6 +139,3 @@ class Plan:
 
     def _owner(self, agent: int) -> int:
         return next(rank for rank, end in enumerate(self.ends) if agent < end)
-
-
-Routes = Mapping[int, tuple[Edge, ...]]

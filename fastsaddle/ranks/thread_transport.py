@@ -24,9 +24,6 @@ class Office:
             for a in range(size)
             for b in range(size)
         }
-        self.values = {
-            (a, b): queue.SimpleQueue[bytes | None]() for a in range(size) for b in range(size)
-        }
         self.notes: dict[str, bytes] = {}
         self.lock = threading.Lock()
 
@@ -42,6 +39,7 @@ class ThreadTransport:
 
     takes_short = True
     server = None
+    text_device = torch.device("cpu")
 
     def __init__(self, office: Office, rank: int, timeout: float = 60.0) -> None:
         self.office, self.rank, self.size, self.timeout = office, rank, office.size, timeout
@@ -60,11 +58,6 @@ class ThreadTransport:
             self.office.boxes[self.rank, peer].put(buffer.detach().clone())
         return Arrivals(self, receives)
 
-    def gather(self, value: bytes) -> list[bytes]:
-        for peer in range(self.size):
-            self.office.values[self.rank, peer].put(value)
-        return [self.take(self.office.values[peer, self.rank], peer) for peer in range(self.size)]
-
     def tell(self, key: str, value: bytes) -> bytes:
         with self.office.lock:
             return self.office.notes.setdefault(key, value)
@@ -73,7 +66,7 @@ class ThreadTransport:
         with self.office.lock:
             return self.office.notes.get(key)
 
-    def take(self, box: queue.SimpleQueue[Result | None], peer: int) -> Result:
+    def take(self, box: queue.SimpleQueue[torch.Tensor | None], peer: int) -> torch.Tensor:
         """The next thing in a queue that `peer` fills."""
         try:
             value = box.get(timeout=self.timeout)
@@ -89,7 +82,6 @@ class ThreadTransport:
         """Tell all others that this thread is gone, as a killed process's connections do."""
         for peer in range(self.size):
             self.office.boxes[self.rank, peer].put(None)
-            self.office.values[self.rank, peer].put(None)
 
 
 class Arrivals:

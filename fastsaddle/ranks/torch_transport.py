@@ -49,9 +49,11 @@ class TorchTransport:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         if self.rank < 0:
             raise ValueError("process_group must hold this process, got one that does not")
-        self.backend = str(dist.get_backend(group))
+        backends = backends_of(group)
         # NCCL's messages must be as long as the buffers that they are received into
-        self.takes_short = "nccl" not in self.backend
+        self.takes_short = "nccl" not in backends.values()
+        # a group of NCCL's alone carries nothing that lies on the CPU
+        self.text_device = torch.device("cpu" if "cpu" in backends else next(iter(backends)))
         self._peers = [
             peer if group is None else dist.get_global_rank(group, peer)
             for peer in range(self.size)
@@ -84,22 +86,6 @@ class TorchTransport:
         except RuntimeError as error:
             raise TransportError(-1, cause_of(error, self.timeout)) from error
         return Batch([(-1, one) for one in together], self.timeout)
-
-    def gather(self, value: bytes) -> list[bytes]:
-        device = torch.device("cuda" if self.backend == "nccl" else "cpu")
-        length = torch.tensor([len(value)], dtype=torch.int64, device=device)
-        lengths = [int(n) for n in self._gathered(length, [1] * self.size)]
-        mine = torch.frombuffer(bytearray(value or b"0"), dtype=torch.uint8).to(device)
-        found = self._gathered(mine, [max(1, n) for n in lengths])
-        return [bytes(row[:n].cpu().numpy()) for row, n in zip(found, lengths, strict=True)]
-
-    def _gathered(self, mine: torch.Tensor, lengths: list[int]) -> list[torch.Tensor]:
-        """What every rank gives, of so many numbers each: an exchange of all with all, which knows whom it misses."""
-        found = [mine.new_empty(length) for length in lengths]
-        found[self.rank] = mine
-        others = [peer for peer in range(self.size) if peer != self.rank]
-        self.exchange(dict.fromkeys(others, mine), {peer: found[peer] for peer in others}).wait()
-        return found
 
     def tell(self, key: str, value: bytes) -> bytes:
         def told() -> bytes:
@@ -169,6 +155,13 @@ def in_time(call: Callable[[], Result]) -> Result:
     if error is not None:
         raise NotesGone(first_line(error)) from error
     return cast(Result, result)
+
+
+def backends_of(group: dist.ProcessGroup | None) -> dict[str, str]:
+    """The backend of each type of device that a group carries, such as {"cpu": "gloo", "cuda": "nccl"}."""
+    # `get_backend` says "undefined" where torch has chosen
+    named = str(dist.get_backend_config(group))
+    return dict(part.split(":", 1) for part in named.split(","))
 
 
 def served_by(store: Any, peers: Sequence[int]) -> int | None:

@@ -24,6 +24,7 @@ class Transport(Protocol):
         rank, size: which one this is, and of how many.
         takes_short: whether a message may be shorter than the buffer that it is received into.
         server: the rank with whose process all notes go; None where no rank's do.
+        text_device: where a buffer may lie that says something to all ranks.
         largest: bytes that one peer sends at once at most, kept by those who send over it.
     """
 
@@ -31,6 +32,7 @@ class Transport(Protocol):
     size: int
     takes_short: bool
     server: int | None
+    text_device: torch.device
     largest: int
 
     def exchange(
@@ -41,13 +43,6 @@ class Transport(Protocol):
         Args:
             sends: peer rank -> what it is sent; must stay as it is until `wait` returns.
             receives: peer rank -> what is overwritten; as large as what that peer sends, or larger where `takes_short`.
-        """
-
-    def gather(self, value: bytes) -> list[bytes]:
-        """What every rank gives, in the order of ranks; all must call it.
-
-        Raises:
-            TransportError: a rank did not.
         """
 
     def tell(self, key: str, value: bytes) -> bytes:

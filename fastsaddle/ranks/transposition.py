@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 
 from fastsaddle.kernels.consensus import consensus
@@ -22,8 +24,8 @@ class Transposition:
     """
 
     def __init__(self, placement: Placement) -> None:
-        others = (rank for rank in range(len(placement.counts)) if rank != placement.rank)
-        self.placement, self.peers = placement, Peers(placement, others)
+        others = [rank for rank in range(len(placement.counts)) if rank != placement.rank]
+        self.placement, self.peers = placement, Peers(placement, others, others)
         self._mails: dict[tuple[int, torch.device], tuple[Mail, Mail]] = {}
         self._whole: dict[tuple[int, torch.device | None], Mail] = {}
 
@@ -64,7 +66,7 @@ class Transposition:
             PeerError: a rank did not.
         """
         here = self.placement
-        own = x.contiguous().view(x.shape[0], -1).view(torch.uint8)
+        own = x.reshape(x.shape[0], prod(x.shape[1:])).contiguous().view(torch.uint8)
         key = (own.shape[1], x.device)
         if key not in self._whole:
             named = to_all(here.agents_of(here.rank))
@@ -76,7 +78,7 @@ class Transposition:
         self.peers.exchange(mail)
         arrived, first = mail.into[:, SIZE:], here.first_agent
         rows = torch.cat([arrived[:first], own, arrived[first:]])
-        return rows.contiguous().view(x.dtype).reshape(-1, *x.shape[1:])
+        return rows.view(-1).view(x.dtype).view(here.all_agents, *x.shape[1:])
 
     def texts(self, value: bytes) -> list[bytes]:
         """What every rank gives, in the order of ranks; every rank must call it.
@@ -86,15 +88,19 @@ class Transposition:
         """
         me = self.placement.rank
         sizes = self._of_ranks(8)
-        sizes.out[:, SIZE:] = torch.tensor([len(value)]).view(torch.uint8)
+        sizes.out[:, SIZE:] = torch.tensor([len(value)], dtype=torch.int64, device="cpu").view(
+            torch.uint8
+        )
         self.peers.exchange(sizes)
         lengths = sizes.into[:, SIZE:].contiguous().view(torch.int64).flatten().tolist()
         lengths.insert(me, len(value))
         # few lengths, so that few buffers are kept
         mail = self._of_ranks(1 << max(max(lengths), 1).bit_length())
-        mail.out[:, SIZE : SIZE + len(value)] = torch.tensor(list(value), dtype=torch.uint8)
+        mail.out[:, SIZE : SIZE + len(value)] = torch.tensor(
+            list(value), dtype=torch.uint8, device="cpu"
+        )
         self.peers.exchange(mail)
-        found = [bytes(row.numpy()) for row in mail.into[:, SIZE:]]
+        found = [bytes(row.numpy()) for row in mail.into[:, SIZE:].cpu()]
         found.insert(me, value)
         return [text[:length] for text, length in zip(found, lengths, strict=True)]
 
@@ -105,7 +111,8 @@ class Transposition:
             # by ranks, as who holds which agents may be what they do not agree about
             receives = {rank: to_all([rank]) for rank in self.peers.who}
             sends = dict.fromkeys(self.peers.who, to_all([self.placement.rank]))
-            self._whole[key] = Mail(Kind.TEXT, sends, receives, nbytes, torch.device("cpu"))
+            device = self.placement.transport.text_device
+            self._whole[key] = Mail(Kind.TEXT, sends, receives, nbytes, device)
         return self._whole[key]
 
     def _widths(self, columns: int) -> list[int]:

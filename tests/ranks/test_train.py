@@ -164,3 +164,9 @@ def test_one_rank_says_what_is_wrong(tmp_path: Path) -> None:
         said = ended(process, 1)
         assert said.count(f"fastsaddle: error: {part}") == 1, said[-3000:]
     assert not run.exists()
+
+
+def test_a_rank_that_diverges_says_what_may_help(tmp_path: Path) -> None:
+    more = ("--lr", "1e30", "--agents", "2")
+    said = ended(launched(2, *options(*more), "--out", str(tmp_path / "run")), 1)
+    assert "fastsaddle: error: training diverged at step 1, a smaller --lr may help" in said, said

@@ -37,7 +37,7 @@ def main(config: TrainConfig, typed: list[str]) -> int:
     Where one of them fails, each says so in a line that names it, and ends at once: the others must not wait for it.
 
     Raises ValueError or OSError for options that cannot be, before anything is written, where this process is the one
-    that found out.
+    that found out, and StoppedError where this process is one that keeps the run from its end.
     """
     timeout = timedelta(seconds=config.timeout)
     try:
@@ -62,7 +62,7 @@ def main(config: TrainConfig, typed: list[str]) -> int:
         where = job.directory.path
         if world.is_first:
             worlds.note_run(str(where.resolve()))
-        with closing(job.directory):
+        with train.stopping(job, again(where)), closing(job.directory):
             return _train(job, world, config.minutes)
     except ElsewhereError:
         # who failed has said why

@@ -129,9 +129,20 @@ def to_its_end(job: Job, minutes: float | None) -> int:
 
     Raises StoppedError where it cannot reach its end.
     """
+    with stopping(job, resume_command(job)), closing(job.directory):
+        return train(job, Console(), minutes)
+
+
+@contextmanager
+def stopping(job: Job, again: str) -> Iterator[None]:
+    """Inside the block what keeps a run from its end is a StoppedError, which says what may help.
+
+    Args:
+        job: the run.
+        again: the command line that goes on with it.
+    """
     try:
-        with closing(job.directory):
-            return train(job, Console(), minutes)
+        yield
     except NonFiniteError as error:
         remedy = (
             "a smaller --lr" if job.config.choco is None else "a smaller --lr or --consensus-step"
@@ -142,7 +153,7 @@ def to_its_end(job: Job, minutes: float | None) -> int:
     except CaptureError as error:
         raise StoppedError(f"step {job.step}: {error}") from error
     except OSError as error:
-        way = f"the checkpoint before is whole, go on with: {resume_command(job)}"
+        way = f"the checkpoint before is whole, go on with: {again}"
         raise StoppedError(f"{error}; {way}") from error
 
 

@@ -18,7 +18,7 @@ from fastsaddle.sim.run.follower import Follower
 from fastsaddle.sim.run.run_dir import RunDirectory, check_new, make_unique
 from fastsaddle.sim.run.simulation import LINE, Simulation
 from fastsaddle.sim.run.tensorboard import writer_class
-from fastsaddle.sim.run.world import ElsewhereError, World
+from fastsaddle.sim.run.world import World
 
 CLASSES = "classes.png"
 CURVES = "curves.png"
@@ -198,17 +198,14 @@ def _restore(job: Job) -> None:
         # as the first process sees them
         named = world.share([[step, str(path)] for step, path in found])
         found = [(step, Path(path)) for step, path in named]
-    for _, path in found:
-
-        def load(path: Path = path) -> int:
-            tensors, step, counters = _loaded(job, path)
-            _take_over(job, path, tensors, _with_lines(job, path, step, counters))
-            return step
-
-        try:
-            step = load() if world is None else world.together(load)
-        except (ValueError, ElsewhereError) as error:
-            job.notes.append(f"{error}; trying the one before")
+    for step, path in found:
+        reasons = [_refused(job, path)]
+        if world is not None:
+            # one that only some can use is of no use to any; nobody has failed, so nothing has ended
+            reasons = world.collect(reasons[0])
+        reason = next((r for r in reasons if r is not None), None)
+        if reason is not None:
+            job.notes.append(f"{reason}; trying the one before")
             continue
         job.step = step
         # a kill may have come before it was done
@@ -220,6 +217,16 @@ def _restore(job: Job) -> None:
         raise ValueError(
             f"no checkpoint in {job.directory.path} is whole: delete them to start from step 0 ({reason})"
         )
+
+
+def _refused(job: Job, path: Path) -> str | None:
+    """Take a checkpoint over; None, or why it cannot be used."""
+    try:
+        tensors, step, counters = _loaded(job, path)
+        _take_over(job, path, tensors, _with_lines(job, path, step, counters))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _loaded(job: Job, path: Path) -> tuple[dict[str, Tensor], int, dict[str, int]]:
