@@ -28,7 +28,9 @@ def directed_ring(**options: Any) -> Any:
 
 
 def make(groups: Any, **options: Any) -> Any:
-    return fs.Optimizer(groups, rule=OneWay("local", 0.9), **{"communicator": directed_ring(), **options})
+    return fs.Optimizer(
+        groups, rule=OneWay("local", 0.9), **{"communicator": directed_ring(), **options}
+    )
 
 
 @pytest.mark.parametrize("compressor", [None, fs.compressors.TopK(0.5)])

@@ -170,3 +170,19 @@ def test_a_rank_that_diverges_says_what_may_help(tmp_path: Path) -> None:
     more = ("--lr", "1e30", "--agents", "2")
     said = ended(launched(2, *options(*more), "--out", str(tmp_path / "run")), 1)
     assert "fastsaddle: error: training diverged at step 1, a smaller --lr may help" in said, said
+
+
+def test_where_a_file_of_one_rank_is_damaged_all_go_on_from_the_checkpoint_before(
+    tmp_path: Path,
+) -> None:
+    more = ("--checkpoint-every", "10")
+    whole, run = in_one(tmp_path / "one", *more), tmp_path / "ranks"
+    ended(launched(2, *options(*more), "--out", str(run)))
+    os.truncate(run / "checkpoint-24" / "agents-3-6.safetensors", 1000)
+    said = ended(launched(2, "--resume", str(run)))
+    assert "going on at step 20" in said and said.count("trying the one before") == 1, said
+    assert_equal(run, whole)
+    # rank 0 alone has something to say
+    said = ended(launched(2, *options(*more), "--out", str(run)), 1)
+    assert said.count("error: --out") == 1 and "PeerError" not in said, said[-3000:]
+    assert_equal(run, whole)

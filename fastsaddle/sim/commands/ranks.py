@@ -41,7 +41,9 @@ def main(config: TrainConfig, typed: list[str]) -> int:
     """
     timeout = timedelta(seconds=config.timeout)
     try:
-        world = worlds.join(_agents(config), config.counts, timeout)
+        world = worlds.join(lambda: _agents(config), config.counts, timeout)
+    except ElsewhereError:
+        return FAILED
     except (ValueError, OSError):
         if worlds.speaks():
             raise
@@ -54,7 +56,7 @@ def main(config: TrainConfig, typed: list[str]) -> int:
             train.say(f"started again: going on with {before}", world)
             config = replace(config, resume=Path(before))
             typed = [name for name in typed if name in ("placement", "ranks", "timeout", "minutes")]
-    where = config.resume or config.out
+    where = config.resume
     try:
         job = world.together(lambda: train.prepared(config, typed, world))
         if job is None:
@@ -68,7 +70,9 @@ def main(config: TrainConfig, typed: list[str]) -> int:
         # who failed has said why
         return FAILED
     except (PeerError, TransportError) as error:
-        print(f"PeerError: {error}. Go on: {again(where)}", file=sys.stderr, flush=True)
+        # before there is a run, nothing can be gone on with
+        way = "" if where is None else f". Go on: {again(where)}"
+        print(f"PeerError: {error}{way}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         # neighbors notice a closed connection within a tenth of a second, an interpreter that ends takes seconds
         os._exit(1)
@@ -120,11 +124,10 @@ def begun(config: TrainConfig) -> str | None:
     return next((str(p) for p in places if p is not None and (p / CONFIG).is_file()), None)
 
 
-def again(run: Path | None) -> str:
+def again(run: Path) -> str:
     """The command line that goes on with a run, on as many processes as there are now."""
     ranks = os.environ.get(worlds.RANKS, "2")
-    where = "RUN" if run is None else shlex.quote(str(run))
-    return f"torchrun --nproc-per-node {ranks} -m fastsaddle train --resume {where}"
+    return f"torchrun --nproc-per-node {ranks} -m fastsaddle train --resume {shlex.quote(str(run))}"
 
 
 def _leave() -> None:

@@ -1,7 +1,9 @@
 """Assemble a run: a new one from options, or one to go on with from its directory alone."""
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,8 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
     Of several processes the first one makes the directory; what it resolved holds for all.
     """
     config.check()
-    is_first = world is None or world.is_first
-    if config.out is not None and is_first:
-        check_new(config.out)
+    if config.out is not None:
+        _on_first(world, partial(check_new, config.out))
     if config.tensorboard:
         writer_class()
     simulation = Simulation(config, world)
@@ -76,18 +77,24 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
     )
     record = {**options, **reason, **marked, **_surroundings(simulation.device)}
 
-    def create() -> RunDirectory | None:
-        return RunDirectory.create(config.out or make_unique(config), record) if is_first else None
+    def create() -> RunDirectory:
+        return RunDirectory.create(config.out or make_unique(config), record)
 
-    directory = create() if world is None else following(world, world.together(create))
-    assert directory is not None
-    job = Job(config, simulation, directory)
+    job = Job(config, simulation, _directory(world, create))
     _describe_partition(job)
     return job
 
 
-def following(world: World, directory: RunDirectory | None) -> RunDirectory:
-    """The run's directory as each process has it, of which the first alone writes there."""
+def _on_first(world: World | None, work: Callable[[], Any]) -> Any:
+    """What `work` gives in the first of several processes, None in the others; where it raises, all end."""
+    return work() if world is None else world.first(work)
+
+
+def _directory(world: World | None, make: Callable[[], RunDirectory]) -> RunDirectory:
+    """The run's directory as each process has it, of which the first alone makes it, and writes there."""
+    directory = _on_first(world, make)
+    if world is None:
+        return directory
     known = None
     if directory is not None:
         known = [str(directory.path.resolve()), directory.config, directory.rows]
@@ -113,9 +120,7 @@ def is_finished(directory: RunDirectory) -> bool:
 
 def opened(path: Path, world: World | None = None) -> RunDirectory:
     """The directory of a run that exists. Raises ValueError when it is none, or another process has it."""
-    if world is None:
-        return RunDirectory(path)
-    return following(world, world.together(lambda: RunDirectory(path) if world.is_first else None))
+    return _directory(world, lambda: RunDirectory(path))
 
 
 def finished(directory: RunDirectory, world: World | None = None) -> bool:

@@ -26,6 +26,8 @@ RANK, RANKS = "RANK", "WORLD_SIZE"
 TRIED_BEFORE = "TORCHELASTIC_RESTART_COUNT"
 # where a run lies, for processes that torchrun starts again
 WHERE = "fastsaddle/run"
+# how many agents it has, in the store of one attempt
+AGENTS = "fastsaddle/agents"
 # between two looks at whether somebody wants to stop
 SECONDS_BETWEEN_LOOKS = 0.5
 MOST_STEPS_BETWEEN_LOOKS = 10_000
@@ -104,6 +106,28 @@ class World:
                 raise ElsewhereError(str(error)) from error
             raise
 
+    def first(self, work: Callable[[], Result]) -> Result | None:
+        """What `work` gives on rank 0, the only one that does it; None on the others.
+
+        Where it raises, all are told here, so that rank 0 alone has something to say.
+
+        Raises:
+            ElsewhereError: it raised on rank 0.
+            PeerError: a rank failed.
+        """
+        result, failure = None, None
+        if self.is_first:
+            try:
+                result = work()
+            except Exception as error:
+                failure = error
+        told = self.share(None if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        if told is not None:
+            raise ElsewhereError(told)
+        return result
+
     def collect(self, value: Any) -> list[Any]:
         """What every rank gives, which JSON must know, in the order of ranks."""
         return [json.loads(said) for said in self.everybody.texts(json.dumps(value).encode())]
@@ -159,11 +183,17 @@ class Agreement:
         return bool(self.found)
 
 
-def join(agents: int, counts: tuple[int, ...] | None, timeout: timedelta) -> World:
+def join(agents: Callable[[], int], counts: tuple[int, ...] | None, timeout: timedelta) -> World:
     """This process's part in what the launcher started; opens torch.distributed.
 
+    Args:
+        agents: how many there are in all, which rank 0 alone is asked: others may not see a run's folder.
+        counts: agents of each rank; None spreads them evenly.
+        timeout: of each message.
+
     Raises:
-        ValueError: fewer agents than ranks, or counts that do not fit.
+        ElsewhereError: rank 0 could not say how many agents there are.
+        ValueError: fewer agents than ranks, or counts that do not fit; or what `agents` raises.
     """
     if not dist.is_initialized():
         is_gpu = torch.cuda.is_available()
@@ -174,7 +204,28 @@ def join(agents: int, counts: tuple[int, ...] | None, timeout: timedelta) -> Wor
         # torchrun may keep the store of an attempt that failed, with addresses where nobody is any more
         store = dist.PrefixStore(f"attempt {os.environ.get(TRIED_BEFORE, '0')}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-    return World(TorchTransport(None, timeout), agents, counts)
+    number = _from_first(agents)
+    try:
+        return World(TorchTransport(None, timeout), number, counts)
+    except ValueError as error:
+        raise error if counts is None else ValueError(f"--placement: {error}") from error
+
+
+def _from_first(agents: Callable[[], int]) -> int:
+    """What rank 0 says, through the store: messages need to know it."""
+    store = dist.distributed_c10d._get_default_store()
+    if dist.get_rank() == 0:
+        try:
+            number = agents()
+        except BaseException:
+            store.set(AGENTS, "")
+            raise
+        store.set(AGENTS, str(number))
+        return number
+    told = store.get(AGENTS)
+    if not told:
+        raise ElsewhereError("rank 0 could not say how many agents there are")
+    return int(told)
 
 
 def note_run(path: str) -> None:
