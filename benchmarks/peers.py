@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,13 +31,17 @@ Kind = Literal["own", "loop", "rows", "peer", "peer on all cores", "peer without
 
 @dataclass(frozen=True)
 class Engine:
-    """One row of the table: the script of `peers/` that runs it, the package that it needs, what it does."""
+    """One row of the table: the script of `peers/` that runs it, the package that it needs, what it does.
+
+    `arguments` are more of the script's, behind agents and cores.
+    """
 
     name: str
     kind: Kind
     script: str
     package: str
     words: str
+    arguments: tuple[str, ...] = ()
 
 
 ENGINES = (
@@ -107,18 +112,24 @@ def version(package: str) -> str | None:
         return None
 
 
-def measure(agents: int, seconds: float, repeats: int, patience: float) -> list[dict[str, Any]]:
+def measure(
+    agents: int,
+    seconds: float,
+    repeats: int,
+    patience: float,
+    engines: Sequence[Engine] = ENGINES,
+) -> list[dict[str, Any]]:
     """All installed engines at one size, turn by turn."""
     processes: dict[Engine, EngineProcess] = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         try:
-            for number, engine in enumerate(ENGINES):
+            for number, engine in enumerate(engines):
                 if version(engine.package) is not None:
                     print(f"{agents} agents: starting {engine.name}", file=sys.stderr, flush=True)
                     cores = "all-cores" if engine.kind == "peer on all cores" else "one-core"
                     folder = Path(scratch) / str(number)
                     processes[engine] = EngineProcess(
-                        engine.script, [str(agents), cores], folder, patience
+                        engine.script, [str(agents), cores, *engine.arguments], folder, patience
                     )
             # the first turn warms up
             for process in processes.values():

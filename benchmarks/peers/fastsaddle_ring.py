@@ -1,5 +1,7 @@
 """fastsaddle's Simulation: DSGDm on a ring, as `fastsaddle train` runs it, its batches included."""
 
+import sys
+
 import torch
 from _turns import TURNS
 from _work import BATCH, CLASSES, LR, MOMENTUM, agents, data
@@ -17,12 +19,12 @@ def synthetic() -> Dataset:
     return Dataset("synthetic", classes, inputs, labels, inputs[:BATCH], labels[:BATCH])
 
 
-def main() -> None:
-    count = agents()
-    config = TrainConfig(
+def config_of(count: int) -> TrainConfig:
+    """The options of a run of so many agents, of the perceptron or what is named behind the cores."""
+    return TrainConfig(
         algorithm="dsgdm",
         dataset=f"{__file__}:synthetic",
-        model="mlp",
+        model=sys.argv[3] if len(sys.argv) > 3 else "mlp",
         agents=count,
         topology="ring",
         partition="iid",
@@ -31,7 +33,11 @@ def main() -> None:
         lr=LR,
         momentum=MOMENTUM,
     )
-    simulation = Simulation(config)
+
+
+def main() -> None:
+    count = agents()
+    simulation = Simulation(config_of(count))
     torch.set_num_threads(1)
     TURNS.begin(f"engine {simulation.engine.engine}, chunk {simulation.engine.chunk}")
     step = 0

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import reporting.peers as peers_report
+import reporting.ranks as ranks_report
 from reporting.files import read
 from reporting.remarks import remarks
 from reporting.render import render
@@ -17,9 +18,9 @@ COUNTS = {1: "one thread", 2: "two threads"}
 
 
 def page(results: Path, link: str = "benchmarks/results") -> str:
-    """CPU, picture, remarks, GPUs, peers, growth: Markdown without a last line break; `link` leads to the folder."""
+    """From CPU and GPUs to peers, growth and ranks: Markdown without a last line break; `link` leads to the folder."""
     parts = [*cpu(results, link), *gpus(results), *peers(results, link), growth(results, link)]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, ranks(results)])
 
 
 def few(results: Path, link: str = "benchmarks/results") -> str:
@@ -164,6 +165,18 @@ def growth(results: Path, link: str = "benchmarks/results") -> str:
         f"in {memory:.0f} MiB; from {least} agents on that is {of_time} of linear in time, {of_memory} in memory "
         f"([all sizes]({link}/growth.md), `python benchmarks/growth.py --data-dir DIR`)."
     )
+
+
+def ranks(results: Path) -> str:
+    """Figures of agents over processes."""
+    path = results / "ranks.json"
+    if not path.exists():
+        return "Agents over processes: not measured."
+    words = (
+        "Agents over processes, `python benchmarks/ranks.py`: gloo over loopback, rows of 1,000,000 parameters. Each "
+        "figure is the median of the ratios of turns in one run, of wall time where nothing else is said."
+    )
+    return f"{words}\n\n{ranks_report.report(json.loads(path.read_text()))}"
 
 
 def listed(words: list[str]) -> str:

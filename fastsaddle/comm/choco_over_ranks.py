@@ -12,8 +12,6 @@ from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.compressors.base import Payload
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.ranks.halo import Halo
-from fastsaddle.ranks.header import SIZE, Kind
-from fastsaddle.ranks.mail import Mail, to_all
 from fastsaddle.ranks.placement import Placement
 
 
@@ -48,9 +46,7 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         often = (every, rounds)
         RankGossip.__init__(self, topology, placement, consensus_step, *often, False, stacked)
         self._compress(choco, None if self.peers.who else fused(choco))
-        self._payloads: dict[tuple[int, torch.device], Mail] = {}
-        sent = [i - self.first_agent for agents in self.plan.sends.values() for i in agents]
-        self._sent = torch.tensor(sent, dtype=torch.int64, device="cpu")
+        self._payloads: dict[tuple[int, torch.device], Halo] = {}
 
     @property
     def holds(self) -> Sequence[int]:
@@ -95,14 +91,11 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         """Send messages of the agents here, uint8 `[agents, bytes]`; those of the agents heard, `[heard, bytes]`."""
         key = (packed.shape[1], packed.device)
         if key not in self._payloads:
-            sends = {peer: to_all(agents) for peer, agents in self.plan.sends.items()}
-            receives = {peer: to_all(agents) for peer, agents in self.plan.receives.items()}
-            self._payloads[key] = Mail(Kind.PAYLOAD, sends, receives, *key)
-            self._sent = self._sent.to(packed.device)
-        mail = self._payloads[key]
-        mail.out[:, SIZE:] = packed.index_select(0, self._sent)
-        self.peers.exchange(mail)
-        return mail.into[:, SIZE:]
+            self._payloads[key] = Halo(self.plan, *key, torch.uint8)
+        halo = self._payloads[key]
+        halo.own.copy_(packed)
+        halo.exchange(self.peers)
+        return halo.heard
 
     def resume(self, exchanges: list[Exchange]) -> None:
         copies = [exchange.halo_of("x_hat") for exchange in exchanges]

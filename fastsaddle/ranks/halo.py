@@ -9,40 +9,64 @@ from fastsaddle.ranks.mail import Mail, to_all
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.plan import Plan
 
-# columns that a header takes
+# columns of float32 that a header takes
 HEAD = SIZE // 4
 
 
 class Halo:
     """A buffer of so many columns, and the messages that fill its lower part.
 
+    Rows are sent from where they lie, a header before each of them. They are only copied for a peer that hears
+    agents whose rows do not follow each other.
+
     Args:
         plan: who sends which rows to whom.
         columns: of a row.
         device: where it lies.
+        dtype: of a row: float32, or uint8 for a compressor's bytes.
 
     Attributes:
-        rows: `[agents here + agents heard, columns]` float32.
-        own: the first of them, the agents here.
+        rows: `[agents here + agents heard, columns]`.
+        own, heard: the first of them, the agents here, and the others.
     """
 
-    def __init__(self, plan: Plan, columns: int, device: torch.device) -> None:
-        count = plan.agents + len(plan.halo)
-        buffer = torch.zeros(count, HEAD + columns, dtype=torch.float32, device=device)
-        self.rows = buffer[:, HEAD:]
-        self.own = self.rows[: plan.agents]
-        sends = {peer: to_all(agents) for peer, agents in plan.sends.items()}
-        receives = {peer: to_all(agents) for peer, agents in plan.receives.items()}
-        into = buffer[plan.agents :].view(torch.uint8)
-        self._mail = Mail(Kind.ROW, sends, receives, 4 * columns, device, into)
-        out = self._mail.out.view(torch.float32)[:, HEAD:]
-        sent = [i - plan.first_agent for agents in plan.sends.values() for i in agents]
-        # each row that is sent, and its place in a message
-        self._copied = [(self.own[i], message) for i, message in zip(sent, out, strict=True)]
+    def __init__(
+        self,
+        plan: Plan,
+        columns: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        sent = {peer: [i - plan.first_agent for i in agents] for peer, agents in plan.sends.items()}
+        apart = {peer: mine for peer, mine in sent.items() if mine[-1] - mine[0] >= len(mine)}
+        first, width = sum(map(len, apart.values())), SIZE + columns * dtype.itemsize
+        # copies, then the agents here, then those heard
+        count = first + plan.agents + len(plan.halo)
+        buffer = torch.zeros(count, width, dtype=torch.uint8, device=device)
+        typed = buffer.view(dtype)[:, SIZE // dtype.itemsize :]
+        self.rows = typed[first:]
+        self.own, self.heard = self.rows.tensor_split([plan.agents])
+        taken = {peer: slice(first + mine[0], first + mine[-1] + 1) for peer, mine in sent.items()}
+        end = 0
+        for peer, mine in apart.items():
+            taken[peer] = slice(end, end := end + len(mine))
+        # each row that is copied, and where to
+        into = [self.own[i] for mine in apart.values() for i in mine]
+        self._copied = list(zip(into, typed[:first], strict=True))
+        self._mail = Mail(
+            Kind.ROW if dtype == torch.float32 else Kind.PAYLOAD,
+            {peer: to_all(agents) for peer, agents in plan.sends.items()},
+            {peer: to_all(agents) for peer, agents in plan.receives.items()},
+            width - SIZE,
+            device,
+            into=buffer[first + plan.agents :],
+            out=buffer[: first + plan.agents],
+            rows=taken,
+        )
 
     def exchange(self, peers: Peers) -> torch.Tensor:
         """Send the rows of `own` that others hear, and fill those heard; all rows."""
-        for row, message in self._copied:
-            message.copy_(row)
+        for row, copy in self._copied:
+            copy.copy_(row)
         peers.exchange(self._mail)
         return self.rows

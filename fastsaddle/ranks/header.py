@@ -80,9 +80,3 @@ def tensor_of(headers: list[Header]) -> torch.Tensor:
     if not raw:
         return torch.zeros(0, SIZE, dtype=torch.uint8, device="cpu")
     return torch.frombuffer(raw, dtype=torch.uint8).reshape(-1, SIZE).clone()
-
-
-def write_round(headers: torch.Tensor, round_: int) -> None:
-    """Write the number of an exchange into headers, uint8 `[headers, 128 or more]`."""
-    number = torch.tensor([round_], dtype=torch.int64, device=headers.device)
-    headers[:, ROUND].copy_(number.view(torch.uint8))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
-from fastsaddle.ranks.header import ALL, SIZE, Header, Kind, tensor_of, write_round
+from fastsaddle.ranks.header import ALL, ROUND, SIZE, Header, Kind, tensor_of
 
 # (agent, to) of each message, by peer
 Named = Mapping[int, Sequence[tuple[int, int]]]
@@ -35,11 +36,14 @@ class Mail:
         kind: what they hold.
         sends, receives: peer -> (agent, to) of each message, in order.
         nbytes: bytes of each message without its header.
-        into: uint8 `[messages received, 128 + nbytes]` to receive into; None makes it.
         device: where buffers lie.
+        into: uint8 `[messages received, 128 + nbytes]` to receive into; None makes it.
+        out: uint8 `[rows, 128 + nbytes]` to send from; None makes it, with a row for each message.
+        rows: peer -> rows of `out` that it is sent; None where they follow each other. Peers may be sent the same ones.
 
     Attributes:
-        out, into: uint8 `[messages, 128 + nbytes]`.
+        out, into: uint8 `[messages, 128 + nbytes]`, or what was given.
+        bytes_out: bytes that an exchange sends, headers included.
     """
 
     def __init__(
@@ -50,21 +54,29 @@ class Mail:
         nbytes: int,
         device: torch.device,
         into: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
+        rows: Mapping[int, slice] | None = None,
     ) -> None:
         self.kind, self.nbytes = kind, nbytes
         width = SIZE + nbytes
-        count = sum(map(len, sends.values()))
-        self.out = torch.zeros(count, width, dtype=torch.uint8, device=device)
+        if out is None:
+            count = sum(map(len, sends.values()))
+            out = torch.zeros(count, width, dtype=torch.uint8, device=device)
         arriving = sum(map(len, receives.values()))
         if into is None:
             into = torch.zeros(arriving, width, dtype=torch.uint8, device=device)
-        self.into = into
-        self._out_by_peer, self._into_by_peer = split(self.out, sends), split(into, receives)
+        self.out, self.into = out, into
+        own_rows = slices(sends) if rows is None else rows
+        self._out_by_peer = parts(out, {peer: own_rows[peer] for peer in sends})
+        self._into_by_peer = parts(into, slices(receives))
+        self.bytes_out = sum(part.numel() for part in self._out_by_peer.values())
         self._senders = [peer for peer, named in receives.items() for _ in named]
         self._headers = [self._header(*pair) for named in receives.values() for pair in named]
         self._expected = tensor_of(self._headers).to(device)
-        written = tensor_of([self._header(*pair) for named in sends.values() for pair in named])
-        self.out[:, :SIZE] = written.to(device)
+        for peer, named in sends.items():
+            written = tensor_of([self._header(*pair) for pair in named])
+            out[own_rows[peer], :SIZE] = written.to(device)
+        self._rounds = out[:, ROUND], self._expected[:, ROUND]
         # counted where nothing is read on the host
         self.mismatches = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -73,14 +85,10 @@ class Mail:
 
     def address(self, round_: int) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         """What is sent and received in an exchange of this number, by peer."""
-        write_round(self.out, round_)
-        write_round(self._expected, round_)
+        number = torch.tensor([round_], dtype=torch.int64, device=self.out.device)
+        for headers in self._rounds:
+            headers.copy_(number.view(torch.uint8))
         return self._out_by_peer, self._into_by_peer
-
-    @property
-    def bytes_out(self) -> int:
-        """Bytes that an exchange sends, headers included."""
-        return self.out.numel()
 
     def opened(self, round_: int) -> list[Letter]:
         """Headers that are not the expected ones; on a GPU they are counted in `mismatches` instead."""
@@ -101,10 +109,17 @@ class Mail:
         ]
 
 
-def split(rows: torch.Tensor, named: Named) -> dict[int, torch.Tensor]:
-    """Rows of each peer's messages, flat."""
-    parts = rows.split([len(messages) for messages in named.values()]) if named else ()
-    return {peer: part.view(-1) for peer, part in zip(named, parts, strict=True) if len(part)}
+def slices(named: Named) -> dict[int, slice]:
+    """Rows of each peer's messages where they follow each other."""
+    ends = list(accumulate(map(len, named.values())))
+    counts = zip(named.items(), ends, strict=True)
+    return {peer: slice(end - len(messages), end) for (peer, messages), end in counts}
+
+
+def parts(rows: torch.Tensor, of: Mapping[int, slice]) -> dict[int, torch.Tensor]:
+    """Each peer's rows, flat; none where it has none."""
+    found = {peer: rows[part].view(-1) for peer, part in of.items()}
+    return {peer: part for peer, part in found.items() if len(part)}
 
 
 def to_all(agents: Sequence[int]) -> list[tuple[int, int]]:

@@ -260,6 +260,7 @@ def test_nothing_measured(results: Path) -> None:
         "Not measured on a GPU: no figure for one is claimed.",
         "Not measured beside peers.",
         "Growth with the number of agents: not measured.",
+        "Agents over processes: not measured.",
     ]
 
 
