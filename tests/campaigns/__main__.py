@@ -10,7 +10,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("kills", "ranks", "signals", "files", "options", "sanitizers", "programs")
+NAMES = ("kills", "ranks", "trains", "signals", "files", "options", "sanitizers", "programs")
 # seconds between two lines of progress
 QUIET = 15.0
 
@@ -19,8 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Carry out what the command line asks for; 0 where nothing was found and all were tried, otherwise 1."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.campaigns",
-        description="Kills, ranks that fail, signals, damaged files, random options, sanitizers and orders of Triton's "
-        "programs, by random numbers from a seed.",
+        description="Kills, ranks that fail, launches that are disturbed, signals, damaged files, random options, "
+        "sanitizers and orders of Triton's programs, by random numbers from a seed.",
     )
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="default: all")
     parser.add_argument("--seed", type=int, help="default: a fresh one, which is printed")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns import kills, page, sanitizers, signals
+from tests.campaigns import kills, page, sanitizers, signals, trains
 from tests.campaigns.__main__ import main
 from tests.campaigns.campaign import Campaign, Counts, Draw
 from tests.campaigns.forked import call
@@ -40,6 +40,17 @@ def test_a_few_attempts_find_nothing(
     rows = table.read_text().splitlines()
     assert [line.split(" ")[1] for line in rows if f"--seed {seed}" in line] == [*names]
     assert rows[0] == "before" and rows[-1] == "after"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_disturbed_launch_ends_as_a_calm_process(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two launches of some seconds: one that is disturbed, and the one that goes on."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(trains, "MOST", 1)
+    options = ["--seed", str(seed), "--count", "1", "--jobs", "1"]
+    assert main(["--only", "trains", *options]) == 0
 
 
 def test_native_calls_without_a_sanitizer(seed: int) -> None:

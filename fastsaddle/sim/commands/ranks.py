@@ -58,14 +58,16 @@ def main(config: TrainConfig, typed: list[str]) -> int:
             typed = [name for name in typed if name in ("placement", "ranks", "timeout", "minutes")]
     where = config.resume
     try:
-        job = world.together(lambda: train.prepared(config, typed, world))
-        if job is None:
-            return 0
-        where = job.directory.path
-        if world.is_first:
-            worlds.note_run(str(where.resolve()))
-        with train.stopping(job, again(where)), closing(job.directory):
-            return _train(job, world, config.minutes)
+        # from here on a process that a signal ends is missed by others, which may not have got it yet
+        with _interrupts(world) as interrupts:
+            job = world.together(lambda: train.prepared(config, typed, world))
+            if job is None:
+                return 0
+            where = job.directory.path
+            if world.is_first:
+                worlds.note_run(str(where.resolve()))
+            with train.stopping(job, again(where)), closing(job.directory):
+                return _train(job, world, config.minutes, interrupts)
     except ElsewhereError:
         # who failed has said why
         return FAILED
@@ -90,29 +92,35 @@ def _agents(config: TrainConfig) -> int:
     return agents
 
 
-def _train(job: Job, world: World, minutes: float | None) -> int:
+def _interrupts(world: World) -> Interrupts:
+    """Notes of signals from before the run on; one process says so."""
+    return Interrupts("the start", "at the first step", PATIENCE, is_quiet=not world.is_first)
+
+
+def _train(job: Job, world: World, minutes: float | None, interrupts: Interrupts) -> int:
     """Run a job to its end, or until a process is told to stop or the time is over."""
     deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     console, progress = Console(quiet=not world.is_first), None
-    after, is_quiet = f"with a checkpoint: {again(job.directory.path)}", not world.is_first
-    with Interrupts(after=after, patience=PATIENCE, is_quiet=is_quiet) as interrupts:
+    interrupts.doing = "this step"
+    interrupts.after = f"with a checkpoint: {again(job.directory.path)}"
 
-        def received() -> int:
-            late = DEADLINE if time.monotonic() > deadline else 0
-            return interrupts.received or late
+    def received() -> int:
+        late = DEADLINE if time.monotonic() > deadline else 0
+        return interrupts.received or late
 
-        asked = Agreement(world, job.step, received)
-        with ExitStack() as stack:
-            observers: list[Observer] = [interrupts]
-            if world.is_first:
-                progress = train.tell_begin(job, console, stack)
-                observers += [progress, train.Drawer(job), *train.recorders(job, stack)]
-            run(job, observers, lambda: asked.is_stopped(job.step))
+    asked = Agreement(world, job.step, received)
+    with ExitStack() as stack:
+        observers: list[Observer] = [interrupts]
+        if world.is_first:
+            progress = train.tell_begin(job, console, stack)
+            observers += [progress, train.Drawer(job), *train.recorders(job, stack)]
+        run(job, observers, lambda: asked.is_stopped(job.step))
     if job.step < job.config.steps:
         # a launcher takes any other status for a failure, and starts all processes again
         train.say(train.stopped(job, again(job.directory.path)), world)
         return 0
     if progress is not None:
+        interrupts.doing, interrupts.after = "the pictures", "all steps being done"
         train.tell_end(job, console, progress)
     return 0
 

@@ -14,9 +14,9 @@ STDOUT = 1
 class Interrupts:
     """Notes the first SIGINT or SIGTERM inside the `with` block and says so at once; a second one acts at once.
 
-    `received` is the signal's number, 0 as long as none came. As an observer of a run it knows what is waited for.
-    Signals within `patience` seconds of the first count as the same: a launcher passes on what the terminal has sent
-    to its processes too. `is_quiet` says nothing.
+    `received` is the signal's number, 0 as long as none came; `doing` and `after` are what is said, and may change. As
+    an observer of a run it knows what is waited for. Signals within `patience` seconds of the first count as the same:
+    a launcher passes on what the terminal has sent to its processes too. `is_quiet` says nothing.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Interrupts:
         is_quiet: bool = False,
     ) -> None:
         self.received = 0
-        self.doing, self._after = doing, after
+        self.doing, self.after = doing, after
         self._patience, self._is_quiet, self._since = patience, is_quiet, 0.0
 
     def __enter__(self) -> "Interrupts":
@@ -63,7 +63,7 @@ class Interrupts:
         if self._is_quiet:
             return
         # past the stream's own buffer and lock, which what was interrupted may hold
-        os.write(STDOUT, f"\nstopping after {self.doing}, {self._after}\n".encode())
+        os.write(STDOUT, f"\nstopping after {self.doing}, {self.after}\n".encode())
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
