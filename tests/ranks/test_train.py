@@ -109,7 +109,7 @@ def test_stopped_on_three_ranks_and_gone_on_with_on_two_and_on_one(tmp_path: Pat
     process = launched(3, *options(*more), "--out", str(run))
     assert process.stdout is not None
     said = ""
-    while "/400  test loss" not in said:
+    while " 50/400  test loss" not in said:
         line = process.stdout.readline()
         assert line, said
         said += line
@@ -155,7 +155,7 @@ def test_a_killed_rank_is_named_and_torchrun_goes_on_without_a_word_of_ours(tmp_
 def test_one_rank_says_what_is_wrong(tmp_path: Path) -> None:
     cases = (
         (("--agents", "1"), "each of 2 ranks must hold at least one agent, got 1 agents"),
-        (("--placement", "2,3"), "counts must add up to 6 agents, got [2, 3]"),
+        (("--placement", "2,3"), "--placement: counts must add up to 6 agents, got [2, 3]"),
         (("--ccl-model", "0.1"), "--ccl-model and --ccl-data work in one process"),
     )
     run = tmp_path / "none"
