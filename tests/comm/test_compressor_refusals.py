@@ -157,7 +157,7 @@ def test_outputs_that_are_shaped_otherwise(compressor: Compressor, columns: int,
 @pytest.mark.parametrize("compressor", [c for c in EXAMPLES if draws(c)], ids=repr)
 def test_what_random_bits_are_indexed_by(compressor: Compressor, seed: int) -> None:
     x = rows(3, 37, seed)
-    with pytest.raises(ValueError, match="seed must be >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"seed must be >= 0, and less than 2\*\*63, got -1"):
         compressor.encode(x, -1)
     # three agents are numbered below 2^32
     for first in (-2, 2**32 - 2):
