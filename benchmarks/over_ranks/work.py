@@ -32,7 +32,7 @@ def exchanges(dim: int, bits: Sequence[int], turns: int, calls: int) -> Times:
     here = fs.place()
     plan = Plan(fs.topology.ring(here.all_agents), here.counts, here.rank)
     layout = FlatLayout.pack([[(dim,)]])
-    peers = Peers(here, plan.sends)
+    peers = Peers(here, plan.sends, plan.receives)
     cpu = torch.device("cpu")
     sizes = {"row": (layout.stride, torch.float32)}
     for count in bits:
@@ -113,7 +113,7 @@ def steps(dim: int, count: int, ranks: int, turns: int, calls: int) -> Times:
     here = Placement((count,) * ranks, ThreadTransport.group(ranks)[1])
     ring = fs.topology.ring(here.all_agents)
     spread, stack = RankGossip(ring, here), StackedGossip(ring)
-    spread.peers = Nothing(here, spread.plan.sends)
+    spread.peers = Nothing(here, spread.plan.sends, spread.plan.receives)
     layout = FlatLayout.pack([[(dim,)]])
     ways = {
         "ranks": stepping(spread, layout, count),

@@ -24,7 +24,7 @@ def rank_main(rank: int, count: int, port: int) -> None:
     told = {"RANK": rank, "WORLD_SIZE": RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in told.items()})
     torch.set_num_threads(1)
-    world = worlds.join(count, None, PATIENCE)
+    world = worlds.join(lambda: count, None, PATIENCE)
     simulation = Simulation(config_of(count), world)
     done = 0
 
