@@ -10,11 +10,10 @@ import torch
 from fastsaddle.comm.base import Communicator, Exchange, LocalStep, local_models
 from fastsaddle.comm.stacked import StackedGossip
 from fastsaddle.graphs.topology import Topology
-from fastsaddle.kernels.distance import distance
 from fastsaddle.kernels.mix_update import mix_update
 from fastsaddle.ranks.fingerprint import Agreement
-from fastsaddle.ranks.halo import HEAD, Halo
-from fastsaddle.ranks.header import SIZE, Kind
+from fastsaddle.ranks.halo import Halo
+from fastsaddle.ranks.header import HEAD, SIZE, Kind
 from fastsaddle.ranks.mail import Mail
 from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.peers import Peers
@@ -49,10 +48,7 @@ class OverRanks(Communicator):
     def mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not x.shape[1]:
             return super().mean(x)
-        mean = self.everybody.mean(x)
-        squared_distance = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
-        distance(x, mean, squared_distance)
-        return mean, squared_distance
+        return self.everybody.spread(x)
 
     def rows_of_all(self, x: torch.Tensor) -> torch.Tensor:
         return self.everybody.rows(x)

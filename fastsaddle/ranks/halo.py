@@ -9,9 +9,6 @@ from fastsaddle.ranks.mail import Mail, to_all
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.plan import Plan
 
-# columns of float32 that a header takes
-HEAD = SIZE // 4
-
 
 class Halo:
     """A buffer of so many columns, and the messages that fill its lower part.

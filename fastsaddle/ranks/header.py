@@ -9,6 +9,8 @@ from enum import IntEnum
 import torch
 
 SIZE = 128
+# columns of float32 that it takes
+HEAD = SIZE // 4
 # where the round lies in it
 ROUND = slice(8, 16)
 MAGIC, VERSION = 0x64617366, 1

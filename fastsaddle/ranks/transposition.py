@@ -7,7 +7,8 @@ from math import prod
 import torch
 
 from fastsaddle.kernels.consensus import consensus
-from fastsaddle.ranks.header import SIZE, Kind
+from fastsaddle.kernels.distance import distance
+from fastsaddle.ranks.header import HEAD, SIZE, Kind
 from fastsaddle.ranks.mail import Mail, to_all
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.placement import Placement
@@ -39,25 +40,36 @@ class Transposition:
         widths = self._widths(columns)
         widest, mine = max(widths), widths[here.rank]
         scatter, spread = self._mails_of(widest, x.device)
-        numbers = scatter.out.view(torch.float32)[:, 32:]
+        numbers = scatter.out.view(torch.float32)[:, HEAD:]
         slices = x.split(widths, 1)
         others = [rank for rank in range(len(widths)) if rank != here.rank]
         for k, rank in enumerate(others):
             numbers[k * agents : (k + 1) * agents, : widths[rank]] = slices[rank]
         self.peers.exchange(scatter)
-        arrived = scatter.into.view(torch.float32)[:, 32 : 32 + mine]
+        arrived = scatter.into.view(torch.float32)[:, HEAD : HEAD + mine]
         first = here.first_agent
         # all agents' rows of these columns, in their order
         rows = torch.cat([arrived[:first], slices[here.rank], arrived[first:]])
         total = torch.zeros(widest, dtype=torch.float32, device=x.device)
         if mine:
-            distance = torch.empty(len(rows), dtype=torch.float64, device=x.device)
-            consensus(rows, total[:mine], distance)
-        spread.out.view(torch.float32)[:, 32:] = total
+            unused = torch.empty(len(rows), dtype=torch.float64, device=x.device)
+            consensus(rows, total[:mine], unused)
+        spread.out.view(torch.float32)[:, HEAD:] = total
         self.peers.exchange(spread)
-        parts = list(spread.into.view(torch.float32)[:, 32:])
+        parts = list(spread.into.view(torch.float32)[:, HEAD:])
         parts.insert(here.rank, total)
         return torch.cat([part[:width] for part, width in zip(parts, widths, strict=True)])
+
+    def spread(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean, and squared distances to it `[agents here]` float64, of x as `mean` takes it.
+
+        Raises:
+            PeerError: a rank did not call it.
+        """
+        mean = self.mean(x)
+        squared_distance = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+        distance(x, mean, squared_distance)
+        return mean, squared_distance
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
         """All agents' rows on every rank, `[all agents, ...]`, of x `[agents here, ...]`; every rank must call it.

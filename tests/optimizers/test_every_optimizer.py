@@ -1,7 +1,6 @@
 """What every public optimizer keeps: checkpoints, copies, late groups, errors that change nothing, equal bits."""
 
 import copy
-import inspect
 import io
 import pickle
 from collections.abc import Callable
@@ -12,17 +11,10 @@ import torch
 from torch import nn
 
 import fastsaddle as fs
-from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.rules import base as rules_base
+from tests.optimizers.public_methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-METHODS: dict[str, type[Any]] = {
-    name: method
-    for name in fs.__all__
-    if inspect.isclass(method := getattr(fs, name))
-    and issubclass(method, Optimizer)
-    and method is not Optimizer
-}
 # what a method needs besides parameters and a rate, where that is not a ring
 NEEDS: dict[str, dict[str, Any]] = {
     "D2": {"topology": "ring", "consensus_step": 0.5, "momentum": 0.9},

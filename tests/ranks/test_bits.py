@@ -1,6 +1,5 @@
 """Every optimizer over any placement of its agents has the bits of one stack: models, states, bytes and losses."""
 
-import inspect
 import threading
 from functools import partial
 from typing import Any
@@ -10,9 +9,9 @@ import torch
 from torch import nn
 
 import fastsaddle as fs
-from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.thread_transport import run_in_threads
+from tests.optimizers.public_methods import METHODS
 from tests.ranks.over_threads import (
     AGENTS,
     COUNTS,
@@ -30,13 +29,6 @@ pytestmark = [
     # of D2 on rings, by each thread
     pytest.mark.filterwarnings("ignore:.*may oscillate"),
 ]
-METHODS: dict[str, type[Any]] = {
-    name: method
-    for name in fs.__all__
-    if inspect.isclass(method := getattr(fs, name))
-    and issubclass(method, Optimizer)
-    and method is not Optimizer
-}
 OPTIONS: dict[str, dict[str, Any]] = {
     "D2": {"momentum": 0.9, "consensus_step": 0.5},
     "GradientTracking": {"momentum": 0.9},

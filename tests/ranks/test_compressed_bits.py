@@ -17,12 +17,12 @@ from torch import nn
 import fastsaddle as fs
 from fastsaddle import compressors as fc
 from fastsaddle.compressors._wire import NonFiniteError
-from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.ranks.errors import PeerError
 from fastsaddle.ranks.header import SIZE
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.thread_transport import run_in_threads
 from tests.comm.compressor_cases import OWN
+from tests.optimizers import public_methods
 from tests.ranks.over_threads import (
     AGENTS,
     SHAPES,
@@ -41,12 +41,10 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*may oscillate"),
 ]
-METHODS: dict[str, type[Any]] = {
+METHODS = {
     name: method
-    for name in fs.__all__
-    if inspect.isclass(method := getattr(fs, name))
-    and issubclass(method, Optimizer)
-    and "compressor" in inspect.signature(method).parameters
+    for name, method in public_methods.METHODS.items()
+    if "compressor" in inspect.signature(method).parameters
 }
 MIX_FIRST = "mix-then-compress"
 MESSAGES: dict[str, Any] = {

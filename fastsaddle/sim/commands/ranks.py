@@ -21,7 +21,7 @@ from fastsaddle.sim.run.interrupts import Interrupts
 from fastsaddle.sim.run.job import Job
 from fastsaddle.sim.run.run_dir import CONFIG
 from fastsaddle.sim.run.trainer import Observer, run
-from fastsaddle.sim.run.world import Agreement, ElsewhereError, World
+from fastsaddle.sim.run.world import ElsewhereError, Stopping, World
 
 # told of like a signal, by a number that no signal has
 DEADLINE = 1_000
@@ -108,7 +108,7 @@ def _train(job: Job, world: World, minutes: float | None, interrupts: Interrupts
         late = DEADLINE if time.monotonic() > deadline else 0
         return interrupts.received or late
 
-    asked = Agreement(world, job.step, received)
+    asked = Stopping(world, job.step, received)
     with ExitStack() as stack:
         observers: list[Observer] = [interrupts]
         if world.is_first:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from fastsaddle.kernels.distance import distance
 from fastsaddle.ranks.errors import PeerError
 from fastsaddle.ranks.placement import Placement, counts_of
 from fastsaddle.ranks.torch_transport import TorchTransport
@@ -138,16 +136,11 @@ class World:
 
     def distance(self, x: torch.Tensor) -> float:
         """The consensus distance of x `[agents here, stride]`: sqrt(mean_i ||x_i - mean||^2) over all agents."""
-        mean = self.everybody.mean(x)
-        squared = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
-        distance(x, mean, squared)
-        return float(self.rows(squared).mean().sqrt())
+        return float(self.rows(self.everybody.spread(x)[1]).mean().sqrt())
 
     def total(self, *numbers: int) -> list[int]:
         """Sums over ranks."""
-        mine = torch.zeros(len(self.agents), len(numbers), dtype=torch.int64)
-        mine[0] = torch.tensor(numbers, dtype=torch.int64)
-        return self.rows(mine).sum(0).tolist()
+        return [sum(each) for each in zip(*self.collect(numbers), strict=True)]
 
     def first_signal(self, received: int, interval: int) -> tuple[int, int]:
         """The largest number of a signal that any rank has received, and the interval that rank 0 proposes."""
@@ -155,7 +148,7 @@ class World:
         return max(signal for signal, _ in found), found[0][1]
 
 
-class Agreement:
+class Stopping:
     """Whether all ranks stop after this step: asked for at steps that are the same on all of them.
 
     Args:
@@ -254,8 +247,3 @@ def _store() -> Any:
     while isinstance(store, dist.PrefixStore):
         store = store.underlying_store
     return store
-
-
-def host() -> str:
-    """This machine's name."""
-    return socket.gethostname()
