@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.stacks.mapping import called, no_new_buffers, without_fast_path
+from fastsaddle.stacks.mapping import called, no_new_buffers
+from fastsaddle.stacks.settings import attention_by_products, without_fast_path
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Model = nn.Module | AgentStack
@@ -172,7 +172,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         no_new_buffers(module),
         _evaluation(module),
         without_fast_path(),
-        sdpa_kernel(SDPBackend.MATH),
+        attention_by_products(),
     ):
         yield
 

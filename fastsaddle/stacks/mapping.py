@@ -19,6 +19,7 @@ from torch.utils._pytree import (
 )
 
 from fastsaddle.stacks.padding_rows import PaddingRows, padding_rows
+from fastsaddle.stacks.settings import without_fast_path
 
 Named = Mapping[str, Tensor]
 
@@ -197,20 +198,6 @@ def _description(value: Tensor | None) -> str:
     if value is None:
         return "None"
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
-
-
-@contextmanager
-def without_fast_path() -> Iterator[None]:
-    """Inside the block attention layers in evaluation are not fused: torch.vmap and derivatives do without.
-
-    The setting is torch's global one, restored after.
-    """
-    was_on = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was_on)
 
 
 def copy_of(module: nn.Module) -> nn.Module:

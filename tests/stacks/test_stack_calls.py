@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import fastsaddle as fs
+from fastsaddle.stacks.settings import without_fast_path
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SLOW = "ignore:(?s).*There is a performance drop:UserWarning"
@@ -192,6 +193,22 @@ def test_the_fast_path_is_restored_after_an_error() -> None:
     with pytest.raises(KeyError, match="of the module"):
         fs.AgentStack(Fails(2, 2), 2)(torch.ones(2, 1, 2))
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_the_fast_path_is_restored_by_the_last_that_leaves() -> None:
+    """As by two threads, of which the second restored what the first had set: for good."""
+    first, second = without_fast_path(), without_fast_path()
+    was_on = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(True)
+    try:
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not torch.backends.mha.get_fastpath_enabled()
+        second.__exit__(None, None, None)
+        assert torch.backends.mha.get_fastpath_enabled()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_on)
 
 
 def test_numbers_decide_which_way_a_module_goes(seed: int) -> None:

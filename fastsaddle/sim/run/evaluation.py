@@ -24,6 +24,7 @@ from fastsaddle.sim.engines._convolution_chain import in_lanes, is_faster_in_lan
 from fastsaddle.sim.run.batch_statistics import reestimate
 from fastsaddle.sim.run.world import World
 from fastsaddle.stacks import mapping
+from fastsaddle.stacks.settings import without_fast_path
 
 # larger batches of a convolutional network leave the caches: 1,000 took half as long again, 500 a tenth longer
 IMAGES_AT_ONCE = 100
@@ -86,7 +87,7 @@ def evaluate(
     else:
         work = [lambda i=i: together(i) for i in range(0, stack.agents, at_once)]  # type: ignore[misc]
     # a setting of all threads, which mapping would change while others compute
-    with nullcontext() if plain else mapping.without_fast_path():
+    with nullcontext() if plain else without_fast_path():
         is_first = world is None or world.is_first
         found = _apart([average, *work] if is_first else work, consensus, images)
     loss, (right,) = found.pop(0) if is_first else (0.0, [0])
