@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import torch.distributed as dist
 
@@ -19,7 +19,7 @@ from fastsaddle.ranks.transport import Transport
 if TYPE_CHECKING:
     from fastsaddle.ranks.peers import Peers
 
-OVERLAPS = ("off", "auto")
+Overlap = Literal["off", "auto"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Placement:
 
     counts: tuple[int, ...]
     transport: Transport
-    overlap: Literal["off", "auto"] = "off"
+    overlap: Overlap = "off"
 
     def __post_init__(self) -> None:
         if len(self.counts) != self.transport.size:
@@ -46,7 +46,7 @@ class Placement:
             )
         if not all(is_whole(count) and count >= 1 for count in self.counts):
             raise ValueError(f"each rank must hold at least one agent, got {list(self.counts)}")
-        if self.overlap not in OVERLAPS:
+        if self.overlap not in get_args(Overlap):
             raise ValueError(f'overlap must be "off" or "auto", got {self.overlap!r}')
 
     @cached_property
@@ -119,7 +119,7 @@ def place(
     *,
     counts: Sequence[int] | None = None,
     timeout: timedelta = TIMEOUT,
-    overlap: Literal["off", "auto"] = "off",
+    overlap: Overlap = "off",
 ) -> Placement:
     """Spread agents over the processes of a group, which `torch.distributed` must have made.
 

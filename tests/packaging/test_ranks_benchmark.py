@@ -20,14 +20,14 @@ def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_that_needs_no_peer_runs(tmp_path: Path) -> None:
-    parts = ["exchange", "step", "compressed", "wire"]
+    parts = ["exchange", "step", "compressed", "overlap", "wire"]
     command = [sys.executable, BENCHMARKS / "ranks.py", "--tiny", "--out", tmp_path]
     done = subprocess.run([*command, "--only", *parts], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "ranks.json").read_text())["parts"]
     assert list(found) == parts
-    ratios = [row for part in parts[:3] for row in found[part]["rows"]]
-    assert len(ratios) == 6
+    ratios = [row for part in parts[:4] for row in found[part]["rows"]]
+    assert len(ratios) == 12
     for row in ratios:
         low, high = row["quartiles"]
         assert low <= row["measured"] <= high and row["processor"] > 0
@@ -35,7 +35,7 @@ def test_all_that_needs_no_peer_runs(tmp_path: Path) -> None:
     assert [row["sent"] for row in found["wire"]["rows"]] == [
         row["due"] for row in found["wire"]["rows"]
     ]
-    assert done.stdout.count("at most") == 7
+    assert done.stdout.count("at most") == 13
 
 
 @pytest.fixture
