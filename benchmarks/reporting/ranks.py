@@ -148,8 +148,8 @@ def remarks(parts: dict[str, Any]) -> list[str]:
     gains = [f"{row['of_off']:.2f} ({case_of(row)})" for row in rows_of(parts, "overlap")]
     if gains:
         said.append(
-            f"A step with overlap takes, of the time of one without: {', '.join(gains)}. Computing is a step without its "
-            "messages, so the compressor's work counts as such; loopback's messages take processor time themselves, "
+            f"Of the time of a step without overlap one with it takes {', '.join(gains)}. Computing is a step without "
+            "its messages, so the compressor's work counts as such; loopback's messages take processor time themselves, "
             "which overlap cannot hide on cores that are all busy."
         )
     shares = []
