@@ -149,7 +149,7 @@ def remarks(parts: dict[str, Any]) -> list[str]:
     if gains:
         said.append(
             f"Of the time of a step without overlap one with it takes {', '.join(gains)}. Computing is a step without "
-            "its messages, so the compressor's work counts as such; loopback's messages take processor time themselves, "
+            "its messages, so a compressor's work counts as such; messages over loopback take processor time themselves, "
             "which overlap cannot hide on cores that are all busy."
         )
     shares = []
