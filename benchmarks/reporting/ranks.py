@@ -149,8 +149,8 @@ def remarks(parts: dict[str, Any]) -> list[str]:
     if gains:
         said.append(
             f"Of the time of a step without overlap one with it takes {', '.join(gains)}. Computing is a step without "
-            "its messages, so a compressor's work counts as such; messages over loopback take processor time themselves, "
-            "which overlap cannot hide on cores that are all busy."
+            "its messages, so a compressor's work counts as such. Messages over loopback take processor time "
+            "themselves, which overlap cannot hide on cores that are all busy."
         )
     shares = []
     for result in rows_of(parts, "training"):

@@ -127,7 +127,9 @@ def test_every_ratio_of_the_page_is_in_the_json() -> None:
     parts = json.loads((BENCHMARKS / "results" / "ranks.json").read_text())["parts"]
     assert list(parts) == ["exchange", "step", "compressed", "overlap", "wire", "training"]
     text = (BENCHMARKS.parent / "docs" / "measured.md").read_text()
-    rows = [row for name in ("exchange", "step", "compressed", "overlap") for row in parts[name]["rows"]]
+    rows = [
+        row for name in ("exchange", "step", "compressed", "overlap") for row in parts[name]["rows"]
+    ]
     assert len(rows) == 18
     for row in rows:
         low, high = row["quartiles"]
