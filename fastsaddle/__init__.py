@@ -8,7 +8,8 @@ from fastsaddle.comm.period import QSR
 from fastsaddle.gradients.ascents import ESAM, LookSAM, MomentumSAM, sharpest
 from fastsaddle.gradients.second_pass import second_pass
 from fastsaddle.graphs import topology
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.mixing_matrix import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.kernels.op import ops, use_backend
 from fastsaddle.methods.averaging import DPPF, EASGD, LocalSGD
 from fastsaddle.methods.d2 import D2
@@ -57,6 +58,7 @@ __all__ = [
     "QGAdam",
     "QSADDLe",
     "RelaySGD",
+    "Schedule",
     "Topology",
     "comm",
     "compressors",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastsaddle.comm.lists import Lists
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.comm.lists import Lists, Meeting
+from fastsaddle.graphs.mixing_matrix import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.kernels.consensus import consensus
 from fastsaddle.kernels.gossip_step import gossip_step
 from fastsaddle.kernels.local_step import local_step
@@ -133,7 +134,9 @@ class Exchange:
         number: int64, 0-d: steps done before; where `Gossip` does not talk once a step, gossips done before.
         squares: `[agents, 2]` float64: squared norms of what was to be sent and what compression lost of it;
             overwritten, untouched where nothing is compressed.
-        nbytes: bytes sent so far by the agents here, counted by the communicator.
+        nbytes: bytes sent so far by the agents here, counted by the communicator; int64 0-d on the device where rounds
+            of a period send unlike.
+        meetings: who talks to whom in each gossip of this step, where graphs change; empty where W stays.
         origin: whose states these are copies of; None where they are the states themselves.
         kept: rows that one step after the other may use, by what for.
         heard: what the last `publish` brought of other processes' agents, behind the rows that were published.
@@ -146,7 +149,8 @@ class Exchange:
     seed: int
     number: torch.Tensor
     squares: torch.Tensor
-    nbytes: int = 0
+    nbytes: int | torch.Tensor = 0
+    meetings: tuple[Meeting, ...] = ()
     origin: Exchange | None = None
     kept: dict[str, torch.Tensor] = field(default_factory=dict)
     heard: torch.Tensor | None = None
@@ -156,9 +160,14 @@ class Exchange:
         """A state of the agents here, then of those heard elsewhere."""
         return self.halos.get(name, self.states[name])
 
-    def count(self, messages: int) -> None:
+    @property
+    def meeting(self) -> Meeting | None:
+        """Who talks to whom in this gossip; None where W stays."""
+        return self.meetings[0] if self.meetings else None
+
+    def count(self, messages: int | torch.Tensor) -> None:
         """So many rows of the layout were sent whole."""
-        self.nbytes += 4 * messages * self.layout.dim
+        self.nbytes = self.nbytes + 4 * self.layout.dim * messages
 
     def memory(
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
@@ -208,9 +217,11 @@ class Communicator:
         stacked: whether parameters are `[agents, ...]`; otherwise they are ordinary ones of a single agent.
         placement: who holds which agents, where they are in several processes; None where all are here.
         heard: how many agents elsewhere those here hear.
-        topology: the graph, of all agents; None where there is none.
+        schedule: which graph each gossip has, of all agents; None where there is none.
+        topology: the graph with every edge of any round, of all agents; None where there is none.
         consensus_step: gamma.
-        messages: rows sent in one exchange by the agents here, to all their neighbors together.
+        messages: rows sent in one exchange by the agents here, to all their neighbors together; where graphs change, to
+            those of any round.
         states: what it keeps for each row buffer that is sent; for the models under these names.
         shared_states: what it keeps besides, once for the whole optimizer.
         hyperparameters, defaults: its entries of the parameter groups, what they may be, and their values.
@@ -230,6 +241,7 @@ class Communicator:
     stacked: bool = True
     placement: Placement | None = None
     heard: int = 0
+    schedule: Schedule | None = None
     topology: Topology | None = None
     consensus_step: float = 1.0
     messages: int = 0
@@ -258,6 +270,16 @@ class Communicator:
         return {name: rule.default for name, rule in self.hyperparameters.items()}
 
     @property
+    def most_neighbors(self) -> int:
+        """How many an agent hears in one exchange at most."""
+        return 0 if self.topology is None else max(map(len, self.topology.neighbors))
+
+    @property
+    def given_up(self) -> str | None:
+        """What is lost of what a schedule saves; None where nothing is."""
+        return None
+
+    @property
     def has_graph(self) -> bool:
         """Whether it is known who hears whom; a single agent hears nobody."""
         return self.topology is not None or (self.agents or 1) == 1
@@ -281,6 +303,10 @@ class Communicator:
         """Whether agents exchange rows in the step that begins now; they take local steps alone where not."""
         return True
 
+    def meetings(self, optimizer: Optimizer) -> tuple[Meeting, ...]:
+        """Who talks to whom in each gossip of the step that begins now; empty where that stays."""
+        return ()
+
     def meets(self, optimizer: Optimizer) -> bool:
         """Whether the step that begins now ends with an exchange, when all groups have stepped."""
         return False
@@ -302,7 +328,7 @@ class Communicator:
         return None
 
     def lists(self, device: torch.device) -> Lists:
-        """This round's neighbor lists, on a device.
+        """The neighbor lists of a W that stays, on a device; where graphs change `Round.lists` has a step's.
 
         Raises:
             RuntimeError: it has none.
@@ -314,13 +340,17 @@ class Communicator:
         own = torch.arange(self.agents or 1, dtype=torch.int32, device=device)[:, None]
         return Lists(own, torch.ones(len(own), 1, dtype=torch.float32, device=device), own[:, 1:])
 
-    def lists_of_w(self, device: torch.device) -> Lists:
+    def lists_of_w(self, device: torch.device, meeting: Meeting | None = None) -> Lists:
         """Neighbor lists with the weights of W itself, whatever the consensus step is.
+
+        Args:
+            device: where they are to be.
+            meeting: of which gossip, where graphs change.
 
         Raises:
             RuntimeError: it has none.
         """
-        return self.lists(device)
+        return self.lists(device) if meeting is None else meeting.lists
 
     def mix_all(
         self, rows: tuple[torch.Tensor, ...], exchanges: list[Exchange]
@@ -344,7 +374,7 @@ class Communicator:
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
         """One exchange of which nothing is mixed yet: neighbors know models x from now on; states follow."""
-        exchange.count(self.messages)
+        exchange.count(self.messages if exchange.meeting is None else exchange.meeting.messages)
 
     def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         """What neighbors know of models x after `publish`, then of the agents heard from elsewhere; may be x itself."""
@@ -446,6 +476,7 @@ class Round:
     Attributes:
         communicator: how rows travel.
         gossips: whether this step has an exchange at all; where not, rows mixed are rows as they were.
+        meetings: who talks to whom in each gossip of the step, where graphs change.
         exchanges: of each row buffer that the rule sends, in order.
         told: where the gradient has published the models already: those mixed.
     """
@@ -456,17 +487,24 @@ class Round:
         exchanges: list[Exchange],
         sends: tuple[str, ...],
         gossips: bool = True,
+        meetings: tuple[Meeting, ...] = (),
     ) -> None:
         self.communicator, self.exchanges, self.gossips = communicator, list(exchanges), gossips
+        self.meetings = meetings
         for exchange in exchanges:
-            exchange.nbytes = 0
+            exchange.nbytes, exchange.meetings = 0, meetings
         self.told: torch.Tensor | None = None
         self._sends, self._sent = sends, 0
 
     @property
-    def nbytes(self) -> int:
+    def nbytes(self) -> int | torch.Tensor:
         """Bytes sent so far."""
         return sum(exchange.nbytes for exchange in self.exchanges)
+
+    @property
+    def messages(self) -> int | torch.Tensor:
+        """Rows that are sent whole in the step's first exchange, to all neighbors together."""
+        return self.meetings[0].messages if self.meetings else self.communicator.messages
 
     def mixed(self, *rows: torch.Tensor) -> Any:
         """W rows, new: sum_j W_ij rows_j with the consensus step folded in; a tuple where several are given.
@@ -509,12 +547,12 @@ class Round:
     def deliver(self, rows: torch.Tensor) -> torch.Tensor:
         """A row along each directed edge, see `Communicator.deliver`."""
         exchange = self._take()
-        exchange.count(self.communicator.messages)
+        exchange.count(self.messages)
         return self.communicator.deliver(rows)
 
     def lists(self, device: torch.device) -> Lists:
-        """This round's neighbor lists."""
-        return self.communicator.lists(device)
+        """The neighbor lists of the step's first exchange."""
+        return self.meetings[0].lists if self.meetings else self.communicator.lists(device)
 
     def piece(self, part: slice) -> Round:
         """The same round for some of the group's columns, where nothing is compressed. The first one's bytes count."""

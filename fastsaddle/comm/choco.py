@@ -13,7 +13,7 @@ from fastsaddle.compressors._wire import largest_of, row_norms, runs, table_of
 from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.schedule import Schedule, most_messages
 from fastsaddle.kernels._shared.bfloat16.reference import keep
 from fastsaddle.kernels._shared.philox.reference import COPIES
 from fastsaddle.kernels._shared.square_root import square_root
@@ -71,13 +71,14 @@ class CompressedGossip(StackedGossip):
     """CHOCO gossip among the rows of one buffer: one kernel for a bucketed quantizer, several for other compressors.
 
     Args:
-        topology: the graph.
+        schedule: the graph, or which one each gossip has. Where it changes messages go to the neighbors of any round,
+            who must know an agent's copy when its turn comes; the round's W mixes.
         consensus_step: gamma, in [0, 1].
         choco: compressor, order and options.
         every, rounds: as in `Gossip`.
 
     Raises:
-        ValueError: gamma outside [0, 1].
+        ValueError: gamma outside [0, 1], `running_sum` where W changes.
     """
 
     is_compressed = True
@@ -85,7 +86,7 @@ class CompressedGossip(StackedGossip):
 
     def __init__(
         self,
-        topology: Topology,
+        schedule: Schedule,
         consensus_step: float,
         choco: Choco,
         every: int = 1,
@@ -93,7 +94,7 @@ class CompressedGossip(StackedGossip):
     ) -> None:
         check_consensus_step(consensus_step)
         # gamma acts on the pull towards the copies, so that the lists are those of W itself
-        super().__init__(topology, consensus_step, every, rounds, dense=False, folded=False)
+        super().__init__(schedule, consensus_step, every, rounds, dense=False, folded=False)
         self._compress(choco, fused(choco))
 
     def _compress(self, choco: Choco, whole_step: StochasticQuantizer | None) -> None:
@@ -103,6 +104,11 @@ class CompressedGossip(StackedGossip):
             choco: compressor, order and options.
             whole_step: the quantizer with which a step is one kernel; None where it takes several.
         """
+        if choco.running_sum and self._changing is not None:
+            raise ValueError(
+                "running_sum keeps sums of a W that does not change, got "
+                f"{self._changing.schedule!r}: take running_sum=False"
+            )
         self.choco, self._whole_step = choco, whole_step
         # one a device, kept for good: a captured graph knows nothing but its address
         self._gammas: dict[torch.device, torch.Tensor] = {}
@@ -110,6 +116,19 @@ class CompressedGossip(StackedGossip):
         self.states = (
             State("x_hat", rows="halo", dtype="state"),
             *(State(name, dtype="state") for name, asked in options.items() if asked),
+        )
+
+    @property
+    def given_up(self) -> str | None:
+        if self._changing is None:
+            return None
+        schedule = self._changing.schedule
+        most = most_messages(schedule)
+        if most == self.messages:
+            return None
+        return (
+            f"compressed messages go to the neighbors of any round of {schedule.name}, {self.messages} in each gossip, "
+            f"where {most} models would be sent without a compressor at most"
         )
 
     @property
@@ -163,7 +182,7 @@ class CompressedGossip(StackedGossip):
     def _fused_step(
         self, x: torch.Tensor, step: LocalStep, exchange: Exchange, q: StochasticQuantizer
     ) -> None:
-        lists = self.lists(x.device)
+        lists = self._lists_in(exchange, x.device)
         choco_step(
             x,
             step.saved,
@@ -319,7 +338,7 @@ class CompressedGossip(StackedGossip):
         """gamma (W x_hat - x_hat), with AdaGossip's gamma where that was asked for."""
         copies, x_hat = exchange.halo_of("x_hat").float(), exchange.states["x_hat"]
         gamma = self._gamma_on(x_hat.device)
-        lists = self.lists(x_hat.device)
+        lists = self._lists_in(exchange, x_hat.device)
         if self.choco.running_sum:
             pull = exchange.states["weighted_sum"] + (lists.weights[:, :1] - 1.0) * x_hat
         else:

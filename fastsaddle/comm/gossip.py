@@ -11,7 +11,9 @@ from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.comm.period import check_steps
 from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.graphs.topology import Topology, check_topology, resolve
+from fastsaddle.graphs.mixing_matrix import Topology
+from fastsaddle.graphs.schedule import Schedule
+from fastsaddle.graphs.topology import check_topology, is_drawn, resolve
 from fastsaddle.ranks.placement import Placement, is_stack
 
 
@@ -24,19 +26,20 @@ class Gossip:
 
     Args:
         topology: who talks to whom: a name such as "ring" (the number of agents comes from the parameters), a
-            `Topology`, or None for one agent on ordinary parameters.
+            `Topology`, a `Schedule` of graphs that change, of which gossip t, counted from 0, has `at(t)`, or None for
+            one agent on ordinary parameters.
         compressor: what messages are compressed with, a `Compressor` or an `fs.Choco`; None sends rows whole, and so
             does `Identity()`.
         consensus_step: gamma, in [0, 1].
         every: steps from one gossip to the next, >= 1; the agents take local steps alone in between.
-        rounds: gossips in a row where there is one, >= 1.
+        rounds: gossips in a row where there is one, >= 1; of a schedule they have successive graphs.
         dense: whether W is multiplied as a dense matrix, whose sums have a tolerance; "auto": from degree 64 on.
 
     Raises:
         ValueError: gamma out of range, `every` or `rounds` below 1, something that is no compressor, another `dense`.
     """
 
-    topology: Topology | str | None
+    topology: Schedule | str | None
     compressor: Compressor | Choco | None = None
     consensus_step: float = 1.0
     every: int = 1
@@ -57,7 +60,8 @@ class Gossip:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        return {} if self.every == 1 else {STEPS_DONE.name: 0}
+        on_host = self.every > 1 or (self.topology is not None and is_drawn(self.topology))
+        return {STEPS_DONE.name: 0} if on_host else {}
 
     def connect(self, leading: int | None, placement: Placement | None = None) -> StackedGossip:
         """The communicator for parameters with `leading` rows, None where these have no common number of them.
@@ -74,6 +78,8 @@ class Gossip:
         if placement is not None:
             stacked = is_stack(leading, placement)
             graph = self._graph(placement.all_agents)
+            if not isinstance(graph, Topology):
+                raise ValueError(f"agents on several ranks need a graph that stays, got {graph!r}")
             if choco == as_choco(None):
                 return RankGossip(graph, placement, self.consensus_step, *often, stacked=stacked)
             gamma = self.consensus_step
@@ -87,11 +93,11 @@ class Gossip:
             return StackedGossip(graph, self.consensus_step, *often, self.dense)
         return CompressedGossip(graph, self.consensus_step, choco, *often)
 
-    def _graph(self, agents: int) -> Topology:
+    def _graph(self, agents: int) -> Schedule:
         graph = self.topology
         if graph is None:
             raise ValueError("agents on several ranks need a topology, got None")
-        if isinstance(graph, Topology) and graph.agents != agents:
+        if not isinstance(graph, str) and graph.agents != agents:
             raise ValueError(
                 f"{graph.name} has {graph.agents} agents, but {agents} are needed for parameters "
                 f"[{agents}, ...]: fs.AgentStack(model, {graph.agents}) makes {graph.agents} copies of a model"

@@ -1,4 +1,4 @@
-"""Neighbor lists on a device: who hears whom, with which weight."""
+"""Neighbor lists on a device: who hears whom, with which weight, in each round of a schedule."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional as F
 
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.mixing_matrix import Topology
+from fastsaddle.graphs.schedule import Schedule, most_neighbors
 from fastsaddle.optimizer.hyperparameters import is_number
 
 if TYPE_CHECKING:
@@ -96,6 +98,121 @@ class MixingLists:
             whole, alone = (Lists(*(t.to(device) for t in vars(x).values())) for x in first)
             self._on[device] = whole, alone
         return self._on[device]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Who talks to whom in one gossip, where that changes from one to the next.
+
+    Attributes:
+        number: of the gossip, counted from 0: int64 `[1]` on the device, or on the host where graphs are drawn there.
+        lists: its lists.
+        messages: rows sent in it, all neighbors together; int64 0-d on the device where rounds of a period differ.
+    """
+
+    number: torch.Tensor | int
+    lists: Lists
+    messages: torch.Tensor | int
+
+
+class ChangingLists:
+    """The neighbor lists of a schedule's rounds.
+
+    Those of a period lie in one table on the device, `[period, agents, width]`, and a round is found there by a number
+    on the device, so that a step can be captured. Those that never come again are made on the host, in each step.
+
+    Args:
+        schedule: which graph each round has.
+        consensus_step: gamma, folded into the weights: (1 - gamma) I + gamma W.
+
+    Attributes:
+        width: of all lists, one more than the most neighbors in any round.
+        messages: of each round of a period.
+
+    Raises:
+        ValueError: gamma outside [0, 1].
+    """
+
+    def __init__(self, schedule: Schedule, consensus_step: float = 1.0) -> None:
+        check_consensus_step(consensus_step)
+        self.schedule, self.consensus_step = schedule, consensus_step
+        self.width = 1 + most_neighbors(schedule)
+        self.messages: tuple[int, ...] = ()
+        # one a device, kept for good: a captured graph knows nothing but addresses
+        self._tables: dict[torch.device, _Table] = {}
+        # of one round, for the parts of a step that ask for it
+        self._drawn: tuple[int, torch.device, Lists] | None = None
+        if schedule.period is not None:
+            graphs = [schedule.at(t) for t in range(schedule.period)]
+            self.messages = tuple(graph.messages for graph in graphs)
+            table = _Table.of([self._padded(graph) for graph in graphs])
+            self._tables[table.neighbors.device] = table
+
+    def meeting(self, number: torch.Tensor | int, device: torch.device) -> Meeting:
+        """A gossip by its number: int64 `[1]` on the device for a schedule with a period, else on the host."""
+        if isinstance(number, int):
+            return Meeting(number, self._lists(number, device), self.schedule.at(number).messages)
+        table = self._table(device)
+        place = number.remainder(len(table.neighbors))
+        alike = len(set(self.messages)) == 1
+        sent = self.messages[0] if alike else table.messages.index_select(0, place)[0]
+        return Meeting(number, table.lists(place), sent)
+
+    def lists(self, meeting: Meeting, device: torch.device) -> Lists:
+        """Those of a meeting, with this gamma, whatever gamma the meeting's own have."""
+        if isinstance(meeting.number, int):
+            return self._lists(meeting.number, device)
+        table = self._table(device)
+        return table.lists(meeting.number.remainder(len(table.neighbors)))
+
+    def _table(self, device: torch.device) -> _Table:
+        if device not in self._tables:
+            first = next(iter(self._tables.values()))
+            self._tables[device] = _Table(*(t.to(device) for t in vars(first).values()))
+        return self._tables[device]
+
+    def _lists(self, number: int, device: torch.device) -> Lists:
+        last = self._drawn
+        if last is None or last[:2] != (number, device):
+            lists = vars(self._padded(self.schedule.at(number))).values()
+            last = self._drawn = number, device, Lists(*(t.to(device) for t in lists))
+        return last[2]
+
+    def _padded(self, graph: Topology) -> Lists:
+        """A graph's lists, as wide as all others, on the CPU."""
+        neighbors, weights = graph.mixing_lists(self.consensus_step)
+        spare = (0, self.width - neighbors.shape[1])
+        if spare[1]:
+            neighbors, weights = F.pad(neighbors, spare, value=-1), F.pad(weights, spare)
+        return Lists(neighbors, weights, incoming(neighbors))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Lists of all rounds of a period, one behind the other.
+
+    Attributes:
+        neighbors, weights, incoming: those of `Lists`, `[period, agents, ...]`.
+        messages: int64 `[period]`.
+    """
+
+    neighbors: torch.Tensor
+    weights: torch.Tensor
+    incoming: torch.Tensor
+    messages: torch.Tensor
+
+    @classmethod
+    def of(cls, rounds: list[Lists]) -> _Table:
+        parts = (
+            torch.stack(part) for part in zip(*(vars(r).values() for r in rounds), strict=True)
+        )
+        messages = [int((r.neighbors[:, 1:] >= 0).sum()) for r in rounds]
+        return cls(*parts, torch.tensor(messages, device="cpu"))
+
+    def lists(self, place: torch.Tensor) -> Lists:
+        """Those of one round, int64 `[1]`."""
+        parts = (self.neighbors, self.weights, self.incoming)
+        return Lists(*(part.index_select(0, place)[0] for part in parts))
 
 
 def differences(lists: Lists, x: torch.Tensor, halo: torch.Tensor) -> torch.Tensor:

@@ -15,11 +15,12 @@ from fastsaddle.comm.base import (
     local_models,
     take_mixed,
 )
-from fastsaddle.comm.lists import Lists, MixingLists, differences
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.comm.lists import ChangingLists, Lists, Meeting, MixingLists, differences
+from fastsaddle.graphs.mixing_matrix import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.kernels.mix_dense import mix_dense
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
-from fastsaddle.optimizer.state import State
+from fastsaddle.optimizer.state import ROUND, State
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
@@ -34,7 +35,7 @@ class StackedGossip(Communicator):
     """Gossip among the rows of one buffer, by neighbor lists, or by a dense product where degrees are large.
 
     Args:
-        topology: the graph; None is a single agent that talks to nobody.
+        schedule: the graph, or which one each gossip has; None is a single agent that talks to nobody.
         consensus_step: gamma in x = h + gamma (W h - h), folded into the weights; 1 is W h itself.
         every, rounds, dense: as in `Gossip`.
         folded: whether gamma is folded into the weights.
@@ -49,7 +50,7 @@ class StackedGossip(Communicator):
 
     def __init__(
         self,
-        topology: Topology | None,
+        schedule: Schedule | None,
         consensus_step: float = 1.0,
         every: int = 1,
         rounds: int = 1,
@@ -57,12 +58,25 @@ class StackedGossip(Communicator):
         folded: bool = True,
         plan: Plan | None = None,
     ) -> None:
-        self._lists = MixingLists(topology, consensus_step if folded else 1.0, plan)
-        self.agents, self.messages = self._lists.agents, self._lists.messages
+        self.schedule, self.topology = schedule, None if schedule is None else schedule.union
+        gamma = consensus_step if folded else 1.0
+        self._changing: ChangingLists | None = None
+        self._changing_w: ChangingLists | None = None
+        if schedule is None or isinstance(schedule, Topology):
+            self._lists = MixingLists(schedule, gamma, plan)
+            self.messages = self._lists.messages
+        else:
+            self._changing = ChangingLists(schedule, gamma)
+            # of these each agent's own row alone is asked for
+            nobody = torch.eye(schedule.agents, dtype=torch.float64, device="cpu")
+            self._lists = MixingLists(Topology(schedule.name, nobody), gamma)
+            self.messages = schedule.union.messages
+        self.agents = self._lists.agents
         self._plan = plan
-        self.topology, self.stacked = topology, topology is not None
+        self.stacked = schedule is not None
         self.consensus_step, self.every, self.rounds = consensus_step, every, rounds
-        self.dense = self._lists.width > DENSE_WIDTH if dense == "auto" else dense
+        width = (self._changing or self._lists).width
+        self.dense = width > DENSE_WIDTH if dense == "auto" else dense
         # one a device, kept for good: a captured graph knows nothing but its address
         self._matrices: dict[torch.device, torch.Tensor] = {}
 
@@ -71,12 +85,36 @@ class StackedGossip(Communicator):
         return self.every == 1 and self.rounds == 1
 
     @property
+    def _draws(self) -> bool:
+        """Whether graphs are asked for on the host, one after the other."""
+        return self._changing is not None and self._changing.schedule.period is None
+
+    @property
     def shared_states(self) -> tuple[State, ...]:  # type: ignore[override]
-        return () if self.every == 1 else (STEPS_DONE,)
+        counted = () if self.every == 1 and not self._draws else (STEPS_DONE,)
+        return counted if self._changing is None or self._draws else (ROUND, *counted)
 
     @property
     def decides_on_host(self) -> str | None:  # type: ignore[override]
-        return None if self.every == 1 else "Gossip(every=...) counts on the host when agents talk"
+        if self.every > 1:
+            return "Gossip(every=...) counts on the host when agents talk"
+        if self._draws and self.schedule is not None:
+            return f"{self.schedule.name} draws each round's graph on the host"
+        return None
+
+    def meetings(self, optimizer: Optimizer) -> tuple[Meeting, ...]:
+        changing = self._changing
+        if changing is None:
+            return ()
+        device = optimizer.rounds.device
+        if self._draws:
+            first = optimizer.param_groups[0][STEPS_DONE.name] // self.every * self.rounds
+            return tuple(changing.meeting(first + k, device) for k in range(self.rounds))
+        done = optimizer.rounds.reshape(1)
+        if self.once_a_step:
+            return (changing.meeting(done, device),)
+        numbers = done // self.every * self.rounds
+        return tuple(changing.meeting(numbers + k, device) for k in range(self.rounds))
 
     def gossips(self, optimizer: Optimizer) -> bool:
         if self.every == 1:
@@ -84,13 +122,25 @@ class StackedGossip(Communicator):
         return (optimizer.param_groups[0][STEPS_DONE.name] + 1) % self.every == 0
 
     def finish(self, optimizer: Optimizer) -> int:
-        if self.every > 1:
+        if STEPS_DONE in self.shared_states:
             for group in optimizer.param_groups:
                 group[STEPS_DONE.name] += 1
         return 0
 
+    @property
+    def most_neighbors(self) -> int:
+        return (self._changing or self._lists).width - 1
+
     def lists(self, device: torch.device) -> Lists:
+        if self._changing is not None:
+            raise RuntimeError(
+                f"the graphs of {self._changing.schedule.name} change: comm.lists(device) has a step's"
+            )
         return self._lists.on(device)
+
+    def _lists_in(self, exchange: Exchange, device: torch.device) -> Lists:
+        """Those of one gossip."""
+        return self.lists(device) if exchange.meeting is None else exchange.meeting.lists
 
     def alone(self, device: torch.device) -> Lists:
         return self._lists.alone(device)
@@ -101,7 +151,7 @@ class StackedGossip(Communicator):
             # everybody now reads its own row of what was mixed
             take_mixed(x, step.saved, mixed, step, self.alone(x.device))
             return
-        fused_step_(x, step, self.lists(x.device))
+        fused_step_(x, step, self._lists_in(exchange, x.device))
         self.publish(x, exchange)
 
     def mix(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
@@ -116,37 +166,46 @@ class StackedGossip(Communicator):
         if self.rounds > 1:
             return super().differences(x, exchange)
         self.publish(x, exchange)
-        return differences(self.lists(x.device), x, self.copies(x, exchange))
+        return differences(self._lists_in(exchange, x.device), x, self.copies(x, exchange))
 
     def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         out = torch.empty_like(x)
         if self.dense:
-            mix_dense(x, self._matrix(x.device), out)
+            mix_dense(x, self._matrix(exchange, x.device), out)
         else:
-            lists = self.lists(x.device)
+            lists = self._lists_in(exchange, x.device)
             mix_neighbors(self.copies(x, exchange), out, lists.neighbors, lists.weights)
         return out
 
-    def lists_of_w(self, device: torch.device) -> Lists:
-        return MixingLists(self.topology, plan=self._plan).on(device)
+    def lists_of_w(self, device: torch.device, meeting: Meeting | None = None) -> Lists:
+        if meeting is None or self._changing is None:
+            return MixingLists(self.topology, plan=self._plan).on(device)
+        if self._changing.consensus_step == 1:
+            return meeting.lists
+        if self._changing_w is None:
+            self._changing_w = ChangingLists(self._changing.schedule)
+        return self._changing_w.lists(meeting, device)
 
     def _round(self, exchange: Exchange, k: int) -> Exchange:
         """A step's gossip number `k`, for its draws: numbered by the gossips before it, with bytes of its own."""
         if self.once_a_step:
             return exchange
-        return replace(exchange, number=exchange.number // self.every * self.rounds + k, nbytes=0)
+        number = exchange.number // self.every * self.rounds + k
+        return replace(exchange, number=number, nbytes=0, meetings=exchange.meetings[k : k + 1])
 
     def _mix_once(self, x: torch.Tensor, now: Exchange) -> torch.Tensor:
         """One gossip of those that a step has."""
         self.publish(x, now)
         return self.pulled(x, now)
 
-    def _matrix(self, device: torch.device) -> torch.Tensor:
+    def _matrix(self, exchange: Exchange, device: torch.device) -> torch.Tensor:
         """W as dense float32 `[agents, agents]`, with the lists' rounded weights."""
+        if exchange.meeting is not None:
+            return self._dense_of(exchange.meeting.lists)
         if device not in self._matrices:
-            lists = self.lists(device)
-            W = lists.weights.new_zeros(self.agents or 1, self.agents or 1)
-            self._matrices[device] = W.scatter_add_(
-                1, lists.neighbors.clamp(min=0).long(), lists.weights
-            )
+            self._matrices[device] = self._dense_of(self.lists(device))
         return self._matrices[device]
+
+    def _dense_of(self, lists: Lists) -> torch.Tensor:
+        W = lists.weights.new_zeros(self.agents or 1, self.agents or 1)
+        return W.scatter_add_(1, lists.neighbors.clamp(min=0).long(), lists.weights)

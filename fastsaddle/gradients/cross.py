@@ -8,12 +8,13 @@ import torch
 
 from fastsaddle.comm.base import Communicator
 from fastsaddle.comm.choco import CompressedGossip
-from fastsaddle.comm.lists import Lists
+from fastsaddle.comm.lists import Lists, Meeting
 from fastsaddle.compressors._wire import row_norms
 from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.gradients.ascents import Ascent
 from fastsaddle.gradients.base import Found, Gradient, Plain, at_one_model
 from fastsaddle.gradients.sam import SLOT_STRIDE
+from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.kernels.op import use_backend
 from fastsaddle.kernels.weighted_sum import weighted_sum
 from fastsaddle.optimizer.state import State
@@ -98,6 +99,11 @@ class Cross(Gradient):
             return "cross-gradients need Gossip with every=1 and rounds=1: the neighbors' models, once a step"
         if not communicator.has_graph:
             return f"cross-gradients need a graph, {type(communicator).__name__} has none"
+        if self._compressor(communicator) is not None and changes(communicator):
+            return (
+                f"{rule.name} keeps what compression of cross-gradients left over for each neighbor: with a compressor "
+                f"it needs a graph that stays, got {communicator.schedule!r}"
+            )
         return self.of.refuses(rule, communicator)
 
     def bind(self, optimizer: Optimizer) -> None:
@@ -108,6 +114,8 @@ class Cross(Gradient):
         models = models_of(communicator)
         layout = optimizer.rows.layout
         optimizer.made["gradients"] = layout.allocate(models * optimizer.agents, device)
+        if changes(communicator):
+            return
         # W itself, whatever the consensus step of the models is
         lists = communicator.lists_of_w(device)
         optimizer.made["sources"] = sources_of(lists, self.kind == "data")
@@ -135,7 +143,7 @@ class Cross(Gradient):
             if slot == 0:
                 model = None if self.mixed_self_gradient else rows.x
             else:
-                model = known.index_select(0, communicator.lists(rows.x.device).whose(slot))
+                model = known.index_select(0, self._lists(optimizer).whose(slot))
             found = self._evaluate(optimizer, closure, slot, model)
             loss = found if slot == 0 else loss
             if slot > 0 and self.kind == "data" and communicator.overlaps:
@@ -179,7 +187,11 @@ class Cross(Gradient):
         gradients = made["gradients"][:, columns]
         if arrived is not None:
             gradients = torch.cat([gradients, arrived])
-        weighted_sum(gradients, g, made["sources"], made["weights"])
+        if changes(optimizer.communicator):
+            lists = optimizer.communicator.lists_of_w(g.device, _meeting(optimizer))
+            weighted_sum(gradients, g, sources_of(lists, self.kind == "data"), lists.weights)
+        else:
+            weighted_sum(gradients, g, made["sources"], made["weights"])
         return Found(row_norms(g), at_mixed=self.mixed_self_gradient)
 
     def keep(self, optimizer: Optimizer) -> None:
@@ -202,7 +214,9 @@ class Cross(Gradient):
                 phase.passing["told"] = [self._compress(optimizer, compressor, k) for k in slots]
             told = phase.passing["told"]
             return self._read(optimizer, compressor, told) if communicator.arriving else None
-        phase.nbytes += 4 * communicator.messages * optimizer.dim
+        meeting = _meeting(optimizer)
+        messages = communicator.messages if meeting is None else meeting.messages
+        phase.nbytes = phase.nbytes + 4 * optimizer.dim * messages
         arrived = communicator.slots_arrived()
         if arrived is None:
             blocks = optimizer.made["gradients"][optimizer.agents :, optimizer.model_columns]
@@ -228,7 +242,7 @@ class Cross(Gradient):
     ) -> list[tuple[slice, Payload]]:
         """Replace gradients for the neighbors at a slot by what arrives of them; each group's columns and payload."""
         phase, communicator = optimizer.phase, optimizer.communicator
-        neighbors = communicator.lists(optimizer.rows.g.device).neighbors
+        neighbors = self._lists(optimizer).neighbors
         left_over = phase.passing.setdefault("residuals", [])
         block, listening = self._block(optimizer, slot), neighbors[:, slot] >= 0
         told = []
@@ -281,6 +295,13 @@ class Cross(Gradient):
                 rows[mine, columns] = compressor.decode(Payload.unpacked(part, payload, agents))
         return rows
 
+    @staticmethod
+    def _lists(optimizer: Optimizer) -> Lists:
+        """This step's neighbor lists."""
+        meeting = _meeting(optimizer)
+        device = optimizer.rows.g.device
+        return optimizer.communicator.lists(device) if meeting is None else meeting.lists
+
     def _block(self, optimizer: Optimizer, slot: int) -> torch.Tensor:
         """Gradients taken at slot number `slot`, `[agents, stride]`."""
         agents = optimizer.agents
@@ -302,8 +323,20 @@ def check_kind(name: str, kind: str) -> None:
 
 def models_of(communicator: Communicator) -> int:
     """Models that a step's closure is evaluated on: the largest degree and one."""
-    graph = communicator.topology
-    return 1 if graph is None else 1 + max(map(len, graph.neighbors))
+    return 1 + communicator.most_neighbors
+
+
+def changes(communicator: Communicator) -> bool:
+    """Whether each step has a graph of its own."""
+    schedule = communicator.schedule
+    return schedule is not None and not isinstance(schedule, Topology)
+
+
+def _meeting(optimizer: Optimizer) -> Meeting | None:
+    """Who talks to whom in this step, where that changes."""
+    rounds = optimizer.phase.rounds
+    meetings = rounds[0].meetings if rounds else optimizer.communicator.meetings(optimizer)
+    return meetings[0] if meetings else None
 
 
 def sources_of(lists: Lists, by_neighbors: bool) -> torch.Tensor:

@@ -1,22 +1,27 @@
-"""What a rule asks of the graph that agents talk along."""
+"""What a rule asks of the graphs that agents talk along."""
 
 import warnings
 from dataclasses import dataclass
 
 import torch
 
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.mixing_matrix import Topology
+from fastsaddle.graphs.schedule import Schedule, rounds_of
+from fastsaddle.graphs.spectrum import extrapolated_growth
+
+# of W, the strongest first
+KINDS = "symmetric doubly stochastic", "doubly stochastic"
 
 
 @dataclass(frozen=True)
 class GraphNeeds:
-    """What graphs a rule takes.
+    """What graphs a rule takes. W is doubly stochastic in any case.
 
     Attributes:
-        symmetric: W must be symmetric.
-        tree: the graph must have no cycle.
+        symmetric: W must be symmetric, too, in every round.
+        tree: the graph must have no cycle, and stay.
         least_eigenvalue: all eigenvalues of W, the consensus step folded in, must be above it; one that is equal is
-            warned of. None asks nothing.
+            warned of. None asks nothing. Of graphs that change `extrapolated_growth` must be at most one instead.
     """
 
     symmetric: bool = True
@@ -24,20 +29,50 @@ class GraphNeeds:
     least_eigenvalue: float | None = None
 
     def check(
-        self, graph: Topology | None, consensus_step: float, who: str, stacklevel: int = 2
+        self, schedule: Schedule | None, consensus_step: float, who: str, stacklevel: int = 2
     ) -> None:
-        """Raise ValueError, naming `who` asks, for a graph that does not do; warn of one that hardly does."""
-        if graph is None:
+        """Raise ValueError, naming `who` asks, for graphs that do not do; warn of one that hardly does.
+
+        Each round of a period is looked at, or the first 1,000, and the first that fails is named; a schedule that says
+        by its own `kind` what its graphs are is believed.
+        """
+        if schedule is None:
             return
-        if self.symmetric and not torch.allclose(graph.W, graph.W.T, rtol=0, atol=1e-6):
-            raise ValueError(f"{who} needs a symmetric mixing matrix, {graph} is not")
-        if self.tree and graph.edges != graph.agents - 1:
+        if self.tree and not isinstance(schedule, Topology):
+            raise ValueError(f"{who} needs a tree that stays, got {schedule!r}")
+        self._check_kind(schedule, who)
+        if not isinstance(schedule, Topology):
+            if self.least_eigenvalue is not None:
+                self._check_growth(schedule, consensus_step, who)
+            return
+        if self.tree and schedule.edges != schedule.agents - 1:
             raise ValueError(
-                f"{who} needs a tree, {graph.agents - 1} edges among {graph.agents} agents, "
-                f"got {graph} with {graph.edges}: chain or binary_tree"
+                f"{who} needs a tree, {schedule.agents - 1} edges among {schedule.agents} agents, "
+                f"got {schedule} with {schedule.edges}: chain or binary_tree"
             )
         if self.least_eigenvalue is not None:
-            self._check_eigenvalues(graph, consensus_step, who, stacklevel + 1)
+            self._check_eigenvalues(schedule, consensus_step, who, stacklevel + 1)
+
+    def _check_kind(self, schedule: Schedule, who: str) -> None:
+        allowed = KINDS[:1] if self.symmetric else KINDS
+        if getattr(schedule, "kind", None) in allowed:
+            return
+        kind = "symmetric" if self.symmetric else "doubly stochastic"
+        for t in rounds_of(schedule):
+            found = schedule.at(t).kind
+            if found not in allowed:
+                which = "" if isinstance(schedule, Topology) else f"that of round {t} of "
+                raise ValueError(
+                    f"{who} needs a {kind} mixing matrix, {which}{schedule!r} is {found}"
+                )
+
+    def _check_growth(self, schedule: Schedule, consensus_step: float, who: str) -> None:
+        growth = extrapolated_growth(schedule, consensus_step)
+        if growth > 1 + 1e-9:
+            raise ValueError(
+                f"{who} gives back in each step what gossip moved, and on {schedule!r} that grows by "
+                f"{growth:.4f} a round: consensus_step=0.5 mixes by (W + I) / 2"
+            )
 
     def _check_eigenvalues(
         self, graph: Topology, consensus_step: float, who: str, stacklevel: int

@@ -1,4 +1,4 @@
-"""Who talks to whom: communication graphs, their mixing matrices W and their spectral gaps.
+"""Who talks to whom: communication graphs, their mixing matrices W, and schedules of graphs that change.
 
 Every graph gets Metropolis-Hastings weights, W_ij = 1 / (max(d_i, d_j) + 1) on its edges and the
 rest on the diagonal (Xiao, Boyd and Lall 2005, "A scheme for robust distributed sensor fusion based
@@ -9,103 +9,59 @@ leaves at most 1 - spectral_gap of their distance to it.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from math import isqrt
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from numpy.typing import ArrayLike
 
+from fastsaddle.graphs.matchings import matchings
+from fastsaddle.graphs.mixing_matrix import (
+    ROUNDING,
+    Topology,
+    check_connected,
+    check_sizes,
+    networkx,
+)
+from fastsaddle.graphs.one_peer import one_peer_exponential
+from fastsaddle.graphs.schedule import Schedule, is_schedule, sequence
+
 if TYPE_CHECKING:
     import networkx as nx
 
-# float32 holds every multiple of this in [0, 1] exactly
-_GRID = 2.0**-24
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Topology:
-    """A graph of agents with its mixing matrix; made by the functions of this module.
-
-    `W` is `[agents, agents]` float64 on the CPU. Row i says what agent i receives:
-    x_i <- sum_j W_ij x_j.
-    """
-
-    name: str
-    W: torch.Tensor
-
-    @property
-    def agents(self) -> int:
-        """How many agents talk."""
-        return self.W.shape[0]
-
-    @cached_property
-    def neighbors(self) -> tuple[tuple[int, ...], ...]:
-        """For each agent i the agents j != i with W_ij > 0, ascending."""
-        linked = self._links.tolist()
-        return tuple(tuple(j for j, link in enumerate(row) if link) for row in linked)
-
-    @property
-    def edges(self) -> int:
-        """Pairs of agents that are linked, each counted once."""
-        return int((self._links | self._links.T).triu().sum())
-
-    @property
-    def messages(self) -> int:
-        """Models sent by all agents together in one gossip round: the sum of the degrees."""
-        return int(self._links.sum())
-
-    @cached_property
-    def spectral_gap(self) -> float:
-        """1 - |lambda_2(W)|, in [0, 1]: 1 for one agent, 0 where gossip never reaches consensus."""
-        if self.agents == 1:
-            return 1.0
-        symmetric = torch.equal(self.W, self.W.T)
-        eigenvalues = torch.linalg.eigvalsh(self.W) if symmetric else torch.linalg.eigvals(self.W)
-        return max(0.0, 1.0 - float(eigenvalues.abs().sort().values[-2]))
-
-    def mixing_lists(self, consensus_step: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return M = (1 - gamma) I + gamma W, gamma being `consensus_step`, as a list per agent.
-
-        Indices are `[agents, K]` int32 and weights `[agents, K]` float32, K being the largest
-        degree plus one: the agent itself, its neighbors ascending, then index -1 and weight 0.
-        The self weight is what the rounded neighbor weights leave of one. Where float32 cannot hold
-        that, the row is rounded to multiples of 2^-24: every row sums to one exactly, so the mean
-        of agents that agree never drifts. Weights are within 1e-7 of M if its rows sum to one.
-
-        Raises ValueError for a consensus_step outside [0, 1].
-        """
-        if not 0 <= consensus_step <= 1:
-            raise ValueError(f"consensus_step must be in [0, 1], got {consensus_step!r}")
-        width = 1 + max(len(row) for row in self.neighbors)
-        padded = [[i, *row] + [-1] * (width - 1 - len(row)) for i, row in enumerate(self.neighbors)]
-        indices = torch.tensor(padded, dtype=torch.int64, device="cpu")
-        exact = consensus_step * self.W.gather(1, indices.clamp(min=0)) * (indices >= 0)
-
-        neighbors = exact[:, 1:].float().double()
-        inexact = (own := 1 - neighbors.sum(1)) != own.float().double()
-        # rounding running sums, not weights, keeps the self weight as close as the others
-        running = (exact[:, 1:].cumsum(1) / _GRID).round() * _GRID
-        snapped = running.diff(dim=1, prepend=self.W.new_zeros(self.agents, 1))
-        neighbors[inexact] = snapped[inexact]
-        own = 1 - neighbors.sum(1, keepdim=True)
-        return indices.int(), torch.cat([own, neighbors], dim=1).float()
-
-    @cached_property
-    def _links(self) -> torch.Tensor:
-        return (self.W > 0).fill_diagonal_(False)
-
-    def __repr__(self) -> str:
-        gap = f"{self.spectral_gap:.3g}"
-        return f"Topology({self.name}, agents={self.agents}, spectral_gap={gap})"
+__all__ = [
+    "Topology",
+    "binary_tree",
+    "chain",
+    "check_topology",
+    "directed_ring",
+    "dyck",
+    "erdos_renyi",
+    "exponential",
+    "from_matrix",
+    "from_networkx",
+    "fully_connected",
+    "is_drawn",
+    "matchings",
+    "names",
+    "one_peer_exponential",
+    "parse",
+    "random_regular",
+    "resolve",
+    "ring",
+    "sequence",
+    "social_network",
+    "spelled",
+    "star",
+    "torus",
+]
 
 
 def ring(n: int) -> Topology:
     """Each agent talks to the one before and the one after; ring(2) is a pair, ring(1) a loner."""
-    _check_sizes(n=n)
-    return _weigh(_networkx().circulant_graph(n, [1] if n > 1 else []), "ring")
+    check_sizes(n=n)
+    return _weigh(networkx().circulant_graph(n, [1] if n > 1 else []), "ring")
 
 
 def torus(rows: int, cols: int) -> Topology:
@@ -113,14 +69,21 @@ def torus(rows: int, cols: int) -> Topology:
 
     With one row it is a ring; with two rows, up and down are one neighbor, counted once.
     """
-    _check_sizes(rows=rows, cols=cols)
-    return _weigh(_networkx().grid_2d_graph(rows, cols, periodic=True), f"torus:{rows}x{cols}")
+    check_sizes(rows=rows, cols=cols)
+    return _weigh(networkx().grid_2d_graph(rows, cols, periodic=True), f"torus:{rows}x{cols}")
+
+
+def directed_ring(n: int) -> Topology:
+    """Each agent hears the one before it alone, in equal parts with itself: W_ii = W_i,i-1 = 1/2, doubly stochastic."""
+    check_sizes(n=n)
+    own = torch.eye(n, dtype=torch.float64, device="cpu")
+    return Topology("directed-ring", (own + own.roll(1, 0)) / 2)
 
 
 def fully_connected(n: int) -> Topology:
     """Everybody talks to everybody: W = 11^T / n, so a gossip round is an exact average."""
-    _check_sizes(n=n)
-    return _weigh(_networkx().complete_graph(n), "fully-connected")
+    check_sizes(n=n)
+    return _weigh(networkx().complete_graph(n), "fully-connected")
 
 
 def exponential(n: int) -> Topology:
@@ -128,32 +91,32 @@ def exponential(n: int) -> Topology:
 
     Assran et al. 2019, arXiv:1811.10792, and Ying et al. 2021, arXiv:2110.13363, direct its edges.
     """
-    _check_sizes(n=n)
+    check_sizes(n=n)
     hops = [2**p for p in range(n.bit_length()) if 2**p < n]
-    return _weigh(_networkx().circulant_graph(n, hops), "exponential")
+    return _weigh(networkx().circulant_graph(n, hops), "exponential")
 
 
 def star(n: int) -> Topology:
     """Agent 0 talks to everybody, the others only to agent 0."""
-    _check_sizes(n=n)
-    return _weigh(_networkx().star_graph(n - 1), "star")
+    check_sizes(n=n)
+    return _weigh(networkx().star_graph(n - 1), "star")
 
 
 def chain(n: int) -> Topology:
     """Each agent talks to the one before and the one after, the ends to one: the tree with the largest diameter."""
-    _check_sizes(n=n)
-    return _weigh(_networkx().path_graph(n), "chain")
+    check_sizes(n=n)
+    return _weigh(networkx().path_graph(n), "chain")
 
 
 def binary_tree(n: int) -> Topology:
     """Agent i talks to agents 2i + 1 and 2i + 2, as far as they exist, and to the one that it hangs from."""
-    _check_sizes(n=n)
-    return _weigh(_networkx().full_rary_tree(2, n), "binary-tree")
+    check_sizes(n=n)
+    return _weigh(networkx().full_rary_tree(2, n), "binary-tree")
 
 
 def dyck() -> Topology:
     """The Dyck graph, 32 agents of degree 3, as its LCF code [5, -5, 13, -13]^8 defines it."""
-    return _weigh(_networkx().LCF_graph(32, [5, -5, 13, -13], 8), "dyck")
+    return _weigh(networkx().LCF_graph(32, [5, -5, 13, -13], 8), "dyck")
 
 
 def social_network() -> Topology:
@@ -161,7 +124,7 @@ def social_network() -> Topology:
 
     Davis, Gardner and Gardner 1941, "Deep South"; used by Lin et al. 2021, arXiv:2102.04761.
     """
-    return _weigh(_networkx().davis_southern_women_graph(), "social-network")
+    return _weigh(networkx().davis_southern_women_graph(), "social-network")
 
 
 def random_regular(n: int, d: int, seed: int = 0) -> Topology:
@@ -169,12 +132,12 @@ def random_regular(n: int, d: int, seed: int = 0) -> Topology:
 
     Raises ValueError where n * d is odd, d is not in [0, n), or the draw is disconnected.
     """
-    _check_sizes(n=n)
+    check_sizes(n=n)
     if not isinstance(d, Integral) or not 0 <= d < n or n * d % 2:
         raise ValueError(f"d must be an integer in [0, n) with n * d even, got d={d!r}, n={n}")
     # the drawn graph lists its nodes in the order of its edges
-    graph = _networkx().empty_graph(n)
-    graph.add_edges_from(_networkx().random_regular_graph(d, n, seed=seed).edges)
+    graph = networkx().empty_graph(n)
+    graph.add_edges_from(networkx().random_regular_graph(d, n, seed=seed).edges)
     return _weigh(graph, f"random-regular:{d}:{seed}", remedy="raise d or change the seed")
 
 
@@ -183,10 +146,10 @@ def erdos_renyi(n: int, p: float, seed: int = 0) -> Topology:
 
     Raises ValueError where p is not in (0, 1] or the draw is disconnected.
     """
-    _check_sizes(n=n)
+    check_sizes(n=n)
     if not 0 < p <= 1:
         raise ValueError(f"p must be in (0, 1], got {p!r}")
-    graph = _networkx().gnp_random_graph(n, p, seed=seed)
+    graph = networkx().gnp_random_graph(n, p, seed=seed)
     return _weigh(graph, f"erdos-renyi:{p}:{seed}", remedy="raise p or change the seed")
 
 
@@ -195,9 +158,9 @@ def from_networkx(G: "nx.Graph") -> Topology:
 
     Raises ValueError for directed graphs, multigraphs, self loops, no nodes, or several components.
     """
-    if not isinstance(G, _networkx().Graph) or G.is_directed() or G.is_multigraph():
+    if not isinstance(G, networkx().Graph) or G.is_directed() or G.is_multigraph():
         raise ValueError(f"G must be an undirected simple graph, got a {type(G).__name__}")
-    if loops := _networkx().number_of_selfloops(G):
+    if loops := networkx().number_of_selfloops(G):
         raise ValueError(f"G must have no self loops, got {loops}")
     if not len(G):
         raise ValueError("G must have at least one node, got none")
@@ -205,13 +168,19 @@ def from_networkx(G: "nx.Graph") -> Topology:
 
 
 def from_matrix(
-    W: ArrayLike | torch.Tensor, *, require_symmetric: bool = True, allow_disconnected: bool = False
+    W: ArrayLike | torch.Tensor,
+    *,
+    require_symmetric: bool = True,
+    allow_disconnected: bool = False,
+    directed: bool = False,
 ) -> Topology:
     """Any mixing matrix `[agents, agents]`: an array, nested lists or a tensor. It is copied.
 
     Raises ValueError unless W is square, finite, non-negative, row-stochastic and symmetric (both
-    within 1e-6) and connected. `require_symmetric=False` is for methods on directed graphs;
-    `allow_disconnected=True` admits W = I, agents that never talk.
+    within 1e-6) and connected. `directed=True` admits any that is row- or column-stochastic, whose
+    `kind` says which: W[i, j] is what agent i takes of agent j, so that whoever sends p_ji to i
+    writes it into W[i, j]. `require_symmetric=False` admits row-stochastic ones alone;
+    `allow_disconnected=True` admits W = I, agents that never talk, and graphs of a `sequence`.
     """
     matrix = torch.as_tensor(W, dtype=torch.float64, device="cpu").detach().clone()
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
@@ -220,33 +189,43 @@ def from_matrix(
         raise ValueError(f"W must be finite, got W[{i}, {j}] = {matrix[i, j]:g}")
     for i, j in (matrix < 0).nonzero().tolist():
         raise ValueError(f"W must be non-negative, got W[{i}, {j}] = {matrix[i, j]:g}")
-    sums = matrix.sum(1)
-    for (i,) in ((sums - 1).abs() > 1e-6).nonzero().tolist():
-        raise ValueError(f"W must be row-stochastic, got row {i} with sum {sums[i]:.9g}")
-    skewed = ((matrix - matrix.T).abs() > 1e-6) & require_symmetric
+    sums, columns = matrix.sum(1), matrix.sum(0)
+    keeps_sums = directed and bool(((columns - 1).abs() <= ROUNDING).all())
+    for (i,) in ((sums - 1).abs() > ROUNDING).nonzero().tolist():
+        if not keeps_sums:
+            also = " or column-stochastic" if directed else ""
+            raise ValueError(f"W must be row-stochastic{also}, got row {i} with sum {sums[i]:.9g}")
+    skewed = ((matrix - matrix.T).abs() > ROUNDING) & (require_symmetric and not directed)
     for i, j in skewed.nonzero().tolist():
         raise ValueError(
             "W must be symmetric (SADDLe and gossip methods need a symmetric doubly stochastic W), "
             f"got W[{i}, {j}] = {matrix[i, j]:.9g} and W[{j}, {i}] = {matrix[j, i]:.9g}"
         )
     if not allow_disconnected:
-        _check_connected(_networkx().DiGraph(matrix.nonzero().tolist()), "W")
+        check_connected(networkx().DiGraph(matrix.nonzero().tolist()), "W")
     return Topology("matrix", matrix)
 
 
-def parse(text: str, agents: int) -> Topology:
-    """The topology that a command line names, such as `ring`, `torus:4x4` or `erdos-renyi:0.3:7`.
+def parse(text: str, agents: int) -> Schedule:
+    """What a command line names, such as `ring`, `torus:4x4`, `erdos-renyi:0.3:7` or `matchings`.
 
     `torus` alone is the most square grid of `agents`; a missing seed is 0. Underscores stand for hyphens too.
 
     Raises ValueError for a text of no known form, or one that means another number of agents.
     """
-    _check_sizes(agents=agents)
+    check_sizes(agents=agents)
     for pattern, build in _FORMS.values():
         if match := re.fullmatch(pattern, spelled(text)):
-            numbers = [int(g) if g.isdigit() else float(g) for g in match.groups() if g]
+            numbers = [_number(g) for g in match.groups() if g]
             return resolve(build(agents, *numbers), agents)
     raise ValueError(f"unknown topology {text!r}; known: {', '.join(_FORMS)}")
+
+
+def _number(text: str) -> int | float | str:
+    """A part of a text: a number where it is one."""
+    if text.isdigit():
+        return int(text)
+    return float(text) if re.fullmatch(r"\d*\.?\d+(?:e-?\d+)?", text) else text
 
 
 def spelled(text: str) -> str:
@@ -258,11 +237,11 @@ def spelled(text: str) -> str:
 
 def names() -> tuple[str, ...]:
     """The names of all topologies that a text can mean, without what follows a colon."""
-    return tuple(dict.fromkeys(form.split(":")[0] for form in _FORMS))
+    return tuple(dict.fromkeys(re.split(r"[:\[]", form)[0] for form in _FORMS))
 
 
-def resolve(topology: Topology | str, agents: int) -> Topology:
-    """The topology itself or the one its text names, checked to have this number of agents.
+def resolve(topology: Schedule | str, agents: int) -> Schedule:
+    """The topology or schedule itself or the one its text names, checked to have this number of agents.
 
     Raises ValueError where the number differs, and as `parse` does.
     """
@@ -275,15 +254,24 @@ def resolve(topology: Topology | str, agents: int) -> Topology:
 
 
 def check_topology(topology: object) -> None:
-    """Raise ValueError for what is neither a topology nor a text."""
-    if not isinstance(topology, (Topology, str)):
-        raise ValueError(f"topology must be a Topology or a string, got {_other(topology)}")
+    """Raise ValueError for what is neither a topology, nor a schedule, nor a text."""
+    if not isinstance(topology, str) and not is_schedule(topology):
+        raise ValueError(
+            f"topology must be a Schedule, a Topology or a string, got {_other(topology)}"
+        )
+
+
+def is_drawn(topology: Schedule | str) -> bool:
+    """Whether its graphs, or those that a text names, never come again."""
+    if isinstance(topology, str):
+        return spelled(topology).partition(":")[0] in DRAWN
+    return topology.period is None
 
 
 def _other(given: object) -> str:
     """What was given in a topology's place, with what makes a topology of it."""
     kind = type(given).__name__
-    if isinstance(given, _networkx().Graph):
+    if isinstance(given, networkx().Graph):
         return f"a networkx {kind}: fs.topology.from_networkx(graph) makes a topology of it"
     if hasattr(given, "__array__") or isinstance(given, (list, tuple)):
         return f"a matrix ({kind}): fs.topology.from_matrix(W) makes a topology of it"
@@ -305,8 +293,10 @@ def _torus_of(n: int, rows: int, cols: int) -> Topology:
     return torus(rows, cols)
 
 
+# texts whose graphs are drawn anew for each round
+DRAWN = ("matchings", "matcha", "equi-dyn")
 # how a text is written -> its pattern, and what builds it from the number of agents and the groups
-_FORMS: dict[str, tuple[str, Callable[..., Topology]]] = {
+_FORMS: dict[str, tuple[str, Callable[..., Schedule]]] = {
     "ring": (r"ring", ring),
     "fully-connected": (r"fully-connected", fully_connected),
     "exponential": (r"exponential", exponential),
@@ -317,14 +307,20 @@ _FORMS: dict[str, tuple[str, Callable[..., Topology]]] = {
     "social-network": (r"social-network", lambda n: social_network()),
     "torus": (r"torus", _most_square_torus),
     "torus:ROWSxCOLS": (r"torus:(\d+)x(\d+)", _torus_of),
+    "directed-ring": (r"directed-ring", directed_ring),
+    "one-peer-exponential[:undirected]": (
+        r"one-peer-exponential(:undirected)?",
+        lambda n, *undirected: one_peer_exponential(n, directed=not undirected),
+    ),
+    "matchings[:SEED]": (r"matchings(?::(\d+))?", matchings),
     "random-regular:DEGREE[:SEED]": (r"random-regular:(\d+)(?::(\d+))?", random_regular),
     "erdos-renyi:P[:SEED]": (r"erdos-renyi:(\d*\.?\d+(?:e-?\d+)?)(?::(\d+))?", erdos_renyi),
 }
 
 
 def _weigh(graph: "nx.Graph", name: str, remedy: str = "add edges") -> Topology:
-    _check_connected(graph.to_directed(), name, remedy)
-    edges = [*_networkx().convert_node_labels_to_integers(graph).edges]
+    check_connected(graph.to_directed(), name, remedy)
+    edges = [*networkx().convert_node_labels_to_integers(graph).edges]
     i, j = torch.tensor(edges, dtype=torch.int64, device="cpu").reshape(-1, 2).T
     adjacency = torch.zeros(len(graph), len(graph), dtype=torch.float64, device="cpu")
     adjacency[i, j] = adjacency[j, i] = 1
@@ -333,21 +329,3 @@ def _weigh(graph: "nx.Graph", name: str, remedy: str = "add edges") -> Topology:
     # one minus the sum of the row, arranged to be exactly uniform where all degrees are equal
     own = uniform + (adjacency * uniform - W).sum(1, keepdim=True)
     return Topology(name, W + own.squeeze(1).diag())
-
-
-def _networkx() -> Any:
-    """The package, for those who make a graph: whoever only asks for help need not wait for its import."""
-    import networkx
-
-    return networkx
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, Integral) or size < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {size!r}")
-
-
-def _check_connected(graph: "nx.DiGraph", name: str, remedy: str = "add edges") -> None:
-    if (parts := _networkx().number_strongly_connected_components(graph)) > 1:
-        raise ValueError(f"a topology must be connected, but {name} has {parts} parts: {remedy}")

@@ -8,7 +8,7 @@ from torch.optim.optimizer import ParamsT
 from fastsaddle.comm.choco import Choco
 from fastsaddle.comm.gossip import Gossip
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules import d2
@@ -33,8 +33,8 @@ class D2(Optimizer):
     Args:
         params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
         lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
-            parameters.
+        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
+            None is one agent on ordinary parameters.
         momentum: beta, in [0, 1).
         nesterov: use Nesterov's form, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
@@ -51,7 +51,8 @@ class D2(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric or has an eigenvalue below -1/3.
+            topology, a mixing matrix that is not symmetric or has an eigenvalue below -1/3, graphs that change among
+            which differences grow.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class D2(Optimizer):
         params: ParamsT,
         lr: float | torch.Tensor = 0.1,
         *,
-        topology: Topology | str | None = None,
+        topology: Schedule | str | None = None,
         momentum: float | torch.Tensor = 0.0,
         nesterov: bool = False,
         weight_decay: float | torch.Tensor = 0.0,

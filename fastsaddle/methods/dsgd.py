@@ -8,7 +8,7 @@ from torch.optim.optimizer import ParamsT
 from fastsaddle.comm.choco import Choco
 from fastsaddle.comm.gossip import Gossip
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules.momentum import Momentum
@@ -22,8 +22,8 @@ class DSGD(Optimizer):
     Args:
         params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
         lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
-            parameters.
+        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
+            None is one agent on ordinary parameters.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
         compressor: what messages are compressed with, an `fs.compressors.Compressor`, by CHOCO gossip, or an `fs.Choco`
             for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
@@ -42,7 +42,7 @@ class DSGD(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric, a compressor whose public copies cannot be bfloat16.
+            topology, graphs that are not doubly stochastic, a compressor whose public copies cannot be bfloat16.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class DSGD(Optimizer):
         params: ParamsT,
         lr: float | torch.Tensor = 0.1,
         *,
-        topology: Topology | str | None = None,
+        topology: Schedule | str | None = None,
         weight_decay: float | torch.Tensor = 0.0,
         compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
@@ -86,8 +86,8 @@ class DSGDm(Optimizer):
     Args:
         params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
         lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
-            parameters.
+        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
+            None is one agent on ordinary parameters.
         momentum: beta, in [0, 1).
         nesterov: use Nesterov's form, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
@@ -108,7 +108,7 @@ class DSGDm(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric, a compressor whose public copies cannot be bfloat16.
+            topology, graphs that are not doubly stochastic, a compressor whose public copies cannot be bfloat16.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class DSGDm(Optimizer):
         params: ParamsT,
         lr: float | torch.Tensor = 0.1,
         *,
-        topology: Topology | str | None = None,
+        topology: Schedule | str | None = None,
         momentum: float | torch.Tensor = 0.9,
         nesterov: bool = False,
         weight_decay: float | torch.Tensor = 0.0,

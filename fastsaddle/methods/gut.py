@@ -7,7 +7,7 @@ from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.gossip import Gossip
 from fastsaddle.gradients.mixed import Mixed
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules import gut
@@ -30,8 +30,8 @@ class GUT(Optimizer):
     Args:
         params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
         lr: learning rate, >= 0, a float or a 0-d tensor; read at every step.
-        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
-            parameters.
+        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
+            None is one agent on ordinary parameters.
         tracking: mu, >= 0; the published runs take 0.9 without momentum and 0.005 to 0.08 with it.
         momentum: beta, in [0, 1).
         nesterov: use Nesterov's form, as in torch.optim.SGD.
@@ -46,7 +46,7 @@ class GUT(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric.
+            topology, graphs that are not doubly stochastic.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class GUT(Optimizer):
         params: ParamsT,
         lr: float | torch.Tensor = 0.1,
         *,
-        topology: Topology | str | None = None,
+        topology: Schedule | str | None = None,
         tracking: float | torch.Tensor = 0.9,
         momentum: float | torch.Tensor = 0.0,
         nesterov: bool = False,

@@ -11,7 +11,7 @@ from fastsaddle.compressors.base import Compressor
 from fastsaddle.gradients.ascents import Ascent
 from fastsaddle.gradients.cross import Cross, check_kind
 from fastsaddle.gradients.sam import SAM
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules.momentum import AdaptedMomentum
@@ -37,8 +37,8 @@ class NGM(Optimizer):
     Args:
         params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
         lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
-            parameters.
+        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
+            None is one agent on ordinary parameters.
         cross_gradients: "data" or "model".
         momentum: beta, in [0, 1).
         qg_momentum: None keeps local momentum u; a number mu makes it quasi-global (as in `QGM`), from the displacement
@@ -62,7 +62,7 @@ class NGM(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric.
+            topology, a mixing matrix that is not symmetric, with a compressor graphs that change.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class NGM(Optimizer):
         params: ParamsT,
         lr: float | torch.Tensor = 0.1,
         *,
-        topology: Topology | str | None = None,
+        topology: Schedule | str | None = None,
         cross_gradients: Literal["data", "model"] = "data",
         momentum: float | torch.Tensor = 0.9,
         qg_momentum: float | torch.Tensor | None = None,
@@ -115,8 +115,8 @@ class NSADDLe(Optimizer):
     Args:
         params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
         lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
-            parameters.
+        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
+            None is one agent on ordinary parameters.
         cross_gradients: "data" or "model".
         rho: perturbation radius, >= 0; the default 0.05 is SAM's.
         momentum: beta, in [0, 1).
@@ -146,7 +146,7 @@ class NSADDLe(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric.
+            topology, a mixing matrix that is not symmetric, with a compressor graphs that change.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class NSADDLe(Optimizer):
         params: ParamsT,
         lr: float | torch.Tensor = 0.1,
         *,
-        topology: Topology | str | None = None,
+        topology: Schedule | str | None = None,
         cross_gradients: Literal["data", "model"] = "data",
         rho: float | torch.Tensor = 0.05,
         momentum: float | torch.Tensor = 0.9,

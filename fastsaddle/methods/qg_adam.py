@@ -8,7 +8,7 @@ from torch.optim.optimizer import ParamsT
 from fastsaddle.comm.choco import Choco
 from fastsaddle.comm.gossip import Gossip
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules import qg_adam
@@ -31,8 +31,8 @@ class QGAdam(Optimizer):
     Args:
         params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
         lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
-            parameters.
+        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
+            None is one agent on ordinary parameters.
         betas: both in [0, 1).
         eps: added to the root of the second moment, >= 0.
         quasi_global: which moments are.
@@ -50,7 +50,7 @@ class QGAdam(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric, betas that are not two numbers in [0, 1), another word for
+            topology, graphs that are not doubly stochastic, betas that are not two numbers in [0, 1), another word for
             `quasi_global`.
     """
 
@@ -59,7 +59,7 @@ class QGAdam(Optimizer):
         params: ParamsT,
         lr: float | torch.Tensor = 1e-3,
         *,
-        topology: Topology | str | None = None,
+        topology: Schedule | str | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         quasi_global: Literal["second", "both"] = "second",

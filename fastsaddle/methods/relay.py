@@ -41,7 +41,7 @@ class RelaySGD(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric, a graph that is no tree.
+            topology, a mixing matrix that is not symmetric, a graph that is no tree, or changes.
     """
 
     def __init__(

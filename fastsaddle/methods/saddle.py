@@ -15,7 +15,7 @@ from fastsaddle.comm.gossip import Gossip
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.gradients.ascents import Ascent
 from fastsaddle.gradients.sam import SAM
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules.momentum import Momentum
@@ -33,8 +33,8 @@ class DSADDLe(Optimizer):
     Args:
         params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
         lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
-            parameters.
+        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
+            None is one agent on ordinary parameters.
         rho: perturbation radius, >= 0; the default 0.05 is SAM's.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
         adaptive: perturb by rho x^2 g / || |x| g || instead (ASAM, Kwon et al. 2021, arXiv:2102.11600, without its
@@ -58,7 +58,7 @@ class DSADDLe(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric, a compressor whose public copies cannot be bfloat16.
+            topology, graphs that are not doubly stochastic, a compressor whose public copies cannot be bfloat16.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class DSADDLe(Optimizer):
         params: ParamsT,
         lr: float | torch.Tensor = 0.1,
         *,
-        topology: Topology | str | None = None,
+        topology: Schedule | str | None = None,
         rho: float | torch.Tensor = 0.05,
         weight_decay: float | torch.Tensor = 0.0,
         adaptive: bool = False,
@@ -114,8 +114,8 @@ class QSADDLe(Optimizer):
     Args:
         params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
         lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
-            parameters.
+        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
+            None is one agent on ordinary parameters.
         rho: perturbation radius, >= 0; the default 0.05 is SAM's.
         momentum: beta, in [0, 1).
         qg_momentum: mu, in [0, 1); None means beta.
@@ -143,7 +143,7 @@ class QSADDLe(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric, a compressor whose public copies cannot be bfloat16.
+            topology, graphs that are not doubly stochastic, a compressor whose public copies cannot be bfloat16.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class QSADDLe(Optimizer):
         params: ParamsT,
         lr: float | torch.Tensor = 0.1,
         *,
-        topology: Topology | str | None = None,
+        topology: Schedule | str | None = None,
         rho: float | torch.Tensor = 0.05,
         momentum: float | torch.Tensor = 0.9,
         qg_momentum: float | torch.Tensor | None = None,

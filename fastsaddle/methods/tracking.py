@@ -8,7 +8,7 @@ from torch.optim.optimizer import ParamsT
 from fastsaddle.comm.choco import Choco
 from fastsaddle.comm.gossip import Gossip
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.rules import tracking
@@ -27,8 +27,8 @@ class GradientTracking(Optimizer):
     Args:
         params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
         lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
-            parameters.
+        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
+            None is one agent on ordinary parameters.
         momentum: beta, in [0, 1).
         nesterov: use Nesterov's form, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
@@ -46,7 +46,7 @@ class GradientTracking(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric.
+            topology, graphs that are not doubly stochastic.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class GradientTracking(Optimizer):
         params: ParamsT,
         lr: float | torch.Tensor = 0.1,
         *,
-        topology: Topology | str | None = None,
+        topology: Schedule | str | None = None,
         momentum: float | torch.Tensor = 0.0,
         nesterov: bool = False,
         weight_decay: float | torch.Tensor = 0.0,
@@ -96,8 +96,8 @@ class MomentumTracking(Optimizer):
     Args:
         params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
         lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` or a name such as "ring"; None is one agent on ordinary
-            parameters.
+        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
+            None is one agent on ordinary parameters.
         momentum: beta, in [0, 1).
         weight_decay: L2 coefficient, >= 0, added to the gradient.
         compressor: what rows are compressed with, an `fs.compressors.Compressor` or an `fs.Choco`; None sends them
@@ -114,7 +114,7 @@ class MomentumTracking(Optimizer):
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a mixing matrix that is not symmetric.
+            topology, graphs that are not doubly stochastic.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class MomentumTracking(Optimizer):
         params: ParamsT,
         lr: float | torch.Tensor = 0.1,
         *,
-        topology: Topology | str | None = None,
+        topology: Schedule | str | None = None,
         momentum: float | torch.Tensor = 0.9,
         weight_decay: float | torch.Tensor = 0.0,
         compressor: Compressor | Choco | None = None,

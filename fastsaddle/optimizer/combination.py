@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,6 +63,9 @@ def check_parts(optimizer: Optimizer) -> None:
     steps = 4 + optimizer.is_named
     needs, gamma = optimizer.rule.needs, optimizer.communicator.consensus_step
     needs.check(optimizer.topology, gamma, optimizer.who, stacklevel=steps)
+    lost = optimizer.communicator.given_up
+    if lost is not None:
+        warnings.warn(lost, RuntimeWarning, stacklevel=steps - 1)
     if optimizer.state_dtype != torch.float32:
         if not optimizer.rule.keeps_half:
             raise ValueError(f"state_dtype must be torch.float32 for {optimizer.rule.name}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.kernels.op import ops, use_backend
 from fastsaddle.optimizer.hyperparameters import TAKEN
 from fastsaddle.ranks.fingerprint import agree, refuse

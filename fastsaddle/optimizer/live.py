@@ -46,7 +46,8 @@ class Live:
         skipped: `[agents]` int32: gradients that were not finite.
         scalars: hyperparameters as tensors.
         locals: the agents' own optimizers; held_locals: their states, until they are made.
-        bytes_sent: by the agents here, so far.
+        bytes_sent: by the agents here, so far; bytes_unlike: and further ones, of steps that send unlike, int64 0-d on
+            the device; None where there were none.
         made: buffers that are not kept between steps, and what is made once for these buffers.
         phase: where a step in progress stands.
         loading: of parameters whose state is being loaded, the values that torch would cast.
@@ -68,6 +69,7 @@ class Live:
         self.skipped = torch.zeros(0, dtype=torch.int32, device="cpu")
         self.scalars: Scalars | None = None
         self.bytes_sent = 0
+        self.bytes_unlike: torch.Tensor | None = None
         self.dim = 0
         self.count = 0
         self.held: list[tuple[Parameter, str, Any]] = []

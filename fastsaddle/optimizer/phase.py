@@ -46,7 +46,7 @@ class Phase:
     def forget(self) -> None:
         """No step is in progress, wherever parameters are."""
         self.rounds: list[Round] | None = None
-        self.nbytes = 0
+        self.nbytes: int | torch.Tensor = 0
         self.passing: dict[str, Any] = {}
         self.looked: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.slot = 0

@@ -113,7 +113,7 @@ class Optimizer(torch.optim.Optimizer):
         gradient, rule, communicator: its parts; the communicator is that of these parameters, `plan` what was given.
         agents: rows of the buffers, agents of this process; 1 for ordinary parameters.
         placement: who holds which agents, where they are in several processes; else None.
-        topology: the graph; None where there is none.
+        topology: the graph, or the schedule of graphs, that was given; None where there is none.
         rows: the flat buffers of parameters and gradients.
         flat_state: state buffers by name, `[agents, stride]`; `state[p][name]` are views of them.
         scalar_state: state of one number for each group and agent, `[groups, agents]`, by name.
@@ -221,7 +221,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def topology(self) -> Any:
-        return self.communicator.topology
+        return self.communicator.schedule
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -323,11 +323,24 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def bytes_sent(self) -> int:
-        return self.live.bytes_sent
+        unlike = self.live.bytes_unlike
+        return self.live.bytes_sent + (0 if unlike is None else int(unlike))
 
     @bytes_sent.setter
     def bytes_sent(self, count: int) -> None:
         self.live.bytes_sent = count
+        if self.live.bytes_unlike is not None:
+            self.live.bytes_unlike.zero_()
+
+    def _count(self, nbytes: int | torch.Tensor) -> None:
+        """Count what a step sent; where rounds of a period send unlike it is known on the device alone."""
+        live = self.live
+        if not isinstance(nbytes, torch.Tensor):
+            live.bytes_sent += nbytes
+        elif live.bytes_unlike is None:
+            live.bytes_unlike = nbytes.clone()
+        else:
+            live.bytes_unlike.add_(nbytes)
 
     @property
     def bytes_on_wire(self) -> int:
@@ -705,7 +718,7 @@ class Optimizer(torch.optim.Optimizer):
             ]
             undo = None if cannot_fail(self) else copies(self)
             try:
-                nbytes = 0
+                nbytes: int | torch.Tensor = 0
                 if groups:
                     self.rule.advance(groups, self)
                     nbytes = self.communicator.finish(self)
@@ -716,8 +729,8 @@ class Optimizer(torch.optim.Optimizer):
                 raise
             for comm in phase.rounds:
                 comm.settle()
-                nbytes += comm.nbytes
-            live.bytes_sent += nbytes + phase.nbytes
+                nbytes = nbytes + comm.nbytes
+            self._count(nbytes + phase.nbytes)
             live.rounds.add_(1)
             self.rows.second_pass = False
             phase.clear()
@@ -762,7 +775,8 @@ class Optimizer(torch.optim.Optimizer):
         if self.live.heard.is_old and views:
             self.communicator.resume([e for v in views for e in v.exchanges])
             self.live.heard.is_old = False
-        return [Round(self.communicator, v.exchanges, sends, gossips) for v in views]
+        meetings = self.communicator.meetings(self) if gossips else ()
+        return [Round(self.communicator, v.exchanges, sends, gossips, meetings) for v in views]
 
     def begin_rounds(self) -> Iterator[tuple[Round, slice]]:
         """Begin this step's exchanges before its gradients: each group's round and columns."""

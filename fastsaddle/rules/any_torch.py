@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.base import Communicator, Round
+from fastsaddle.graphs.needs import GraphNeeds
 from fastsaddle.optimizer.hyperparameters import differ
 from fastsaddle.optimizer.rows import Rows
 from fastsaddle.rules.base import Rule
@@ -38,6 +39,7 @@ class Torch(Rule):
             no torch optimizer, or one with other groups.
     """
 
+    needs = GraphNeeds(symmetric=False)
     decides_on_host = "local optimizers step one after the other, as norms read on the host say"
 
     def __init__(self, local: Local) -> None:

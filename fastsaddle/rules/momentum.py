@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from fastsaddle.comm.base import Round, local_models, take_mixed
+from fastsaddle.graphs.needs import GraphNeeds
 from fastsaddle.optimizer.hyperparameters import Flag, Hyperparameter, Range
 from fastsaddle.optimizer.rows import Rows
 from fastsaddle.optimizer.state import State
@@ -54,6 +55,7 @@ class Momentum(Rule):
         ValueError: another kind, or numbers out of range.
     """
 
+    needs = GraphNeeds(symmetric=False)
     takes_saved = True
     is_atomic = True
     exchanges_first = True
@@ -119,6 +121,7 @@ class AdaptedMomentum(Momentum):
         ValueError: another kind or displacement, or numbers out of range.
     """
 
+    needs = GraphNeeds()
     takes_saved = False
     keeps_half = False
     mixes_first = True

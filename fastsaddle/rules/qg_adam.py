@@ -8,6 +8,7 @@ import torch
 
 from fastsaddle.comm.base import Communicator, Round
 from fastsaddle.compressors._wire import row_norms
+from fastsaddle.graphs.needs import GraphNeeds
 from fastsaddle.kernels._shared.square_root import square_root
 from fastsaddle.optimizer.hyperparameters import POSITIVE, Pair
 from fastsaddle.optimizer.rows import Rows
@@ -46,6 +47,7 @@ class QGAdam(Rule):
 
     hyperparameters = {"betas": Pair((0.9, 0.999)), "eps": POSITIVE}
     is_elementwise = True
+    needs = GraphNeeds(symmetric=False)
     is_atomic = True
 
     def __init__(

@@ -6,6 +6,7 @@ import torch
 
 from fastsaddle.comm.base import Communicator, Round
 from fastsaddle.gradients.ascents import Ascent, MomentumSAM
+from fastsaddle.graphs.needs import GraphNeeds
 from fastsaddle.optimizer.hyperparameters import Flag, Range, differ
 from fastsaddle.optimizer.rows import MOMENTUM, Rows
 from fastsaddle.optimizer.state import State
@@ -15,6 +16,7 @@ from fastsaddle.rules.base import Rule
 class Tracking(Rule):
     """Base of rules that correct for heterogeneous data by rows that they send besides the models."""
 
+    needs = GraphNeeds(symmetric=False)
     is_elementwise = True
     is_atomic = True
     ascent_state = MOMENTUM

@@ -466,6 +466,7 @@ TOP = TopK(0.5)
 MOMENTUM_SAM = SAM(sam=fs.MomentumSAM())
 TRACKING = (R.GradientTracking, R.MomentumTracking, R.D2, R.Relay, R.GUT)
 ONE_WAY = fs.Topology("one way", (torch.eye(4).roll(1, 1) + torch.eye(4)).double() / 2)
+ROWS = fs.Topology("rows alone", (torch.eye(4).double() + torch.eye(4)[[1, 2, 3, 2]]) / 2)
 PAIR = fs.topology.from_matrix([[0.2, 0.8], [0.8, 0.2]])
 CHAIN = fs.topology.chain(4)
 
@@ -548,8 +549,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         f"one way, {rule.name}": (
             parts(rule, communicator=gossip(ONE_WAY)), f"{rule.name} needs a symmetric mixing matrix"
         )
+        for rule in (R.AdaptedMomentum(), R.D2(), R.Relay())
+    },
+    **{
+        f"rows alone, {rule.name}": (
+            parts(rule, communicator=gossip(ROWS)),
+            f"{rule.name} needs a (symmetric|doubly stochastic) mixing matrix, .* is row-stochastic",
+        )
         for rule in (R.Momentum(), R.AdaptedMomentum(), R.QGAdam(), *(rule() for rule in TRACKING), R.Torch(sgd))
     },
+    "sums alone": (
+        parts(R.Momentum, communicator=gossip(fs.Topology("sums alone", ROWS.W.T))),
+        "Momentum needs a doubly stochastic mixing matrix, .* is column-stochastic",
+    ),
     "no tree": (parts(R.Relay, communicator=gossip("ring")), "Relay needs a tree"),
     "eigenvalue": (parts(R.D2, communicator=gossip(PAIR)), "D2 needs .*eigenvalues are above -1/3.*0.5"),
     "eigenvalue, compressed": (

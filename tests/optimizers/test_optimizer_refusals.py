@@ -24,7 +24,7 @@ def good(*shape: int) -> nn.Parameter:
 
 
 def skewed() -> fs.Topology:
-    W = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.3, 0.2, 0.5]])
+    W = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.3, 0.2, 0.5]])
     return fs.topology.from_matrix(W, require_symmetric=False)
 
 
@@ -59,9 +59,18 @@ OPTIONS: dict[str, tuple[tuple[type[Any], ...], dict[str, Any], str]] = {
     "passes": (SHARP, {"closure_passes": 3}, "closure_passes must be 2 .* got 3"),
     "backend": ((fs.DSGD,), {"backend": "cuda"}, "backend must be one of .*native.* got 'cuda'"),
     "graph": ((fs.DSGD,), {"topology": "path"}, "unknown topology 'path'; known: ring"),
-    "no graph": ((fs.DSGD,), {"topology": 3}, "topology must be a Topology or a string, got 3"),
+    "no graph": ((fs.DSGD,), {"topology": 3}, "must be a Schedule, a Topology or a string, got 3"),
     "size": ((fs.QGM,), {"topology": fs.topology.ring(4)}, "ring has 4 agents, but 3 are needed"),
-    "skewed": (tuple(METHODS.values()), {"topology": skewed()}, "needs a symmetric mixing matrix"),
+    "skewed": (
+        tuple(METHODS.values()),
+        {"topology": skewed()},
+        r"needs a doubly stochastic mixing matrix, Topology\(matrix.* is row-stochastic",
+    ),
+    "skewed in a round": (
+        tuple(METHODS.values()),
+        {"topology": fs.topology.sequence([fs.topology.ring(3), skewed()])},
+        r"needs a doubly stochastic mixing matrix, that of round 1 of .*sequence.* is row-stochastic",
+    ),
 }
 GIVEN: dict[str, tuple[Callable[[], list[Any]], str]] = {
     "leading dimension": (

@@ -173,7 +173,10 @@ def test_what_a_function_may_return(here: Path) -> None:
         ("parts", "--topology graphs.py:parts: a topology must be connected"),
         ("directed", "--topology graphs.py:directed: G must be an undirected simple graph"),
         ("nothing", "--topology graphs.py:nothing must give .*, got NoneType of object"),
-        ("words", "must give a Topology, a networkx graph or a matrix of real numbers, got str"),
+        (
+            "words",
+            "must give a Topology, a Schedule, a networkx graph or a matrix of real numbers, got str",
+        ),
         ("imaginary", "of real numbers, got ndarray of complex128"),
         ("imaginary_tensor", "of real numbers, got Tensor of torch.complex64"),
         ("ragged", "a matrix of real numbers: .*inhomogeneous"),

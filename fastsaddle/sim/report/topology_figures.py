@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.mixing_matrix import Topology
+from fastsaddle.graphs.schedule import Schedule, most_neighbors
+from fastsaddle.graphs.spectrum import described
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.report.drawing import INK, Panel, Picture, inked, to_svg
@@ -57,7 +59,8 @@ def draw(groups: list[RunGroup]) -> Picture:
             continue
         name = f"topology-{len(panels)}"
         title = f"{text}, {of_agents(agents)}" if len(named) > 1 else ""
-        panels.append(Panel(title, to_svg(_draw(graph), name, f"{text}, {of_agents(agents)}")))
+        drawing = _draw(graph.union)
+        panels.append(Panel(title, to_svg(drawing, name, f"{text}, {of_agents(agents)}")))
         sentences.append(_describe(graph, text))
     if alone:
         sentences.append(f"Not along a graph, but all with all: {', '.join(alone)}.")
@@ -67,14 +70,20 @@ def draw(groups: list[RunGroup]) -> Picture:
     return Picture("topology", "Topology", caption, tuple(panels))
 
 
-def _describe(graph: Topology, text: str) -> str:
+def _describe(schedule: Schedule, text: str) -> str:
+    graph = schedule.union
     degrees = [len(row) for row in graph.neighbors]
     low, high = min(degrees), max(degrees)
     each = str(low) if low == high else f"{low} to {high}"
     sentence = (
-        f"{text}: {of_agents(graph.agents)}, {graph.edges:,} links, {each} neighbors each, spectral "
-        f"gap {graph.spectral_gap:.4g}."
+        f"{text}: {of_agents(graph.agents)}, {graph.edges:,} links, {each} neighbors each, "
+        f"{described(schedule)}."
     )
+    if not isinstance(schedule, Topology):
+        sentence += (
+            " Drawn are the links of all rounds; in one round an agent hears "
+            f"{most_neighbors(schedule)} of these neighbors at most."
+        )
     if TORUS.fullmatch(graph.name):
         sentence += " Open ends at a border meet at the opposite one."
     if graph.edges > MOST_EDGES:

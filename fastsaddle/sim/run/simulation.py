@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle.gradients.base import AtRows
+from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.optimizer.hyperparameters import Range
 from fastsaddle.sim import choices, methods
 from fastsaddle.sim.config import MOST_STEPS, TrainConfig
@@ -199,12 +200,12 @@ class Simulation:
 
     @property
     def counted(self) -> tuple[int, ...]:
-        """Bytes sent and samples that gradients were taken of, so far, by all agents."""
-        return self.optimizer.bytes_sent, self._samples
+        """Bytes sent and samples that gradients were taken of, so far, as far as the host counts them."""
+        return self.optimizer.live.bytes_sent, self._samples
 
     @counted.setter
     def counted(self, numbers: tuple[int, ...]) -> None:
-        self.optimizer.bytes_sent, self._samples = numbers
+        self.optimizer.live.bytes_sent, self._samples = numbers
 
     @property
     def version(self) -> int:
@@ -231,6 +232,10 @@ class Simulation:
             return None
         if self.world is not None:
             raise ValueError("--ccl-model and --ccl-data work in one process: take --ranks off")
+        if not isinstance(self.topology, Topology):
+            raise ValueError(
+                f"--ccl-model and --ccl-data need a graph that stays, got {self.topology!r}"
+            )
         sent = isinstance(self.optimizer.rule, methods.SENDING_MODELS)
         classes = len(self.dataset.classes)
         return CrossFeatures(self.engine, self.topology, classes, *weights, models_are_sent=sent)

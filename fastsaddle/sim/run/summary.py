@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastsaddle.graphs import spectrum
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run import checkpoint, independence, topologies
@@ -57,7 +58,7 @@ def who_talks(job: Job) -> str:
         text = job.config.topology
         # a built-in name may leave sizes and seeds open, which the graph's has
         name = label(text) if topologies.is_own(text) else graph.name
-        return f"{name} (spectral gap {graph.spectral_gap:.4f})"
+        return f"{name} ({spectrum.described(graph)})"
     period = job.config.period
     return "averaged by QSR" if period.startswith("qsr") else f"averaged every {period} steps"
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from fastsaddle.graphs import edge_list, topology
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.schedule import Schedule, is_schedule
 from fastsaddle.sim import choices
 from fastsaddle.sim.data.arrays import read_npy
 
 
-def find(text: str, agents: int, seed: int) -> Topology:
+def find(text: str, agents: int, seed: int) -> Schedule:
     """The graph that `--topology` names: built in, a file of edges (.txt), a mixing matrix (.npy), or file.py:name.
 
     Raises ValueError for what is no connected graph of so many agents, FileNotFoundError for a file that is not there.
@@ -38,7 +38,7 @@ def is_own(text: str) -> bool:
     return choices.is_data_file(text) or choices.OWN.fullmatch(text) is not None
 
 
-def _read(path: Path, agents: int) -> Topology:
+def _read(path: Path, agents: int) -> Schedule:
     if path.suffix == ".txt":
         return edge_list.read(path, agents)
     try:
@@ -48,12 +48,12 @@ def _read(path: Path, agents: int) -> Topology:
     return _from_matrix(str(path), matrix)
 
 
-def _called(own: choices.Choice, agents: int, seed: int) -> Topology:
-    """What the user's function says, which may be a topology, a graph of networkx or a mixing matrix."""
+def _called(own: choices.Choice, agents: int, seed: int) -> Schedule:
+    """What the user's function says, which may be a topology, a schedule, a graph of networkx or a mixing matrix."""
     import networkx as nx
 
     found = own(agents=agents, seed=seed)
-    if isinstance(found, Topology):
+    if is_schedule(found):
         return found
     if isinstance(found, nx.Graph):
         try:
@@ -63,8 +63,10 @@ def _called(own: choices.Choice, agents: int, seed: int) -> Topology:
     return _from_matrix(f"--topology {own.text}", found)
 
 
-def _from_matrix(source: str, content: Any) -> Topology:
-    rule = f"{source} must give a Topology, a networkx graph or a matrix of real numbers"
+def _from_matrix(source: str, content: Any) -> Schedule:
+    rule = (
+        f"{source} must give a Topology, a Schedule, a networkx graph or a matrix of real numbers"
+    )
     if isinstance(content, torch.Tensor):
         matrix, is_real = content, not content.is_complex()
     else:
@@ -81,7 +83,7 @@ def _from_matrix(source: str, content: Any) -> Topology:
         raise ValueError(f"{source}: {error}") from error
 
 
-def _checked(text: str, graph: Topology, agents: int) -> Topology:
+def _checked(text: str, graph: Schedule, agents: int) -> Schedule:
     if graph.agents != agents:
         raise ValueError(f"--topology {text} has {graph.agents} agents, but --agents is {agents}")
     return graph

@@ -1,0 +1,171 @@
+"""Graphs that change from gossip to gossip: one object that says which graph a round has."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from fastsaddle.graphs.mixing_matrix import Kind, Topology, check_connected, networkx
+
+# graphs of the last rounds that were asked for
+KEPT = 64
+# rounds that stand for all of them where these never end
+LOOKED_AT = 1000
+# the weakest first
+KINDS: tuple[Kind, ...] = (
+    "column-stochastic",
+    "row-stochastic",
+    "doubly stochastic",
+    "symmetric doubly stochastic",
+)
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """Which graph gossip number t has, counted from 0; only gossips that happen count. A `Topology` is one, too.
+
+    Your own is any class with these: give it as `topology=`. It may also say `kind` and `most_neighbors`, see the
+    functions of these names.
+
+    Attributes:
+        agents: how many talk.
+        name: in messages and tables.
+        period: after how many rounds the graphs come again; None where they never do. Graphs that come again are laid
+            out on the device once, those that do not are asked for in each step, on the host.
+        union: every edge of any round. Its W is the mean of the rounds' W, or what they are on average.
+    """
+
+    @property
+    def agents(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def period(self) -> int | None: ...
+
+    @property
+    def union(self) -> Topology: ...
+
+    def at(self, round: int) -> Topology:
+        """The graph of a round >= 0, the same whenever it is asked for; it need not be connected."""
+        ...
+
+
+class Periodic:
+    """Graphs one after the other, again and again.
+
+    Args:
+        name: in messages and tables.
+        graphs: those of a period, at least one, of the same agents.
+
+    Raises:
+        ValueError: no graphs, graphs of several sizes, or ones that together do not connect all agents.
+    """
+
+    def __init__(self, name: str, graphs: Sequence[Topology]) -> None:
+        if not graphs or not all(isinstance(graph, Topology) for graph in graphs):
+            raise ValueError(f"graphs must be one fs.Topology or more, got {list(graphs)!r}")
+        sizes = [graph.agents for graph in graphs]
+        if len(set(sizes)) > 1:
+            raise ValueError(f"graphs of a schedule must have the same agents, got {sizes}")
+        self.name, self.graphs, self.agents = name, tuple(graphs), sizes[0]
+        mean = torch.stack([graph.W for graph in graphs]).mean(0)
+        self.union = Topology(name, mean)
+        links = networkx().DiGraph((mean > 0).nonzero().tolist())
+        check_connected(links, f"all graphs of {name} together", "add graphs")
+
+    @property
+    def period(self) -> int:
+        return len(self.graphs)
+
+    def at(self, round: int) -> Topology:
+        return self.graphs[round % len(self.graphs)]
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.name}, agents={self.agents}, period={self.period})"
+
+
+class Drawn:
+    """Base of graphs that are drawn by (seed, round), whichever rounds were asked for before.
+
+    Args:
+        name: in messages and tables.
+        union: the mean of what is drawn.
+        kind: of every graph, by how it is made.
+        most: neighbors that an agent has in a round at most.
+    """
+
+    period = None
+
+    def __init__(self, name: str, union: Topology, kind: Kind, most: int) -> None:
+        self.name, self.union, self.kind, self.agents = name, union, kind, union.agents
+        self.most_neighbors = most
+        self._last: OrderedDict[int, Topology] = OrderedDict()
+
+    def draw(self, round: int) -> Topology:
+        """The graph of a round, made anew."""
+        # each schedule has its own
+        raise NotImplementedError
+
+    def at(self, round: int) -> Topology:
+        found = self._last.get(round)
+        if found is None:
+            found = self._last[round] = self.draw(round)
+            if len(self._last) > KEPT:
+                self._last.popitem(last=False)
+        return found
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.name}, agents={self.agents}, drawn)"
+
+
+def sequence(graphs: Sequence[Topology], name: str = "sequence") -> Schedule:
+    """Graphs of your own, one a gossip, from the first again after the last.
+
+    Each may leave agents alone (`from_matrix(W, allow_disconnected=True)`), all together must connect them.
+
+    Raises:
+        ValueError: see `Periodic`.
+    """
+    return Periodic(name, graphs)
+
+
+def is_schedule(given: object) -> bool:
+    """Whether it says which graph each round has."""
+    return isinstance(given, Schedule) and not isinstance(given, type)
+
+
+def rounds_of(schedule: Schedule) -> range:
+    """Those of a period; the first 1,000 of a schedule that has none."""
+    return range(LOOKED_AT if schedule.period is None else schedule.period)
+
+
+def kind_of(schedule: Schedule) -> Kind:
+    """What W is in every round, as `Topology.kind`: the weakest of a period's, or of the first 1,000.
+
+    A schedule whose own `kind` says it, as those that are drawn do, is believed.
+    """
+    told: Kind | None = getattr(schedule, "kind", None)
+    if told is not None:
+        return told
+    return min((schedule.at(t).kind for t in rounds_of(schedule)), key=KINDS.index)
+
+
+def most_neighbors(schedule: Schedule) -> int:
+    """Neighbors that an agent has in one round at most, or more: those of any round where no period tells."""
+    told: int | None = getattr(schedule, "most_neighbors", None)
+    if told is not None:
+        return told
+    graphs = [schedule.union]
+    if schedule.period is not None:
+        graphs = [schedule.at(t) for t in range(schedule.period)]
+    return max(len(near) for graph in graphs for near in graph.neighbors)
+
+
+def most_messages(schedule: Schedule) -> int:
+    """Models sent by all agents together in one gossip, in the busiest round of a period or of the first 1,000."""
+    return max(schedule.at(t).messages for t in rounds_of(schedule))

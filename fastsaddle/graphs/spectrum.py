@@ -1,0 +1,79 @@
+"""How fast the rounds of a schedule bring agents together, one after the other."""
+
+import math
+
+import torch
+
+from fastsaddle.graphs.mixing_matrix import Topology
+from fastsaddle.graphs.schedule import Schedule, kind_of
+
+# rounds that an estimate is over where graphs never come again
+ESTIMATED_OVER = 200
+
+
+def rounds_over(schedule: Schedule) -> int:
+    """Rounds that `consensus_rate` is over: a period, or 200 where there is none."""
+    return ESTIMATED_OVER if schedule.period is None else schedule.period
+
+
+def consensus_rate(schedule: Schedule) -> float:
+    """What a gossip leaves of the agents' distance to their mean, the geometric mean over a period's rounds.
+
+    It is the second singular value of the product of a period's W to the power 1 / period: over whole periods no
+    distance shrinks by less. 0: a period leaves nothing, 1: gossip never agrees. Of graphs that never come again it is
+    the same of the first 200, an estimate. Of W that are row- or column-stochastic alone it is of what they bring to
+    agreement, row by row or after push-sum. Of a symmetric graph that stays it is 1 - `spectral_gap`.
+    """
+    agents, rounds = schedule.agents, rounds_over(schedule)
+    center = torch.eye(agents, dtype=torch.float64, device="cpu") - 1 / agents
+    left_alone = kind_of(schedule) == "column-stochastic"
+    product, log = center, 0.0
+    for t in range(rounds):
+        product = schedule.at(t).W @ product
+        # rounding must not bring back what a mean is made of
+        product = product @ center if left_alone else center @ product
+        size = float(product.norm())
+        if size < agents * 1e-15:
+            return 0.0
+        product, log = product / size, log + math.log(size)
+    norm = float(torch.linalg.matrix_norm(product, 2))
+    return min(1.0, math.exp((math.log(norm) + log) / rounds))
+
+
+def extrapolated_growth(schedule: Schedule, consensus_step: float = 1.0) -> float:
+    """What x_{t+1} = W_t (2 x_t - x_{t-1}), D2 without gradients, grows by in a round once agents differ.
+
+    The spectral radius of a period's product to the power 1 / period, on what sums to zero; of graphs that never come
+    again the growth over the first 200 rounds. Below one differences die out. Where W stays it is at most one if no
+    eigenvalue is below -1/3; where it changes, eigenvalues of the rounds do not tell.
+
+    Args:
+        schedule: doubly stochastic.
+        consensus_step: gamma, folded into W.
+    """
+    agents, rounds = schedule.agents, rounds_over(schedule)
+    whole = torch.eye(agents, dtype=torch.float64, device="cpu")
+    center = whole - 1 / agents
+    now = torch.cat([center, torch.zeros_like(center)], 1)
+    before, log = now.roll(agents, 1), 0.0
+    for t in range(rounds):
+        W = (1 - consensus_step) * whole + consensus_step * schedule.at(t).W
+        now, before = center @ W @ (2 * now - before), now
+        size = max(1e-300, float(torch.cat([now, before]).norm()))
+        now, before, log = now / size, before / size, log + math.log(size)
+    product = torch.cat([now, before])
+    if schedule.period is None:
+        radius = float(torch.linalg.matrix_norm(product, 2))
+    else:
+        radius = float(torch.linalg.eigvals(product).abs().max())
+    return math.exp((math.log(max(radius, 1e-300)) + log) / rounds)
+
+
+def described(schedule: Schedule) -> str:
+    """How fast it mixes, in a few words: a graph's spectral gap, or the consensus rate of graphs that change."""
+    if isinstance(schedule, Topology):
+        return f"spectral gap {schedule.spectral_gap:.4g}"
+    over = f"its period of {schedule.period}"
+    if schedule.period is None:
+        over = f"{ESTIMATED_OVER} rounds, an estimate"
+    return f"consensus rate {consensus_rate(schedule):.4g} a round over {over}"
