@@ -165,6 +165,10 @@ class Exchange:
         """Who talks to whom in this gossip; None where W stays."""
         return self.meetings[0] if self.meetings else None
 
+    def messages_of(self, communicator: Communicator) -> int | torch.Tensor:
+        """Rows that such a gossip sends."""
+        return communicator.messages if self.meeting is None else self.meeting.messages
+
     def count(self, messages: int | torch.Tensor) -> None:
         """So many rows of the layout were sent whole."""
         self.nbytes = self.nbytes + 4 * self.layout.dim * messages
@@ -374,7 +378,7 @@ class Communicator:
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
         """One exchange of which nothing is mixed yet: neighbors know models x from now on; states follow."""
-        exchange.count(self.messages if exchange.meeting is None else exchange.meeting.messages)
+        exchange.count(exchange.messages_of(self))
 
     def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         """What neighbors know of models x after `publish`, then of the agents heard from elsewhere; may be x itself."""

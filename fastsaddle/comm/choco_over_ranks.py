@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -10,10 +11,12 @@ from fastsaddle.comm.base import Exchange
 from fastsaddle.comm.choco import ORDERS, Choco, CompressedGossip, fused
 from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.compressors.base import Payload
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.mixing_matrix import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.ranks.halo import Halo
 from fastsaddle.ranks.header import Kind
 from fastsaddle.ranks.placement import Placement
+from fastsaddle.ranks.plan import Plan
 
 
 class CompressedRankGossip(CompressedGossip, RankGossip):
@@ -23,7 +26,7 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
     with 128 bytes of header. Receivers read them, and add the same values to the copies that owners add to theirs.
 
     Args:
-        topology: the whole graph.
+        schedule: the whole graph, or which one each gossip has: messages go to the neighbors of any round.
         placement: who holds which agents.
         consensus_step: gamma, in [0, 1].
         choco: compressor, order and options.
@@ -36,7 +39,7 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
 
     def __init__(
         self,
-        topology: Topology,
+        schedule: Schedule,
         placement: Placement,
         consensus_step: float,
         choco: Choco,
@@ -45,9 +48,13 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         stacked: bool = True,
     ) -> None:
         often = (every, rounds)
-        RankGossip.__init__(self, topology, placement, consensus_step, *often, False, stacked)
+        RankGossip.__init__(self, schedule, placement, consensus_step, *often, False, stacked)
         self._compress(choco, None if self.peers.who else fused(choco))
         self._payloads: dict[tuple[int, torch.device], Halo] = {}
+
+    def plan_of(self, graph: Topology) -> Plan:
+        # public copies are those of all that are ever heard
+        return replace(self.plan, mixes=graph)
 
     @property
     def holds(self) -> Sequence[int]:

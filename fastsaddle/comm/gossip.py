@@ -11,7 +11,6 @@ from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.comm.period import check_steps
 from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
 from fastsaddle.compressors.base import Compressor
-from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.graphs.topology import check_topology, is_drawn, resolve
 from fastsaddle.ranks.placement import Placement, is_stack
@@ -78,8 +77,6 @@ class Gossip:
         if placement is not None:
             stacked = is_stack(leading, placement)
             graph = self._graph(placement.all_agents)
-            if not isinstance(graph, Topology):
-                raise ValueError(f"agents on several ranks need a graph that stays, got {graph!r}")
             if choco == as_choco(None):
                 return RankGossip(graph, placement, self.consensus_step, *often, stacked=stacked)
             gamma = self.consensus_step

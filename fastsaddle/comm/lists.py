@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -65,9 +66,8 @@ class MixingLists:
             self._lists(topology, consensus_step) if plan is None else plan.lists(consensus_step)
         )
         self.agents, self.width = whole.neighbors.shape
-        near = () if topology is None else topology.neighbors
-        # each edge's two ends send to each other
-        self.messages = sum(map(len, near if plan is None else near[slice(*plan.span)]))
+        everybody = 0 if topology is None else topology.messages
+        self.messages = everybody if plan is None else plan.messages
         own = torch.arange(self.agents, dtype=torch.int32, device="cpu")[:, None]
         one = torch.ones(self.agents, 1, dtype=torch.float32, device="cpu")
         alone = Lists(own, one, incoming(own))
@@ -108,22 +108,26 @@ class Meeting:
         number: of the gossip, counted from 0: int64 `[1]` on the device, or on the host where graphs are drawn there.
         lists: its lists.
         messages: rows sent in it, all neighbors together; int64 0-d on the device where rounds of a period differ.
+        plan: who sends which rows to whom, where agents are in several processes.
     """
 
     number: torch.Tensor | int
     lists: Lists
     messages: torch.Tensor | int
+    plan: Plan | None = None
 
 
 class ChangingLists:
     """The neighbor lists of a schedule's rounds.
 
     Those of a period lie in one table on the device, `[period, agents, width]`, and a round is found there by a number
-    on the device, so that a step can be captured. Those that never come again are made on the host, in each step.
+    on the device, so that a step can be captured. Those that never come again are made on the host, in each step, and
+    so are all over processes, whose steps are never captured.
 
     Args:
         schedule: which graph each round has.
         consensus_step: gamma, folded into the weights: (1 - gamma) I + gamma W.
+        plan_of: a graph's plan, where agents are in several processes.
 
     Attributes:
         width: of all lists, one more than the most neighbors in any round.
@@ -133,16 +137,21 @@ class ChangingLists:
         ValueError: gamma outside [0, 1].
     """
 
-    def __init__(self, schedule: Schedule, consensus_step: float = 1.0) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        consensus_step: float = 1.0,
+        plan_of: Callable[[Topology], Plan] | None = None,
+    ) -> None:
         check_consensus_step(consensus_step)
-        self.schedule, self.consensus_step = schedule, consensus_step
+        self.schedule, self.consensus_step, self._plan_of = schedule, consensus_step, plan_of
         self.width = 1 + most_neighbors(schedule)
         self.messages: tuple[int, ...] = ()
         # one a device, kept for good: a captured graph knows nothing but addresses
         self._tables: dict[torch.device, _Table] = {}
-        # of one round, for the parts of a step that ask for it
-        self._drawn: tuple[int, torch.device, Lists] | None = None
-        if schedule.period is not None:
+        # made on the host: of a period, or of one round, for the parts of a step that ask for it
+        self._made: dict[tuple[int, torch.device], Meeting] = {}
+        if schedule.period is not None and plan_of is None:
             graphs = [schedule.at(t) for t in range(schedule.period)]
             self.messages = tuple(graph.messages for graph in graphs)
             table = _Table.of([self._padded(graph) for graph in graphs])
@@ -151,7 +160,7 @@ class ChangingLists:
     def meeting(self, number: torch.Tensor | int, device: torch.device) -> Meeting:
         """A gossip by its number: int64 `[1]` on the device for a schedule with a period, else on the host."""
         if isinstance(number, int):
-            return Meeting(number, self._lists(number, device), self.schedule.at(number).messages)
+            return self._on_host(number, device)
         table = self._table(device)
         place = number.remainder(len(table.neighbors))
         alike = len(set(self.messages)) == 1
@@ -161,7 +170,7 @@ class ChangingLists:
     def lists(self, meeting: Meeting, device: torch.device) -> Lists:
         """Those of a meeting, with this gamma, whatever gamma the meeting's own have."""
         if isinstance(meeting.number, int):
-            return self._lists(meeting.number, device)
+            return self._on_host(meeting.number, device).lists
         table = self._table(device)
         return table.lists(meeting.number.remainder(len(table.neighbors)))
 
@@ -171,19 +180,25 @@ class ChangingLists:
             self._tables[device] = _Table(*(t.to(device) for t in vars(first).values()))
         return self._tables[device]
 
-    def _lists(self, number: int, device: torch.device) -> Lists:
-        last = self._drawn
-        if last is None or last[:2] != (number, device):
-            lists = vars(self._padded(self.schedule.at(number))).values()
-            last = self._drawn = number, device, Lists(*(t.to(device) for t in lists))
-        return last[2]
+    def _on_host(self, number: int, device: torch.device) -> Meeting:
+        """A gossip, made for it alone."""
+        period = self.schedule.period
+        key = (number if period is None else number % period), device
+        if key not in self._made:
+            if period is None:
+                self._made.clear()
+            graph = self.schedule.at(number)
+            plan = None if self._plan_of is None else self._plan_of(graph)
+            lists = Lists(*(t.to(device) for t in vars(self._padded(graph, plan)).values()))
+            sent = graph.messages if plan is None else plan.messages
+            self._made[key] = Meeting(number, lists, sent, plan)
+        return replace(self._made[key], number=number)
 
-    def _padded(self, graph: Topology) -> Lists:
+    def _padded(self, graph: Topology, plan: Plan | None = None) -> Lists:
         """A graph's lists, as wide as all others, on the CPU."""
-        neighbors, weights = graph.mixing_lists(self.consensus_step)
-        spare = (0, self.width - neighbors.shape[1])
-        if spare[1]:
-            neighbors, weights = F.pad(neighbors, spare, value=-1), F.pad(weights, spare)
+        if plan is not None:
+            return plan.lists(self.consensus_step, self.width)
+        neighbors, weights = padded(*graph.mixing_lists(self.consensus_step), self.width)
         return Lists(neighbors, weights, incoming(neighbors))
 
 
@@ -229,6 +244,16 @@ def differences(lists: Lists, x: torch.Tensor, halo: torch.Tensor) -> torch.Tens
         others = halo.index_select(0, lists.whose(slot))
         moved.add_(lists.weights[:, slot, None] * (others - x))
     return moved
+
+
+def padded(
+    neighbors: torch.Tensor, weights: torch.Tensor, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Neighbor lists `[agents, width]` that end where they ended before."""
+    spare = (0, width - neighbors.shape[1])
+    if not spare[1]:
+        return neighbors, weights
+    return F.pad(neighbors, spare, value=-1), F.pad(weights, spare)
 
 
 def incoming(neighbors: torch.Tensor) -> torch.Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 
 from fastsaddle.comm.base import AHEAD, Communicator, Exchange, LocalStep, local_models
+from fastsaddle.comm.lists import Meeting
 from fastsaddle.comm.stacked import StackedGossip
-from fastsaddle.graphs.topology import Topology
+from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.kernels.mix_update import mix_update
 from fastsaddle.ranks.errors import PeerError
 from fastsaddle.ranks.fingerprint import Agreement
@@ -84,14 +86,48 @@ class OverRanks(Communicator):
         return self.everybody.peers.bytes_on_wire
 
 
+class Buffers:
+    """What messages lie in, by what is sent.
+
+    Args:
+        plan: who sends which rows to whom.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._halos: dict[tuple[int, torch.device, Kind], Halo] = {}
+        self._edges: dict[tuple[int | None, int, torch.device], Mail] = {}
+
+    def halo(self, columns: int, device: torch.device, kind: Kind = Kind.ROW) -> Halo:
+        """Rows for whoever hears their agents."""
+        key = (columns, device, kind)
+        if key not in self._halos:
+            self._halos[key] = Halo(self._plan, *key)
+        return self._halos[key]
+
+    def edges(self, slot: int | None, nbytes: int, device: torch.device) -> Mail:
+        """Rows of edges: of those whose end is neighbor number `slot` of their sender, or of all."""
+        key = (slot, nbytes, device)
+        if key not in self._edges:
+            ways = self._plan.edges_out, self._plan.edges_in
+            out, into = ways if slot is None else (self._at(slot, way) for way in ways)
+            self._edges[key] = Mail(Kind.EDGE, out, into, nbytes, device)
+        return self._edges[key]
+
+    def _at(self, slot: int, edges: Mapping[int, Sequence[Edge]]) -> dict[int, list[Edge]]:
+        slot_of = self._plan.slot_of
+        found = {peer: [e for e in its if slot_of(e) == slot] for peer, its in edges.items()}
+        return {peer: its for peer, its in found.items() if its}
+
+
 class RankGossip(OverRanks, StackedGossip):
-    """Gossip along a graph whose agents are spread over processes.
+    """Gossip along a graph, or graphs that change, whose agents are spread over processes.
 
     Each exchange is one batch of sends and receives, one buffer for each peer and direction, which holds every row once
     for a rank, however many agents there hear it. Receivers weigh, in the order of the whole graph's lists.
 
     Args:
-        topology: the whole graph.
+        schedule: the whole graph, or which one each gossip has.
         placement: who holds which agents.
         consensus_step, every, rounds: as in `Gossip`.
         folded: whether gamma is folded into the weights.
@@ -105,7 +141,7 @@ class RankGossip(OverRanks, StackedGossip):
 
     def __init__(
         self,
-        topology: Topology,
+        schedule: Schedule,
         placement: Placement,
         consensus_step: float = 1.0,
         every: int = 1,
@@ -113,26 +149,53 @@ class RankGossip(OverRanks, StackedGossip):
         folded: bool = True,
         stacked: bool = True,
     ) -> None:
-        if topology.agents != placement.all_agents:
+        if schedule.agents != placement.all_agents:
             raise ValueError(
-                f"{topology.name} has {topology.agents} agents, but {placement.all_agents} are placed, "
+                f"{schedule.name} has {schedule.agents} agents, but {placement.all_agents} are placed, "
                 f"{list(placement.counts)} on {len(placement.counts)} ranks"
             )
-        self.plan = Plan(topology, placement.counts, placement.rank)
-        super().__init__(topology, consensus_step, every, rounds, False, folded, self.plan)
+        plan = Plan(schedule.union, placement.counts, placement.rank)
+        super().__init__(schedule, consensus_step, every, rounds, False, folded, plan)
         self._place(placement)
         self.stacked = stacked
-        self.heard = len(self.plan.halo)
-        self.notes.hearers = self.plan.hearers
-        self.peers = Peers(placement, self.plan.sends, self.plan.receives)
-        self._halos: dict[tuple[int, torch.device, Kind], Halo] = {}
-        self._edges: dict[tuple[int | None, int, torch.device], Mail] = {}
+        self.notes.hearers = plan.hearers
+        self.peers = Peers(placement, plan.sends, plan.receives)
+        self.plan = plan
+        # of graphs that never come again they go with the plan
+        self._buffers: WeakKeyDictionary[Plan, Buffers] = WeakKeyDictionary()
         self._slots_sent: list[tuple[int, Mail, torch.dtype]] = []
 
     @property
     def _rows_at_once(self) -> int:
         # each edge may have one
-        return max(super()._rows_at_once, *map(len, self.plan.edges_in.values()), 0)
+        assert self._plan is not None
+        return max(super()._rows_at_once, *map(len, self._plan.edges_in.values()), 0)
+
+    @property
+    def heard(self) -> int:  # type: ignore[override]
+        return len(self.plan.halo)
+
+    @property
+    def buffers(self) -> Buffers:
+        """Those of the round that was last begun."""
+        return self._buffers_of(self.plan)
+
+    def meetings(self, optimizer: Optimizer) -> tuple[Meeting, ...]:
+        found = super().meetings(optimizer)
+        if found and not self.is_compressed:
+            assert found[0].plan is not None
+            self.plan = found[0].plan
+        return found
+
+    def _buffers_of(self, plan: Plan) -> Buffers:
+        if plan not in self._buffers:
+            self._buffers[plan] = Buffers(plan)
+        return self._buffers[plan]
+
+    def _plan_in(self, exchange: Exchange) -> Plan:
+        """That of one gossip."""
+        meeting = exchange.meeting
+        return self.plan if meeting is None or meeting.plan is None else meeting.plan
 
     @property
     def bytes_on_wire(self) -> int:
@@ -142,16 +205,19 @@ class RankGossip(OverRanks, StackedGossip):
         self.peers.withdraw(error)
 
     def halo(self, x: torch.Tensor) -> torch.Tensor:
+        return self._halo_in(self.plan, x)
+
+    def _halo_in(self, plan: Plan, x: torch.Tensor) -> torch.Tensor:
         if not self.peers.who:
             return x
-        halo = self._halo_of(x.shape[1], x.device)
+        halo = self._buffers_of(plan).halo(x.shape[1], x.device)
         halo.own.copy_(x)
         return halo.exchange(self.peers)
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
         super().publish(x, exchange)
         ahead = self._arrived(x, exchange)
-        exchange.heard = self.halo(x) if ahead is None else ahead
+        exchange.heard = self._halo_in(self._plan_in(exchange), x) if ahead is None else ahead
 
     def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         assert exchange.heard is not None
@@ -167,19 +233,20 @@ class RankGossip(OverRanks, StackedGossip):
         others = [x for x, _, ahead in sent if ahead is None]
         heard: Iterator[torch.Tensor] = iter(())
         if others:
-            heard = iter(self.halo(torch.cat(others, 1)).split([x.shape[1] for x in others], 1))
+            together = self._halo_in(self._plan_in(exchanges[0]), torch.cat(others, 1))
+            heard = iter(together.split([x.shape[1] for x in others], 1))
         for _, exchange, ahead in sent:
-            exchange.count(self.messages)
+            exchange.count(exchange.messages_of(self))
             exchange.heard = next(heard) if ahead is None else ahead
         return tuple(self.pulled(x, e) for x, e in zip(rows, exchanges, strict=True))
 
     def send_ahead(self, rows: list[tuple[torch.Tensor, Exchange]]) -> None:
-        if not self.overlaps or self.is_compressed or self.rounds > 1:
+        if not self.overlaps or self.is_compressed or self.rounds > 1 or self._changing is not None:
             return
         if not (rows and self.peers.who):
             return
         widths = [x.shape[1] for x, _ in rows]
-        halo = self._halo_of(sum(widths), rows[0][0].device, Kind.AHEAD)
+        halo = self.buffers.halo(sum(widths), rows[0][0].device, Kind.AHEAD)
         torch.cat([x for x, _ in rows], 1, out=halo.own)
         # the step is done; the next one raises what ended exchanges
         with suppress(PeerError):
@@ -205,11 +272,14 @@ class RankGossip(OverRanks, StackedGossip):
         if self.rounds > 1 or not self.peers.who:
             super().gossip_step_(x, step, exchange)
             return
-        halo = self._halo_of(x.shape[1], x.device)
+        halo = self._buffers_of(self._plan_in(exchange)).halo(x.shape[1], x.device)
         local_models(x, step, halo.own)
         h = halo.exchange(self.peers)
-        exchange.count(self.messages)
-        lists, momentum = self.lists(x.device), step.momentum if step.kind == 2 else None
+        exchange.count(exchange.messages_of(self))
+        lists, momentum = (
+            self._lists_in(exchange, x.device),
+            step.momentum if step.kind == 2 else None,
+        )
         rates = (step.lr, step.mu, step.norm)
         mix_update(x, step.saved, h, momentum, lists.neighbors, lists.weights, *rates, *step.random)
 
@@ -234,10 +304,9 @@ class RankGossip(OverRanks, StackedGossip):
         if slot == 0:
             self._slots_sent = []
         block = rows.contiguous().view(torch.uint8)
-        mail = self._mail_of(slot, block.shape[1], block.device)
-        edges = (edge for to_peer in self._edges_at(slot)[0].values() for edge in to_peer)
-        for message, edge in zip(mail.out[:, SIZE:], edges, strict=True):
-            message.copy_(block[edge[0] - self.plan.first_agent])
+        mail = self.buffers.edges(slot, block.shape[1], block.device)
+        for message, (agent, _) in zip(mail.out[:, SIZE:], mail.sent, strict=True):
+            message.copy_(block[agent - self.first_agent])
         self.peers.begin(mail)
         self._slots_sent.append((slot, mail, rows.dtype))
 
@@ -253,37 +322,11 @@ class RankGossip(OverRanks, StackedGossip):
             arrived[[row for row, its in enumerate(slots) if its == slot]] = mail.into[:, SIZE:]
         return arrived.view(dtype)
 
-    def _edges_at(self, slot: int) -> tuple[dict[int, list[Edge]], dict[int, list[Edge]]]:
-        """Edges from here and to here whose end is neighbor number `slot` of their sender, by peer."""
-        ways = (self.plan.edges_out, self.plan.edges_in)
-        found = (
-            {p: [e for e in edges if self.plan.slot_of(e) == slot] for p, edges in way.items()}
-            for way in ways
-        )
-        out, into = ({p: edges for p, edges in way.items() if edges} for way in found)
-        return out, into
-
     def _delivered(self, rows: torch.Tensor) -> Mail:
         """The mail in which rows of bytes, blocks of one an agent, have gone along edges."""
         plan = self.plan
-        mail = self._mail_of(None, rows.shape[1], rows.device)
-        edges = (edge for to_peer in plan.edges_out.values() for edge in to_peer)
-        for message, edge in zip(mail.out[:, SIZE:], edges, strict=True):
+        mail = self.buffers.edges(None, rows.shape[1], rows.device)
+        for message, edge in zip(mail.out[:, SIZE:], mail.sent, strict=True):
             message.copy_(rows[plan.slot_of(edge) * plan.agents + edge[0] - plan.first_agent])
         self.peers.exchange(mail)
         return mail
-
-    def _mail_of(self, slot: int | None, nbytes: int, device: torch.device) -> Mail:
-        """Mail for rows of edges: of those at one slot, or of all."""
-        key = (slot, nbytes, device)
-        if key not in self._edges:
-            plan = self.plan
-            ways = (plan.edges_out, plan.edges_in) if slot is None else self._edges_at(slot)
-            self._edges[key] = Mail(Kind.EDGE, *ways, nbytes, device)
-        return self._edges[key]
-
-    def _halo_of(self, columns: int, device: torch.device, kind: Kind = Kind.ROW) -> Halo:
-        key = (columns, device, kind)
-        if key not in self._halos:
-            self._halos[key] = Halo(self.plan, *key)
-        return self._halos[key]

@@ -39,7 +39,7 @@ class StackedGossip(Communicator):
         consensus_step: gamma in x = h + gamma (W h - h), folded into the weights; 1 is W h itself.
         every, rounds, dense: as in `Gossip`.
         folded: whether gamma is folded into the weights.
-        plan: of the agents here, where others are elsewhere.
+        plan: of the agents here, where others are elsewhere; of a schedule, that of the graph with all its edges.
 
     Raises:
         ValueError: gamma outside [0, 1].
@@ -66,11 +66,14 @@ class StackedGossip(Communicator):
             self._lists = MixingLists(schedule, gamma, plan)
             self.messages = self._lists.messages
         else:
-            self._changing = ChangingLists(schedule, gamma)
+            plan_of = None if plan is None else self.plan_of
+            self._changing = ChangingLists(schedule, gamma, plan_of)
             # of these each agent's own row alone is asked for
-            nobody = torch.eye(schedule.agents, dtype=torch.float64, device="cpu")
-            self._lists = MixingLists(Topology(schedule.name, nobody), gamma)
-            self.messages = schedule.union.messages
+            eye = torch.eye(schedule.agents, dtype=torch.float64, device="cpu")
+            nobody = Topology(schedule.name, eye)
+            alone = None if plan is None else replace(plan, topology=nobody)
+            self._lists = MixingLists(nobody, gamma, alone)
+            self.messages = (schedule.union if plan is None else plan).messages
         self.agents = self._lists.agents
         self._plan = plan
         self.stacked = schedule is not None
@@ -108,13 +111,26 @@ class StackedGossip(Communicator):
             return ()
         device = optimizer.rounds.device
         if self._draws:
-            first = optimizer.param_groups[0][STEPS_DONE.name] // self.every * self.rounds
-            return tuple(changing.meeting(first + k, device) for k in range(self.rounds))
+            return self._meetings_from(optimizer.param_groups[0][STEPS_DONE.name], device)
+        if self._plan is not None:
+            # messages are made on the host
+            return self._meetings_from(int(optimizer.rounds), device)
         done = optimizer.rounds.reshape(1)
         if self.once_a_step:
             return (changing.meeting(done, device),)
         numbers = done // self.every * self.rounds
         return tuple(changing.meeting(numbers + k, device) for k in range(self.rounds))
+
+    def _meetings_from(self, done: int, device: torch.device) -> tuple[Meeting, ...]:
+        """Those of a step by the number of steps before it, on the host."""
+        assert self._changing is not None
+        first = done // self.every * self.rounds
+        return tuple(self._changing.meeting(first + k, device) for k in range(self.rounds))
+
+    def plan_of(self, graph: Topology) -> Plan:
+        """Who sends which rows to whom in a round with this graph."""
+        assert self._plan is not None
+        return replace(self._plan, topology=graph)
 
     def gossips(self, optimizer: Optimizer) -> bool:
         if self.every == 1:
@@ -183,7 +199,8 @@ class StackedGossip(Communicator):
         if self._changing.consensus_step == 1:
             return meeting.lists
         if self._changing_w is None:
-            self._changing_w = ChangingLists(self._changing.schedule)
+            plan_of = None if self._plan is None else self.plan_of
+            self._changing_w = ChangingLists(self._changing.schedule, plan_of=plan_of)
         return self._changing_w.lists(meeting, device)
 
     def _round(self, exchange: Exchange, k: int) -> Exchange:

@@ -155,9 +155,11 @@ class Cross(Gradient):
         """Send the models; what is known of them and of those heard, `[agents + heard, stride]`."""
         home = optimizer.phase.home
         own = optimizer.rows.x if home is None else home
-        known = own.new_empty(len(own) + optimizer.communicator.heard, own.shape[1])
         with use_backend(optimizer.backend):
-            for comm, columns in optimizer.begin_rounds():
+            rounds = [*optimizer.begin_rounds()]
+            # who is heard may be others than in the round before
+            known = own.new_empty(len(own) + optimizer.communicator.heard, own.shape[1])
+            for comm, columns in rounds:
                 x, exchange = own[:, columns], comm.apart()
                 comm.communicator.publish(x, exchange)
                 known[:, columns] = comm.communicator.copies(x, exchange)

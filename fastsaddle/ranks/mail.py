@@ -43,6 +43,7 @@ class Mail:
 
     Attributes:
         out, into: uint8 `[messages, 128 + nbytes]`, or what was given.
+        sent: (agent, to) of each message that is sent, in order.
         bytes_out: bytes that an exchange sends, headers included.
     """
 
@@ -66,6 +67,7 @@ class Mail:
         if into is None:
             into = torch.zeros(arriving, width, dtype=torch.uint8, device=device)
         self.out, self.into = out, into
+        self.sent = [pair for named in sends.values() for pair in named]
         own_rows = slices(sends) if rows is None else rows
         self._out_by_peer = parts(out, {peer: own_rows[peer] for peer in sends})
         self._into_by_peer = parts(into, slices(receives))

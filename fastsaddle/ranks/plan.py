@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import torch
 
-from fastsaddle.comm.lists import Lists
+from fastsaddle.comm.lists import Lists, padded
 from fastsaddle.graphs.topology import Topology
 
 # (from, to), agents by their numbers
@@ -24,11 +24,13 @@ class Plan:
         topology: the whole graph.
         counts: agents of each rank.
         rank: whose part this is.
+        mixes: the graph whose W lists have, where not all who hear each other mix in a round; None: `topology`.
     """
 
     topology: Topology
     counts: tuple[int, ...]
     rank: int
+    mixes: Topology | None = None
 
     @cached_property
     def ends(self) -> list[int]:
@@ -89,19 +91,27 @@ class Plan:
         """Peer -> directed edges (from there, to here), ascending."""
         return self._by_peer(((j, i) for i, j in self._crossing()), 0)
 
+    @cached_property
+    def messages(self) -> int:
+        """Rows that the agents here send in one exchange, to all who hear them together."""
+        return sum(i in self.own for near in self.topology.neighbors for i in near)
+
     def hearers(self, rank: int) -> list[int]:
         """Agents elsewhere that hear those of a rank, ascending."""
         own = range(self.ends[rank] - self.counts[rank], self.ends[rank])
         near = enumerate(self.topology.neighbors)
         return [j for j, heard in near if j not in own and any(i in own for i in heard)]
 
-    def lists(self, consensus_step: float = 1.0) -> Lists:
-        """Neighbor lists of the agents here, in the whole graph's order and with its very weights and width.
+    def lists(self, consensus_step: float = 1.0, width: int | None = None) -> Lists:
+        """Neighbor lists of the agents here, in the order of the graph that mixes, with its very weights and width.
 
         They name rows of agents here, then of the halo. `incoming` names rows of what `deliver` gives: blocks of one
-        row an agent here, block k sent to each one's k-th neighbor, then what arrived, peer by peer.
+        row an agent here, block k sent to each one's k-th neighbor, then what arrived, peer by peer. `width` is that of
+        the lists, by default the graph's.
         """
-        neighbors, weights = self.topology.mixing_lists(consensus_step)
+        neighbors, weights = (self.mixes or self.topology).mixing_lists(consensus_step)
+        if width is not None:
+            neighbors, weights = padded(neighbors, weights, width)
         place = dict.fromkeys([-1], -1)
         place |= {agent: row for row, agent in enumerate((*self.own, *self.halo))}
         mine = slice(*self.span)

@@ -1,0 +1,114 @@
+"""Graphs that change have the bits of one stack over any placement, and each round's messages go to its neighbors."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fastsaddle as fs
+from fastsaddle.ranks.placement import Placement
+from fastsaddle.ranks.thread_transport import run_in_threads
+from tests.ranks.over_threads import (
+    AGENTS,
+    COUNTS,
+    assert_equal,
+    closure_of,
+    joined,
+    models_of,
+    run,
+    run_apart,
+    spread,
+    start,
+)
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*compressed messages go to the neighbors of any round"),
+]
+SCHEDULES: dict[str, Any] = {
+    "one-peer exponential": fs.topology.one_peer_exponential(AGENTS),
+    "undirected": fs.topology.one_peer_exponential(AGENTS, directed=False),
+    "matchings": fs.topology.matchings(AGENTS, 3),
+    "sequence": fs.topology.sequence([fs.topology.ring(AGENTS), fs.topology.star(AGENTS)]),
+}
+EIGHT_BITS = fs.compressors.StochasticQuantizer(8)
+# method, options, whether it takes directed graphs
+CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], bool]] = {
+    "DSGD": (fs.DSGD, {}, True),
+    "QSADDLe": (fs.QSADDLe, {"rho": 0.1, "nesterov": True}, True),
+    "QSADDLe, 8 bits": (fs.QSADDLe, {"compressor": EIGHT_BITS, "consensus_step": 0.4}, True),
+    "DSGD, top-k": (fs.DSGD, {"compressor": fs.compressors.TopK(0.3), "consensus_step": 0.4}, True),
+    "GradientTracking": (fs.GradientTracking, {"momentum": 0.9}, True),
+    "QGAdam": (fs.QGAdam, {}, True),
+    "GUT": (fs.GUT, {}, True),
+    "NSADDLe": (fs.NSADDLe, {}, False),
+    "NGM, model-variant": (fs.NGM, {"cross_gradients": "model"}, False),
+}
+
+
+def make(name: str, graph: str, params: Any, **more: Any) -> Any:
+    method, options, _ = CASES[name]
+    return method(params, lr=0.03, topology=SCHEDULES[graph], **{**options, **more})
+
+
+def often(params: Any, graph: str = "matchings", **more: Any) -> Any:
+    """Several gossips in a row, of successive graphs, every second step."""
+    gossip = fs.comm.Gossip(SCHEDULES[graph], every=2, rounds=2)
+    return fs.Optimizer(params, 0.03, rule=fs.rules.Momentum("local"), communicator=gossip, **more)
+
+
+@pytest.mark.parametrize("graph", SCHEDULES)
+@pytest.mark.parametrize("name", CASES)
+def test_a_placement_changes_no_bit(name: str, graph: str, seed: int) -> None:
+    if graph == "one-peer exponential" and not CASES[name][2]:
+        pytest.skip("needs links that go both ways")
+    build = partial(make, name, graph)
+    whole = run(build, start(seed), slice(0, AGENTS), 4)
+    # each of them with some
+    turn = (list(CASES).index(name) + list(SCHEDULES).index(graph)) % 4
+    for counts in {COUNTS[turn], (3, 5)}:
+        assert_equal(joined(run_apart(build, start(seed), counts, 4)), whole)
+
+
+@pytest.mark.parametrize("graph", ["matchings", "sequence"])
+def test_several_gossips_in_a_row(graph: str, seed: int) -> None:
+    build = partial(often, graph=graph)
+    whole = run(build, start(seed), slice(0, AGENTS), 5)
+    for counts in COUNTS[1:3]:
+        assert_equal(joined(run_apart(build, start(seed), counts, 5)), whole)
+
+
+@pytest.mark.parametrize("graph", ["one-peer exponential", "matchings"])
+@pytest.mark.parametrize("name", ["QSADDLe", "QSADDLe, 8 bits"])
+def test_a_run_goes_on_in_the_middle_of_a_period(name: str, graph: str, seed: int) -> None:
+    build, first = partial(make, name, graph), start(seed)
+    whole = run(build, first, slice(0, AGENTS), 5)
+    parts = run_apart(build, first, (3, 5), 2)
+    states = [spread(parts, *part) for part in ((0, 2), (2, 3), (3, 8))]
+    got = joined(run_apart(build, models_of(parts), (2, 1, 5), 3, states))
+    assert torch.equal(got.x, whole.x)
+    assert all(torch.equal(got.states[n], rows) for n, rows in whole.states.items())
+
+
+def test_a_round_sends_to_its_neighbors_alone(seed: int) -> None:
+    """One row and its header for the one peer of a round, whoever else is heard in other rounds."""
+
+    def work(transport: Any) -> list[int]:
+        here = Placement((1,) * AGENTS, transport)
+        params = [nn.Parameter(model[here.rank : here.rank + 1].clone()) for model in start(seed)]
+        optimizer = make("DSGD", "one-peer exponential", params, placement=here)
+        closure, sent = closure_of(optimizer, here.rank, []), []
+        for _ in range(3):
+            before = optimizer.bytes_on_wire
+            optimizer.step(closure)
+            sent.append(optimizer.bytes_on_wire - before)
+        sent.append(4 * optimizer.rows.layout.stride)
+        return sent
+
+    for found in run_in_threads(AGENTS, work, timeout=20):
+        assert isinstance(found, list)
+        *sent, row = found
+        assert sent == [row + 128] * 3
