@@ -18,7 +18,8 @@ from fastsaddle.kernels._shared.bfloat16.reference import keep
 from fastsaddle.kernels._shared.philox.reference import COPIES
 from fastsaddle.kernels._shared.square_root import square_root
 from fastsaddle.kernels._shared.step.reference import LOCAL
-from fastsaddle.kernels.choco_step import MOST_ELEMENTS, MOST_LEVELS, choco_step
+from fastsaddle.kernels._shared.buckets.arguments import MOST_ELEMENTS, MOST_LEVELS
+from fastsaddle.kernels.choco_step import choco_step
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
 from fastsaddle.optimizer.state import ROUND, State
 
