@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from fastsaddle.comm.base import Exchange
-from fastsaddle.comm.choco import ORDERS, Choco, CompressedGossip, fused
+from fastsaddle.comm.base import Exchange, LocalStep
+from fastsaddle.comm.choco import ORDERS, Choco, CompressedGossip, Told, fused, settle
 from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.compressors.base import Payload
 from fastsaddle.graphs.topology import Topology
@@ -73,29 +73,81 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
         self._publish_all((x,), [exchange])
 
-    def _publish_all(self, rows: tuple[torch.Tensor, ...], exchanges: list[Exchange]) -> None:
-        """`publish` of several row buffers in one exchange; all are encoded before anything moves."""
-        told = [self._encoded(x, exchange) for x, exchange in zip(rows, exchanges, strict=True)]
-        if not self.peers.who:
-            for x, exchange, one in zip(rows, exchanges, told, strict=True):
-                self._move_copies(x, exchange, *one)
+    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
+        is_split = (
+            self.peers.who and self.choco.order == ORDERS[0] and fused(self.choco) is not None
+        )
+        if not is_split or self.rounds > 1 or not self._draws_alike(step):
+            super().gossip_step_(x, step, exchange)
             return
-        sent = [payload.packed() for _, payload in told]
-        arrived = self._exchanged(torch.cat(sent, 1)).split([p.shape[1] for p in sent], 1)
-        sent_rows = zip(rows, exchanges, told, arrived, strict=True)
-        for x, exchange, (difference, payload), part in sent_rows:
-            heard = Payload.unpacked(part, payload, self.plan.halo)
-            self._move_copies(x, exchange, difference, payload, heard)
+        now = self._round(exchange, 0)
+        aside = self._aside(x, step, exchange)
+        self._publish_all((x,), [now], aside)
+        settle(step, aside)
+        self._mix_copies(x, now.memory("h", x.shape), now, step)
+        if now is not exchange:
+            exchange.nbytes += now.nbytes
 
-    def _exchanged(self, packed: torch.Tensor) -> torch.Tensor:
-        """Send messages of the agents here, uint8 `[agents, bytes]`; those of the agents heard, `[heard, bytes]`."""
-        key = (packed.shape[1], packed.device)
+    def _publish_all(
+        self,
+        rows: tuple[torch.Tensor, ...],
+        exchanges: list[Exchange],
+        step: LocalStep | None = None,
+    ) -> None:
+        """`publish` of several row buffers in one exchange, or of a single one after its local step.
+
+        All are encoded before anything is sent, and no copy moves before all has come: whatever fails changes nothing.
+        """
+        places = self._places(exchanges)
+        told = [
+            self._encoded(x, exchange, messages, step)
+            for x, exchange, messages in zip(rows, exchanges, places, strict=True)
+        ]
+        heard = self._exchanged(told)
+        for exchange, one, payload in zip(exchanges, told, heard, strict=True):
+            self._move_copies(exchange, one, payload)
+
+    def _places(self, exchanges: list[Exchange]) -> Sequence[torch.Tensor | None]:
+        """Where messages of each row buffer will lie, where that is known before they are encoded."""
+        quantizer = fused(self.choco)
+        if quantizer is None or not self.peers.who:
+            return [None] * len(exchanges)
+        sizes = [quantizer.message_bytes(exchange.layout) for exchange in exchanges]
+        return self._mailed(sum(sizes), exchanges[0].squares.device).own.split(sizes, 1)
+
+    def _exchanged(self, told: list[Told]) -> list[Payload | None]:
+        """Send messages of the agents here, in one exchange; what came of the agents heard, by row buffer."""
+        if not self.peers.who:
+            return [None] * len(told)
+        payloads = [one.payload for one in told]
+        sizes = [payload.nbytes // payload.shape[0] for payload in payloads]
+        halo = self._mailed(sum(sizes), next(iter(payloads[0].parts.values())).device)
+        for one, messages in zip(told, halo.own.split(sizes, 1), strict=True):
+            if not one.lies_in_messages:
+                one.payload.packed(messages)
+        halo.exchange(self.peers)
+        arrived = zip(told, halo.heard.split(sizes, 1), strict=True)
+        return [self._read(one, messages) for one, messages in arrived]
+
+    def _read(self, told: Told, messages: torch.Tensor) -> Payload:
+        """The payload of the agents heard."""
+        quantizer, layout = fused(self.choco), told.payload.layout
+        if told.lies_in_messages and quantizer is not None and layout is not None:
+            heard = quantizer.in_messages(messages, layout)
+            if heard is not None:
+                return heard
+        return Payload.unpacked(messages, told.payload, self.plan.halo)
+
+    def _mailed(self, nbytes: int, device: torch.device) -> Halo:
+        """The buffer that messages of so many bytes an agent are sent from, and received into."""
+        key = (nbytes, device)
         if key not in self._payloads:
             self._payloads[key] = Halo(self.plan, *key, torch.uint8)
-        halo = self._payloads[key]
-        halo.own.copy_(packed)
-        halo.exchange(self.peers)
-        return halo.heard
+        return self._payloads[key]
+
+    def _may_fail(self, device: torch.device) -> bool:
+        # and elsewhere
+        return bool(self.peers.who) or super()._may_fail(device)
 
     def resume(self, exchanges: list[Exchange]) -> None:
         copies = [exchange.halo_of("x_hat") for exchange in exchanges]

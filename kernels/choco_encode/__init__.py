@@ -179,7 +179,10 @@ choco_encode = Op(
         Int("bucket", 1, MOST_ELEMENTS, about="no bucket has more elements"),
         BITS,
         *(LR, WEIGHT_DECAY, BETA, NORM, KIND, NESTEROV, MAXIMIZE),
-        Flag("moves", about="whether the copies move now; else whoever decodes the message moves them"),
+        Flag(
+            "moves",
+            about="whether the copies move now; else whoever decodes the message moves them",
+        ),
         Int("levels", 1, MOST_LEVELS, about="of the quantizer"),
         *draws(),
         *(replace(part, apart=True) for part in (CODES, SCALES, SIGNS)),

@@ -63,6 +63,8 @@ struct PartEncoder {
     const bool is_row = a.bits == 8 && !a.signs;
     fs::Byte* row = a.codes.at(agent, part.first * a.bits / 8);
     fs::Byte* codes = is_row ? row : fields;
+    const float* soon = (a.saved ? a.saved : a.x).at(agent, next);
+    const float* soon_copies = a.x_hat.soon(agent, next, soon);
     for (fs::i64 n = 0; n < part.buckets; ++n) {
       const fs::Piece p = fs::piece(a.table, part, n);
       const fs::i64 at = p.first - part.first;
@@ -72,8 +74,8 @@ struct PartEncoder {
       fs::Squares sums;
       for (fs::i64 c = 0; c < p.columns; c += fs::SQUARED_COLUMNS) {
         const fs::i64 left = p.columns - c, count = left < fs::SQUARED_COLUMNS ? left : fs::SQUARED_COLUMNS;
-        fs::write_quantized(t + c, drawn + at + c, by, a.levels, count, codes + at + c,
-                            a.moves ? copies + at + c : nullptr, sums);
+        fs::write_quantized(t + c, drawn + at + c, by, a.levels, count, codes + at + c, a.moves, copies + at + c,
+                            {soon_copies + at + c, soon + at + c}, sums);
       }
       if (std::isnan(by.scale)) std::memset(codes + at, 0, static_cast<std::size_t>(p.columns));
       double* both = squares + 2 * (n * agents + agent);

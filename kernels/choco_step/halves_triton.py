@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 from fastsaddle.kernels._shared.bfloat16.triton_gpu import kept, widened
+from fastsaddle.kernels._shared.buckets.public_step_triton import local_rows, mixed_rows, quantized
 from fastsaddle.kernels._shared.buckets.triton_gpu import row_tops, steps_of, tile_rows
 from fastsaddle.kernels._shared.philox.triton_gpu import COPIES
-from fastsaddle.kernels._shared.buckets.public_step_triton import local_rows, mixed_rows, quantized
 
 
 @triton.jit(do_not_specialize=["multiplier", "shift", "levels", "seed", "first_agent"])

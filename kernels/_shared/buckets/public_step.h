@@ -62,33 +62,41 @@ FS_BYTE_CLONES static void add_quantized(const float* __restrict t, const std::u
   }
 }
 
-// the codes of t, in two's complement; adds up ||t||^2 and ||Q(t) - t||^2, and copy += Q(t) where there is one
+// the codes of t; adds up ||t||^2 and ||Q(t) - t||^2, and copy += Q(t) where that is asked for
 template <bool MOVES>
 FS_INLINE void write_quantized_of(const float* __restrict t, const std::uint16_t* __restrict draws, Level by,
-                                  float levels, i64 count, Byte* __restrict fields, float* __restrict copy,
-                                  Squares& squares) {
+                                  float levels, i64 count, std::int32_t* __restrict codes, float* __restrict copy,
+                                  Soon soon, Squares& squares) {
   float sent[LANES] = {0.0f}, lost[LANES] = {0.0f};
-  for (i64 c = 0; c < count; c += LANES)
+  for (i64 c = 0; c < count; c += LANES) {
+    for (i64 l = 0; l < LANES; l += LINE) {
+      prefetch(soon.copy + c + l);
+      prefetch(soon.start + c + l);
+    }
     for (i64 l = 0; l < LANES; ++l) {
       const float v = t[c + l];
-      const std::int32_t code = code_of(v, by.inverse, levels, draws[c + l]);
-      const float value = static_cast<float>(code) * by.scale;
+      codes[c + l] = code_of(v, by.inverse, levels, draws[c + l]);
+      const float value = static_cast<float>(codes[c + l]) * by.scale;
       const float rest = value - v;
-      fields[c + l] = static_cast<Byte>(code);
       if (MOVES) copy[c + l] += value;
       sent[l] += v * v;
       lost[l] += rest * rest;
     }
+  }
   for (i64 l = 0; l < LANES; ++l) {
     squares.sent[l] += static_cast<double>(sent[l]);
     squares.lost[l] += static_cast<double>(lost[l]);
   }
 }
 
+// the same as bytes, in two's complement: apart, as loops over numbers of two widths are slower
 FS_BYTE_CLONES static void write_quantized(const float* t, const std::uint16_t* draws, Level by, float levels,
-                                           i64 count, Byte* fields, float* copy, Squares& squares) {
-  if (copy) write_quantized_of<true>(t, draws, by, levels, count, fields, copy, squares);
-  else write_quantized_of<false>(t, draws, by, levels, count, fields, copy, squares);
+                                           i64 count, Byte* __restrict fields, bool moves, float* copy, Soon soon,
+                                           Squares& squares) {
+  alignas(64) std::int32_t codes[SQUARED_COLUMNS];
+  if (moves) write_quantized_of<true>(t, draws, by, levels, count, codes, copy, soon, squares);
+  else write_quantized_of<false>(t, draws, by, levels, count, codes, copy, soon, squares);
+  for (i64 c = 0; c < count; ++c) fields[c] = static_cast<Byte>(codes[c]);
 }
 
 // fields in two's complement become magnitudes and signs

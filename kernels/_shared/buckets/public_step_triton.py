@@ -1,4 +1,4 @@
-"""What the kernels of choco_step and its parts share: the local step, the quantizer and the mixing of a block of rows."""
+"""What the kernels of choco_step and its parts share: local step, quantizer and mixing of a block of rows."""
 
 import torch
 import triton

@@ -75,7 +75,9 @@ def quantize_kernel(
         store_packed(codes_ptr, tl.abs(codes), agent, begin, end, columns * BITS // 8, BITS)
         store_packed(signs_ptr, (codes < 0).to(tl.int32), agent, begin, end, columns // 8, 1)
     else:
-        store_packed(codes_ptr, codes & ((1 << BITS) - 1), agent, begin, end, columns * BITS // 8, BITS)
+        store_packed(
+            codes_ptr, codes & ((1 << BITS) - 1), agent, begin, end, columns * BITS // 8, BITS
+        )
     if FEEDBACK:
         residual = v - codes.to(tl.float32) * scale[:, None]
         tl.store(residual_place, residual, mask=inside)
