@@ -335,6 +335,11 @@ class Received(Rows):
 
 
 @dataclass(frozen=True)
+class ReceivedState(Received, State):
+    """Rows of state of which there may be others than agents."""
+
+
+@dataclass(frozen=True)
 class Rate(Given):
     """One value for all agents, 0-d, or one for each, `[agents]`."""
 

@@ -21,7 +21,7 @@ class Draw:
 
     def state(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """`rows` with the same strides, as state of `dtype` keeps them."""
-        buffer = torch.zeros(self.agents, rows.stride(0), dtype=dtype)
+        buffer = torch.zeros(len(rows), rows.stride(0), dtype=dtype)
         return buffer[:, : self.columns].copy_(rows)
 
     def scalar(self, low: float, high: float) -> torch.Tensor:

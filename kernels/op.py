@@ -231,7 +231,8 @@ class Op:
             self._refuse_none(args)
             raise
         self._check_memory(*args)
-        if self._apart and share_columns(*(args[n] for n in self._apart)):
+        apart = [args[n] for n in self._apart]
+        if apart and apart[0] is not None and share_columns(*apart):
             raise ValueError(f"{' and '.join(self.apart or ())} must not share memory")
         first = args[self._first]
         kind = "cpu" if first.is_cpu else first.device.type

@@ -388,6 +388,9 @@ class Communicator:
         """x mixed with what was published, new: `publish` and `pulled` are `mix` in two words."""
         return self.mix(x, replace(exchange))
 
+    def catch_up(self) -> None:
+        """Take in what was sent to agents here and has not been read yet: rows are to be laid out anew, or copied."""
+
     def send_ahead(self, rows: list[tuple[torch.Tensor, Exchange]]) -> None:
         """Called when a step is done: begin to send rows that the next step mixes as they are now, where that pays.
 

@@ -9,16 +9,19 @@ import torch
 from fastsaddle.comm.base import Exchange, LocalStep, local_models, take_mixed
 from fastsaddle.comm.lists import check_consensus_step
 from fastsaddle.comm.stacked import StackedGossip
-from fastsaddle.compressors._wire import largest_of, row_norms, runs, table_of
+from fastsaddle.compressors._wire import largest_of, refuse_nonfinite, row_norms, runs, table_of
 from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
 from fastsaddle.graphs.schedule import Schedule, most_messages
 from fastsaddle.kernels._shared.bfloat16.reference import keep
+from fastsaddle.kernels._shared.buckets.arguments import MOST_ELEMENTS, MOST_LEVELS
 from fastsaddle.kernels._shared.philox.reference import COPIES
 from fastsaddle.kernels._shared.square_root import square_root
-from fastsaddle.kernels._shared.step.reference import LOCAL
-from fastsaddle.kernels.choco_step import MOST_ELEMENTS, MOST_LEVELS, choco_step
+from fastsaddle.kernels._shared.step.reference import LOCAL, QUASI_GLOBAL
+from fastsaddle.kernels.choco_encode import choco_encode
+from fastsaddle.kernels.choco_mix import choco_mix
+from fastsaddle.kernels.choco_step import choco_step
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
 from fastsaddle.optimizer.state import ROUND, State
 
@@ -65,6 +68,25 @@ class Choco:
             )
         if self.order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the agents here send of one row buffer, of whose public copies none has moved.
+
+    Attributes:
+        payload: of all of them.
+        squares: `[agents, 2]` float64, squared norms of what was to be sent and of what compression loses of it.
+        difference: what was to be sent, where squares are yet to be taken.
+        lies_in_messages: whether the payload is written where it is sent from.
+        has_moved: whether the agents' own copies have moved all the same, as nothing can fail any more.
+    """
+
+    payload: Payload
+    squares: torch.Tensor | None = None
+    difference: torch.Tensor | None = None
+    lies_in_messages: bool = False
+    has_moved: bool = False
 
 
 class CompressedGossip(StackedGossip):
@@ -151,15 +173,17 @@ class CompressedGossip(StackedGossip):
             self._fused_step(x, step, self._round(exchange, 0), quantizer)
             exchange.nbytes += quantizer.message_bytes(exchange.layout) * self.messages
             return
-        aside = step
-        if step.momentum is not None and step.kind == LOCAL and x.device.type == "cpu":
-            # the exchange may refuse, and then nothing may have changed
-            aside = replace(step, momentum=exchange.copy_of(step.momentum))
+        aside = self._aside(x, step, exchange)
         h = local_models(x, aside, exchange.memory("h", x.shape))
         mixed = self.mix(h, exchange)
-        if step.momentum is not None and aside.momentum is not None and aside is not step:
-            step.momentum.copy_(aside.momentum)
+        settle(step, aside)
         take_mixed(x, step.saved, mixed, step, self.alone(x.device))
+
+    def _aside(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> LocalStep:
+        """The step, with a copy of the momentum that it moves before the exchange: if that fails, nothing changes."""
+        if step.momentum is None or step.kind != LOCAL or x.device.type != "cpu":
+            return step
+        return replace(step, momentum=exchange.copy_of(step.momentum))
 
     def _draws_alike(self, step: LocalStep) -> bool:
         """Whether one number serves all draws: messages count gossips, and momentum that is rounded counts steps."""
@@ -191,8 +215,7 @@ class CompressedGossip(StackedGossip):
             exchange.states["x_hat"],
             lists.neighbors,
             lists.weights,
-            table_of(exchange.layout, q.bucket, x.device),
-            largest_of(exchange.layout, q.bucket),
+            *buckets_of(exchange, q),
             step.lr,
             step.weight_decay,
             step.beta,
@@ -204,11 +227,13 @@ class CompressedGossip(StackedGossip):
             step.maximize,
             self.choco.order == ORDERS[1],
             q.most,
-            exchange.seed,
-            exchange.number,
-            self.first_agent,
+            *self._random(exchange),
             exchange.squares,
         )
+
+    def _random(self, exchange: Exchange) -> tuple[int, torch.Tensor, int]:
+        """Seed, step and first agent of an exchange's draws, as ops take them."""
+        return exchange.seed, exchange.number, self.first_agent
 
     def _mix_once(self, x: torch.Tensor, now: Exchange) -> torch.Tensor:
         if self.choco.order == ORDERS[0]:
@@ -219,82 +244,106 @@ class CompressedGossip(StackedGossip):
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
         """Send Q(x - x_hat) and add it to the public copies."""
-        self._move_copies(x, exchange, *self._encoded(x, exchange))
+        self._move_copies(exchange, self._encoded(x, exchange))
 
-    def _encoded(self, x: torch.Tensor, exchange: Exchange) -> tuple[torch.Tensor, Payload]:
-        """x - x_hat of the agents here, and what they send of it."""
-        difference = exchange.memory("difference", x.shape)
-        torch.sub(x, exchange.states["x_hat"], out=difference)
-        payload = self.choco.compressor.encode(
-            difference,
-            exchange.seed,
-            exchange.number,
-            layout=exchange.layout,
-            first_agent=self.first_agent,
-        )
-        exchange.nbytes += payload.nbytes // len(x) * self.messages
-        return difference, payload
-
-    def _move_copies(
+    def _encoded(
         self,
         x: torch.Tensor,
         exchange: Exchange,
-        difference: torch.Tensor,
-        payload: Payload,
-        heard: Payload | None = None,
-    ) -> None:
-        """Add what was sent of models x to public copies: `payload` of the agents here, `heard` of those elsewhere."""
-        compressor, agents = self.choco.compressor, len(difference)
+        messages: torch.Tensor | None = None,
+        step: LocalStep | None = None,
+    ) -> Told:
+        """What the agents here send of x - x_hat.
+
+        Args:
+            x: `[agents, columns]`, the models.
+            exchange: whose copies they are compared with.
+            messages: uint8 `[agents, bytes]`, what will be sent: codes are written there where they lie so.
+            step: taken first, by one kernel with the rest; its models are `exchange.memory("h", ...)`.
+        """
+        compressor, quantizer = self.choco.compressor, fused(self.choco)
+        if quantizer is not None:
+            told = self._quantized(x, exchange, quantizer, messages, step)
+        else:
+            difference = exchange.memory("difference", x.shape)
+            torch.sub(x, exchange.states["x_hat"], out=difference)
+            random = (exchange.seed, exchange.number)
+            place = {"layout": exchange.layout, "first_agent": self.first_agent}
+            told = Told(compressor.encode(difference, *random, **place), difference=difference)
+        exchange.nbytes += told.payload.nbytes // len(x) * self.messages
+        return told
+
+    def _quantized(
+        self,
+        x: torch.Tensor,
+        exchange: Exchange,
+        q: StochasticQuantizer,
+        messages: torch.Tensor | None,
+        step: LocalStep | None,
+    ) -> Told:
+        """`_encoded` in one kernel."""
+        inside = None if messages is None else q.in_messages(messages, exchange.layout)
+        payload = inside or q.blank(len(x), exchange.layout, x.device)
+        codes, scales = payload.parts["codes"], payload.parts["scales"]
+        squares = exchange.memory("squares", exchange.squares.shape, torch.float64)
+        zero = x.new_zeros(())
+        # (saved, g, momentum, h), rates, norm, kind and flags
+        rows: tuple[torch.Tensor | None, ...] = (None,) * 4
+        rates: tuple[object, ...] = (zero, zero, zero, None, 0, False, False)
+        if step is not None:
+            rows = (step.saved, step.g, step.momentum, exchange.memory("h", x.shape))
+            rates = (step.lr, step.weight_decay, step.beta, step.norm, step.kind)
+            rates += (step.nesterov, step.maximize)
+        moves = not self._may_fail(x.device)
+        choco_encode(
+            x,
+            *rows,
+            exchange.states["x_hat"],
+            *buckets_of(exchange, q),
+            q.bits,
+            *rates,
+            moves,
+            q.most,
+            *self._random(exchange),
+            codes,
+            scales,
+            payload.parts.get("signs"),
+            squares,
+        )
+        if x.device.type == "cpu" and not bool(scales.isfinite().all()):
+            refuse_nonfinite(
+                scales, (x if rows[-1] is None else rows[-1]) - exchange.states["x_hat"]
+            )
+        return Told(payload, squares, None, inside is not None, moves)
+
+    def _may_fail(self, device: torch.device) -> bool:
+        """Whether an exchange may fail once its messages are encoded: on a CPU, refused as they are not finite."""
+        return device.type == "cpu"
+
+    def _move_copies(self, exchange: Exchange, told: Told, heard: Payload | None = None) -> None:
+        """Add what was sent to public copies: what is told of the agents here, `heard` of those elsewhere."""
+        compressor, agents = self.choco.compressor, told.payload.shape[0]
         copies = exchange.halo_of("x_hat")
-        quantizer = fused(self.choco)
-        if quantizer is not None and copies.dtype == torch.float32:
-            # as in one kernel: the same sums of squares, and fewer passes
-            self._quantize_copies(x, exchange, quantizer)
-            if heard is not None:
-                compressor.decode_add_(heard, copies[agents:])
-            return
 
         def decode_to(rows: torch.Tensor) -> torch.Tensor:
-            compressor.decode_add_(payload, rows[:agents])
+            compressor.decode_add_(told.payload, rows[:agents])
             if heard is not None:
                 compressor.decode_add_(heard, rows[agents:])
             return rows
 
-        if copies.dtype == torch.float32 and not self.choco.running_sum:
-            decode_to(copies)
-        else:
-            value = decode_to(exchange.memory("value", copies.shape).zero_())
-            self._add(value, copies, exchange)
+        if not told.has_moved:
+            if copies.dtype == torch.float32 and not self.choco.running_sum:
+                decode_to(copies)
+            else:
+                value = decode_to(exchange.memory("value", copies.shape).zero_())
+                self._add(value, copies, exchange)
+        if told.difference is None:
+            exchange.squares.copy_(told.squares)
+            return
         # norms are summed without rows as wide as their float64 sums
-        exchange.squares[:, 0] = row_norms(difference).double().square()
-        compressor.decode_add_(payload, difference, -1.0)
-        exchange.squares[:, 1] = row_norms(difference).double().square()
-
-    def _quantize_copies(self, x: torch.Tensor, exchange: Exchange, q: StochasticQuantizer) -> None:
-        """x_hat += Q(x - x_hat) of the agents here, with the squares of both: a step that mixes nothing."""
-        alone, zero = self.alone(x.device), x.new_zeros(())
-        choco_step(
-            exchange.memory("mixed", x.shape),
-            x,
-            x,
-            None,
-            exchange.states["x_hat"],
-            alone.neighbors,
-            alone.weights,
-            table_of(exchange.layout, q.bucket, x.device),
-            largest_of(exchange.layout, q.bucket),
-            *(zero, zero, zero, zero, zero),
-            None,
-            0,
-            False,
-            False,
-            False,
-            q.most,
-            exchange.seed,
-            exchange.number,
-            self.first_agent,
-            exchange.squares,
-        )
+        exchange.squares[:, 0] = row_norms(told.difference).double().square()
+        compressor.decode_add_(told.payload, told.difference, -1.0)
+        exchange.squares[:, 1] = row_norms(told.difference).double().square()
 
     def _add(self, value: torch.Tensor, copies: torch.Tensor, exchange: Exchange) -> None:
         """Add what all sent to public copies, and to the running sum of the neighbors'."""
@@ -326,7 +375,30 @@ class CompressedGossip(StackedGossip):
         return exchange.halo_of("x_hat")
 
     def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        return self._pull(exchange).add_(x)
+        if self.choco.running_sum or self.choco.adaptive:
+            return self._pull(exchange).add_(x)
+        mixed = torch.empty_like(x)
+        self._mix_copies(mixed, x, exchange)
+        return mixed
+
+    def _mix_copies(
+        self, x: torch.Tensor, h: torch.Tensor, exchange: Exchange, step: LocalStep | None = None
+    ) -> None:
+        """x = h + gamma (W x_hat - x_hat), and quasi-global momentum where `step` has some."""
+        lists, zero = self._lists_in(exchange, x.device), x.new_zeros(())
+        saved, momentum, rates, norm, random = (
+            None,
+            None,
+            (zero, zero),
+            None,
+            self._random(exchange),
+        )
+        if step is not None:
+            saved, momentum = step.saved, step.momentum if step.kind == QUASI_GLOBAL else None
+            rates, norm, random = (step.lr, step.mu), step.norm, step.random
+        copies, gamma = exchange.halo_of("x_hat"), self._gamma_on(x.device)
+        lists_of = (lists.neighbors, lists.weights)
+        choco_mix(x, saved, h, momentum, copies, *lists_of, *rates, gamma, norm, *random)
 
     def _gamma_on(self, device: torch.device) -> torch.Tensor:
         if device not in self._gammas:
@@ -352,6 +424,18 @@ class CompressedGossip(StackedGossip):
         # the running mean began at zero
         unbiased = square / (1.0 - DECAY ** (exchange.number.double() + 1.0)).float()
         return pull.mul_((gamma / (square_root(unbiased) + SMALL)).clamp(max=1.0))
+
+
+def settle(step: LocalStep, aside: LocalStep) -> None:
+    """Make the momentum that a step has moved aside its momentum."""
+    if step.momentum is not None and aside.momentum is not None and aside is not step:
+        step.momentum.copy_(aside.momentum)
+
+
+def buckets_of(exchange: Exchange, q: StochasticQuantizer) -> tuple[torch.Tensor, int]:
+    """The table of buckets as ops take it, and the size of the largest."""
+    layout, device = exchange.layout, exchange.squares.device
+    return table_of(layout, q.bucket, device), largest_of(layout, q.bucket)
 
 
 def as_choco(compressor: Compressor | Choco | None) -> Choco:

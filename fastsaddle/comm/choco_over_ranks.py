@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
-from fastsaddle.comm.base import Exchange
-from fastsaddle.comm.choco import ORDERS, Choco, CompressedGossip, fused
+from fastsaddle.comm.base import Exchange, LocalStep
+from fastsaddle.comm.choco import ORDERS, Choco, CompressedGossip, Told, fused, settle
 from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.compressors.base import Payload
 from fastsaddle.graphs.mixing_matrix import Topology
@@ -17,6 +17,25 @@ from fastsaddle.ranks.halo import Halo
 from fastsaddle.ranks.header import Kind
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.plan import Plan
+
+
+@dataclass(frozen=True)
+class Coming:
+    """Messages that are under way while gradients are taken.
+
+    Attributes:
+        told, exchanges: what was sent, by row buffer, and whose copies it moves.
+        halo: where messages arrive.
+    """
+
+    told: list[Told]
+    exchanges: list[Exchange]
+    halo: Halo
+
+
+def sizes_of(told: list[Told]) -> list[int]:
+    """Bytes of an agent's message, by row buffer."""
+    return [one.payload.nbytes // one.payload.shape[0] for one in told]
 
 
 class CompressedRankGossip(CompressedGossip, RankGossip):
@@ -50,7 +69,7 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         often = (every, rounds)
         RankGossip.__init__(self, schedule, placement, consensus_step, *often, False, stacked)
         self._compress(choco, None if self.peers.who else fused(choco))
-        self._payloads: dict[tuple[int, torch.device], Halo] = {}
+        self._coming: Coming | None = None
 
     def plan_of(self, graph: Topology) -> Plan:
         # public copies are those of all that are ever heard
@@ -67,6 +86,7 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         self, rows: tuple[torch.Tensor, ...], exchanges: list[Exchange]
     ) -> tuple[torch.Tensor, ...]:
         for k in range(self.rounds):
+            self.catch_up()
             now = [self._round(exchange, k) for exchange in exchanges]
             if self.choco.order == ORDERS[0]:
                 self._publish_all(rows, now)
@@ -81,31 +101,119 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
         self._publish_all((x,), [exchange])
 
-    def _publish_all(self, rows: tuple[torch.Tensor, ...], exchanges: list[Exchange]) -> None:
-        """`publish` of several row buffers in one exchange; all are encoded before anything moves."""
-        told = [self._encoded(x, exchange) for x, exchange in zip(rows, exchanges, strict=True)]
-        if not self.peers.who:
-            for x, exchange, one in zip(rows, exchanges, told, strict=True):
-                self._move_copies(x, exchange, *one)
+    def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
+        is_split = (
+            self.peers.who and self.choco.order == ORDERS[0] and fused(self.choco) is not None
+        )
+        if not is_split or self.rounds > 1 or not self._draws_alike(step):
+            super().gossip_step_(x, step, exchange)
             return
-        sent = [payload.packed() for _, payload in told]
-        arrived = self._exchanged(torch.cat(sent, 1)).split([p.shape[1] for p in sent], 1)
-        sent_rows = zip(rows, exchanges, told, arrived, strict=True)
-        for x, exchange, (difference, payload), part in sent_rows:
-            heard = Payload.unpacked(part, payload, self.plan.halo)
-            self._move_copies(x, exchange, difference, payload, heard)
+        now = self._round(exchange, 0)
+        aside = self._aside(x, step, exchange)
+        self._publish_all((x,), [now], aside)
+        settle(step, aside)
+        self._mix_copies(x, now.memory("h", x.shape), now, step)
+        if now is not exchange:
+            exchange.nbytes += now.nbytes
 
-    def _exchanged(self, packed: torch.Tensor) -> torch.Tensor:
-        """Send messages of the agents here, uint8 `[agents, bytes]`; those of the agents heard, `[heard, bytes]`."""
-        key = (packed.shape[1], packed.device)
-        if key not in self._payloads:
-            self._payloads[key] = Halo(self.plan, *key, Kind.PAYLOAD)
-        halo = self._payloads[key]
-        halo.own.copy_(packed)
-        halo.exchange(self.peers)
-        return halo.heard
+    def _publish_all(
+        self,
+        rows: tuple[torch.Tensor, ...],
+        exchanges: list[Exchange],
+        step: LocalStep | None = None,
+    ) -> None:
+        """`publish` of several row buffers in one exchange, or of a single one after its local step.
+
+        All are encoded before anything is sent, and no copy moves before all has come: whatever fails changes nothing.
+        With overlap copies of the agents here move at once, and those of others when they are asked for.
+        """
+        self.catch_up()
+        places = self._places(exchanges)
+        told = [
+            self._encoded(x, exchange, messages, step)
+            for x, exchange, messages in zip(rows, exchanges, places, strict=True)
+        ]
+        heard: Sequence[Payload | None] = [None] * len(told)
+        if self.peers.who:
+            halo = self._filled(told)
+            if self._waits_later(exchanges):
+                halo.begin(self.peers)
+                self._coming = Coming(told, exchanges, halo)
+            else:
+                halo.exchange(self.peers)
+                heard = self._read_all(told, halo)
+        for exchange, one, payload in zip(exchanges, told, heard, strict=True):
+            self._move_copies(exchange, one, payload)
+
+    def _waits_later(self, exchanges: list[Exchange]) -> bool:
+        """Whether what others send is not needed before the next step mixes, and may come until then."""
+        return (
+            self.overlaps
+            and self.choco.order == ORDERS[1]
+            and not self.choco.running_sum
+            and exchanges[0].states["x_hat"].dtype == torch.float32
+        )
+
+    def catch_up(self) -> None:
+        coming, self._coming = self._coming, None
+        if coming is None:
+            return
+        self.placement.finish()
+        heard = zip(coming.exchanges, self._read_all(coming.told, coming.halo), strict=True)
+        for exchange, payload in heard:
+            copies = exchange.halo_of("x_hat")
+            self.choco.compressor.decode_add_(payload, copies[self.agents :])
+
+    def _pull(self, exchange: Exchange) -> torch.Tensor:
+        self.catch_up()
+        return super()._pull(exchange)
+
+    def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        self.catch_up()
+        return super().copies(x, exchange)
+
+    def _places(self, exchanges: list[Exchange]) -> Sequence[torch.Tensor | None]:
+        """Where messages of each row buffer will lie, where that is known before they are encoded."""
+        quantizer = fused(self.choco)
+        if quantizer is None or not self.peers.who:
+            return [None] * len(exchanges)
+        sizes = [quantizer.message_bytes(exchange.layout) for exchange in exchanges]
+        return self._mailed(sum(sizes), exchanges[0].squares.device).own.split(sizes, 1)
+
+    def _filled(self, told: list[Told]) -> Halo:
+        """Messages of the agents here, ready to be sent in one exchange."""
+        sizes = sizes_of(told)
+        device = next(iter(told[0].payload.parts.values())).device
+        halo = self._mailed(sum(sizes), device)
+        for one, messages in zip(told, halo.own.split(sizes, 1), strict=True):
+            if not one.lies_in_messages:
+                one.payload.packed(messages)
+        return halo
+
+    def _read_all(self, told: list[Told], halo: Halo) -> list[Payload]:
+        """What came of the agents heard, by row buffer."""
+        arrived = zip(told, halo.heard.split(sizes_of(told), 1), strict=True)
+        return [self._read(one, messages) for one, messages in arrived]
+
+    def _read(self, told: Told, messages: torch.Tensor) -> Payload:
+        """The payload of the agents heard."""
+        quantizer, layout = fused(self.choco), told.payload.layout
+        if told.lies_in_messages and quantizer is not None and layout is not None:
+            heard = quantizer.in_messages(messages, layout)
+            if heard is not None:
+                return heard
+        return Payload.unpacked(messages, told.payload, self.plan.halo)
+
+    def _mailed(self, nbytes: int, device: torch.device) -> Halo:
+        """The buffer that messages of so many bytes an agent are sent from, and received into."""
+        return self.buffers.halo(nbytes, device, Kind.PAYLOAD)
+
+    def _may_fail(self, device: torch.device) -> bool:
+        # and elsewhere
+        return bool(self.peers.who) or super()._may_fail(device)
 
     def resume(self, exchanges: list[Exchange]) -> None:
+        self.catch_up()
         copies = [exchange.halo_of("x_hat") for exchange in exchanges]
         own = torch.cat([rows[: self.agents].float() for rows in copies], 1)
         # once, so that its memory is not kept

@@ -27,7 +27,7 @@ class Payload:
     Attributes:
         shape: `(agents, columns)` of what was encoded.
         layout: its layout; None where it was one tensor without padding.
-        parts: tensors `[agents, ...]`, contiguous, by name.
+        parts: tensors `[agents, ...]` by name, each agent's part contiguous.
         travels: for some parts, the ranges of bytes of a row that are sent, ascending; the others are sent whole.
             Padding is not sent, nor is what the receiver can make itself.
         made: for parts of which nothing is sent, how they are made: from numbers of agents, `[agents, ...]`.
@@ -48,9 +48,9 @@ class Payload:
         """The very bytes of one agent's message, uint8, `nbytes / agents` of them."""
         return self._joined({name: part[[agent]] for name, part in self.parts.items()})[0]
 
-    def packed(self) -> torch.Tensor:
-        """All messages, uint8 `[agents, nbytes / agents]`: row i is `message(i)`."""
-        return self._joined(self.parts)
+    def packed(self, out: torch.Tensor | None = None) -> torch.Tensor:
+        """All messages, uint8 `[agents, nbytes / agents]`, new or in `out`: row i is `message(i)`."""
+        return self._joined(self.parts, out)
 
     @classmethod
     def unpacked(cls, packed: torch.Tensor, like: Payload, agents: Sequence[int]) -> Payload:
@@ -95,7 +95,9 @@ class Payload:
     def _ranges(self, name: str) -> Ranges:
         return self.travels.get(name, [(0, row_bytes(self.parts[name]))])
 
-    def _joined(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _joined(
+        self, parts: Mapping[str, torch.Tensor], out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Messages of agents that have these parts, uint8 `[agents, bytes]`."""
         pieces = [
             piece
@@ -104,7 +106,7 @@ class Payload:
             .view(torch.uint8)
             .split_with_sizes(cuts(tuple(self._ranges(name)), row_bytes(part)), 1)[1::2]
         ]
-        return torch.cat(pieces, 1)
+        return torch.cat(pieces, 1, out=out)
 
 
 def row_bytes(part: torch.Tensor) -> int:

@@ -89,7 +89,7 @@ class StochasticQuantizer(Compressor):
         first_agent: int = 0,
     ) -> Payload:
         rows, place = rows_of(x, layout)
-        payload = self._empty(x, rows, layout, place)
+        payload = self._empty(x.shape, layout, place, rows.device)
         quantize(
             rows,
             *self._buckets(rows, place),
@@ -120,7 +120,7 @@ class StochasticQuantizer(Compressor):
             return super().compress_ef_(
                 x, residual, seed, step, layout=layout, first_agent=first_agent
             )
-        payload = self._empty(x, rows, layout, place)
+        payload = self._empty(x.shape, layout, place, rows.device)
         draw = self._draw(rows, seed, step, first_agent)
         compress_ef(rows, memory, *self._buckets(rows, place), *draw, *self._outputs(payload))
         return payload
@@ -176,20 +176,57 @@ class StochasticQuantizer(Compressor):
         number = step_tensor(step, rows.device)
         return self.bits, self.most, NORMS.index(self.norm), seed, number, first_agent
 
+    def blank(self, agents: int, layout: FlatLayout, device: torch.device) -> Payload:
+        """The payload of so many rows of a layout, whose parts hold anything."""
+        return self._empty((agents, layout.stride), layout, layout, device)
+
+    def in_messages(self, messages: torch.Tensor, layout: FlatLayout) -> Payload | None:
+        """The payload whose parts are those of messages themselves: who writes the one writes the other.
+
+        Args:
+            messages: uint8 `[agents, message_bytes(layout)]`; may be a part of a larger buffer.
+            layout: as in `encode`.
+
+        Returns None where messages leave out padding between tensors, or their scales lie askew.
+        """
+        width = layout.ranges[-1][1]
+        sizes = [width * self.bits // 8, 4 * len(table_of(layout, self.bucket, messages.device))]
+        travels = {"codes": bit_ranges(layout, self.bits)}
+        if self.has_sign_plane:
+            sizes.append(width // 8)
+            travels["signs"] = bit_ranges(layout, 1)
+        is_whole = all(
+            ranges == ((0, size),)
+            for ranges, size in zip(travels.values(), sizes[::2], strict=True)
+        )
+        if not is_whole or messages.storage_offset() % 4 or messages.stride(0) % 4:
+            return None
+        codes, scales, *signs = messages.split(sizes, 1)
+        parts = {"codes": codes, "scales": scales.view(torch.float32)}
+        if signs:
+            parts["signs"] = signs[0]
+        return Payload((len(messages), layout.stride), layout, parts, travels)
+
     def _empty(
-        self, x: torch.Tensor, rows: torch.Tensor, layout: FlatLayout | None, place: FlatLayout
+        self,
+        shape: tuple[int, ...],
+        layout: FlatLayout | None,
+        place: FlatLayout,
+        device: torch.device,
     ) -> Payload:
-        agents, columns = rows.shape
-        buckets = len(table_of(place, self.bucket, rows.device))
+        agents, columns = shape[0], max(end for _, end in place.ranges)
+        buckets = len(table_of(place, self.bucket, device))
         parts = {
-            "codes": rows.new_empty(agents, columns * self.bits // 8, dtype=torch.uint8),
-            "scales": rows.new_empty(agents, buckets),
+            "codes": torch.empty(
+                agents, columns * self.bits // 8, dtype=torch.uint8, device=device
+            ),
+            "scales": torch.empty(agents, buckets, dtype=torch.float32, device=device),
         }
         travels = {"codes": bit_ranges(place, self.bits)}
         if self.has_sign_plane:
-            parts["signs"] = rows.new_empty(agents, columns // 8, dtype=torch.uint8)
+            parts["signs"] = torch.empty(agents, columns // 8, dtype=torch.uint8, device=device)
             travels["signs"] = bit_ranges(place, 1)
-        return Payload((agents, x.shape[1]), layout, parts, travels)
+        return Payload((agents, shape[1]), layout, parts, travels)
 
     def _outputs(self, payload: Payload) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         return payload.parts["codes"], payload.parts["scales"], payload.parts.get("signs")

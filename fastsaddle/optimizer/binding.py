@@ -24,6 +24,7 @@ def bind(optimizer: Optimizer) -> None:
 
     Buffers that fit stay where they are: a captured graph knows nothing but their addresses.
     """
+    optimizer.communicator.catch_up()
     live, groups = optimizer.live, [moving(group) for group in optimizer.param_groups]
     device = optimizer.parameters[0].device
     rows = FlatParameters.over(groups, optimizer.agents, optimizer.stacked, device)

@@ -1080,6 +1080,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self.refuse_perturbed("copied")
+        self.communicator.catch_up()
         own = None if self.locals is None else self.locals.state_dicts()
         counted = {
             "bytes_sent": self.bytes_sent,

@@ -33,7 +33,12 @@ from typing import Any
 import torch
 
 from fastsaddle.kernels._shared.bfloat16.reference import passes_of
-from fastsaddle.kernels._shared.buckets.arguments import BUCKETS
+from fastsaddle.kernels._shared.buckets.arguments import (
+    BUCKETS,
+    MOST_ELEMENTS,
+    MOST_LEVELS,
+    SQUARES,
+)
 from fastsaddle.kernels._shared.step.arguments import (
     ACTIVE,
     BETA,
@@ -50,15 +55,11 @@ from fastsaddle.kernels._shared.step.arguments import (
     G,
 )
 from fastsaddle.kernels._shared.step.reference import check_kind
-from fastsaddle.kernels.arguments import Array, Flag, Int, Rate, Rows, State, draws, lists
+from fastsaddle.kernels.arguments import Flag, Int, Rate, Rows, State, draws, lists
 from fastsaddle.kernels.examples import Draw
 from fastsaddle.kernels.op import Op
 
 from .reference import choco_step_reference
-
-MOST_LEVELS = 127
-# all agents of a bucket lie in a core's cache together
-MOST_ELEMENTS = 1024
 
 
 def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str, dict[str, Any]]:
@@ -161,14 +162,7 @@ choco_step = Op(
         Flag("mix_first", about="the second order"),
         Int("levels", 1, MOST_LEVELS, about="of the quantizer"),
         *draws(),
-        Array(
-            "squares",
-            torch.float64,
-            "agents, 2",
-            written=True,
-            read=False,
-            about="||t||^2 and ||Q(t) - t||^2",
-        ),
+        SQUARES,
         ACTIVE,
     ),
     reference=choco_step_reference,

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 from fastsaddle.kernels._shared.bfloat16.triton_gpu import kept, widened
+from fastsaddle.kernels._shared.buckets.public_step_triton import local_rows, mixed_rows, quantized
 from fastsaddle.kernels._shared.buckets.triton_gpu import row_tops, steps_of, tile_rows
 from fastsaddle.kernels._shared.philox.triton_gpu import COPIES
-from fastsaddle.kernels.choco_step.blocks_triton import local_rows, mixed_rows, quantized
 
 
 @triton.jit(do_not_specialize=["multiplier", "shift", "levels", "seed", "first_agent"])
@@ -87,7 +87,7 @@ def publish_kernel(
     t = model - x_hat
     inverse, scale = steps_of(row_tops(t, 0), levels)
     step = tl.load(step_ptr + agent * step_step)
-    value, square, lost = quantized(
+    _, value, square, lost = quantized(
         t, inverse, scale, seed, first_agent + agent, step, begin, levels
     )
     x_hat = kept(x_hat + value, x_hat_ptr, seed, first_agent + agent, step, begin, COPIES)

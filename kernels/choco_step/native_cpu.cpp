@@ -79,7 +79,7 @@ struct Tile {
     float* momentum = moves ? a.momentum.open(i, part.first, part.columns, wide) : nullptr;
     fs::mix_public({named, a.lists.weights + list, length, copy(i), model(i), a.gamma.at(i),
                     moves ? a.start(i, part.first) : nullptr, momentum, a.lr.at(i), a.mu.at(i),
-                    a.x.at(i, part.first), static_cast<bool>(a.saved), a.mix_first,
+                    a.x.at(i, part.first), static_cast<bool>(a.saved), a.mix_first ? model(i) : nullptr,
                     a.momentum.soon(i, next, models)},
                    part.columns);
     if (moves) a.momentum.close(i, part.first, part.columns, next, momentum, a.draws, fs::MOMENTUM);

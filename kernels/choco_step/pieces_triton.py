@@ -10,15 +10,15 @@ import triton
 import triton.language as tl
 
 from fastsaddle.kernels._shared.bfloat16.triton_gpu import kept, widened
-from fastsaddle.kernels._shared.buckets.reference import PIECE
-from fastsaddle.kernels._shared.buckets.triton_gpu import bucket_span, magnitude_bits, steps_of
-from fastsaddle.kernels._shared.philox.triton_gpu import COPIES
-from fastsaddle.kernels.choco_step.blocks_triton import (
+from fastsaddle.kernels._shared.buckets.public_step_triton import (
     local_rows,
     mixed_rows,
     neighbors_pull,
     quantized,
 )
+from fastsaddle.kernels._shared.buckets.reference import PIECE
+from fastsaddle.kernels._shared.buckets.triton_gpu import bucket_span, magnitude_bits, steps_of
+from fastsaddle.kernels._shared.philox.triton_gpu import COPIES
 
 # what it takes: four buffers of so many agents and elements, for each of 132 programs, are 50 MB, the L2 of an H200
 PIECES_AGENTS, PIECES_ELEMENTS = 48, 48 * 512
@@ -135,7 +135,7 @@ def choco_step_pieces_kernel(
                     GATED,
                 )
             if WALK == 1:
-                value, square, lost = quantized(
+                _, value, square, lost = quantized(
                     model - x_hat, inverse, scale, key, who, step, first + i * 0, levels
                 )
                 squares += square

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 
 from fastsaddle.kernels._shared.bfloat16.triton_gpu import as_bits
+from fastsaddle.kernels._shared.buckets.public_step_triton import finish_squares
 from fastsaddle.kernels._shared.buckets.triton_gpu import tile_shape
 from fastsaddle.kernels._shared.rows.triton_launch import EXACT, STREAM_COLUMNS
 from fastsaddle.kernels._shared.shapes.table import shape
@@ -24,21 +24,6 @@ from fastsaddle.kernels.choco_step.pieces_triton import (
     choco_step_pieces_kernel,
     pieces_shape,
 )
-
-# buckets that a finishing program adds at once
-LANES = 512
-
-
-@triton.jit
-def squares_finish_kernel(partial_ptr, squares_ptr, buckets, LANES: tl.constexpr):
-    agent = tl.program_id(0).to(tl.int64)
-    both = tl.arange(0, 2)
-    lanes = tl.zeros([2, LANES], dtype=tl.float64)
-    for first in range(0, buckets, LANES):
-        b = first + tl.arange(0, LANES)[None, :]
-        place = partial_ptr + (agent * 2 + both)[:, None] * buckets + b
-        lanes += tl.load(place, mask=b < buckets, other=0.0).to(tl.float64)
-    tl.store(squares_ptr + agent * 2 + both, tl.sum(lanes, axis=1))
 
 
 def launch(
@@ -174,4 +159,4 @@ def launch(
         )
         if mix_first:
             publish(x, False)
-    squares_finish_kernel[(agents,)](partial, squares, count, LANES=LANES, **EXACT)
+    finish_squares(partial, squares)

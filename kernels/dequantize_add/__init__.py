@@ -2,7 +2,7 @@
 
 The inverse of `quantize` and of `sign`, whose conventions and sources (Alistarh et al. 2017, Karimireddy et al. 2019)
 hold here. Without codes, a value is its bucket's scale with the sign in `signs`. Columns of `out` between buckets are
-left as they are.
+left as they are. Codes, scales and signs may be those in the messages that have arrived.
 
 Rounding: exact; value, product and sum round once each.
 """
@@ -63,13 +63,14 @@ def passes(arguments: Mapping[str, Any]) -> float:
 dequantize_add = Op(
     name="dequantize_add",
     arguments=(
-        Array("codes", torch.uint8, "agents, columns * bits // 8", optional=True),
-        Array("scales", torch.float32, "agents, count"),
+        Array("codes", torch.uint8, "agents, columns * bits // 8", optional=True, apart=True),
+        Array("scales", torch.float32, "agents, count", apart=True),
         Array(
             "signs",
             torch.uint8,
             "agents, columns // 8",
             optional=True,
+            apart=True,
             about="None where codes hold the sign",
         ),
         BUCKETS,

@@ -7,11 +7,11 @@ namespace {
 constexpr fs::i64 COLUMNS = 4096;
 
 struct Arguments {
-  const fs::Byte* codes;
-  const float* scales;
-  const fs::Byte* signs;
+  fs::ByteRows codes;
+  fs::ConstRows scales;
+  fs::ByteRows signs;
   fs::Table table;
-  fs::i64 columns, bits;
+  fs::i64 bits;
   fs::Scalar weight;
   fs::Rows out;
 };
@@ -45,14 +45,13 @@ FS_BYTE_CLONES void add_signs(const fs::Byte* __restrict negative, float scale, 
 
 void add_part(const Arguments& a, const fs::Part& part, fs::i64 agent) {
   alignas(64) fs::Byte unpacked[COLUMNS], negative[COLUMNS];
-  const fs::i64 at = agent * a.columns + part.first;
   const fs::Byte* fields = unpacked;
-  if (a.bits == 8) fields = a.codes + at;
-  else if (a.codes) fs::unpack(a.codes + at * a.bits / 8, part.columns, a.bits, unpacked);
-  if (a.signs) fs::unpack(a.signs + at / 8, part.columns, 1, negative);
+  if (a.bits == 8) fields = a.codes.at(agent, part.first);
+  else if (a.codes) fs::unpack(a.codes.at(agent, part.first * a.bits / 8), part.columns, a.bits, unpacked);
+  if (a.signs) fs::unpack(a.signs.at(agent, part.first / 8), part.columns, 1, negative);
   for (fs::i64 n = 0; n < part.buckets; ++n) {
     const fs::Piece p = fs::piece(a.table, part, n);
-    const float scale = a.scales[agent * a.table.count + p.bucket], weight = a.weight.at(agent);
+    const float scale = *a.scales.at(agent, p.bucket), weight = a.weight.at(agent);
     const fs::i64 c = p.first - part.first;
     // padding is left as it is
     const fs::i64 end = a.table.buckets[p.bucket].first + a.table.buckets[p.bucket].elements;
@@ -66,11 +65,13 @@ void add_part(const Arguments& a, const fs::Part& part, fs::i64 agent) {
 
 }  // namespace
 
-FS_EXPORT fs::i64 fs_dequantize_add(const fs::Byte* codes, const float* scales, const fs::Byte* signs,
+FS_EXPORT fs::i64 fs_dequantize_add(const fs::Byte* codes, fs::i64 codes_stride, const float* scales,
+                                    fs::i64 scales_stride, const fs::Byte* signs, fs::i64 signs_stride,
                                     const fs::Bucket* buckets, fs::i64 bucket, fs::i64 bits, const float* weight,
                                     fs::i64 weight_step, float* out, fs::i64 out_stride, fs::i64 agents,
                                     fs::i64 columns, fs::i64 count, fs::i64 threads) try {
-  const Arguments a{codes, scales, signs, {buckets, count}, columns, bits, {weight, weight_step}, {out, out_stride}};
+  const Arguments a{{codes, codes_stride}, {scales, scales_stride}, {signs, signs_stride}, {buckets, count}, bits,
+                    {weight, weight_step}, {out, out_stride}};
   if (!a.table.valid(columns, bucket)) return fs::BAD_BUCKETS;
   const std::vector<fs::Part> parts = fs::parts_of(a.table, COLUMNS, true);
   fs::for_parts(agents, parts, threads, [&](fs::i64 agent, fs::i64 p) { add_part(a, parts[p], agent); });

@@ -16,6 +16,9 @@ def dequantize_add_kernel(
     buckets_ptr,
     weight_ptr,
     out_ptr,
+    codes_stride,
+    scales_stride,
+    signs_stride,
     out_stride,
     weight_step,
     agents,
@@ -37,16 +40,16 @@ def dequantize_add_kernel(
     inside = c < end[:, None]
     place = out_ptr + agent[:, None] * out_stride + c
     out = tl.load(place, mask=inside)
-    scale = tl.load(scales_ptr + agent * buckets + bucket)[:, None]
+    scale = tl.load(scales_ptr + agent * scales_stride + bucket)[:, None]
     value = tl.zeros_like(out) + scale
     if BITS > 1:
-        codes = load_packed(codes_ptr, agent, begin, end, columns, BITS, COLUMNS)
+        codes = load_packed(codes_ptr, agent, begin, end, codes_stride, BITS, COLUMNS)
         if not SIGNS:
             # the highest bit is the sign
             codes = codes << (32 - BITS) >> (32 - BITS)
         value = codes.to(tl.float32) * scale
     if SIGNS:
-        negative = load_packed(signs_ptr, agent, begin, end, columns, 1, COLUMNS)
+        negative = load_packed(signs_ptr, agent, begin, end, signs_stride, 1, COLUMNS)
         value = tl.where(negative > 0, value * -1.0, value)
     added = out + tl.load(weight_ptr + agent * weight_step)[:, None] * value
     # not a mask of the store: it goes by whole pieces, so that accesses stay wide
@@ -67,13 +70,18 @@ def launch(
 ) -> None:
     agents, columns = out.shape
     programs, divides, shape = tile_shape(agents, columns, buckets, bucket)
+    fields, planes = signs if codes is None else codes, codes if signs is None else signs
+    assert fields is not None and planes is not None
     dequantize_add_kernel[(programs,)](
-        signs if codes is None else codes,
+        fields,
         scales,
-        codes if signs is None else signs,
+        planes,
         buckets,
         weight,
         out,
+        fields.stride(0),
+        scales.stride(0),
+        planes.stride(0),
         out.stride(0),
         weight.dim(),
         agents,

@@ -39,7 +39,7 @@ def sign_buckets_kernel(
     )
     c = begin[:, None] + tl.arange(0, COLUMNS)[None, :]
     x = tl.load(x_ptr + agent[:, None] * x_stride + c, mask=c < end[:, None], other=0.0)
-    store_packed(signs_ptr, (x < 0.0).to(tl.int32), agent, begin, end, columns, 1)
+    store_packed(signs_ptr, (x < 0.0).to(tl.int32), agent, begin, end, columns // 8, 1)
     total = tl.sum(tl.abs(x).to(tl.float64), axis=1)
     elements = tl.load(buckets_ptr + bucket * 2 + 1).to(tl.float64)
     scale = (total / elements).to(tl.float32)
@@ -71,7 +71,7 @@ def sign_tiles_kernel(
         row + agent,
         row + tile * COLUMNS,
         row + columns,
-        columns,
+        columns // 8,
         1,
     )
     store_partials(

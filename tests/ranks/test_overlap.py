@@ -25,7 +25,10 @@ from tests.ranks.over_threads import (
     start,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*may oscillate"),
+]
 MIX_FIRST = fs.Choco(fs.compressors.StochasticQuantizer(8), order="mix-then-compress")
 
 
@@ -38,6 +41,12 @@ def d_psgd(params: Any, lr: float, topology: str, **more: Any) -> Any:
         communicator=fs.comm.Gossip(topology),
         **more,
     )
+
+
+def often(params: Any, lr: float, topology: str, **more: Any) -> Any:
+    """Several gossips in a row, every second step."""
+    comm = fs.comm.Gossip(topology, MIX_FIRST, 0.4, every=2, rounds=2)
+    return fs.Optimizer(params, lr, rule=fs.rules.Momentum("local"), communicator=comm, **more)
 
 
 CASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
@@ -55,6 +64,12 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         fs.GradientTracking,
         {"compressor": fs.compressors.StochasticQuantizer(8), "consensus_step": 0.4},
     ),
+    "tracking, mixing first": (
+        fs.GradientTracking,
+        {"compressor": MIX_FIRST, "consensus_step": 0.4},
+    ),
+    "D2, mixing first": (fs.D2, {"compressor": MIX_FIRST, "consensus_step": 0.4}),
+    "several gossips, mixing first": (often, {}),
     # nothing to overlap
     "Q-SADDLe": (fs.QSADDLe, {}),
 }

@@ -25,3 +25,15 @@ SIGNS = Array(
     optional=True,
     about="None where codes hold the sign",
 )
+# of a compressed step
+MOST_LEVELS = 127
+# all agents of a bucket lie in a core's cache together
+MOST_ELEMENTS = 1024
+SQUARES = Array(
+    "squares",
+    torch.float64,
+    "agents, 2",
+    written=True,
+    read=False,
+    about="||t||^2 and ||Q(t) - t||^2",
+)

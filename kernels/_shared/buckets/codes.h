@@ -6,6 +6,18 @@
 namespace fs {
 
 using Byte = std::uint8_t;
+
+// packed bytes of agents, whose rows may lie apart
+template <typename Any>
+struct Packed {
+  Any* first;
+  i64 stride;
+  Any* at(i64 agent, i64 byte) const { return first + agent * stride + byte; }
+  explicit operator bool() const { return first != nullptr; }
+};
+using ByteRows = Packed<const Byte>;
+using WrittenBytes = Packed<Byte>;
+
 // packed bytes are read as the wider number whose bytes they are the fields of
 typedef std::uint16_t Pair __attribute__((aligned(1), may_alias));
 typedef std::uint32_t Four __attribute__((aligned(1), may_alias));

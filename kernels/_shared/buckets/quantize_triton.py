@@ -72,10 +72,12 @@ def quantize_kernel(
         writes = writes & (begin == (tl.load(buckets_ptr + bucket * 2) >> 5) * 32)
     tl.store(scales_ptr + scale_place, scale, mask=writes)
     if SIGNS:
-        store_packed(codes_ptr, tl.abs(codes), agent, begin, end, columns, BITS)
-        store_packed(signs_ptr, (codes < 0).to(tl.int32), agent, begin, end, columns, 1)
+        store_packed(codes_ptr, tl.abs(codes), agent, begin, end, columns * BITS // 8, BITS)
+        store_packed(signs_ptr, (codes < 0).to(tl.int32), agent, begin, end, columns // 8, 1)
     else:
-        store_packed(codes_ptr, codes & ((1 << BITS) - 1), agent, begin, end, columns, BITS)
+        store_packed(
+            codes_ptr, codes & ((1 << BITS) - 1), agent, begin, end, columns * BITS // 8, BITS
+        )
     if FEEDBACK:
         residual = v - codes.to(tl.float32) * scale[:, None]
         tl.store(residual_place, residual, mask=inside)

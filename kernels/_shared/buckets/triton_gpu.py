@@ -120,25 +120,28 @@ def signed_codes(x, draws, inverse, levels):
 
 
 @triton.jit
-def store_packed(ptr, fields, agent, begin, end, columns, BITS: tl.constexpr):
-    """Write non-negative numbers below 2^BITS, `[ROWS, COLUMNS]`, as bytes; the first lies in the lowest bits."""
+def store_packed(ptr, fields, agent, begin, end, row_bytes, BITS: tl.constexpr):
+    """Write non-negative numbers below 2^BITS, `[ROWS, COLUMNS]`, as bytes; the first lies in the lowest bits.
+
+    Agents' rows of bytes lie `row_bytes` apart.
+    """
     EACH: tl.constexpr = 8 // BITS
     WIDTH: tl.constexpr = fields.shape[1] // EACH
     if EACH > 1:
         parts = tl.reshape(fields, (fields.shape[0], WIDTH, EACH))
         fields = tl.sum(parts << (tl.arange(0, EACH) * BITS)[None, None, :], axis=2)
     place = (begin // EACH)[:, None] + tl.arange(0, WIDTH)[None, :]
-    row = agent * (columns // EACH)
+    row = agent * row_bytes
     tl.store(ptr + row[:, None] + place, fields.to(tl.uint8), mask=place < (end // EACH)[:, None])
 
 
 @triton.jit
-def load_packed(ptr, agent, begin, end, columns, BITS: tl.constexpr, COLUMNS: tl.constexpr):
+def load_packed(ptr, agent, begin, end, row_bytes, BITS: tl.constexpr, COLUMNS: tl.constexpr):
     """The inverse of `store_packed`, int32."""
     EACH: tl.constexpr = 8 // BITS
     WIDTH: tl.constexpr = COLUMNS // EACH
     place = (begin // EACH)[:, None] + tl.arange(0, WIDTH)[None, :]
-    row = agent * (columns // EACH)
+    row = agent * row_bytes
     packed = tl.load(ptr + row[:, None] + place, mask=place < (end // EACH)[:, None], other=0)
     fields = packed.to(tl.int32)
     if EACH > 1:

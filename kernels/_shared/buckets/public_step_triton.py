@@ -1,17 +1,22 @@
-"""What the kernels of choco_step share: the local step, the quantizer and the mixing of a block of rows."""
+"""What the kernels of choco_step and its parts share: local step, quantizer and mixing of a block of rows."""
 
+import torch
 import triton
 import triton.language as tl
 
 from fastsaddle.kernels._shared.bfloat16.triton_gpu import kept, widened
 from fastsaddle.kernels._shared.buckets.triton_gpu import signed_codes
 from fastsaddle.kernels._shared.philox.triton_gpu import MOMENTUM, ROUNDING, halves
+from fastsaddle.kernels._shared.rows.triton_launch import EXACT
 from fastsaddle.kernels._shared.step.triton_gpu import (
     is_finite,
     local_values,
     quasi_global_values,
     rows_of,
 )
+
+# buckets that a finishing program adds at once
+LANES = 512
 
 
 @triton.jit
@@ -58,11 +63,12 @@ def local_rows(
 
 @triton.jit
 def quantized(t, inverse, scale, seed, agent, step, begin, levels):
-    """(Q(t), ||t||^2, ||Q(t) - t||^2) of rows from the columns `begin` on."""
+    """(codes, Q(t), ||t||^2, ||Q(t) - t||^2) of rows from the columns `begin` on."""
     draws = halves(t, seed, agent, step, begin, ROUNDING)
-    value = signed_codes(t, draws, inverse[:, None], levels).to(tl.float32) * scale[:, None]
+    codes = signed_codes(t, draws, inverse[:, None], levels)
+    value = codes.to(tl.float32) * scale[:, None]
     lost = value - t
-    return value, tl.sum(t * t, axis=1), tl.sum(lost * lost, axis=1)
+    return codes, value, tl.sum(t * t, axis=1), tl.sum(lost * lost, axis=1)
 
 
 @triton.jit
@@ -127,3 +133,21 @@ def mixed_rows(
         tl.store(momentum_ptr + row * momentum_stride + c, moved, mask=inside)
     tl.store(x_ptr + row * x_stride + c, mixed, mask=inside)
     return mixed
+
+
+@triton.jit
+def squares_finish_kernel(partial_ptr, squares_ptr, buckets, LANES: tl.constexpr):
+    agent = tl.program_id(0).to(tl.int64)
+    both = tl.arange(0, 2)
+    lanes = tl.zeros([2, LANES], dtype=tl.float64)
+    for first in range(0, buckets, LANES):
+        b = first + tl.arange(0, LANES)[None, :]
+        place = partial_ptr + (agent * 2 + both)[:, None] * buckets + b
+        lanes += tl.load(place, mask=b < buckets, other=0.0).to(tl.float64)
+    tl.store(squares_ptr + agent * 2 + both, tl.sum(lanes, axis=1))
+
+
+def finish_squares(partial: torch.Tensor, squares: torch.Tensor) -> None:
+    """squares `[agents, 2]`: what buckets left in `partial` `[agents, 2, buckets]`, added."""
+    agents, _, buckets = partial.shape
+    squares_finish_kernel[(agents,)](partial, squares, buckets, LANES=LANES, **EXACT)
