@@ -151,9 +151,13 @@ def launch(draw: Draw, logs: Path, ranks: int, arguments: list[str], run: Path, 
     if hung:
         process.kill()
     status = process.wait()
+    # a launcher that is told to end while it starts them may leave some, which miss the others soon
+    patient = time.monotonic() + 3 * TIMEOUT
+    while time.monotonic() < patient and any(map(runs, pids.values())):
+        time.sleep(0.1)
     for pid in pids.values():
-        # those that torchrun has left, too
-        hung = send(pid, signal.SIGKILL) or hung
+        hung = hung or runs(pid)
+        send(pid, signal.SIGKILL)
     folders = sorted(logs.glob("*/attempt_0/[0-9]"), key=lambda folder: int(folder.name))
     said = tuple(
         "".join((folder / f"{name}.log").read_text("utf-8", "replace") for name in STREAMS)
@@ -190,6 +194,15 @@ def disturb(process: subprocess.Popen[bytes], pid: int | None, how: str) -> bool
     return pid is not None and send(pid, signal.SIGKILL if how == "kill" else signal.SIGSTOP)
 
 
+def runs(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has asked about since has."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
 def send(pid: int, number: int) -> bool:
     try:
         os.kill(pid, number)
@@ -220,8 +233,10 @@ def judge(ended: Launch, how: str, run: Path, counts: Counts, what: str) -> None
         if Path(path).resolve() != run.resolve() and (run / "config.json").exists():
             counts.losses.append(f"{what}: told to go on with {path}")
     stopped = STOPPED.search(everything)
-    if stopped and checkpoint.find(run)[0][0] != int(stopped[1]):
-        counts.losses.append(f"{what}: stopped at {stopped[1]}, without its checkpoint")
+    kept = [step for step, _ in checkpoint.find(run)]
+    # before the first step there is nothing but options to go on from
+    if stopped and int(stopped[1]) not in (kept or [0])[:1]:
+        counts.losses.append(f"{what}: stopped at {stopped[1]}, with checkpoints {kept}")
 
 
 def last_of(text: str) -> str:

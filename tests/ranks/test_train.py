@@ -186,3 +186,18 @@ def test_where_a_file_of_one_rank_is_damaged_all_go_on_from_the_checkpoint_befor
     said = ended(launched(2, *options(*more), "--out", str(run)), 1)
     assert said.count("error: --out") == 1 and "PeerError" not in said, said[-3000:]
     assert_equal(run, whole)
+
+
+def test_a_process_that_is_not_there_is_missed_in_a_line(tmp_path: Path) -> None:
+    told = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    command = [sys.executable, "-m", "fastsaddle", "train", *options("--timeout", "1")]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "run")],
+        env={**os.environ, **told},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("fastsaddle: error: not all 2 processes were there within 1 s")
+    assert not (tmp_path / "run").exists()

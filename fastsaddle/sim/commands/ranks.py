@@ -21,7 +21,7 @@ from fastsaddle.sim.run.interrupts import Interrupts
 from fastsaddle.sim.run.job import Job
 from fastsaddle.sim.run.run_dir import CONFIG
 from fastsaddle.sim.run.trainer import Observer, run
-from fastsaddle.sim.run.world import ElsewhereError, Stopping, World
+from fastsaddle.sim.run.world import AbsentError, ElsewhereError, Stopping, World
 
 # told of like a signal, by a number that no signal has
 DEADLINE = 1_000
@@ -43,6 +43,9 @@ def main(config: TrainConfig, typed: list[str]) -> int:
     try:
         world = worlds.join(lambda: _agents(config), config.counts, timeout, config.overlap)
     except ElsewhereError:
+        return FAILED
+    except AbsentError as error:
+        print(f"fastsaddle: error: {error}", file=sys.stderr)
         return FAILED
     except (ValueError, OSError):
         if worlds.speaks():

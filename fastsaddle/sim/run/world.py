@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from fastsaddle.ranks.errors import PeerError
 from fastsaddle.ranks.placement import Overlap, Placement, counts_of
-from fastsaddle.ranks.torch_transport import TorchTransport
+from fastsaddle.ranks.torch_transport import TorchTransport, first_line
 from fastsaddle.ranks.transport import Transport
 from fastsaddle.ranks.transposition import Transposition
 
@@ -35,6 +35,10 @@ Result = TypeVar("Result")
 
 class ElsewhereError(Exception):
     """Rank 0 has failed as this one has, and says why."""
+
+
+class AbsentError(Exception):
+    """Not all processes of a run were there in time."""
 
 
 def is_launched() -> bool:
@@ -196,23 +200,35 @@ def join(
         overlap: whether messages travel while gradients are taken.
 
     Raises:
+        AbsentError: another process was not there in time.
         ElsewhereError: rank 0 could not say how many agents there are.
         ValueError: fewer agents than ranks, or counts that do not fit; or what `agents` raises.
     """
-    if not dist.is_initialized():
-        is_gpu = torch.cuda.is_available()
-        if is_gpu:
-            torch.cuda.set_device(local_device())
-        backend = "cpu:gloo,cuda:nccl" if is_gpu else "gloo"
-        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
-        # torchrun may keep the store of an attempt that failed, with addresses where nobody is any more
-        store = dist.PrefixStore(f"attempt {os.environ.get(TRIED_BEFORE, '0')}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-    number = _from_first(agents)
+    try:
+        if not dist.is_initialized():
+            _initialize(timeout)
+        number = _from_first(agents)
+    except dist.DistError as error:
+        raise AbsentError(
+            f"not all {os.environ[RANKS]} processes were there within {timeout.total_seconds():g} s (--timeout), "
+            f"as rank {os.environ['RANK']} noticed: {first_line(error)}"
+        ) from error
     try:
         return World(TorchTransport(None, timeout), number, counts, overlap)
     except ValueError as error:
         raise error if counts is None else ValueError(f"--placement: {error}") from error
+
+
+def _initialize(timeout: timedelta) -> None:
+    """Open torch.distributed among the processes that the launcher has started."""
+    is_gpu = torch.cuda.is_available()
+    if is_gpu:
+        torch.cuda.set_device(local_device())
+    backend = "cpu:gloo,cuda:nccl" if is_gpu else "gloo"
+    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    # torchrun may keep the store of an attempt that failed, with addresses where nobody is any more
+    store = dist.PrefixStore(f"attempt {os.environ.get(TRIED_BEFORE, '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
 
 
 def _from_first(agents: Callable[[], int]) -> int:
