@@ -32,6 +32,14 @@ MAKE: dict[str, Callable[..., fs.Optimizer]] = {
     "QGM in 8 bits": lambda p, graph, n, **more: fs.QGM(
         p, lr=0.02, topology=graph, compressor=QUANTIZER, consensus_step=0.5, **more
     ),
+    "QGM mixing first": lambda p, graph, n, **more: fs.QGM(
+        p,
+        lr=0.02,
+        topology=graph,
+        compressor=fs.Choco(QUANTIZER, order="mix-then-compress"),
+        consensus_step=0.5,
+        **more,
+    ),
     "QSADDLe of top-k": lambda p, graph, n, **more: fs.QSADDLe(
         p, lr=0.02, topology=graph, compressor=TOP_K, consensus_step=0.3, **more
     ),
@@ -98,11 +106,13 @@ def on_a_stack(name: str, graph: str, agents: int, steps: int) -> dict[str, Any]
     return told(optimizer, problem)
 
 
-def train(place: Place, cases: list[tuple[str, str, tuple[int, ...]]], steps: int) -> list[Any]:
+def train(
+    place: Place, cases: list[tuple[str, str, tuple[int, ...]]], steps: int, overlap: Any = "off"
+) -> list[Any]:
     """One run after the other of (optimizer, graph, counts), all over the default group."""
     found = []
     for name, graph, counts in cases:
-        here = fs.place(counts=counts, timeout=timedelta(seconds=20))
+        here = fs.place(counts=counts, timeout=timedelta(seconds=20), overlap=overlap)
         part = slice(here.first_agent, here.first_agent + here.agents)
         problem = Problem(here.all_agents, part)
         optimizer = MAKE[name](problem.params, graph, here.all_agents, placement=here)
