@@ -12,6 +12,7 @@ from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.compressors.base import Payload
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.ranks.halo import Halo
+from fastsaddle.ranks.header import Kind
 from fastsaddle.ranks.placement import Placement
 
 
@@ -46,7 +47,6 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         often = (every, rounds)
         RankGossip.__init__(self, topology, placement, consensus_step, *often, False, stacked)
         self._compress(choco, None if self.peers.who else fused(choco))
-        self._payloads: dict[tuple[int, torch.device], Halo] = {}
 
     @property
     def holds(self) -> Sequence[int]:
@@ -113,7 +113,8 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         if quantizer is None or not self.peers.who:
             return [None] * len(exchanges)
         sizes = [quantizer.message_bytes(exchange.layout) for exchange in exchanges]
-        return self._mailed(sum(sizes), exchanges[0].squares.device).own.split(sizes, 1)
+        device = exchanges[0].squares.device
+        return self._halo_of(sum(sizes), device, Kind.PAYLOAD).own.split(sizes, 1)
 
     def _exchanged(self, told: list[Told]) -> list[Payload | None]:
         """Send messages of the agents here, in one exchange; what came of the agents heard, by row buffer."""
@@ -121,7 +122,8 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
             return [None] * len(told)
         payloads = [one.payload for one in told]
         sizes = [payload.nbytes // payload.shape[0] for payload in payloads]
-        halo = self._mailed(sum(sizes), next(iter(payloads[0].parts.values())).device)
+        device = next(iter(payloads[0].parts.values())).device
+        halo = self._halo_of(sum(sizes), device, Kind.PAYLOAD)
         for one, messages in zip(told, halo.own.split(sizes, 1), strict=True):
             if not one.lies_in_messages:
                 one.payload.packed(messages)
@@ -137,13 +139,6 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
             if heard is not None:
                 return heard
         return Payload.unpacked(messages, told.payload, self.plan.halo)
-
-    def _mailed(self, nbytes: int, device: torch.device) -> Halo:
-        """The buffer that messages of so many bytes an agent are sent from, and received into."""
-        key = (nbytes, device)
-        if key not in self._payloads:
-            self._payloads[key] = Halo(self.plan, *key, torch.uint8)
-        return self._payloads[key]
 
     def _may_fail(self, device: torch.device) -> bool:
         # and elsewhere
