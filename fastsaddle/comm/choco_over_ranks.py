@@ -178,13 +178,15 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         if quantizer is None or not self.peers.who:
             return [None] * len(exchanges)
         sizes = [quantizer.message_bytes(exchange.layout) for exchange in exchanges]
-        return self._mailed(sum(sizes), exchanges[0].squares.device).own.split(sizes, 1)
+        return self.buffers.halo(sum(sizes), exchanges[0].squares.device, Kind.PAYLOAD).own.split(
+            sizes, 1
+        )
 
     def _filled(self, told: list[Told]) -> Halo:
         """Messages of the agents here, ready to be sent in one exchange."""
         sizes = sizes_of(told)
         device = next(iter(told[0].payload.parts.values())).device
-        halo = self._mailed(sum(sizes), device)
+        halo = self.buffers.halo(sum(sizes), device, Kind.PAYLOAD)
         for one, messages in zip(told, halo.own.split(sizes, 1), strict=True):
             if not one.lies_in_messages:
                 one.payload.packed(messages)
@@ -203,10 +205,6 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
             if heard is not None:
                 return heard
         return Payload.unpacked(messages, told.payload, self.plan.halo)
-
-    def _mailed(self, nbytes: int, device: torch.device) -> Halo:
-        """The buffer that messages of so many bytes an agent are sent from, and received into."""
-        return self.buffers.halo(nbytes, device, Kind.PAYLOAD)
 
     def _may_fail(self, device: torch.device) -> bool:
         # and elsewhere

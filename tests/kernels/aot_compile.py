@@ -132,6 +132,7 @@ def compile_example(
         "passes": op.passes(arguments),
         "foreign": foreign_passes(arguments, agents),
         "mix_first": arguments.get("mix_first", False),
+        "sent": (arguments.get("bits", 0) + (arguments.get("signs") is not None)) / 32,
         **{name: passes_of(arguments.get(name)) for name in ("momentum", "x_hat")},
     }
     launch = op.implementation("triton")

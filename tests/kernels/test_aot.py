@@ -147,9 +147,9 @@ def passes(report: Report) -> float:
     if report["kernel"] == "mix_update_kernel":
         # rows of agents elsewhere come from memory
         from_l2 -= report["foreign"]
-    if report["kernel"] == "mix_kernel":
-        # public copies of the neighbors, and the own one once more
-        from_l2 = 2 * report["x_hat"]
+    if report["kernel"] in ("mix_kernel", "choco_mix_kernel"):
+        # public copies of the neighbors here, and the own one once more
+        from_l2 = (2 - report["foreign"]) * report["x_hat"]
     if report["kernel"] == "choco_step_pieces_kernel":
         # what the second walk reads again: models and public copies, or all that the local step reads
         from_l2 = report["x_hat"] + (1 if report["mix_first"] else 2 + report["momentum"])
@@ -175,6 +175,9 @@ def owed(report: Report) -> float | None:
         return 3 + report["x_hat"] + 2 * report["momentum"]
     if kernel in ("gossip_step_slices_kernel", "choco_step_pieces_kernel"):
         return report["passes"]
+    if kernel == "choco_encode_kernel":
+        # codes and signs are counted apart
+        return report["passes"] - report["sent"]
     if kernel == "bucket_tiles_kernel":
         return 2 if report["op"] == "compress_ef" else 1
     if report["op"] in ("quantize", "compress_ef", "dequantize_add", "sign"):

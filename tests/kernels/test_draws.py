@@ -102,4 +102,4 @@ def test_some_agents_draw_as_they_do_among_all(
 
 def test_the_ops_that_draw_are_found() -> None:
     names = {"choco_step", "compress_ef", "gossip_step", "local_step", "mix_update", "quantize"}
-    assert {*names, "top_k"} <= {op.name for op in DRAWING}
+    assert {*names, "choco_encode", "choco_mix", "top_k"} <= {op.name for op in DRAWING}

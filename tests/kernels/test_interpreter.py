@@ -35,7 +35,7 @@ def reason_to_skip() -> str | None:
         (
             *("test_ops.py", "test_far_rows.py", "test_halo.py", "test_active.py", "test_draws.py"),
             *("test_gather_batch.py", "test_tickets.py", "test_squares.py", "test_distance.py"),
-            "test_shapes.py",
+            *("test_shapes.py", "test_choco_parts.py"),
         ),
         ("test_stacked_convolution.py",),
     ],

@@ -206,6 +206,8 @@ LISTS = {
     ("gossip_step", "quasi-global"): ("neighbors", "x", "x"),
     ("mix_update", "quasi-global"): ("neighbors", "x", "h"),
     ("mix_update", "quasi-global-halo"): ("neighbors", "x", "h"),
+    ("choco_mix", "quasi-global"): ("neighbors", "x", "x_hat"),
+    ("choco_mix", "quasi-global-halo"): ("neighbors", "x", "x_hat"),
     ("mix_neighbors", "degree-2"): ("neighbors", "out", "x"),
     ("mix_neighbors", "halo"): ("neighbors", "out", "x"),
     ("weighted_sum", "rows-3"): ("sources", "out", "rows"),

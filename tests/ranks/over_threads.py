@@ -37,10 +37,10 @@ class Found:
     optimizer: Any = None
 
 
-def start(seed: int) -> list[torch.Tensor]:
+def start(seed: int, shapes: tuple[tuple[int, ...], ...] = SHAPES) -> list[torch.Tensor]:
     """All agents' first models."""
     draw = torch.Generator().manual_seed(seed)
-    return [torch.randn(AGENTS, *shape, generator=draw) for shape in SHAPES]
+    return [torch.randn(AGENTS, *shape, generator=draw) for shape in shapes]
 
 
 def closure_of(

@@ -16,6 +16,7 @@ from torch import nn
 
 import fastsaddle as fs
 from fastsaddle import compressors as fc
+from fastsaddle.comm.choco import CompressedGossip
 from fastsaddle.compressors._wire import NonFiniteError
 from fastsaddle.ranks.errors import PeerError
 from fastsaddle.ranks.header import SIZE
@@ -63,6 +64,14 @@ MESSAGES: dict[str, Any] = {
     "all options": fs.Choco(fc.Sign(), MIX_FIRST, running_sum=True, adaptive=True),
 }
 COUNTS = ((1,) * 8, (3, 1, 2, 2), (3, 5))
+# tensors that fill their columns
+WHOLE = ((64,), (32, 3), (1056,))
+QUANTIZERS = (
+    fc.StochasticQuantizer(8),
+    fc.StochasticQuantizer(4, bucket=32),
+    fc.StochasticQuantizer(2),
+    fc.StochasticQuantizer(4, bucket=1024, levels=15),
+)
 # with less usual messages those that send one row buffer, several, and edges'
 SOME = ("QGM", "MomentumTracking", "NGM")
 UNUSUAL = ("published", "own", "mixing first whole", "all options")
@@ -82,11 +91,16 @@ def gossip(message: Any, params: Any, every: int = 1, rounds: int = 1, **more: A
 
 
 def check(
-    build: Callable[..., Any], seed: int, counts: tuple[tuple[int, ...], ...], steps: int = 4
+    build: Callable[..., Any],
+    seed: int,
+    counts: tuple[tuple[int, ...], ...],
+    steps: int = 4,
+    shapes: tuple[tuple[int, ...], ...] = SHAPES,
 ) -> None:
-    whole = run(build, start(seed), slice(0, AGENTS), steps)
+    models = start(seed, shapes)
+    whole = run(build, models, slice(0, AGENTS), steps)
     for each in counts:
-        parts = run_apart(build, start(seed), each, steps)
+        parts = run_apart(build, models, each, steps)
         assert_equal(joined(parts), whole)
         squares = torch.cat([part.optimizer.squares for part in parts])
         if whole.optimizer.communicator.may_refuse:
@@ -137,6 +151,71 @@ def test_any_graph_and_counts(
 @pytest.mark.parametrize("often", [{"rounds": 2}, {"every": 3}, {"every": 2, "rounds": 3}], ids=str)
 def test_several_gossips_and_local_steps(message: str, often: dict[str, int], seed: int) -> None:
     check(partial(gossip, KEPT[message], **often), seed, COUNTS[1:2], 6)
+
+
+@pytest.mark.parametrize("order", [MIX_FIRST, "compress-then-mix"])
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
+def test_tensors_without_padding_are_encoded_where_they_are_sent_from(
+    quantizer: fc.StochasticQuantizer, order: Any, seed: int
+) -> None:
+    """Of one group, of two of which one is padded, of several row buffers at once."""
+    choco = fs.Choco(quantizer, order)
+    for turn, name in enumerate(("QGM", "DSGDm", "QSADDLe", "MomentumTracking")):
+        build = partial(make, name, choco, topology=("ring", "exponential")[turn % 2])
+        for shapes in (WHOLE, (*WHOLE[:2], SHAPES[2]), (SHAPES[0], *WHOLE[1:])):
+            check(build, seed, COUNTS[turn % 3 : turn % 3 + 1], 2, shapes)
+    check(partial(gossip, choco, rounds=2), seed, COUNTS[2:], 2, WHOLE)
+    check(partial(gossip, choco, every=2, state_dtype=torch.bfloat16), seed, COUNTS[2:], 3, WHOLE)
+
+
+def test_what_is_sent_lies_where_it_was_encoded(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lying: list[bool] = []
+    encoded = CompressedGossip._encoded
+    monkeypatch.setattr(
+        CompressedGossip,
+        "_encoded",
+        lambda *args: (told := encoded(*args), lying.append(told.lies_in_messages))[0],
+    )
+    for shapes, expected in ((WHOLE, {True}), (SHAPES, {False})):
+        lying.clear()
+        run_apart(partial(make, "QGM", MESSAGES["8 bits"]), start(seed, shapes), (3, 5), 1)
+        assert {*lying} == expected
+
+
+@pytest.mark.parametrize("order", [MIX_FIRST, "compress-then-mix"])
+@pytest.mark.parametrize("name", ["DSGDm", "QGM"])
+def test_an_exchange_that_fails_changes_nothing(name: str, order: Any, seed: int) -> None:
+    """Neither on the rank whose message is refused, nor on those that have encoded theirs."""
+
+    def work(transport: Any) -> tuple[bool, bool]:
+        here = Placement((3, 1, 2, 2), transport)
+        part = slice(here.first_agent, here.first_agent + here.agents)
+        parameters = [nn.Parameter(model[part].clone()) for model in start(seed, WHOLE)]
+        choco = fs.Choco(fc.StochasticQuantizer(8), order)
+        optimizer = make(name, choco, parameters, placement=here)
+        optimizer.step(closure_over(optimizer, parameters))
+        buffers = [optimizer.rows.x, *optimizer.flat_state.values(), optimizer.squares]
+        buffers += optimizer.live.heard.buffers.values()
+        before = [rows.clone() for rows in buffers]
+        if here.rank == 2:
+            # finite gradients, models that are not
+            optimizer.param_groups[0]["lr"] = 3e38
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = sum(100.0 * p.sum() for p in parameters)
+            loss.backward()
+            return loss
+
+        has_failed = False
+        try:
+            optimizer.step(closure)
+        except (PeerError, NonFiniteError):
+            has_failed = True
+        return has_failed, all(map(torch.equal, buffers, before))
+
+    # rank 0 hears nobody of rank 2, and is told after this step
+    assert run_in_threads(4, work, timeout=20)[1:] == [(True, True)] * 3
 
 
 @pytest.mark.parametrize("order", [MIX_FIRST, "compress-then-mix"])
