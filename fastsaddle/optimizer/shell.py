@@ -35,7 +35,7 @@ from fastsaddle.optimizer.combination import (
 from fastsaddle.optimizer.commit import Commit, interruptible
 from fastsaddle.optimizer.eager import eagerly
 from fastsaddle.optimizer.errors import NonFiniteGradientError
-from fastsaddle.optimizer.facts import everywhere
+from fastsaddle.optimizer.facts import compare, everywhere
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
 from fastsaddle.optimizer.group_views import GroupViews, rows_of, views_of
@@ -619,12 +619,17 @@ class Optimizer(torch.optim.Optimizer):
         phase, live = self.phase, self.live
         if phase.steps:
             raise RuntimeError("a step is in progress: a closure must not step its own optimizer")
-        self.communicator.begin(self)
         told, live.scaler = live.scaler, {}
-        if told and closure is not None:
-            refuse_closure(self)
-        self.gradient.check_call(self, closure, closure_passes)
         with Commit(), torch.no_grad():
+            try:
+                self.communicator.begin(self)
+                compare(self)
+                if told and closure is not None:
+                    refuse_closure(self)
+                self.gradient.check_call(self, closure, closure_passes)
+            except BaseException as error:
+                self.communicator.withdraw(error)
+                raise
             phase.steps = True
             try:
                 # of rows that another optimizer has laid out the groups are not these
@@ -913,6 +918,7 @@ class Optimizer(torch.optim.Optimizer):
         self._refuse_in_step("synchronized")
         self.refuse_perturbed("synchronized")
         with Commit(), torch.no_grad(), use_backend(self.backend), self._at_models():
+            compare(self, together=True)
             self.follow()
             self.bytes_sent += self.communicator.synchronize(self)
             self.mark_written()
@@ -937,6 +943,7 @@ class Optimizer(torch.optim.Optimizer):
             PeerError: a rank did not call it.
         """
         self._refuse_in_step("gathered")
+        compare(self, together=True)
         return gathered_rows(self, name)
 
     def consensus(self, module: torch.nn.Module) -> torch.nn.Module:
@@ -956,6 +963,7 @@ class Optimizer(torch.optim.Optimizer):
             PeerError: a rank did not call it.
         """
         self._refuse_in_step("averaged")
+        compare(self, together=True)
         return consensus_of(self, module)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -973,7 +981,7 @@ class Optimizer(torch.optim.Optimizer):
         where all agents are here.
         """
         heard = self.live.heard
-        heard.is_old = bool(heard.buffers)
+        heard.is_old, self.live.is_loaded = bool(heard.buffers), True
 
     def _refuse_in_step(self, what: str) -> None:
         """Raise RuntimeError while a step is in progress: a closure would pull its models away."""
@@ -1036,6 +1044,7 @@ class Optimizer(torch.optim.Optimizer):
                 raise
             finally:
                 self.live.loading = {}
+        self.live.is_loaded = True
 
     def __copy__(self) -> Optimizer:
         # shares everything, as wrappers' copies of __dict__ do
@@ -1051,6 +1060,8 @@ class Optimizer(torch.optim.Optimizer):
             "rounds": self.rounds,
             "skipped": self.skipped,
             "locals": own,
+            "compared": self.live.compared,
+            "is_loaded": self.live.is_loaded,
             "models": {p: model.clone() for p, model in models_ahead(self).items()},
         }
         kept = super().__getstate__()
@@ -1078,6 +1089,7 @@ class Optimizer(torch.optim.Optimizer):
             self.live = live = Live()
             live.bytes_sent, live.held_locals = counted["bytes_sent"], counted["locals"]
             live.rounds, live.skipped = counted["rounds"], counted["skipped"]
+            live.compared, live.is_loaded = counted["compared"], counted["is_loaded"]
             for p, model in counted["models"].items():
                 p.data.copy_(model)
         for group in self.param_groups:

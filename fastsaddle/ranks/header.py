@@ -17,17 +17,23 @@ MAGIC, VERSION = 0x64617366, 1
 # to everybody
 ALL = -1
 _FORM = struct.Struct("<IHHqiiIQIiqi")
-_CAUSE = SIZE - _FORM.size
+# characters of a cause
+MOST_SAID = SIZE - _FORM.size
 
 
 class Kind(IntEnum):
-    """What a message holds: rows as they are, a compressor's bytes, a row of an edge, a slice for a mean, text."""
+    """What a message holds: rows as they are, a compressor's bytes, a row of an edge, a slice for a mean, text.
+
+    Or nothing, where its header says what is so on a rank: something has changed, or a step was refused.
+    """
 
     ROW = 0
     PAYLOAD = 1
     EDGE = 2
     SLICE = 3
     TEXT = 4
+    CHANGE = 5
+    REFUSAL = 6
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Header:
         status: 0, or 1 where a step has failed: nothing follows then.
         origin: the rank where it failed first, with the steps done by then (`since`) and the cause.
         noticed: the rank that noticed it.
+        begun: steps that the sender has begun, where nothing follows.
     """
 
     kind: Kind
@@ -54,22 +61,25 @@ class Header:
     since: int = -1
     noticed: int = -1
     cause: str = ""
+    begun: int = 0
 
     def bytes(self) -> bytes:
         """The 128 bytes, little-endian."""
-        numbers = (MAGIC, VERSION, self.kind, self.round, self.agent, self.to, 0, self.nbytes)
-        fields = _FORM.pack(*numbers, self.status, self.origin, self.since, self.noticed)
-        cause = self.cause.encode("ascii", "replace")[:_CAUSE]
-        return fields + cause.ljust(_CAUSE, b"\0")
+        route = (MAGIC, VERSION, self.kind, self.round, self.agent, self.to)
+        told = (self.status, self.origin, self.since, self.noticed)
+        fields = _FORM.pack(*route, self.begun % 2**32, self.nbytes, *told)
+        cause = self.cause.encode("ascii", "replace")[:MOST_SAID]
+        return fields + cause.ljust(MOST_SAID, b"\0")
 
     @classmethod
     def of(cls, raw: bytes) -> Header | None:
         """What 128 bytes say; None where they are no header of this version."""
-        magic, version, kind, round_, agent, to, _, nbytes, status, *told = _FORM.unpack_from(raw)
+        magic, version, *numbers = _FORM.unpack_from(raw)
+        kind, round_, agent, to, begun, nbytes, status, *told = numbers
         if magic != MAGIC or version != VERSION or kind not in list(Kind):
             return None
         cause = raw[_FORM.size : SIZE].rstrip(b"\0").decode("ascii", "replace")
-        return cls(Kind(kind), round_, agent, to, nbytes, status, *told, cause)
+        return cls(Kind(kind), round_, agent, to, nbytes, status, *told, cause, begun)
 
     def at(self, round_: int) -> Header:
         """The same in another exchange."""
