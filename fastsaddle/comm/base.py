@@ -412,6 +412,9 @@ class Communicator:
             together: whether all ranks are known to exchange with each other next, and not with neighbors alone.
         """
 
+    def look(self) -> None:
+        """Where results are read: raise for what could not be seen when it came, as on a GPU."""
+
     def agree(self, norm: torch.Tensor) -> None:
         """Before a step changes anything: raise everywhere or nowhere, where agents are in several processes."""
 

@@ -76,6 +76,10 @@ class OverRanks(Communicator):
         # of its own: texts are not what steps send, and their buffers are needed once
         agree(Transposition(self.placement).texts, facts())
 
+    def look(self) -> None:
+        for peers in {self._next, self.everybody.peers}:
+            peers.look()
+
     @property
     def _next(self) -> Peers:
         """With whom a step's exchanges are."""

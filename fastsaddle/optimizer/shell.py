@@ -586,7 +586,11 @@ class Optimizer(torch.optim.Optimizer):
 
         On a CPU `step()` does so by itself, before anything changes. On a GPU the agent's update is skipped without
         a host synchronization; call this whenever results are read. Saving the state calls it too.
+
+        Over processes it raises PeerError where one of them sent something else than was due: a GPU's messages are not
+        looked at when they come, but here, in `gathered` and `consensus`, and every so many exchanges.
         """
+        self.communicator.look()
         if self.nonfinite == "raise" and bool(self.skipped.any()):
             agents = listed(self.skipped != 0, self.communicator.first_agent)
             self.skipped.zero_()
@@ -943,6 +947,7 @@ class Optimizer(torch.optim.Optimizer):
             PeerError: a rank did not call it.
         """
         self._refuse_in_step("gathered")
+        self.communicator.look()
         compare(self, together=True)
         return gathered_rows(self, name)
 
@@ -963,6 +968,7 @@ class Optimizer(torch.optim.Optimizer):
             PeerError: a rank did not call it.
         """
         self._refuse_in_step("averaged")
+        self.communicator.look()
         compare(self, together=True)
         return consensus_of(self, module)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ from fastsaddle.ranks.transport import Pending, Transport
 
 # bytes that texts take at most, which may be more than models
 SPARE = 2**20
+# exchanges from one look at headers that were not read to the next: a look waits for the GPU
+LOOK_EVERY = 64
 
 
 class Peers:
@@ -45,6 +48,8 @@ class Peers:
         self._hearers, self._heard = tuple(sorted(hearers)), tuple(sorted(heard))
         self.who = tuple(sorted({*self._hearers, *self._heard}))
         self.round, self.begun, self.bytes_on_wire = 0, 0, 0
+        # mail whose headers are read late
+        self._unread = weakref.WeakSet[Mail]()
 
     # asked for each time: what is copied goes on over the same connections, and ends with them
 
@@ -80,6 +85,22 @@ class Peers:
         self.round += 1
         if letters:
             raise self._read(letters)
+        if mail.reads_late:
+            self._unread.add(mail)
+            if self.round % LOOK_EVERY == 0:
+                self.look()
+
+    def look(self) -> None:
+        """Read the headers that were not read when they came: those of mail on a GPU.
+
+        Raises:
+            PeerError: one was not as expected.
+        """
+        if letters := self._counted():
+            raise self._read(letters)
+
+    def _counted(self) -> list[Letter]:
+        return [letter for mail in self._unread for letter in mail.counted()]
 
     def withdraw(self, error: BaseException) -> set[int]:
         """What was to be exchanged next has failed here: take part with the news alone; the peers that do so too."""
@@ -138,7 +159,7 @@ class Peers:
         """A message did not come or go: what is to be raised, after all others were told."""
         lost = {error.peer, *gone(pending)}
         # what came from those that are left may say more than that something did not
-        letters = [x for x in mail.opened(self.round) if x.peer not in lost]
+        letters = [x for x in mail.opened(self.round) if x.peer not in lost] + self._counted()
         self.round += 1
         if any(x.found is not None and x.found.status for x in letters):
             return self._read(letters, lost)

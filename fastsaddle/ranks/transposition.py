@@ -88,6 +88,8 @@ class Transposition:
         mail = self._whole[key]
         mail.out[:, SIZE:] = own.repeat(len(self.peers.who), 1)
         self.peers.exchange(mail)
+        # whoever wants them reads them
+        self.peers.look()
         arrived, first = mail.into[:, SIZE:], here.first_agent
         rows = torch.cat([arrived[:first], own, arrived[first:]])
         return rows.view(-1).view(x.dtype).view(here.all_agents, *x.shape[1:])
