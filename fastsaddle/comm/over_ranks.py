@@ -34,7 +34,7 @@ class OverRanks(Communicator):
         """Called once, by the constructor."""
         self.placement = placement
         self.agents, self.first_agent = placement.agents, placement.first_agent
-        self.everybody = Transposition(placement)
+        self.everybody = Transposition(placement, is_regular=self.averages)
 
     @property
     def all_agents(self) -> int:
