@@ -74,7 +74,7 @@ def compare(optimizer: Optimizer, together: bool = False) -> None:
     )
     if live.is_loaded:
         # whether it is old depends on what was done in which order here
-        live.heard.is_old = bool(live.heard.buffers)
+        optimizer.mark_loaded()
     live.compared, live.is_loaded = now, False
 
 
@@ -104,6 +104,7 @@ def facts_of(optimizer: Optimizer) -> dict[str, str]:
     facts = {
         "the version of fastsaddle": import_module("fastsaddle").__version__,
         "counts of agents": str(list(here.counts)),
+        "overlap": here.overlap,
         "the optimizer": named(type(optimizer)),
         "the number of parameter groups": str(len(groups)),
         "whether a state was loaded since the last step": str(optimizer.live.is_loaded),

@@ -22,9 +22,9 @@ MOST_SAID = SIZE - _FORM.size
 
 
 class Kind(IntEnum):
-    """What a message holds: rows as they are, a compressor's bytes, a row of an edge, a slice for a mean, text.
+    """What a message holds: a row, a compressor's bytes, an edge's row, a slice for a mean, text, a row sent early.
 
-    Or nothing, where its header says what is so on a rank: something has changed, or a step was refused.
+    Or nothing but its header: something has changed on a rank, or a step was refused there.
     """
 
     ROW = 0
@@ -32,8 +32,9 @@ class Kind(IntEnum):
     EDGE = 2
     SLICE = 3
     TEXT = 4
-    CHANGE = 5
-    REFUSAL = 6
+    AHEAD = 5
+    CHANGE = 6
+    REFUSAL = 7
 
 
 @dataclass(frozen=True)

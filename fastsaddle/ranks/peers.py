@@ -50,6 +50,7 @@ class Peers:
         self.round, self.begun, self.bytes_on_wire = 0, 0, 0
         # mail whose headers are read late
         self._unread = weakref.WeakSet[Mail]()
+        self._under_way: tuple[Pending, Mail] | None = None
 
     # asked for each time: what is copied goes on over the same connections, and ends with them
 
@@ -67,13 +68,43 @@ class Peers:
         Raises:
             PeerError: a peer failed, now or before.
         """
+        self.begin(mail)
+        self.finish()
+
+    def begin(self, mail: Mail) -> None:
+        """The first half of `exchange`: until `finish` nobody may touch what lies in `mail`.
+
+        Over a placement one is under way at a time: what any optimizer has begun before is finished first.
+
+        Raises:
+            PeerError: a peer failed, now or before.
+        """
+        self.placement.finish()
         self.notes.check()
         sends, receives = mail.address(self.round)
         transport = self._transport
         transport.largest = max(transport.largest, *(r.numel() for r in receives.values()), 0)
-        pending = None
         try:
             pending = transport.exchange(sends, receives)
+        except TransportError as error:
+            raise self._missed(error, None, mail) from error
+        except BaseException as error:
+            self.notes.end(error)
+            raise
+        self._under_way = pending, mail
+        self.placement.under_way.append(self)
+
+    def finish(self) -> None:
+        """The second half: wait for what was begun; does nothing where nothing was.
+
+        Raises:
+            PeerError: a peer failed.
+        """
+        if self._under_way is None:
+            return
+        (pending, mail), self._under_way = self._under_way, None
+        self.placement.under_way.remove(self)
+        try:
             pending.wait()
         except TransportError as error:
             raise self._missed(error, pending, mail) from error
@@ -104,6 +135,11 @@ class Peers:
 
     def withdraw(self, error: BaseException) -> set[int]:
         """What was to be exchanged next has failed here: take part with the news alone; the peers that do so too."""
+        try:
+            # its messages came before the news
+            self.placement.finish()
+        except PeerError:
+            return set()
         if self.notes.ended is not None or not self.who:
             return set()
         first = self.notes.told(self.notes.error(self.placement.rank, said(error)))
@@ -124,6 +160,7 @@ class Peers:
         Raises:
             PeerError: somewhere it has not, or a peer failed.
         """
+        self.placement.finish()
         self.notes.check()
         if not self._transport.takes_short:
             return

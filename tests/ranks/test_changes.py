@@ -23,6 +23,7 @@ MAKE: dict[str, Callable[..., Any]] = {
     "QSADDLe": partial(fs.QSADDLe, lr=0.05, topology="ring"),
     "compressed": partial(fs.QGM, lr=0.05, topology="ring", compressor=TOPK, consensus_step=0.3),
     "NGM": partial(fs.NGM, lr=0.05, topology="ring"),
+    "tracking": partial(fs.GradientTracking, lr=0.05, topology="ring"),
     "LocalSGD": partial(fs.LocalSGD, lr=0.05, agents=sum(COUNTS), period=3),
     "often": partial(
         fs.Optimizer,
@@ -33,11 +34,14 @@ MAKE: dict[str, Callable[..., Any]] = {
 }
 
 
+OVERLAPPED = ("tracking", "NGM")
+
+
 class Agents:
     """A rank's agents after two steps, and what is done with them next."""
 
     def __init__(self, name: str, transport: ThreadTransport, seed: int) -> None:
-        self.here = Placement(COUNTS, transport)
+        self.here = Placement(COUNTS, transport, "auto" if name in OVERLAPPED else "off")
         draw = torch.Generator().manual_seed(seed)
         part = slice(self.here.first_agent, self.here.first_agent + self.here.agents)
         start = [
