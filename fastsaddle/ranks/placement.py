@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import torch.distributed as dist
 
 from fastsaddle.optimizer.hyperparameters import is_whole
+from fastsaddle.ranks.counts import agents_of, owner_of
 from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.torch_transport import TIMEOUT, TorchTransport
 from fastsaddle.ranks.transport import Transport
@@ -86,16 +86,15 @@ class Placement:
     @property
     def first_agent(self) -> int:
         """Number of the first agent here."""
-        return sum(self.counts[: self.rank])
+        return agents_of(self.counts, self.rank).start
 
     def agents_of(self, rank: int) -> range:
         """Numbers of the agents of a rank."""
-        first = sum(self.counts[:rank])
-        return range(first, first + self.counts[rank])
+        return agents_of(self.counts, rank)
 
     def owner(self, agent: int) -> int:
         """The rank that holds an agent."""
-        return next(r for r, end in enumerate(accumulate(self.counts)) if agent < end)
+        return owner_of(self.counts, agent)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Placement:
         # connections cannot be copied
