@@ -139,9 +139,9 @@ class World:
         """All agents' rows of x `[agents here, ...]`, on every rank."""
         return self.everybody.rows(x)
 
-    def distance(self, x: torch.Tensor) -> float:
-        """The consensus distance of x `[agents here, stride]`: sqrt(mean_i ||x_i - mean||^2) over all agents."""
-        return float(self.rows(self.everybody.spread(x)[1]).mean().sqrt())
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean `[columns]` of all agents' rows x `[agents here, columns]`, on every rank."""
+        return self.everybody.mean(x)
 
     def total(self, *numbers: int) -> list[int]:
         """Sums over ranks."""
