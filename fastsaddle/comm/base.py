@@ -466,6 +466,20 @@ class Communicator:
     def begin(self, optimizer: Optimizer) -> None:
         """Before anything of a step: raise where agents in other processes are out of reach for good."""
 
+    def compare(
+        self, cause: str, facts: Callable[[], Mapping[str, str]], together: bool = False
+    ) -> None:
+        """Something has changed here that must change alike on all ranks: raise everywhere where it has not.
+
+        Args:
+            cause: what, in at most 72 characters.
+            facts: gives what must be equal everywhere, by name.
+            together: whether all ranks are known to exchange with each other next, and not with neighbors alone.
+        """
+
+    def look(self) -> None:
+        """Where results are read: raise for what could not be seen when it came, as on a GPU."""
+
     def agree(self, norm: torch.Tensor) -> None:
         """Before a step changes anything: raise everywhere or nowhere, where agents are in several processes."""
 

@@ -15,7 +15,7 @@ from fastsaddle.comm.stacked import StackedGossip
 from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.kernels.mix_update import mix_update
 from fastsaddle.ranks.errors import PeerError
-from fastsaddle.ranks.fingerprint import Agreement
+from fastsaddle.ranks.fingerprint import Agreement, agree
 from fastsaddle.ranks.halo import Halo
 from fastsaddle.ranks.header import HEAD, SIZE, Kind
 from fastsaddle.ranks.mail import Mail
@@ -38,7 +38,7 @@ class OverRanks(Communicator):
         """Called once, by the constructor."""
         self.placement = placement
         self.agents, self.first_agent = placement.agents, placement.first_agent
-        self.everybody = Transposition(placement)
+        self.everybody = Transposition(placement, is_regular=self.averages)
 
     @property
     def all_agents(self) -> int:
@@ -62,6 +62,7 @@ class OverRanks(Communicator):
 
     def begin(self, optimizer: Optimizer) -> None:
         self.notes.check()
+        self._next.begun += 1
         transport = self.placement.transport
         # a number whole, or by its place and value; scales
         row = SIZE + 12 * optimizer.rows.layout.stride * len(optimizer.rule.sends)
@@ -72,13 +73,29 @@ class OverRanks(Communicator):
         """Rows that one peer sends in an exchange at most."""
         return max(self.placement.counts)
 
+    def compare(
+        self, cause: str, facts: Callable[[], Mapping[str, str]], together: bool = False
+    ) -> None:
+        (self.everybody.peers if together else self._next).change(cause)
+        # of its own: texts are not what steps send, and their buffers are needed once
+        agree(Transposition(self.placement).texts, facts())
+
+    def look(self) -> None:
+        for peers in {self._next, self.everybody.peers}:
+            peers.look()
+
+    @property
+    def _next(self) -> Peers:
+        """With whom a step's exchanges are."""
+        return self.everybody.peers
+
     def is_anywhere(self, here: bool) -> bool:
         device = self.placement.transport.text_device
         told = torch.full((self.agents or 1,), here, dtype=torch.uint8, device=device)
         return bool(self.everybody.rows(told).any())
 
     def withdraw(self, error: BaseException) -> None:
-        self.everybody.peers.withdraw(error)
+        self._next.withdraw(error)
 
     @property
     def bytes_on_wire(self) -> int:
@@ -201,8 +218,9 @@ class RankGossip(OverRanks, StackedGossip):
     def bytes_on_wire(self) -> int:
         return super().bytes_on_wire + self.peers.bytes_on_wire
 
-    def withdraw(self, error: BaseException) -> None:
-        self.peers.withdraw(error)
+    @property
+    def _next(self) -> Peers:
+        return self.peers
 
     def halo(self, x: torch.Tensor) -> torch.Tensor:
         return self._halo_in(self.plan, x)

@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 # parts within parts
 DEPTH = 6
+REQUIRES_GRAD = attrgetter("requires_grad")
+
+# of each parameter of each group, whether it moves
+Form = tuple[tuple[bool, ...], ...]
 
 
 @contextmanager
@@ -45,6 +51,49 @@ def everywhere(optimizer: Optimizer, placement: Placement | None) -> Iterator[No
     # not the optimizer: what is noted at the end must not keep its buffers until then
     counter = optimizer.live.counter
     optimizer.communicator.join(agreement, lambda: int(counter.rounds))
+    optimizer.live.compared = form_of(optimizer)
+
+
+def compare(optimizer: Optimizer, together: bool = False) -> None:
+    """Before an exchange: where groups have changed here since all ranks compared them, or a state was loaded.
+
+    Args:
+        optimizer: whose groups and state.
+        together: whether all ranks do this to tell each other something, and do not step.
+
+    Raises:
+        ValueError: all have changed something, on every rank: what differs, and where; nothing has moved.
+        PeerError: not all have.
+    """
+    live, now = optimizer.live, form_of(optimizer)
+    if optimizer.placement is None or (now == live.compared and not live.is_loaded):
+        return
+    cause = "a state was loaded" if now == live.compared else change(live.compared, now)
+    optimizer.communicator.compare(
+        f"{cause} there, not everywhere", partial(facts_of, optimizer), together
+    )
+    if live.is_loaded:
+        # whether it is old depends on what was done in which order here
+        optimizer.mark_loaded()
+    live.compared, live.is_loaded = now, False
+
+
+def form_of(optimizer: Optimizer) -> Form:
+    return tuple(tuple(map(REQUIRES_GRAD, group["params"])) for group in optimizer.param_groups)
+
+
+def change(before: Form, now: Form) -> str:
+    """What has changed, in few words."""
+    if len(before) != len(now):
+        return f"the number of parameter groups is {len(now)}"
+    for index, (group, group_now) in enumerate(zip(before, now, strict=True)):
+        if len(group) != len(group_now):
+            return f"parameter group {index} has {len(group_now)} parameters"
+        for number, (moved, moves) in enumerate(zip(group, group_now, strict=True)):
+            if moved != moves:
+                how = "free" if moves else "frozen"
+                return f"parameter {number} of parameter group {index} is {how}"
+    raise AssertionError("nothing has changed")
 
 
 def facts_of(optimizer: Optimizer) -> dict[str, str]:
@@ -58,7 +107,10 @@ def facts_of(optimizer: Optimizer) -> dict[str, str]:
         "overlap": here.overlap,
         "the optimizer": named(type(optimizer)),
         "the number of parameter groups": str(len(groups)),
+        "whether a state was loaded since the last step": str(optimizer.live.is_loaded),
     }
+    if optimizer.counts_rounds:
+        facts["the number of steps done"] = str(int(optimizer.rounds))
     for index, group in groups:
         facts |= {
             f"{name} of parameter group {index}": described(value)

@@ -54,6 +54,8 @@ class Live:
         zeroed, zero_at: how often gradients were zeroed, and where they were and what was written into them at last.
         renews: whether closures are known to zero gradients themselves, in a way that is noticed.
         scaler: what a `torch.amp.GradScaler` tells of the step that it drives.
+        compared: of each parameter of each group, whether it moves, when all ranks compared them at last; is_loaded:
+            whether a state was loaded since.
         trains: whether parameters stand at the perturbed models between steps, see `Optimizer.train`.
     """
 
@@ -83,6 +85,8 @@ class Live:
         self.renews = False
         self.scaler: dict[str, Any] = {}
         self.trains = False
+        self.compared: tuple[tuple[bool, ...], ...] = ()
+        self.is_loaded = False
 
     @property
     def rounds(self) -> torch.Tensor:

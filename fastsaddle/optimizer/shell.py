@@ -35,7 +35,7 @@ from fastsaddle.optimizer.combination import (
 from fastsaddle.optimizer.commit import Commit, interruptible
 from fastsaddle.optimizer.eager import eagerly
 from fastsaddle.optimizer.errors import NonFiniteGradientError
-from fastsaddle.optimizer.facts import everywhere
+from fastsaddle.optimizer.facts import compare, everywhere
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
 from fastsaddle.optimizer.group_views import GroupViews, rows_of, views_of
@@ -599,7 +599,11 @@ class Optimizer(torch.optim.Optimizer):
 
         On a CPU `step()` does so by itself, before anything changes. On a GPU the agent's update is skipped without
         a host synchronization; call this whenever results are read. Saving the state calls it too.
+
+        Over processes it raises PeerError where one of them sent something else than was due: a GPU's messages are not
+        looked at when they come, but here, in `gathered` and `consensus`, and every so many exchanges.
         """
+        self.communicator.look()
         if self.nonfinite == "raise" and bool(self.skipped.any()):
             agents = listed(self.skipped != 0, self.communicator.first_agent)
             self.skipped.zero_()
@@ -632,12 +636,17 @@ class Optimizer(torch.optim.Optimizer):
         phase, live = self.phase, self.live
         if phase.steps:
             raise RuntimeError("a step is in progress: a closure must not step its own optimizer")
-        self.communicator.begin(self)
         told, live.scaler = live.scaler, {}
-        if told and closure is not None:
-            refuse_closure(self)
-        self.gradient.check_call(self, closure, closure_passes)
         with Commit(), torch.no_grad():
+            try:
+                self.communicator.begin(self)
+                compare(self)
+                if told and closure is not None:
+                    refuse_closure(self)
+                self.gradient.check_call(self, closure, closure_passes)
+            except BaseException as error:
+                self._withdraw(error)
+                raise
             phase.steps = True
             try:
                 # of rows that another optimizer has laid out the groups are not these
@@ -654,7 +663,7 @@ class Optimizer(torch.optim.Optimizer):
                     self.gradient.go_ahead(self)
             except BaseException as error:
                 self._undo()
-                self.communicator.withdraw(error)
+                self._withdraw(error)
                 raise
             finally:
                 phase.steps = False
@@ -685,6 +694,11 @@ class Optimizer(torch.optim.Optimizer):
             or hooks._global_optimizer_pre_hooks
             or hooks._global_optimizer_post_hooks
         )
+
+    def _withdraw(self, error: BaseException) -> None:
+        """A step has failed here; where it has everywhere it may be done again, though not from the same place on."""
+        self.communicator.withdraw(error)
+        self._forget_ahead()
 
     def _follow_perturbed(self) -> None:
         """Other parameters are to move than were perturbed."""
@@ -941,6 +955,7 @@ class Optimizer(torch.optim.Optimizer):
         self._refuse_in_step("synchronized")
         self.refuse_perturbed("synchronized")
         with Commit(), torch.no_grad(), use_backend(self.backend), self._at_models():
+            compare(self, together=True)
             self.follow()
             self.bytes_sent += self.communicator.synchronize(self)
             self.mark_written()
@@ -965,6 +980,8 @@ class Optimizer(torch.optim.Optimizer):
             PeerError: a rank did not call it.
         """
         self._refuse_in_step("gathered")
+        self.communicator.look()
+        compare(self, together=True)
         return gathered_rows(self, name)
 
     def consensus(self, module: torch.nn.Module) -> torch.nn.Module:
@@ -984,6 +1001,8 @@ class Optimizer(torch.optim.Optimizer):
             PeerError: a rank did not call it.
         """
         self._refuse_in_step("averaged")
+        self.communicator.look()
+        compare(self, together=True)
         return consensus_of(self, module)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -1001,7 +1020,7 @@ class Optimizer(torch.optim.Optimizer):
         where all agents are here.
         """
         heard = self.live.heard
-        heard.is_old = bool(heard.buffers)
+        heard.is_old, self.live.is_loaded = bool(heard.buffers), True
         self._forget_ahead()
 
     def _forget_ahead(self) -> None:
@@ -1071,6 +1090,7 @@ class Optimizer(torch.optim.Optimizer):
                 raise
             finally:
                 self.live.loading = {}
+        self.live.is_loaded = True
 
     def __copy__(self) -> Optimizer:
         # shares everything, as wrappers' copies of __dict__ do
@@ -1087,6 +1107,8 @@ class Optimizer(torch.optim.Optimizer):
             "rounds": self.rounds,
             "skipped": self.skipped,
             "locals": own,
+            "compared": self.live.compared,
+            "is_loaded": self.live.is_loaded,
             "models": {p: model.clone() for p, model in models_ahead(self).items()},
         }
         kept = super().__getstate__()
@@ -1114,6 +1136,7 @@ class Optimizer(torch.optim.Optimizer):
             self.live = live = Live()
             live.bytes_sent, live.held_locals = counted["bytes_sent"], counted["locals"]
             live.rounds, live.skipped = counted["rounds"], counted["skipped"]
+            live.compared, live.is_loaded = counted["compared"], counted["is_loaded"]
             for p, model in counted["models"].items():
                 p.data.copy_(model)
         for group in self.param_groups:

@@ -17,11 +17,15 @@ MAGIC, VERSION = 0x64617366, 1
 # to everybody
 ALL = -1
 _FORM = struct.Struct("<IHHqiiIQIiqi")
-_CAUSE = SIZE - _FORM.size
+# characters of a cause
+MOST_SAID = SIZE - _FORM.size
 
 
 class Kind(IntEnum):
-    """What a message holds: a row, a compressor's bytes, an edge's row, a slice for a mean, text, a row sent early."""
+    """What a message holds: a row, a compressor's bytes, an edge's row, a slice for a mean, text, a row sent early.
+
+    Or nothing but its header: something has changed on a rank, or a step was refused there.
+    """
 
     ROW = 0
     PAYLOAD = 1
@@ -29,6 +33,8 @@ class Kind(IntEnum):
     SLICE = 3
     TEXT = 4
     AHEAD = 5
+    CHANGE = 6
+    REFUSAL = 7
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Header:
         status: 0, or 1 where a step has failed: nothing follows then.
         origin: the rank where it failed first, with the steps done by then (`since`) and the cause.
         noticed: the rank that noticed it.
+        begun: steps that the sender has begun, where nothing follows.
     """
 
     kind: Kind
@@ -55,22 +62,25 @@ class Header:
     since: int = -1
     noticed: int = -1
     cause: str = ""
+    begun: int = 0
 
     def bytes(self) -> bytes:
         """The 128 bytes, little-endian."""
-        numbers = (MAGIC, VERSION, self.kind, self.round, self.agent, self.to, 0, self.nbytes)
-        fields = _FORM.pack(*numbers, self.status, self.origin, self.since, self.noticed)
-        cause = self.cause.encode("ascii", "replace")[:_CAUSE]
-        return fields + cause.ljust(_CAUSE, b"\0")
+        route = (MAGIC, VERSION, self.kind, self.round, self.agent, self.to)
+        told = (self.status, self.origin, self.since, self.noticed)
+        fields = _FORM.pack(*route, self.begun % 2**32, self.nbytes, *told)
+        cause = self.cause.encode("ascii", "replace")[:MOST_SAID]
+        return fields + cause.ljust(MOST_SAID, b"\0")
 
     @classmethod
     def of(cls, raw: bytes) -> Header | None:
         """What 128 bytes say; None where they are no header of this version."""
-        magic, version, kind, round_, agent, to, _, nbytes, status, *told = _FORM.unpack_from(raw)
+        magic, version, *numbers = _FORM.unpack_from(raw)
+        kind, round_, agent, to, begun, nbytes, status, *told = numbers
         if magic != MAGIC or version != VERSION or kind not in list(Kind):
             return None
         cause = raw[_FORM.size : SIZE].rstrip(b"\0").decode("ascii", "replace")
-        return cls(Kind(kind), round_, agent, to, nbytes, status, *told, cause)
+        return cls(Kind(kind), round_, agent, to, nbytes, status, *told, cause, begun)
 
     def at(self, round_: int) -> Header:
         """The same in another exchange."""

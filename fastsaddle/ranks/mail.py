@@ -44,6 +44,7 @@ class Mail:
     Attributes:
         out, into: uint8 `[messages, 128 + nbytes]`, or what was given.
         sent: (agent, to) of each message that is sent, in order.
+        reads_late: whether headers are not read on the host when they come, as on a GPU.
         bytes_out: bytes that an exchange sends, headers included.
     """
 
@@ -79,8 +80,10 @@ class Mail:
             written = tensor_of([self._header(*pair) for pair in named])
             out[own_rows[peer], :SIZE] = written.to(device)
         self._rounds = out[:, ROUND], self._expected[:, ROUND]
-        # counted where nothing is read on the host
+        self.reads_late = device.type != "cpu"
+        # where nothing is read on the host: how many were wrong, and those that came, and were due, when one was first
         self.mismatches = torch.zeros((), dtype=torch.int64, device=device)
+        self._first = self._expected.clone(), self._expected.clone()
 
     def _header(self, agent: int, to: int) -> Header:
         return Header(self.kind, 0, agent, to, self.nbytes)
@@ -93,14 +96,29 @@ class Mail:
         return self._out_by_peer, self._into_by_peer
 
     def opened(self, round_: int) -> list[Letter]:
-        """Headers that are not the expected ones; on a GPU they are counted in `mismatches` instead."""
+        """Headers that are not the expected ones; where they are read late they are only counted, see `counted`."""
         found = self.into[:, :SIZE]
-        if found.device.type != "cpu":
+        if self.reads_late:
+            for kept, now in zip(self._first, (found, self._expected), strict=True):
+                torch.where(self.mismatches > 0, kept, now, out=kept)
             self.mismatches += (found != self._expected).any(1).sum()
             return []
         if torch.equal(found, self._expected):
             return []
-        wrong = (found != self._expected).any(1).nonzero().flatten().tolist()
+        return self._letters(found, self._expected, round_)
+
+    def counted(self) -> list[Letter]:
+        """The first headers that were wrong where they are read late; waits for the GPU. They are given once."""
+        if not self.reads_late or not int(self.mismatches):
+            return []
+        self.mismatches.zero_()
+        found, expected = (kept.cpu() for kept in self._first)
+        due = Header.of(bytes(expected[0].tolist()))
+        assert due is not None
+        return self._letters(found, expected, due.round)
+
+    def _letters(self, found: torch.Tensor, expected: torch.Tensor, round_: int) -> list[Letter]:
+        wrong = (found != expected).any(1).nonzero().flatten().tolist()
         return [
             Letter(
                 self._senders[row],

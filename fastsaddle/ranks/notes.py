@@ -54,7 +54,7 @@ class Notes:
         self.hearers: Callable[[int], Sequence[int]] = self._others
         self.ended: BaseException | None = None
         self.agreement = Agreement()
-        self._life = Life()
+        self._life, self._refusals = Life(), 0
 
     def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
         """All ranks have made an optimizer; from now on their end is noted, which others may wait in vain for."""
@@ -81,6 +81,12 @@ class Notes:
     def end(self, error: BaseException) -> None:
         """There are no more exchanges, for this reason."""
         self.ended, self._life.has_failed = error, True
+
+    def go_on(self) -> None:
+        """All ranks have refused a step: what was noted of it is no verdict on what comes later."""
+        self._refusals += 1
+        if self._life.key:
+            self._life.key = f"{self.agreement.key} {self._refusals}"
 
     def check(self) -> None:
         """Raise where exchanges have ended.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import torch.distributed as dist
 
-from fastsaddle.optimizer.hyperparameters import is_whole
+from fastsaddle.optimizer.hyperparameters import is_number, is_whole
+from fastsaddle.ranks.counts import agents_of, owner_of
 from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.torch_transport import TIMEOUT, TorchTransport
 from fastsaddle.ranks.transport import Transport
@@ -46,8 +46,7 @@ class Placement:
             )
         if not all(is_whole(count) and count >= 1 for count in self.counts):
             raise ValueError(f"each rank must hold at least one agent, got {list(self.counts)}")
-        if self.overlap not in get_args(Overlap):
-            raise ValueError(f'overlap must be "off" or "auto", got {self.overlap!r}')
+        check_overlap(self.overlap)
 
     @cached_property
     def under_way(self) -> list[Peers]:
@@ -86,16 +85,15 @@ class Placement:
     @property
     def first_agent(self) -> int:
         """Number of the first agent here."""
-        return sum(self.counts[: self.rank])
+        return agents_of(self.counts, self.rank).start
 
     def agents_of(self, rank: int) -> range:
         """Numbers of the agents of a rank."""
-        first = sum(self.counts[:rank])
-        return range(first, first + self.counts[rank])
+        return agents_of(self.counts, rank)
 
     def owner(self, agent: int) -> int:
         """The rank that holds an agent."""
-        return next(r for r, end in enumerate(accumulate(self.counts)) if agent < end)
+        return owner_of(self.counts, agent)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Placement:
         # connections cannot be copied
@@ -118,7 +116,7 @@ def place(
     process_group: Any = None,
     *,
     counts: Sequence[int] | None = None,
-    timeout: timedelta = TIMEOUT,
+    timeout: timedelta | float = TIMEOUT,
     overlap: Overlap = "off",
 ) -> Placement:
     """Spread agents over the processes of a group, which `torch.distributed` must have made.
@@ -130,7 +128,7 @@ def place(
             is one for each rank, or the sum of `counts`.
         process_group: a `torch.distributed.ProcessGroup`, a `DeviceMesh` of one dimension, or None for all processes.
         counts: agents of each rank instead.
-        timeout: how long a message may take.
+        timeout: how long a message may take, a timedelta or seconds.
         overlap: "auto" sends while gradients are taken what does not depend on them, with the same bits: the rows of
             gradient tracking, the models of momentum tracking and of rules that mix first, cross-gradients one
             neighbor after the other, and CHOCO's codes where it mixes first. Nobody else may change parameters between
@@ -139,10 +137,12 @@ def place(
 
     Raises:
         RuntimeError: torch.distributed has not been initialized.
-        ValueError: fewer agents than ranks, counts that are not one for each rank, or do not add up, or another
-            `overlap`.
+        ValueError: fewer agents than ranks, counts that are not one for each rank, or do not add up, a timeout that is
+            not positive, or anything of another type.
     """
-    transport = TorchTransport(group_of(process_group), timeout)
+    check_counts(agents, counts)
+    check_overlap(overlap)
+    transport = TorchTransport(group_of(process_group), duration_of(timeout))
     return Placement(counts_of(agents, counts, transport.size), transport, overlap)
 
 
@@ -157,6 +157,31 @@ def placed(placement: Placement | None, process_group: Any) -> Placement | None:
             "process_group is short for placement=fs.place(process_group=...), got both"
         )
     return place(process_group=process_group)
+
+
+def check_overlap(overlap: Overlap) -> None:
+    """Raise ValueError for another than those that `place` knows."""
+    if overlap not in get_args(Overlap):
+        raise ValueError(f'overlap must be "off" or "auto", got {overlap!r}')
+
+
+def check_counts(agents: int | None, counts: Sequence[int] | None) -> None:
+    """Raise ValueError for what are not numbers of agents."""
+    if agents is not None and not is_whole(agents):
+        raise ValueError(f"agents must be a whole number or None, got {agents!r}")
+    if counts is not None and not (isinstance(counts, Iterable) and all(map(is_whole, counts))):
+        raise ValueError(f"counts must be one whole number for each rank, or None, got {counts!r}")
+
+
+def duration_of(timeout: timedelta | float) -> timedelta:
+    """What `timeout=` means; raises ValueError where it is not positive, or neither a timedelta nor a number."""
+    if is_number(timeout) and 0 < timeout < timedelta.max.total_seconds():
+        timeout = timedelta(seconds=float(timeout))
+    if not isinstance(timeout, timedelta) or timeout <= timedelta(0):
+        raise ValueError(
+            f"timeout must be positive, a timedelta or a number of seconds, got {timeout!r}"
+        )
+    return timeout
 
 
 def counts_of(agents: int | None, counts: Sequence[int] | None, ranks: int) -> tuple[int, ...]:

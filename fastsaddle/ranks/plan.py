@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 
 import torch
 
 from fastsaddle.comm.lists import Lists, padded
 from fastsaddle.graphs.topology import Topology
+from fastsaddle.ranks.counts import agents_of, owner_of
 
 # (from, to), agents by their numbers
 Edge = tuple[int, int]
@@ -32,11 +32,6 @@ class Plan:
     rank: int
     mixes: Topology | None = None
 
-    @cached_property
-    def ends(self) -> list[int]:
-        """For each rank the number behind its last agent's."""
-        return list(accumulate(self.counts))
-
     @property
     def agents(self) -> int:
         """How many agents are here."""
@@ -45,17 +40,17 @@ class Plan:
     @property
     def first_agent(self) -> int:
         """Number of the first one."""
-        return self.ends[self.rank] - self.agents
+        return self.own.start
 
     @property
     def span(self) -> tuple[int, int]:
         """Number of the first one, and that behind the last."""
-        return self.first_agent, self.ends[self.rank]
+        return self.own.start, self.own.stop
 
-    @property
+    @cached_property
     def own(self) -> range:
         """Numbers of the agents here."""
-        return range(*self.span)
+        return agents_of(self.counts, self.rank)
 
     @cached_property
     def halo(self) -> tuple[int, ...]:
@@ -69,7 +64,9 @@ class Plan:
         found: dict[int, set[int]] = {}
         for j, near in enumerate(self.topology.neighbors):
             if j not in self.own:
-                found.setdefault(self._owner(j), set()).update(i for i in near if i in self.own)
+                found.setdefault(owner_of(self.counts, j), set()).update(
+                    i for i in near if i in self.own
+                )
         found = {peer: agents for peer, agents in found.items() if agents}
         return {peer: tuple(sorted(found[peer])) for peer in sorted(found)}
 
@@ -78,7 +75,7 @@ class Plan:
         """Peer -> its agents that are heard here, ascending: the halo, rank by rank."""
         found: dict[int, list[int]] = {}
         for j in self.halo:
-            found.setdefault(self._owner(j), []).append(j)
+            found.setdefault(owner_of(self.counts, j), []).append(j)
         return {peer: tuple(agents) for peer, agents in found.items()}
 
     @cached_property
@@ -98,7 +95,7 @@ class Plan:
 
     def hearers(self, rank: int) -> list[int]:
         """Agents elsewhere that hear those of a rank, ascending."""
-        own = range(self.ends[rank] - self.counts[rank], self.ends[rank])
+        own = agents_of(self.counts, rank)
         near = enumerate(self.topology.neighbors)
         return [j for j, heard in near if j not in own and any(i in own for i in heard)]
 
@@ -133,8 +130,25 @@ class Plan:
         return torch.tensor(rows, dtype=torch.int32, device="cpu").reshape(self.agents, width - 1)
 
     def slot_of(self, edge: Edge) -> int:
-        """Which of its sender's neighbors the end of an edge is, from 0 on."""
-        return self.topology.neighbors[edge[0]].index(edge[1])
+        """Which of its sender's neighbors the end of an edge is, from 0 on.
+
+        Raises:
+            ValueError: on every rank that asks: somewhere an agent hears another that does not hear it.
+        """
+        return self._slots[edge]
+
+    @cached_property
+    def _slots(self) -> dict[Edge, int]:
+        """Of all edges."""
+        near = enumerate(self.topology.neighbors)
+        found = {(i, j): k for i, heard in near for k, j in enumerate(heard)}
+        for i, j in found:
+            if (j, i) not in found:
+                raise ValueError(
+                    "cross-gradients and relayed sums go along edges in both directions, "
+                    f"but in {self.topology.name} agent {i} hears {j}, and {j} does not hear {i}"
+                )
+        return found
 
     def _crossing(self) -> Iterator[Edge]:
         """Pairs (agent here, neighbor elsewhere)."""
@@ -144,8 +158,5 @@ class Plan:
         """Directed edges by the rank of one of their ends, ascending."""
         found: dict[int, list[Edge]] = {}
         for edge in edges:
-            found.setdefault(self._owner(edge[end]), []).append(edge)
+            found.setdefault(owner_of(self.counts, edge[end]), []).append(edge)
         return {peer: tuple(sorted(found[peer])) for peer in sorted(found)}
-
-    def _owner(self, agent: int) -> int:
-        return next(rank for rank, end in enumerate(self.ends) if agent < end)

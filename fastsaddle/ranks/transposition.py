@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -9,12 +10,14 @@ import torch
 from fastsaddle.kernels.consensus import consensus
 from fastsaddle.kernels.distance import distance
 from fastsaddle.ranks.header import HEAD, SIZE, Kind
-from fastsaddle.ranks.mail import Mail, to_all
+from fastsaddle.ranks.mail import Mail, Named, to_all
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.placement import Placement
 
 # columns are dealt out in blocks of so many
 BLOCK = 32
+# bytes of a message whose buffers are kept for the next one: those of all agents' models would double a rank's memory
+MOST_KEPT = 4096
 
 
 class Transposition:
@@ -22,11 +25,13 @@ class Transposition:
 
     Args:
         placement: who holds which agents.
+        is_regular: whether means are taken again and again, so that their buffers are kept.
     """
 
-    def __init__(self, placement: Placement) -> None:
+    def __init__(self, placement: Placement, is_regular: bool = False) -> None:
         others = [rank for rank in range(len(placement.counts)) if rank != placement.rank]
         self.placement, self.peers = placement, Peers(placement, others, others)
+        self._is_regular = is_regular
         self._mails: dict[tuple[int, torch.device], tuple[Mail, Mail]] = {}
         self._whole: dict[tuple[int, torch.device | None], Mail] = {}
 
@@ -80,14 +85,17 @@ class Transposition:
         here = self.placement
         own = x.reshape(x.shape[0], prod(x.shape[1:])).contiguous().view(torch.uint8)
         key = (own.shape[1], x.device)
-        if key not in self._whole:
+        mail = self._whole.get(key)
+        if mail is None:
             named = to_all(here.agents_of(here.rank))
             receives = {rank: to_all(here.agents_of(rank)) for rank in self.peers.who}
-            sends = dict.fromkeys(self.peers.who, named)
-            self._whole[key] = Mail(Kind.ROW, sends, receives, own.shape[1], x.device)
-        mail = self._whole[key]
-        mail.out[:, SIZE:] = own.repeat(len(self.peers.who), 1)
+            mail = self._same_to_all(Kind.ROW, named, receives, *key)
+            if own.shape[1] <= MOST_KEPT:
+                self._whole[key] = mail
+        mail.out[:, SIZE:] = own
         self.peers.exchange(mail)
+        # whoever wants them reads them
+        self.peers.look()
         arrived, first = mail.into[:, SIZE:], here.first_agent
         rows = torch.cat([arrived[:first], own, arrived[first:]])
         return rows.view(-1).view(x.dtype).view(here.all_agents, *x.shape[1:])
@@ -122,10 +130,24 @@ class Transposition:
         if key not in self._whole:
             # by ranks, as who holds which agents may be what they do not agree about
             receives = {rank: to_all([rank]) for rank in self.peers.who}
-            sends = dict.fromkeys(self.peers.who, to_all([self.placement.rank]))
             device = self.placement.transport.text_device
-            self._whole[key] = Mail(Kind.TEXT, sends, receives, nbytes, device)
+            own = to_all([self.placement.rank])
+            self._whole[key] = self._same_to_all(Kind.TEXT, own, receives, nbytes, device)
         return self._whole[key]
+
+    def _same_to_all(
+        self,
+        kind: Kind,
+        named: Sequence[tuple[int, int]],
+        receives: Named,
+        nbytes: int,
+        device: torch.device,
+    ) -> Mail:
+        """Messages of which all others are sent the same."""
+        out = torch.zeros(len(named), SIZE + nbytes, dtype=torch.uint8, device=device)
+        sends = dict.fromkeys(self.peers.who, named)
+        rows = dict.fromkeys(self.peers.who, slice(0, len(named)))
+        return Mail(kind, sends, receives, nbytes, device, out=out, rows=rows)
 
     def _widths(self, columns: int) -> list[int]:
         """Columns of each rank, multiples of a block but for the last."""
@@ -144,5 +166,7 @@ class Transposition:
             scatter = Mail(Kind.SLICE, dict.fromkeys(others, own), from_all, 4 * widest, device)
             firsts = {rank: named[:1] for rank, named in from_all.items()}
             spread = Mail(Kind.SLICE, dict.fromkeys(others, own[:1]), firsts, 4 * widest, device)
+            if not self._is_regular:
+                return scatter, spread
             self._mails[key] = scatter, spread
         return self._mails[key]

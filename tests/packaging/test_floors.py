@@ -12,7 +12,13 @@ ROOT = Path(__file__).parents[2]
 # lowest first; a file stands on the floor of its longest name here, "" is fastsaddle/__init__.py with the public names
 FLOORS = (
     ("kernels", "_checkout", "stacks.padding_rows", "stacks.settings"),
-    ("optimizer.hyperparameters", "ranks.errors", "ranks.header", "ranks.transport"),
+    (
+        "optimizer.hyperparameters",
+        "ranks.counts",
+        "ranks.errors",
+        "ranks.header",
+        "ranks.transport",
+    ),
     (
         *("optimizer.commit", "optimizer.eager", "optimizer.flat_layout", "optimizer.memory"),
         *(

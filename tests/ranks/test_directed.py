@@ -58,3 +58,23 @@ def test_a_failure_is_told_along_links_alone(seed: int) -> None:
     assert time.monotonic() - begin < TIMEOUT / 2
     assert isinstance(found.pop(2), fs.NonFiniteGradientError)
     assert [error.rank for error in found] == [2] * (AGENTS - 1)  # type: ignore[union-attr]
+
+
+class Relaying(OneWay):
+    """Sends a row along each edge as well."""
+
+    def advance(self, groups: Any, optimizer: Any) -> None:
+        for rows, comm in groups:
+            comm.communicator.deliver(rows.x.repeat(comm.lists(rows.x.device).width - 1, 1))
+        super().advance(groups, optimizer)
+
+
+def test_rows_of_edges_need_both_directions(seed: int) -> None:
+    models = start(seed)
+
+    def relaying(groups: Any, **options: Any) -> Any:
+        rule = Relaying("local", 0.9)
+        return fs.Optimizer(groups, rule=rule, communicator=directed_ring(), **options)
+
+    with pytest.raises(ValueError, match=r"both directions, but in .* agent 0 hears 1, and 1 does"):
+        run_apart(relaying, models, (3, 1, 4), 1)

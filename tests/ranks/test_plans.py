@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastsaddle.ranks.counts import owner_of
 from fastsaddle.ranks.plan import Plan
 from tests.ranks.graphs import counts_of, graphs
 
@@ -22,6 +23,7 @@ def test_both_ends_agree_and_local_lists_are_the_global_ones(data: Any) -> None:
     neighbors, weights = graph.mixing_lists(gamma)
     for rank, plan in enumerate(plans):
         assert [*plan.own] == [*range(*plan.span)] and len(plan.own) == counts[rank]
+        assert {owner_of(counts, agent) for agent in plan.own} == {rank}
         assert {*plan.sends, *plan.receives, *plan.edges_out, *plan.edges_in} <= {
             *range(len(counts))
         } - {rank}

@@ -1,5 +1,6 @@
 """What an optimizer tells of all agents, wherever they are: rows of buffers, and the mean as a plain module."""
 
+import gc
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from fastsaddle.ranks.placement import Placement
-from fastsaddle.ranks.thread_transport import run_in_threads
+from fastsaddle.ranks.thread_transport import ThreadTransport, run_in_threads
 from tests.ranks.over_threads import AGENTS, COUNTS, run, start
 from tests.ranks.test_bits import Twice
 
@@ -73,6 +74,48 @@ def test_what_has_no_rows_of_agents_is_refused(seed: int) -> None:
 
     optimizer.step(closure)
     assert seen
+
+
+def held() -> int:
+    """Bytes of all tensors in this process."""
+    gc.collect()
+    storages = {}
+    for found in gc.get_objects():
+        # a proxy may raise when it is asked for its class
+        if type(found) in (torch.Tensor, nn.Parameter):
+            storage = found.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("kind", ["gathered", "stack", "consensus"])
+def test_rows_of_all_agents_are_kept_by_nobody(kind: str) -> None:
+    agents, columns = 4, 50_000
+    places = [Placement((1,) * agents, end) for end in ThreadTransport.group(agents, 20)]
+    models = [nn.Linear(columns, 1, bias=False) for _ in range(agents)]
+    stacks = [fs.AgentStack(model, here) for model, here in zip(models, places, strict=True)]
+    calls: dict[str, Any] = {
+        "gathered": lambda k: optimizers[k].gathered(),
+        "stack": lambda k: stacks[k].consensus(),
+        "consensus": lambda k: optimizers[k].consensus(models[k]),
+    }
+
+    def make(k: int) -> Any:
+        own = stacks[k] if kind == "stack" else models[k]
+        return fs.DSGD(own.parameters(), lr=0.1, topology="ring", placement=places[k])
+
+    def on_all(call: Any) -> list[Any]:
+        found = run_in_threads(agents, lambda transport: call(transport.rank))
+        assert not any(isinstance(each, BaseException) for each in found), found
+        return found
+
+    optimizers = on_all(make)
+    before = held()
+    for _ in range(2):
+        rows = on_all(calls[kind])
+        assert held() - before >= agents * 4 * columns
+        del rows
+        assert held() - before < 4 * columns
 
 
 class Network(nn.Module):

@@ -56,7 +56,7 @@ def perceptron() -> nn.Module:
 
 def evaluated(stack: fs.AgentStack, data: Dataset, one_by_one: bool, threads: int) -> Evaluation:
     torch.set_num_threads(threads)
-    found = evaluate(stack, stack.consensus(), data, one_by_one)
+    found = evaluate(stack, data, one_by_one)
     assert torch.get_num_threads() == threads and stack.training
     return found
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from rich.console import Console
 
 from fastsaddle.ranks.errors import PeerError, TransportError
+from fastsaddle.ranks.torch_transport import first_line
 from fastsaddle.sim.commands import train
 from fastsaddle.sim.config import OVER_RANKS, TrainConfig
 from fastsaddle.sim.json_files import read
@@ -23,12 +24,14 @@ from fastsaddle.sim.run.run_dir import CONFIG
 from fastsaddle.sim.run.trainer import Observer, run
 from fastsaddle.sim.run.world import AbsentError, ElsewhereError, Stopping, World
 
-# told of like a signal, by a number that no signal has
-DEADLINE = 1_000
+# told of like signals, by numbers that no signal has
+DEADLINE, ALONE = 1_000, 1_001
 # the status of wrong options, as of all commands
 FAILED = 2
 # seconds in which a launcher passes on what the terminal has sent to its processes too, before it kills them
 PATIENCE = 30.0
+# where processes of several machines find each other
+PORT = 29500
 
 
 def main(config: TrainConfig, typed: list[str]) -> int:
@@ -39,7 +42,7 @@ def main(config: TrainConfig, typed: list[str]) -> int:
     Raises ValueError or OSError for options that cannot be, before anything is written, where this process is the one
     that found out, and StoppedError where this process is one that keeps the run from its end.
     """
-    timeout = timedelta(seconds=config.timeout)
+    timeout, launcher = timedelta(seconds=config.timeout), worlds.launcher()
     try:
         world = worlds.join(lambda: _agents(config), config.counts, timeout, config.overlap)
     except ElsewhereError:
@@ -51,6 +54,11 @@ def main(config: TrainConfig, typed: list[str]) -> int:
         if worlds.speaks():
             raise
         return FAILED
+    except dist.DistError as error:
+        print(
+            f"PeerError: processes have not met: {first_line(error)}", file=sys.stderr, flush=True
+        )
+        os._exit(1)
     if worlds.is_started_again() and config.resume is None:
         before = world.share(begun(config))
         if before is None:
@@ -70,7 +78,7 @@ def main(config: TrainConfig, typed: list[str]) -> int:
             if world.is_first:
                 worlds.note_run(str(where.resolve()))
             with train.stopping(job, again(where)), closing(job.directory):
-                return _train(job, world, config.minutes, interrupts)
+                return _train(job, world, config.minutes, interrupts, launcher)
     except ElsewhereError:
         # who failed has said why
         return FAILED
@@ -100,14 +108,19 @@ def _interrupts(world: World) -> Interrupts:
     return Interrupts("the start", "at the first step", PATIENCE, is_quiet=not world.is_first)
 
 
-def _train(job: Job, world: World, minutes: float | None, interrupts: Interrupts) -> int:
-    """Run a job to its end, or until a process is told to stop or the time is over."""
+def _train(
+    job: Job, world: World, minutes: float | None, interrupts: Interrupts, launcher: int | None
+) -> int:
+    """Run a job to its end, or until a process is told to stop, the time is over, or a launcher is gone."""
     deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     console, progress = Console(quiet=not world.is_first), None
     interrupts.doing = "this step"
     interrupts.after = f"with a checkpoint: {again(job.directory.path)}"
 
     def received() -> int:
+        # nobody would start these processes again, nor stop them
+        if worlds.launcher() != launcher:
+            return ALONE
         late = DEADLINE if time.monotonic() > deadline else 0
         return interrupts.received or late
 
@@ -119,6 +132,8 @@ def _train(job: Job, world: World, minutes: float | None, interrupts: Interrupts
             observers += [progress, train.Drawer(job), *train.recorders(job, stack)]
         run(job, observers, lambda: asked.is_stopped(job.step))
     if job.step < job.config.steps:
+        if asked.found == ALONE:
+            train.say("torchrun has gone", world)
         # a launcher takes any other status for a failure, and starts all processes again
         train.say(train.stopped(job, again(job.directory.path)), world)
         return 0
@@ -136,9 +151,15 @@ def begun(config: TrainConfig) -> str | None:
 
 
 def again(run: Path) -> str:
-    """The command line that goes on with a run, on as many processes as there are now."""
-    ranks = os.environ.get(worlds.RANKS, "2")
-    return f"torchrun --nproc-per-node {ranks} -m fastsaddle train --resume {shlex.quote(str(run))}"
+    """The command line that goes on with a run, on as many processes as there are now; of several machines, on each."""
+    ranks, machines = os.environ.get(worlds.RANKS, "2"), os.environ.get(worlds.MACHINES, "1")
+    here, where = os.environ.get(worlds.RANKS_HERE, ranks), ""
+    if machines != "1":
+        # torchrun tells its processes not at which port it was
+        address = f"{os.environ['MASTER_ADDR']}:{PORT}"
+        where = f"--nnodes {machines} --rdzv-backend c10d --rdzv-endpoint {address} "
+    program = f"torchrun {where}--nproc-per-node {here} -m fastsaddle train"
+    return f"{program} --resume {shlex.quote(str(run))}"
 
 
 def _leave() -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle.agents import AgentStack
-from fastsaddle.metrics import consensus_distance
+from fastsaddle.kernels.distance import distance
+from fastsaddle.metrics import consensus_mean
 from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.data.samples import Samples
 from fastsaddle.sim.engines._agent_threads import AgentThreads, draws
@@ -55,19 +56,22 @@ class Evaluation:
 
 def evaluate(
     stack: AgentStack,
-    consensus: nn.Module,
     dataset: Dataset,
     one_by_one: bool,
     world: World | None = None,
+    center: Tensor | None = None,
 ) -> Evaluation:
-    """Test every agent's model, and `consensus`, mostly their average, on the data set's test part.
+    """Test every agent's model, and the consensus, which is their average or `center`, on the data set's test part.
 
-    Of several processes each tests the agents that it has, and the first one the average.
+    Of several processes each tests the agents that it has, and the first one the consensus.
 
     `one_by_one` runs the agents' models each by itself instead of under vmap, for networks where that is
     faster. Running statistics of the average, which no agent has seen, are taken anew from training data.
     """
     images, labels = dataset.test, dataset.test_labels
+    models = stack.rows.models()
+    mean = consensus_mean(models) if world is None else world.mean(models)
+    consensus = stack.consensus(mean if center is None else center)
 
     def average() -> tuple[float, list[int]]:
         reestimate(consensus, dataset.train)
@@ -92,8 +96,10 @@ def evaluate(
         found = _apart([average, *work] if is_first else work, consensus, images)
     loss, (right,) = found.pop(0) if is_first else (0.0, [0])
     counts = [count for _, mine in found for count in mine]
-    distance = float(consensus_distance(stack.x)) if world is None else world.distance(stack.x)
+    squared_distance = torch.empty(stack.agents, dtype=torch.float64, device=models.device)
+    distance(models, mean, squared_distance)
     if world is not None:
+        squared_distance = world.rows(squared_distance)
         loss, right = world.share([loss, right])
         counts = world.rows(torch.tensor(counts, dtype=torch.int64)).tolist()
     return Evaluation(
@@ -101,7 +107,7 @@ def evaluate(
         consensus_accuracy=right / len(labels),
         mean_accuracy=sum(counts) / (len(counts) * len(labels)),
         worst_accuracy=min(counts) / len(labels),
-        consensus_distance=distance,
+        consensus_distance=float(squared_distance.mean().sqrt()),
     )
 
 

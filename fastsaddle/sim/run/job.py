@@ -70,11 +70,10 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
         config = replace(config, threads=world.share(config.threads))
     options = {name: value for name, value in config.plain().items() if name not in NOT_STORED}
     reason = {"cuda_graph_reason": simulation.cuda_graph_reason}
-    marked = (
-        {}
-        if world is None
-        else {"bits": independence.bits(simulation.stack.template, config.engine)}
-    )
+    marked = {}
+    if world is not None:
+        module, samples = simulation.stack.agent(0), simulation.dataset.train[:2]
+        marked["bits"] = independence.bits(module, config.engine, samples)
     record = {**options, **reason, **marked, **_surroundings(simulation.device)}
 
     def create() -> RunDirectory:

@@ -269,8 +269,8 @@ class Simulation:
         Raises NonFiniteGradientError when a gradient was NaN or infinite since the last call.
         """
         self.optimizer.raise_if_skipped()
-        one_by_one = self.engine.one_by_one
-        return evaluate(self.stack, self.consensus(), self.dataset, one_by_one, self.world)
+        center = self.optimizer.center
+        return evaluate(self.stack, self.dataset, self.engine.one_by_one, self.world, center)
 
     def sums(self, step: int) -> tuple[int, float, float, float]:
         """Steps since the evaluation before the one at `step`, and sums over them: of losses and of both norms.

@@ -21,7 +21,9 @@ from fastsaddle.ranks.transposition import Transposition
 
 # what torchrun, and launchers like it, tell each process
 RANK, RANKS = "RANK", "WORLD_SIZE"
+RANKS_HERE, MACHINES = "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"
 TRIED_BEFORE = "TORCHELASTIC_RESTART_COUNT"
+OF_TORCHRUN = "TORCHELASTIC_RUN_ID"
 # where a run lies, for processes that torchrun starts again
 WHERE = "fastsaddle/run"
 # how many agents it has, in the store of one attempt
@@ -49,6 +51,11 @@ def is_launched() -> bool:
 def speaks() -> bool:
     """Whether this process is the one that tells the user what all of them have to say."""
     return not is_launched() or os.environ[RANK] == "0"
+
+
+def launcher() -> int | None:
+    """The process of torchrun that has started this one, or what takes its place when it is gone; None without it."""
+    return os.getppid() if OF_TORCHRUN in os.environ else None
 
 
 def local_device() -> str:
@@ -143,9 +150,9 @@ class World:
         """All agents' rows of x `[agents here, ...]`, on every rank."""
         return self.everybody.rows(x)
 
-    def distance(self, x: torch.Tensor) -> float:
-        """The consensus distance of x `[agents here, stride]`: sqrt(mean_i ||x_i - mean||^2) over all agents."""
-        return float(self.rows(self.everybody.spread(x)[1]).mean().sqrt())
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean `[columns]` of all agents' rows x `[agents here, columns]`, on every rank."""
+        return self.everybody.mean(x)
 
     def total(self, *numbers: int) -> list[int]:
         """Sums over ranks."""
