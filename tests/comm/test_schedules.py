@@ -50,6 +50,7 @@ def test_a_topology_is_its_own_schedule() -> None:
     assert graph.period == 1 and isinstance(graph, fs.Schedule)
 
 
+@settings(deadline=None, max_examples=10)
 @given(st.integers(0, 7))
 def test_powers_of_two_reach_the_exact_mean_in_log_n_rounds(power: int) -> None:
     n = 2**power
@@ -59,6 +60,7 @@ def test_powers_of_two_reach_the_exact_mean_in_log_n_rounds(power: int) -> None:
         assert (product(schedule) - 1 / n).abs().max() < 1e-15
 
 
+@settings(deadline=None, max_examples=40)
 @given(SIZES, st.integers(0, 200))
 def test_one_peer_exponential(n: int, t: int) -> None:
     rounds = max(1, (n - 1).bit_length())
