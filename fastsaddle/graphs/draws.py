@@ -1,5 +1,7 @@
 """Random words for graphs, by (seed, round, what for): nothing is drawn in order, so that all see the same."""
 
+from numbers import Integral
+
 import torch
 
 from fastsaddle.kernels._shared.philox.reference import WORD, philox
@@ -30,5 +32,5 @@ def order(count: int, seed: int, round: int, stream: int) -> list[int]:
 
 def check_seed(seed: int) -> None:
     """Raise ValueError unless a seed is a whole number from 0 to 2^63 - 1."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
         raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed!r}")

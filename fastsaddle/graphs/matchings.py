@@ -14,7 +14,7 @@ class Matchings(Drawn):
     def __init__(self, n: int, seed: int) -> None:
         check_sizes(n=n)
         draws.check_seed(seed)
-        self.seed = seed
+        self.seed = int(seed)
         # one of the others, each as likely; of an odd number one agent is left alone
         together = 0.5 / (n if n % 2 else max(n - 1, 1))
         mean = torch.full((n, n), together, dtype=torch.float64, device="cpu")

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from numpy.typing import ArrayLike
 
+from fastsaddle.graphs.base_graph import base_graph
+from fastsaddle.graphs.equi_dyn import equi_dyn
+from fastsaddle.graphs.matcha import matcha
 from fastsaddle.graphs.matchings import matchings
 from fastsaddle.graphs.mixing_matrix import (
     ROUNDING,
@@ -32,17 +35,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Topology",
+    "base_graph",
     "binary_tree",
     "chain",
     "check_topology",
     "directed_ring",
     "dyck",
+    "equi_dyn",
     "erdos_renyi",
     "exponential",
     "from_matrix",
     "from_networkx",
     "fully_connected",
     "is_drawn",
+    "matcha",
     "matchings",
     "names",
     "one_peer_exponential",
@@ -286,6 +292,15 @@ def _most_square_torus(n: int) -> Topology:
     return torus(rows, n // rows)
 
 
+def _matcha_of(n: int, budget: float, *given: int | str) -> Schedule:
+    """With the seed and the graph that a text names, 0 and the ring where it names none."""
+    seed = next((g for g in given if isinstance(g, int)), 0)
+    graph = parse(next((g for g in given if isinstance(g, str)), "ring"), n)
+    if not isinstance(graph, Topology):
+        raise ValueError(f"matcha takes apart a graph that stays, got {graph!r}")
+    return matcha(graph, budget, seed)
+
+
 def _torus_of(n: int, rows: int, cols: int) -> Topology:
     # before it is made: it may be of any size
     if rows * cols != n:
@@ -293,6 +308,7 @@ def _torus_of(n: int, rows: int, cols: int) -> Topology:
     return torus(rows, cols)
 
 
+UNDIRECTED = "undirected"
 # texts whose graphs are drawn anew for each round
 DRAWN = ("matchings", "matcha", "equi-dyn")
 # how a text is written -> its pattern, and what builds it from the number of agents and the groups
@@ -309,10 +325,21 @@ _FORMS: dict[str, tuple[str, Callable[..., Schedule]]] = {
     "torus:ROWSxCOLS": (r"torus:(\d+)x(\d+)", _torus_of),
     "directed-ring": (r"directed-ring", directed_ring),
     "one-peer-exponential[:undirected]": (
-        r"one-peer-exponential(:undirected)?",
+        r"one-peer-exponential(?::(undirected))?",
         lambda n, *undirected: one_peer_exponential(n, directed=not undirected),
     ),
+    "base-graph:NEIGHBORS": (r"base-graph:(\d+)", base_graph),
+    "equi-dyn[:undirected][:SEED]": (
+        r"equi-dyn(?::(undirected))?(?::(\d+))?",
+        lambda n, *given: equi_dyn(
+            n, *(g for g in given if g != UNDIRECTED), directed=UNDIRECTED not in given
+        ),
+    ),
     "matchings[:SEED]": (r"matchings(?::(\d+))?", matchings),
+    "matcha:BUDGET[:SEED][:GRAPH]": (
+        r"matcha:(\d*\.?\d+)(?::(\d+))?(?::([a-z].*))?",
+        _matcha_of,
+    ),
     "random-regular:DEGREE[:SEED]": (r"random-regular:(\d+)(?::(\d+))?", random_regular),
     "erdos-renyi:P[:SEED]": (r"erdos-renyi:(\d*\.?\d+(?:e-?\d+)?)(?::(\d+))?", erdos_renyi),
 }

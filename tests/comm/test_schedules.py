@@ -1,16 +1,21 @@
 """Schedules against definitions written here: which graph each round has, what a period's product is."""
 
 import copy
+import math
 import pickle
 from itertools import pairwise
 
+import networkx as nx
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastsaddle as fs
+from fastsaddle.graphs.edge_coloring import matchings_of
 from fastsaddle.graphs.schedule import KINDS, kind_of, most_neighbors
+from fastsaddle.graphs.spectrum import consensus_rate, extrapolated_growth
 
 SIZES = st.integers(1, 40)
 
@@ -45,6 +50,7 @@ def test_a_topology_is_its_own_schedule() -> None:
     assert graph.period == 1 and isinstance(graph, fs.Schedule)
 
 
+@settings(deadline=None, max_examples=10)
 @given(st.integers(0, 7))
 def test_powers_of_two_reach_the_exact_mean_in_log_n_rounds(power: int) -> None:
     n = 2**power
@@ -54,6 +60,7 @@ def test_powers_of_two_reach_the_exact_mean_in_log_n_rounds(power: int) -> None:
         assert (product(schedule) - 1 / n).abs().max() < 1e-15
 
 
+@settings(deadline=None, max_examples=40)
 @given(SIZES, st.integers(0, 200))
 def test_one_peer_exponential(n: int, t: int) -> None:
     rounds = max(1, (n - 1).bit_length())
@@ -96,6 +103,151 @@ def test_matchings_are_all_as_likely() -> None:
     ]
 
 
+def rounds_of_hypercube(n: int, k: int) -> int:
+    """Fewest factors of n of at most k + 1 each."""
+    if n == 1:
+        return 0
+    return 1 + min(rounds_of_hypercube(n // f, k) for f in range(2, k + 2) if n % f == 0)
+
+
+def rounds_of_simple(n: int, k: int) -> int:
+    """Those of n's largest group (k + 1)^p a, one for the groups to meet, and p; of a single group its own alone."""
+    p = 0
+    while (k + 1) ** (p + 1) <= n:
+        p += 1
+    whole = n // (k + 1) ** p * (k + 1) ** p
+    if whole == n:
+        return rounds_of_hypercube(n, k)
+    return rounds_of_hypercube(whole, k) + 1 + p
+
+
+def rounds_of_base(n: int, k: int) -> int:
+    smooth = max(d for d in range(1, n + 1) if n % d == 0 and is_smooth(d, k))
+    both = rounds_of_simple(n // smooth, k) + rounds_of_hypercube(smooth, k)
+    return max(1, min(rounds_of_simple(n, k), both))
+
+
+def is_smooth(n: int, k: int) -> bool:
+    for f in range(2, k + 2):
+        while n % f == 0:
+            n //= f
+    return n == 1
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_base_graph_reaches_the_exact_mean(k: int) -> None:
+    for n in (1, 2, 3, 5, 6, 7, 12, 13, 25, 29, 36, 40):
+        schedule = fs.topology.base_graph(n, k)
+        assert schedule.period == rounds_of_base(n, k) <= 2 * math.log(n, k + 1) + 2
+        assert (product(schedule) - 1 / n).abs().max() < 1e-12
+        for t in range(schedule.period):
+            graph = schedule.at(t)
+            assert graph.kind == "symmetric doubly stochastic"
+            assert max(map(len, graph.neighbors)) <= k and (graph.W >= 0).all()
+
+
+@settings(deadline=None, max_examples=25)
+@given(SIZES, st.integers(1, 5))
+def test_base_graph_in_float32_lists(n: int, k: int) -> None:
+    """To 1e-6 with the weights that kernels take, from any start."""
+    schedule = fs.topology.base_graph(n, k)
+    found = torch.eye(n, dtype=torch.float64)
+    for t in range(schedule.period):
+        indices, weights = schedule.at(t).mixing_lists()
+        found = (
+            torch.zeros(n, n + 1).scatter(1, indices.long() % (n + 1), weights)[:, :n].double()
+            @ found
+        )
+    assert (found - 1 / n).abs().max() < 1e-6
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 24), st.floats(0, 1), st.integers(0, 1000))
+def test_an_edge_coloring_has_each_edge_once(n: int, p: float, seed: int) -> None:
+    graph = nx.gnp_random_graph(n, p, seed=seed)
+    parts = matchings_of([sorted(graph[i]) for i in range(n)])
+    assert sorted(pair for part in parts for pair in part) == sorted(
+        map(tuple, map(sorted, graph.edges))
+    )
+    for part in parts:
+        assert len({agent for pair in part for agent in pair}) == 2 * len(part)
+    assert len(parts) <= 1 + max(dict(graph.degree).values())
+
+
+GRAPHS = {
+    "ring": fs.topology.ring(7),
+    "star": fs.topology.star(5),
+    "torus": fs.topology.torus(3, 4),
+    "random": fs.topology.erdos_renyi(9, 0.5, seed=2),
+}
+
+
+@pytest.mark.parametrize("budget", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_matcha(graph: str, budget: float) -> None:
+    base = GRAPHS[graph]
+    schedule, rounds = fs.topology.matcha(base, budget, seed=4), 600
+    links = torch.zeros(base.agents, base.agents, dtype=torch.float64)
+    active = 0
+    for t in range(rounds):
+        W = schedule.at(t).W
+        off = W - W.diag().diag()
+        assert set(off[off != 0].tolist()) <= {-0.0, schedule.alpha}
+        assert W.diag().min() >= 0 and (W.sum(1) - 1).abs().max() < 1e-12
+        # each matching is there whole or not at all
+        whole = [bool((off[i, j] > 0) and True) for part in schedule.parts for i, j in part[:1]]
+        for part, is_there in zip(schedule.parts, whole, strict=True):
+            assert all((off[i, j] > 0) == is_there for i, j in part)
+        active += sum(whole)
+        links += off > 0
+    chances = schedule.probabilities
+    assert chances.sum() <= budget * len(schedule.parts) + 1e-5 and (chances <= 1).all()
+    assert abs(active / rounds - float(chances.sum())) < 0.25
+    for part, chance in zip(schedule.parts, chances.tolist(), strict=True):
+        assert all(abs(links[i, j] / rounds - chance) < 0.1 for i, j in part)
+    mean = torch.zeros_like(links)
+    for part, chance in zip(schedule.parts, chances.tolist(), strict=True):
+        for i, j in part:
+            mean[i, j] = mean[j, i] = chance
+    laplacian = mean.sum(1).diag() - mean
+    expected = torch.eye(base.agents) - schedule.alpha * laplacian
+    torch.testing.assert_close(schedule.union.W, expected, rtol=0, atol=1e-12)
+    # no worse than every matching as likely
+    even = torch.where(mean > 0, budget, 0.0)
+    least = [torch.linalg.eigvalsh(m.sum(1).diag() - m)[1] for m in (mean, even)]
+    assert least[0] >= least[1] - 1e-5
+
+
+@settings(deadline=None, max_examples=30)
+@given(SIZES, st.integers(0, 2**63 - 1), st.integers(0, 2**33))
+def test_equi_dyn(n: int, seed: int, t: int) -> None:
+    W = fs.topology.equi_dyn(n, seed).at(t).W
+    hops = [
+        h
+        for h in range(1, n)
+        if torch.equal(W, (torch.eye(n) + torch.eye(n).roll(h, 0)).double() / 2)
+    ]
+    assert len(hops) == (n > 1)
+    pairs = fs.topology.equi_dyn(n, seed, directed=False).at(t)
+    assert pairs.kind == "symmetric doubly stochastic" and max(map(len, pairs.neighbors)) <= 1
+    away = {abs(i - near[0]) for i, near in enumerate(pairs.neighbors) if near}
+    assert n == 1 or (away and len({min(d, n - d) for d in away}) == 1)
+
+
+@pytest.mark.parametrize("directed", [True, False])
+def test_equi_dyn_is_its_mean_on_average(directed: bool) -> None:
+    schedule, rounds = fs.topology.equi_dyn(6, 11, directed), 3000
+    mean = sum(schedule.at(t).W for t in range(rounds)) / rounds
+    torch.testing.assert_close(mean, schedule.union.W, rtol=0, atol=0.03)
+    x = torch.eye(6, dtype=torch.float64) - 1 / 6
+    left = (
+        sum((schedule.at(t).W @ x).square().sum() for t in range(rounds))
+        / rounds
+        / x.square().sum()
+    )
+    assert not directed or abs(left - 4 / 10) < 0.02
+
+
 def test_a_sequence_begins_again() -> None:
     a, b = fs.topology.ring(4), fs.topology.from_matrix(torch.eye(4), allow_disconnected=True)
     schedule = fs.topology.sequence([a, b, b])
@@ -110,6 +262,10 @@ def test_a_sequence_begins_again() -> None:
         fs.topology.one_peer_exponential(6),
         fs.topology.one_peer_exponential(11, directed=False),
         fs.topology.matchings(9, 5),
+        fs.topology.base_graph(11, 2),
+        fs.topology.matcha(fs.topology.torus(3, 4), 0.4, 7),
+        fs.topology.equi_dyn(8, 1),
+        fs.topology.equi_dyn(9, 1, directed=False),
         fs.topology.sequence([fs.topology.ring(5), fs.topology.directed_ring(5)]),
         fs.topology.directed_ring(4),
     ],
@@ -160,3 +316,90 @@ def test_refused() -> None:
         make.matchings(4, -1)
     with pytest.raises(ValueError, match="row-stochastic or column-stochastic, got row 0 with sum"):
         make.from_matrix([[0.5, 0.2], [0.4, 0.6]], directed=True)
+    with pytest.raises(ValueError, match="k must be an integer >= 1, got 0"):
+        make.base_graph(4, 0)
+    with pytest.raises(ValueError, match=r"budget must be in \(0, 1\], got 0"):
+        make.matcha(make.ring(4), 0)
+    for graph in (make.directed_ring(4), make.ring(1), make.matchings(4)):
+        with pytest.raises(ValueError, match="graph must be an undirected"):
+            make.matcha(graph, 0.5)
+
+
+def test_consensus_rate_of_graphs_that_stay() -> None:
+    for n in (4, 9):
+        ring = fs.topology.ring(n)
+        assert consensus_rate(ring) == pytest.approx(1 - ring.spectral_gap, abs=1e-12)
+    # of a directed one distances may shrink slower than by its eigenvalues
+    W = fs.topology.directed_ring(5).W
+    second = torch.linalg.svdvals(W)[1]
+    assert consensus_rate(fs.topology.directed_ring(5)) == pytest.approx(float(second), abs=1e-12)
+    assert consensus_rate(fs.topology.fully_connected(6)) == 0.0
+
+
+def test_consensus_rate_over_a_period() -> None:
+    for schedule in (
+        fs.topology.one_peer_exponential(6),
+        fs.topology.one_peer_exponential(11, directed=False),
+        fs.topology.sequence(
+            [fs.topology.chain(5), fs.topology.star(5), fs.topology.directed_ring(5)]
+        ),
+    ):
+        assert schedule.period is not None
+        second = torch.linalg.svdvals(product(schedule))[1] ** (1 / schedule.period)
+        assert consensus_rate(schedule) == pytest.approx(float(second), abs=1e-9)
+    for exact in (fs.topology.one_peer_exponential(16), fs.topology.base_graph(25, 2)):
+        assert consensus_rate(exact) == 0.0
+
+
+def test_consensus_rate_of_graphs_that_are_drawn() -> None:
+    """From what their chances are: matchings of n, and EquiDyn's offsets."""
+    for n in (4, 9):
+        pairs, peers = fs.topology.matchings(n, 5), fs.topology.equi_dyn(n, 5)
+        # of pairs W^T W is W, whose mean is the union's
+        expected = 1 - pairs.union.spectral_gap
+        assert consensus_rate(pairs) == pytest.approx(expected**0.5, rel=0.1)
+        assert consensus_rate(peers) == pytest.approx(((n - 2) / (2 * (n - 1))) ** 0.5, rel=0.15)
+
+
+def test_consensus_rate_of_other_matrices() -> None:
+    rows = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.2, 0.6], [0.1, 0.0, 0.9]])
+    one, other = (fs.topology.from_matrix(W, directed=True) for W in (rows, rows.T))
+    left = torch.linalg.eigvals(rows.double()).abs().sort().values[-2]
+    for graph in (one, other):
+        many = fs.topology.sequence([graph] * 60)
+        assert consensus_rate(many) == pytest.approx(float(left), rel=0.05)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.6])
+def test_extrapolated_growth(gamma: float) -> None:
+    """Of a graph that stays, from the roots of z^2 - 2 l z + l, l being W's eigenvalues."""
+    for graph in (fs.topology.ring(7), fs.topology.torus(3, 4), fs.topology.star(5)):
+        eigenvalues = 1 - gamma + gamma * torch.linalg.eigvalsh(graph.W)[:-1]
+        z = [abs(r) for e in eigenvalues.tolist() for r in np.roots([1, -2 * e, e])]
+        assert extrapolated_growth(graph, gamma) == pytest.approx(max(z), rel=1e-6)
+
+
+def test_texts() -> None:
+    for text in (
+        *(
+            "directed-ring",
+            "one-peer-exponential",
+            "one-peer-exponential:undirected",
+            "base-graph:2",
+        ),
+        *("matchings:7", "equi-dyn:7", "equi-dyn:undirected:7", "matcha:0.5:7:torus:2x3"),
+    ):
+        schedule = fs.topology.parse(text, 6)
+        assert schedule.name == text and schedule.agents == 6
+        assert (
+            fs.topology.is_drawn(text)
+            == (schedule.period is None)
+            == fs.topology.is_drawn(schedule)
+        )
+    for text, whole in (("matchings", "matchings:0"), ("matcha:0.5", "matcha:0.5:0:ring")):
+        assert fs.topology.parse(text, 6).name == whole
+    for text in ("matcha", "base-graph", "equi-dyn:x", "one-peer-exponential:directed"):
+        with pytest.raises(ValueError, match="unknown topology"):
+            fs.topology.parse(text, 6)
+    with pytest.raises(ValueError, match="matcha takes apart a graph that stays, got Schedule"):
+        fs.topology.parse("matcha:0.5:matchings", 6)

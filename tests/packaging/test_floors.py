@@ -30,7 +30,7 @@ FLOORS = (
         *("comm.period", "gradients.second_pass", "graphs.draws", "graphs.mixing_matrix"),
         *("graphs.relay_lists", "metrics", "sharpness.normalization", "stacks.mapping"),
     ),
-    ("graphs.pairs", "graphs.schedule"),
+    ("graphs.edge_coloring", "graphs.pairs", "graphs.schedule"),
     ("graphs",),
     ("graphs.topology",),
     (

@@ -1,0 +1,66 @@
+"""EquiDyn: one peer a round, at an offset that is drawn and the same for all."""
+
+import torch
+
+from fastsaddle.graphs import draws
+from fastsaddle.graphs.mixing_matrix import DOUBLY, SYMMETRIC, Topology, check_sizes
+from fastsaddle.graphs.pairs import of_pairs
+from fastsaddle.graphs.schedule import Drawn
+
+
+class EquiDyn(Drawn):
+    """See `equi_dyn`."""
+
+    def __init__(self, n: int, seed: int, directed: bool) -> None:
+        check_sizes(n=n)
+        draws.check_seed(seed)
+        self.seed, self.directed = int(seed), directed
+        # all turns of a round are as likely as it is
+        own = torch.eye(n, dtype=torch.float64, device="cpu")
+        mean = torch.zeros_like(own)
+        for hop in range(1, n):
+            share = 1.0 if directed else len(_pairs(n, hop, 0)) / n
+            there = own.roll(hop, 0)
+            mean += share / (n - 1) / 2 * (there if directed else there + there.T)
+        mean += (1 - mean.sum(1)).diag()
+        name = f"equi-dyn:{'' if directed else 'undirected:'}{seed}"
+        super().__init__(
+            name, Topology(name, mean), DOUBLY if directed else SYMMETRIC, min(1, n - 1)
+        )
+
+    def draw(self, round: int) -> Topology:
+        n = self.agents
+        offset, start = draws.words(2, self.seed, round, draws.OFFSETS).tolist()
+        hop = 1 + (offset * (n - 1) >> 32)
+        if n == 1:
+            return self.union
+        if self.directed:
+            own = torch.eye(n, dtype=torch.float64, device="cpu")
+            return Topology(self.name, (own + own.roll(hop, 0)) / 2)
+        return of_pairs(self.name, n, _pairs(n, hop, start * n >> 32))
+
+
+def equi_dyn(n: int, seed: int = 0, directed: bool = True) -> EquiDyn:
+    """One peer a round, `hop` places on, hop being drawn from 1 to n - 1 for all agents by (seed, round).
+
+    Song et al. 2022 (arXiv:2210.07881), OD-EquiDyn over all n - 1 offsets with W = (1 - eta) I + eta A,
+    A_ii = 1/n: here eta = n / (2 (n - 1)), which lets the mean square distance shrink most, to (n - 2) / (2 (n - 1)) of
+    it in a round whatever n is, and makes both weights 1/2. Undirected it is their OU-EquiDyn: from an agent that is
+    drawn, too, each pairs with the one `hop` places on where both are free still, and whoever finds nobody stays alone.
+    It has no period.
+
+    Raises:
+        ValueError: n below 1, or a seed that is no whole number from 0 to 2^63 - 1.
+    """
+    return EquiDyn(n, seed, directed)
+
+
+def _pairs(n: int, hop: int, start: int) -> list[tuple[int, int]]:
+    free, found = [True] * n, []
+    for place in range(n):
+        i = (start + place) % n
+        j = (i + hop) % n
+        if free[i] and free[j]:
+            free[i] = free[j] = False
+            found.append((i, j))
+    return found
