@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -104,7 +103,8 @@ class Drawn:
     def __init__(self, name: str, union: Topology, kind: Kind, most: int) -> None:
         self.name, self.union, self.kind, self.agents = name, union, kind, union.agents
         self.most_neighbors = most
-        self._last: OrderedDict[int, Topology] = OrderedDict()
+        # each round has its place, which threads may fill at once
+        self._last: list[tuple[int, Topology] | None] = [None] * KEPT
 
     def draw(self, round: int) -> Topology:
         """The graph of a round, made anew."""
@@ -112,12 +112,10 @@ class Drawn:
         raise NotImplementedError
 
     def at(self, round: int) -> Topology:
-        found = self._last.get(round)
-        if found is None:
-            found = self._last[round] = self.draw(round)
-            if len(self._last) > KEPT:
-                self._last.popitem(last=False)
-        return found
+        held = self._last[round % KEPT]
+        if held is None or held[0] != round:
+            held = self._last[round % KEPT] = round, self.draw(round)
+        return held[1]
 
     def __repr__(self) -> str:
         return f"Schedule({self.name}, agents={self.agents}, drawn)"
