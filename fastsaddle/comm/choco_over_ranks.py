@@ -103,9 +103,9 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
             self._encoded(x, exchange, messages, step)
             for x, exchange, messages in zip(rows, exchanges, places, strict=True)
         ]
-        heard = self._exchanged(told)
-        for exchange, one, payload in zip(exchanges, told, heard, strict=True):
-            self._move_copies(exchange, one, payload)
+        sent = self._exchanged(told)
+        for exchange, one, payloads in zip(exchanges, told, sent, strict=True):
+            self._move_copies(exchange, one, payloads)
 
     def _places(self, exchanges: list[Exchange]) -> Sequence[torch.Tensor | None]:
         """Where messages of each row buffer will lie, where that is known before they are encoded."""
@@ -116,10 +116,10 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         device = exchanges[0].squares.device
         return self._halo_of(sum(sizes), device, Kind.PAYLOAD).own.split(sizes, 1)
 
-    def _exchanged(self, told: list[Told]) -> list[Payload | None]:
-        """Send messages of the agents here, in one exchange; what came of the agents heard, by row buffer."""
+    def _exchanged(self, told: list[Told]) -> list[tuple[Payload, ...]]:
+        """Send messages of the agents here, in one exchange; theirs, then those of the agents heard, by row buffer."""
         if not self.peers.who:
-            return [None] * len(told)
+            return [(one.payload,) for one in told]
         payloads = [one.payload for one in told]
         sizes = [payload.nbytes // payload.shape[0] for payload in payloads]
         device = next(iter(payloads[0].parts.values())).device
@@ -128,17 +128,17 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
             if not one.lies_in_messages:
                 one.payload.packed(messages)
         halo.exchange(self.peers)
-        arrived = zip(told, halo.heard.split(sizes, 1), strict=True)
+        arrived = zip(told, halo.rows.split(sizes, 1), strict=True)
         return [self._read(one, messages) for one, messages in arrived]
 
-    def _read(self, told: Told, messages: torch.Tensor) -> Payload:
-        """The payload of the agents heard."""
-        quantizer, layout = fused(self.choco), told.payload.layout
-        if told.lies_in_messages and quantizer is not None and layout is not None:
-            heard = quantizer.in_messages(messages, layout)
-            if heard is not None:
-                return heard
-        return Payload.unpacked(messages, told.payload, self.plan.halo)
+    def _read(self, told: Told, messages: torch.Tensor) -> tuple[Payload, ...]:
+        """What messages of all agents say whose copies are kept here."""
+        quantizer, payload = fused(self.choco), told.payload
+        if told.lies_in_messages and quantizer is not None and payload.layout is not None:
+            everyone = quantizer.in_messages(messages, payload.layout)
+            if everyone is not None:
+                return (everyone,)
+        return payload, Payload.unpacked(messages[self.agents :], payload, self.plan.halo)
 
     def _may_fail(self, device: torch.device) -> bool:
         # and elsewhere
