@@ -79,6 +79,8 @@ def compressed(dim: int, bits: int, turns: int, calls: int) -> Times:
         )
     }
     ways = {name: publishing(one) for name, one in made.items()}
+    # as steps run
+    torch.set_grad_enabled(False)
 
     def begin() -> None:
         # or what is left to send would be next to nothing

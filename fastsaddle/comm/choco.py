@@ -320,15 +320,18 @@ class CompressedGossip(StackedGossip):
         """Whether an exchange may fail once its messages are encoded: on a CPU, refused as they are not finite."""
         return device.type == "cpu"
 
-    def _move_copies(self, exchange: Exchange, told: Told, heard: Payload | None = None) -> None:
-        """Add what was sent to public copies: what is told of the agents here, `heard` of those elsewhere."""
-        compressor, agents = self.choco.compressor, told.payload.shape[0]
-        copies = exchange.halo_of("x_hat")
+    def _move_copies(
+        self, exchange: Exchange, told: Told, sent: Sequence[Payload] | None = None
+    ) -> None:
+        """Add what was sent to public copies: `sent` of all that are kept here, in the order of their rows."""
+        compressor, copies = self.choco.compressor, exchange.halo_of("x_hat")
 
         def decode_to(rows: torch.Tensor) -> torch.Tensor:
-            compressor.decode_add_(told.payload, rows[:agents])
-            if heard is not None:
-                compressor.decode_add_(heard, rows[agents:])
+            first = 0
+            for payload in (told.payload,) if sent is None else sent:
+                end = first + payload.shape[0]
+                compressor.decode_add_(payload, rows[first:end])
+                first = end
             return rows
 
         if not told.has_moved:

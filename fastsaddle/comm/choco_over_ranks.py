@@ -133,7 +133,7 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
             self._encoded(x, exchange, messages, step)
             for x, exchange, messages in zip(rows, exchanges, places, strict=True)
         ]
-        heard: Sequence[Payload | None] = [None] * len(told)
+        sent: Sequence[tuple[Payload, ...] | None] = [None] * len(told)
         if self.peers.who:
             halo = self._filled(told)
             if self._waits_later(exchanges):
@@ -141,9 +141,10 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
                 self._coming = Coming(told, exchanges, halo)
             else:
                 halo.exchange(self.peers)
-                heard = self._read_all(told, halo)
-        for exchange, one, payload in zip(exchanges, told, heard, strict=True):
-            self._move_copies(exchange, one, payload)
+                arrived = halo.rows.split(sizes_of(told), 1)
+                sent = [self._read(one, rows) for one, rows in zip(told, arrived, strict=True)]
+        for exchange, one, payloads in zip(exchanges, told, sent, strict=True):
+            self._move_copies(exchange, one, payloads)
 
     def _waits_later(self, exchanges: list[Exchange]) -> bool:
         """Whether what others send is not needed before the next step mixes, and may come until then."""
@@ -159,9 +160,10 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         if coming is None:
             return
         self.placement.finish()
-        heard = zip(coming.exchanges, self._read_all(coming.told, coming.halo), strict=True)
-        for exchange, payload in heard:
+        heard = coming.halo.heard.split(sizes_of(coming.told), 1)
+        for exchange, told, rows in zip(coming.exchanges, coming.told, heard, strict=True):
             copies = exchange.halo_of("x_hat")
+            payload = self._read_heard(told, rows)
             self.choco.compressor.decode_add_(payload, copies[self.agents :])
 
     def _pull(self, exchange: Exchange) -> torch.Tensor:
@@ -192,19 +194,27 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
                 one.payload.packed(messages)
         return halo
 
-    def _read_all(self, told: list[Told], halo: Halo) -> list[Payload]:
-        """What came of the agents heard, by row buffer."""
-        arrived = zip(told, halo.heard.split(sizes_of(told), 1), strict=True)
-        return [self._read(one, messages) for one, messages in arrived]
+    def _read(self, told: Told, messages: torch.Tensor) -> tuple[Payload, ...]:
+        """What messages of all agents say whose copies are kept here."""
+        everyone = self._in_messages(told, messages)
+        if everyone is not None:
+            # one pass for all of them
+            return (everyone,)
+        return told.payload, self._read_heard(told, messages[self.agents :])
 
-    def _read(self, told: Told, messages: torch.Tensor) -> Payload:
-        """The payload of the agents heard."""
-        quantizer, layout = fused(self.choco), told.payload.layout
-        if told.lies_in_messages and quantizer is not None and layout is not None:
-            heard = quantizer.in_messages(messages, layout)
-            if heard is not None:
-                return heard
+    def _read_heard(self, told: Told, messages: torch.Tensor) -> Payload:
+        """What messages of the agents elsewhere say."""
+        heard = self._in_messages(told, messages)
+        if heard is not None:
+            return heard
         return Payload.unpacked(messages, told.payload, self.plan.halo)
+
+    def _in_messages(self, told: Told, messages: torch.Tensor) -> Payload | None:
+        """Messages as they are, where codes lie in them as a payload has them."""
+        quantizer, layout = fused(self.choco), told.payload.layout
+        if not told.lies_in_messages or quantizer is None or layout is None:
+            return None
+        return quantizer.in_messages(messages, layout)
 
     def _may_fail(self, device: torch.device) -> bool:
         # and elsewhere

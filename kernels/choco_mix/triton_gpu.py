@@ -11,7 +11,7 @@ from fastsaddle.kernels._shared.step.reference import gated
 from fastsaddle.kernels._shared.step.triton_gpu import is_finite, quasi_global_values
 
 
-@triton.jit(do_not_specialize=["seed", "first_agent"])
+@triton.jit(do_not_specialize=["stacked", "seed", "first_agent"])
 def choco_mix_kernel(
     start_ptr,
     h_ptr,
