@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import select
 import socket
+import sys
 import time
 from datetime import timedelta
 
@@ -15,8 +17,8 @@ from fastsaddle.sim.run import world as worlds
 from fastsaddle.sim.run.simulation import Simulation
 
 RANKS = 2
-# others have their turns meanwhile
-PATIENCE = timedelta(hours=1)
+# of a message; while others have their turns rank 0 says now and then that there is nothing to do yet
+PATIENCE, BETWEEN = timedelta(minutes=2), 20.0
 
 
 def rank_main(rank: int, count: int, port: int) -> None:
@@ -46,11 +48,19 @@ def rank_main(rank: int, count: int, port: int) -> None:
         engine = simulation.engine
         answer(ready=True, note=f"{RANKS} processes, engine {engine.engine}, chunk {engine.chunk}")
     while True:
-        number = world.share(max(1, int(rate * next_turn())) if rank == 0 else None)
+        number = world.share(turn(rate) if rank == 0 else None)
+        if not number:
+            continue
         found = steps(number)
         rate = number / found["wall"]
         if rank == 0:
             answer(steps=number * count, **found)
+
+
+def turn(rate: float) -> int:
+    """How many steps the next turn has; 0 where it does not come yet."""
+    is_due, _, _ = select.select([sys.stdin], [], [], BETWEEN)
+    return max(1, int(rate * next_turn())) if is_due else 0
 
 
 def main() -> None:

@@ -15,15 +15,16 @@ import torch
 
 from fastsaddle.cli import main
 from fastsaddle.sim.run import checkpoint
+from tests.ranks.processes import free_port
 
 SECONDS = ("seconds", "step_seconds", "evaluation_seconds")
 # a launch takes seconds, most of them for importing torch
 PATIENCE = 120
 
 
-def launched(ranks: int, *options: str) -> subprocess.Popen[str]:
+def launched(ranks: int, *options: str, where: tuple[str, ...] = ("--standalone",)) -> Any:
     """`torchrun -m fastsaddle train` with these options, on processes of one thread."""
-    program = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    program = [sys.executable, "-m", "torch.distributed.run", *where]
     program += [f"--nproc-per-node={ranks}", "-m", "fastsaddle", "train", *options]
     return subprocess.Popen(
         program,
@@ -129,18 +130,9 @@ def test_stopped_on_three_ranks_and_gone_on_with_on_two_and_on_one(tmp_path: Pat
 def test_a_killed_rank_is_named_and_torchrun_goes_on_without_a_word_of_ours(tmp_path: Path) -> None:
     more = ("--steps", "300", "--eval-every", "50")
     whole, run = in_one(tmp_path / "one", *more), tmp_path / "ranks"
-    program = [sys.executable, "-m", "torch.distributed.run", "--max-restarts=1"]
-    program += ["--standalone", "--nproc-per-node=3", "-m", "fastsaddle", "train"]
-    process = subprocess.Popen(
-        [*program, *options(*more), "--out", str(run)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    end = time.monotonic() + PATIENCE
-    while not checkpoint.find(run) and time.monotonic() < end:
-        time.sleep(0.01)
+    where = ("--max-restarts=1", "--standalone")
+    process = launched(3, *options(*more), "--out", str(run), where=where)
+    wait_for_a_checkpoint(run)
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
     )
@@ -149,6 +141,35 @@ def test_a_killed_rank_is_named_and_torchrun_goes_on_without_a_word_of_ours(tmp_
     said = ended(process)
     named = re.findall(r"^PeerError: .*agents 4 and 5 \(rank 2.*--resume \S+", said, re.MULTILINE)
     assert named and "started again: going on with" in said, said
+    assert_equal(run, whole)
+
+
+def wait_for_a_checkpoint(run: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not checkpoint.find(run) and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_two_launches_are_one_run_which_stops_when_one_of_them_is_gone(tmp_path: Path) -> None:
+    more = ("--steps", "600", "--eval-every", "50")
+    whole, run = in_one(tmp_path / "one", *more), tmp_path / "ranks"
+    where = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")
+    # as on two machines
+    machines = [
+        launched(1, *options(*more), "--out", str(run), where=(*where, "--local-addr=127.0.0.1"))
+        for _ in range(2)
+    ]
+    wait_for_a_checkpoint(run)
+    machines[0].kill()
+    said = "".join(ended(machine, None) for machine in machines)
+    assert "2 processes with 3, 3 agents" in said and "torchrun has gone" in said, said
+    way = (
+        "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:29500 --nproc-per-node 1"
+    )
+    stopped = re.search(rf"stopped at step (\d+); go on with:\n{way} -m fastsaddle", said)
+    assert stopped is not None, said
+    assert checkpoint.find(run)[0][0] == int(stopped[1]) < 600
+    assert main(["train", "--resume", str(run)]) == 0
     assert_equal(run, whole)
 
 
