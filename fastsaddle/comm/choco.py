@@ -13,6 +13,7 @@ from fastsaddle.compressors._wire import largest_of, row_norms, runs, table_of
 from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
+from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.schedule import Schedule, most_messages
 from fastsaddle.kernels._shared.bfloat16.reference import keep
 from fastsaddle.kernels._shared.philox.reference import COPIES
@@ -149,7 +150,7 @@ class CompressedGossip(StackedGossip):
         quantizer = self._whole_step
         if quantizer is not None and self.rounds == 1 and self._draws_alike(step):
             self._fused_step(x, step, self._round(exchange, 0), quantizer)
-            exchange.nbytes += quantizer.message_bytes(exchange.layout) * self.messages
+            self._count(exchange, quantizer.message_bytes(exchange.layout))
             return
         aside = step
         if step.momentum is not None and step.kind == LOCAL and x.device.type == "cpu":
@@ -232,8 +233,17 @@ class CompressedGossip(StackedGossip):
             layout=exchange.layout,
             first_agent=self.first_agent,
         )
-        exchange.nbytes += payload.nbytes // len(x) * self.messages
+        self._count(exchange, payload.nbytes // len(x))
         return difference, payload
+
+    def _count(self, exchange: Exchange, each: int) -> None:
+        """Messages of so many bytes went to all neighbors; one that could not be reached gets a whole copy next."""
+        if isinstance(self.schedule, Faulty) and exchange.meeting is not None:
+            arrived, whole = self.schedule.deliveries(int(exchange.meeting.number))
+            exchange.nbytes += each * arrived
+            exchange.count(whole)
+        else:
+            exchange.nbytes += each * self.messages
 
     def _move_copies(
         self,
