@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from fastsaddle.graphs.fault_log import Fallen, Log
 from fastsaddle.graphs.mixing_matrix import SYMMETRIC, Topology
 from fastsaddle.graphs.schedule import Drawn, Schedule, is_schedule, kind_of, most_neighbors
 
-# rounds that are drawn at once, and how many such blocks are kept
+# rounds that are drawn together for steps, one after the other, and how many such blocks are kept
 BLOCK, KEPT = 64, 4
+# rounds that are looked at together where many are asked for
+AT_ONCE = 512
 # agents that a pair's number has room for
 MOST_AGENTS = 2**16
 
@@ -160,15 +163,32 @@ class Faulty(Drawn):
 
     def records(self, rounds: range) -> dict[int, Fallen]:
         """What happens in some rounds, as a log has it: `fault_log.text` makes lines of it."""
-        found, pairs = self.happened(rounds), [(i, j) for i, j in self.links.tolist()]
-        fallen = zip(rounds, found.links, found.agents, strict=True)
-        return {
-            t: Fallen(
-                tuple(pairs[k] for k in links.nonzero()[:, 0].tolist()),
-                tuple(agents.nonzero()[:, 0].tolist()),
-            )
-            for t, links, agents in fallen
-        }
+        records: dict[int, Fallen] = {}
+        pairs = [(i, j) for i, j in self.links.tolist()]
+        for part in _parts(rounds):
+            found = self.happened(part)
+            links, agents = found.links.nonzero().tolist(), found.agents.nonzero().tolist()
+            fell: list[list[tuple[int, int]]] = [[] for _ in part]
+            down: list[list[int]] = [[] for _ in part]
+            for row, k in links:
+                fell[row].append(pairs[k])
+            for row, agent in agents:
+                down[row].append(agent)
+            both = zip(part, fell, down, strict=True)
+            records |= {t: Fallen(tuple(f), tuple(d)) for t, f, d in both}
+        return records
+
+    def shares(self, rounds: range) -> tuple[float, float]:
+        """Which share of the links fell in some rounds, and of the agents was down; NaN of no rounds."""
+        fell = down = 0
+        for part in _parts(rounds):
+            found = self.happened(part)
+            fell, down = fell + int(found.links.sum()), down + int(found.agents.sum())
+        counts = len(rounds) * len(self.links), len(rounds) * self.agents
+        links, agents = (
+            n / count if count else math.nan for n, count in zip((fell, down), counts, strict=True)
+        )
+        return links, agents
 
     def _check_agents(self) -> None:
         """Raise ValueError for agents and links that the schedule does not have."""
@@ -240,14 +260,10 @@ class Rounds(NamedTuple):
         down: torch.Tensor = self.links | self.agents[:, pairs].any(2)
         return ~down
 
-    def shares(self) -> tuple[float, float]:
-        """Which share of the links fell, and of the agents was down; 0 of none."""
-        return float(self.links.double().mean().nan_to_num()), float(self.agents.double().mean())
 
-
-def loses_agents(schedule: Schedule | None) -> bool:
-    """Whether an agent may be down in a round."""
-    return bool(getattr(schedule, "loses_agents", False))
+def _parts(rounds: range) -> list[range]:
+    """The same one after the other, few enough at a time."""
+    return [rounds[k : k + AT_ONCE] for k in range(0, len(rounds), AT_ONCE)]
 
 
 def _fall(

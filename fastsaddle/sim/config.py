@@ -17,7 +17,7 @@ from fastsaddle.sim.choices import option
 from fastsaddle.sim.engines import _choice
 from fastsaddle.sim.engines._precision import Precision
 from fastsaddle.sim.help import with_help
-from fastsaddle.sim.run import messages, schedule
+from fastsaddle.sim.run import faults, messages, schedule
 
 
 @with_help
@@ -67,6 +67,11 @@ class TrainConfig:
     """Who talks to whom: ring, torus:4x4, fully-connected, exponential, star, chain, binary-tree, dyck, social-network,
     random-regular:3 or erdos-renyi:0.3 (both with a seed: random-regular:3:7), or your own: edges.txt (a line an edge:
     two agents from 0 on, perhaps a weight), matrix.npy, file.py:name; not for local-sgd, dppf and easgd."""
+
+    faults: str = "none"
+    """Links and agents that fail, drawn anew in each round: links:0.1,agents:0.01 (probabilities), slow:3x4 (agent 3
+    takes part in every 4th round alone), seed:7 (None: that of --seed); or log:FILE, the faults.jsonl of a run, to have
+    the same fail again. Not for d2 and relay-sgd; gut takes those of links."""
 
     partition: str = "dirichlet"
     """dirichlet: drawn, then cut again into parts of equal size; dirichlet-raw: parts as drawn; iid; sorted: by class,
@@ -294,6 +299,11 @@ class TrainConfig:
         methods.find(self.algorithm)
         methods.parse_sam(self.sam)
         methods.parse_period(self.period, self.steps)
+        asked = faults.parse(self.faults, self.seed)
+        if asked is not None and not methods.takes(self.algorithm, "topology"):
+            raise ValueError(
+                f"--faults {self.faults} needs an algorithm on a graph, {self.algorithm} averages all agents"
+            )
         self._check_cross_features()
 
     def _check_cross_features(self) -> None:

@@ -1,12 +1,16 @@
-"""`fastsaddle info --model ...`: how much memory the buffers of a run take, for each agent and for all."""
+"""`fastsaddle info --model ...`: how much memory the buffers of a run take, and what fails in it."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import tyro
 
+from fastsaddle.graphs.faults import Faulty
+from fastsaddle.graphs.schedule import LOOKED_AT
+from fastsaddle.graphs.spectrum import described
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.help import with_help
+from fastsaddle.sim.run import faults, topologies
 from fastsaddle.sim.run.labels import label, of_agents
 from fastsaddle.sim.run.memory_needed import kept_rows, shapes, size
 
@@ -38,6 +42,9 @@ class MemoryQuestion:
 
     topology: str = "ring"
     """As for train; methods with cross-gradients keep a row for each neighbor."""
+
+    faults: str = "none"
+    """As for train; says what fails in the first 1,000 rounds."""
 
     compressor: str = "none"
     """As for train."""
@@ -79,7 +86,18 @@ def describe(question: MemoryQuestion) -> list[str]:
         f"{size(each)} an agent",
         f"{of_agents(question.agents)}: {size(each * question.agents)}, without activations "
         "(--chunk bounds those) and short-lived copies",
+        *_faults(config),
     ]
+
+
+def _faults(config: TrainConfig) -> list[str]:
+    """What fails, and how fast gossip then mixes."""
+    graph = topologies.find(config.topology, config.agents, config.seed)
+    faulty = faults.over(config.faults, config.seed, graph)
+    if not isinstance(faulty, Faulty):
+        return []
+    said = faults.described(faulty, config.faults, LOOKED_AT)
+    return [said, f"{faulty.name}: {described(faulty)}; without them {described(graph)}"]
 
 
 def config_of(question: MemoryQuestion) -> TrainConfig:
@@ -88,6 +106,7 @@ def config_of(question: MemoryQuestion) -> TrainConfig:
         algorithm=question.algorithm,
         agents=question.agents,
         topology=question.topology,
+        faults=question.faults,
         compressor=question.compressor,
         sam=question.sam,
         state_dtype=question.state_dtype,

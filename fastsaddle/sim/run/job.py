@@ -15,7 +15,14 @@ import fastsaddle
 from fastsaddle.kernels.op import ops
 from fastsaddle.sim import choices
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
-from fastsaddle.sim.run import agent_rows, checkpoint, independence, schedule, spread_checkpoint
+from fastsaddle.sim.run import (
+    agent_rows,
+    checkpoint,
+    faults,
+    independence,
+    schedule,
+    spread_checkpoint,
+)
 from fastsaddle.sim.run.follower import Follower
 from fastsaddle.sim.run.run_dir import RunDirectory, check_new, make_unique
 from fastsaddle.sim.run.simulation import LINE, Simulation
@@ -57,6 +64,7 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
     config = replace(
         config,
         data_dir=config.data_dir.resolve() if config.data_dir else None,
+        faults=faults.absolute(config.faults),
         device=str(simulation.device),
         momentum=simulation.optimizer.defaults.get("momentum"),
         engine=choices.absolute(simulation.engine.engine),
