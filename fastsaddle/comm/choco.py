@@ -124,6 +124,8 @@ class CompressedGossip(StackedGossip):
         if self._changing is None:
             return None
         schedule = self._changing.schedule
+        # what falls is not sent
+        schedule = schedule.schedule if isinstance(schedule, Faulty) else schedule
         most = most_messages(schedule)
         if most == self.messages:
             return None
