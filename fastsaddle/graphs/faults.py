@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -37,8 +38,9 @@ class Faults:
     kept for it stay as they are, to the bit. With a compressor a link that is down carries nothing; in the round in
     which it is back each end gets the other's public copy whole, as float32, in place of the round's message.
 
-    Draws are by (seed, round, link or agent), each apart: whoever asks, in whatever order, sees the same. Links are
-    drawn whether the round's graph has them or not.
+    A round is a gossip with the local steps before it. Draws are by (seed, round, link or agent), each apart: whoever
+    asks, in whatever order, sees the same. Links are drawn whether the round's graph has them or not. Gradients of
+    agents that are down are asked for as those of others, and left unused.
 
     Args:
         links: probability that a link is down in a round, in [0, 1).
@@ -93,6 +95,7 @@ class Faulty(Drawn):
         links: int64 `[links, 2]`: every link of any round, ascending: pairs i < j, or who sends and who hears where
             graphs are directed.
         loses_agents: whether an agent may be down.
+        log_digest: SHA-256 of what the log says, where there is one.
     """
 
     def __init__(self, faults: Faults, schedule: Schedule) -> None:
@@ -122,6 +125,10 @@ class Faulty(Drawn):
         kept = SYMMETRIC if self._is_symmetric else "column-stochastic"
         most = most_neighbors(schedule)
         super().__init__(f"{schedule.name} with faults", self._mean(), kept, most)
+        # processes that read a log tell by it whether it is the same
+        self.log_digest: str | None = None
+        if self._logged is not None:
+            self.log_digest = sha256(fault_log.text(self._logged).encode()).hexdigest()
 
     def down(self, round: int) -> torch.Tensor:
         """Who is down in a round, bool `[agents]` on the CPU."""

@@ -299,11 +299,9 @@ class TrainConfig:
         methods.find(self.algorithm)
         methods.parse_sam(self.sam)
         methods.parse_period(self.period, self.steps)
-        asked = faults.parse(self.faults, self.seed)
-        if asked is not None and not methods.takes(self.algorithm, "topology"):
-            raise ValueError(
-                f"--faults {self.faults} needs an algorithm on a graph, {self.algorithm} averages all agents"
-            )
+        if faults.parse(self.faults, self.seed) is not None:
+            if reason := uses.obstacle(self, "faults"):
+                raise ValueError(reason)
         self._check_cross_features()
 
     def _check_cross_features(self) -> None:

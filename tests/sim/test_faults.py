@@ -183,45 +183,27 @@ def test_told_by_info(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_drawn_in_the_report(tmp_path: Path) -> None:
-    runs = [
-        train(tmp_path / "qgm", "--algorithm", "qgm", "--faults", BOTH),
-        train(
-            tmp_path / "log", "--algorithm", "qgm", "--faults", f"log:{tmp_path}/qgm/{faults.FILE}"
-        ),
-        train(tmp_path / "whole", "--algorithm", "qgm"),
-    ]
+    faulty = train(tmp_path / "faulty", "--algorithm", "qgm", "--faults", BOTH)
+    whole = train(tmp_path / "whole", "--algorithm", "qgm")
     page = tmp_path / "page.html"
-    assert main(["report", *map(str, runs), "--no-surface", "--out", str(page)]) == 0
+    assert main(["report", str(faulty), str(whole), "--no-surface", "--out", str(page)]) == 0
     text = page.read_text()
     assert all(f'id="{name}"' in text for name in ("faults", "links-down", "agents-down"))
-    assert (
-        "faults log:faults.jsonl" in text and f"faults {BOTH}" in text and str(tmp_path) not in text
-    )
-    picture = fault_figures.draw(group([read(run) for run in runs], set()))
-    assert picture is not None and len(picture.panels) == 2
-    links, agents = (
-        fs.Faults(links=0.3, agents=0.1, slow={3: 4}, seed=7)
-        .over(fs.topology.ring(5))
-        .shares(range(24))
-    )
+    assert f"faults {BOTH}" in text and str(tmp_path) not in text
+    groups = group([read(run) for run in (faulty, whole)], set())
+    picture = fault_figures.draw(groups)
+    assert picture is not None and len(picture.panels) == 1
+    failing = fs.Faults(links=0.3, agents=0.1, slow={3: 4}, seed=7).over(fs.topology.ring(5))
+    links, agents = failing.shares(range(24))
     assert (
         f"{links:.1%} of the links and {agents:.1%} of the agents in 24 rounds" in picture.caption
     )
-    assert main(["report", str(runs[2]), "--no-surface", "--out", str(page)]) == 0
-    assert 'id="faults"' not in page.read_text() and 'id="links-down"' not in page.read_text()
-
-
-def test_a_map_of_many_rounds(tmp_path: Path) -> None:
-    """Columns stand for several rounds, links that never fell have no row, a torn line is left out."""
-    run = train(tmp_path / "run", "--faults", "links:0.3")
-    (run / faults.FILE).write_text(
-        '{"round": 0, "links": [[0, 1]]}\n{"round": 5, "agents": [2]}\n{"rou'
-    )
-    (one,) = group([read(run)], set())
-    picture = fault_figures.draw([one])
-    assert picture is not None and len(picture.panels) == 1
-    (run / faults.FILE).write_text("")
-    assert fault_figures.draw([one]) is None
+    # one that is being written
+    log = faulty / faults.FILE
+    log.write_text('{"round": 0, "links": [[0, 1]]}\n{"round": 5, "agents": [2]}\n{"rou')
+    assert fault_figures.draw(groups) is not None
+    log.write_text("")
+    assert fault_figures.draw(groups) is None
 
 
 def test_texts() -> None:

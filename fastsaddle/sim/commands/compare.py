@@ -201,7 +201,5 @@ def _stored(choice: tuning.Chosen) -> dict[str, Any]:
 
 def _absolute(options: dict[str, Any]) -> dict[str, Any]:
     """The same options, readable from any directory."""
-    return {
-        n: choices.absolute(v) if n in choices.OPTIONS and v is not None else v
-        for n, v in options.items()
-    }
+    absolute = {**dict.fromkeys(choices.OPTIONS, choices.absolute), "faults": faults.absolute}
+    return {n: absolute[n](v) if n in absolute and v is not None else v for n, v in options.items()}
