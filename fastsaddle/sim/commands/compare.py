@@ -18,6 +18,7 @@ from fastsaddle.sim.comparison import pool, results, tables, tuning
 from fastsaddle.sim.comparison.grid import Cell, Grid, varied
 from fastsaddle.sim.comparison.progress import ComparisonProgress
 from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.run import faults
 from fastsaddle.sim.run.interrupts import Interrupts
 from fastsaddle.sim.run.labels import Labels, of_agents, of_gradient
 from fastsaddle.sim.run.messages import NONE

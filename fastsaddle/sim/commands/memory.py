@@ -1,4 +1,4 @@
-"""`fastsaddle info --model ...`: how much memory the buffers of a run take, and what fails in it."""
+"""`fastsaddle info --model ...`: what memory the buffers of a run take, for each agent and for all, and its graph."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +8,7 @@ import tyro
 from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.schedule import LOOKED_AT
 from fastsaddle.graphs.spectrum import described
+from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.help import with_help
 from fastsaddle.sim.run import faults, topologies
@@ -20,12 +21,12 @@ MOST_AGENTS = 20_000
 @with_help
 @dataclass(frozen=True)
 class MemoryQuestion:
-    """Without options: versions, devices, backends and copy bandwidth. With them: the memory of a run's buffers.
+    """Without options: versions, devices, backends, copy bandwidth. With them: a run's graph and its buffers' memory.
 
     Nothing of that size is allocated.
     """
 
-    model: str
+    model: str = "mlp"
     """As for train: mlp, resnet20, file.py:Name, ..."""
 
     sample: str = "3x32x32"
@@ -44,7 +45,7 @@ class MemoryQuestion:
     """As for train; methods with cross-gradients keep a row for each neighbor."""
 
     faults: str = "none"
-    """As for train; says what fails in the first 1,000 rounds."""
+    """As for train."""
 
     compressor: str = "none"
     """As for train."""
@@ -86,18 +87,20 @@ def describe(question: MemoryQuestion) -> list[str]:
         f"{size(each)} an agent",
         f"{of_agents(question.agents)}: {size(each * question.agents)}, without activations "
         "(--chunk bounds those) and short-lived copies",
-        *_faults(config),
+        *_graph(config),
     ]
 
 
-def _faults(config: TrainConfig) -> list[str]:
-    """What fails, and how fast gossip then mixes."""
-    graph = topologies.find(config.topology, config.agents, config.seed)
-    faulty = faults.over(config.faults, config.seed, graph)
-    if not isinstance(faulty, Faulty):
+def _graph(config: TrainConfig) -> list[str]:
+    """Who talks to whom, where agents talk along a graph, and what fails of it."""
+    if not methods.takes(config.algorithm, "topology") or config.agents > topologies.MOST_SEEN:
         return []
-    said = faults.described(faulty, config.faults, LOOKED_AT)
-    return [said, f"{faulty.name}: {described(faulty)}; without them {described(graph)}"]
+    graph = topologies.find(config.topology, config.agents, config.seed)
+    said = [f"{label(config.topology)}: {topologies.facts(graph)}"]
+    failing = faults.over(config.faults, config.seed, graph)
+    if isinstance(failing, Faulty):
+        said.append(f"{faults.described(failing, config.faults, LOOKED_AT)}; {described(failing)}")
+    return said
 
 
 def config_of(question: MemoryQuestion) -> TrainConfig:
