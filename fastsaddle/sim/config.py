@@ -302,9 +302,9 @@ class TrainConfig:
         methods.find(self.algorithm)
         methods.parse_sam(self.sam)
         methods.parse_period(self.period, self.steps)
-        if faults.parse(self.faults, self.seed) is not None:
-            if reason := uses.obstacle(self, "faults"):
-                raise ValueError(reason)
+        fails = faults.parse(self.faults, self.seed) is not None
+        if fails and (reason := uses.obstacle(self, "faults")) is not None:
+            raise ValueError(reason)
         self._check_cross_features()
 
     def _check_cross_features(self) -> None:
