@@ -8,6 +8,7 @@ from fastsaddle.comm.period import QSR
 from fastsaddle.gradients.ascents import ESAM, LookSAM, MomentumSAM, sharpest
 from fastsaddle.gradients.second_pass import second_pass
 from fastsaddle.graphs import topology
+from fastsaddle.graphs.faults import Faults
 from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.kernels.op import ops, use_backend
@@ -45,6 +46,7 @@ __all__ = [
     "Choco",
     "DSADDLe",
     "DSGDm",
+    "Faults",
     "GradientTracking",
     "LocalSGD",
     "LookSAM",

@@ -311,6 +311,17 @@ class Communicator:
         """Who talks to whom in each gossip of the step that begins now; empty where that stays."""
         return ()
 
+    def down(self, optimizer: Optimizer) -> torch.Tensor | None:
+        """Agents here that have no part in the step that begins now, bool `[agents]`; None where all have.
+
+        They neither step nor talk, and all that is kept of them stays as it is.
+        """
+        return None
+
+    def gossips_begun(self, steps: int) -> int:
+        """How many gossips there have been, and begin with the steps before one, after so many steps."""
+        return steps
+
     def meets(self, optimizer: Optimizer) -> bool:
         """Whether the step that begins now ends with an exchange, when all groups have stepped."""
         return False

@@ -13,6 +13,7 @@ from fastsaddle.compressors._wire import largest_of, refuse_nonfinite, row_norms
 from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
+from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.schedule import Schedule, most_messages
 from fastsaddle.kernels._shared.bfloat16.reference import keep
 from fastsaddle.kernels._shared.buckets.arguments import MOST_ELEMENTS, MOST_LEVELS
@@ -145,6 +146,8 @@ class CompressedGossip(StackedGossip):
         if self._changing is None:
             return None
         schedule = self._changing.schedule
+        # what falls is not sent
+        schedule = schedule.schedule if isinstance(schedule, Faulty) else schedule
         most = most_messages(schedule)
         if most == self.messages:
             return None
@@ -171,7 +174,7 @@ class CompressedGossip(StackedGossip):
         quantizer = self._whole_step
         if quantizer is not None and self.rounds == 1 and self._draws_alike(step):
             self._fused_step(x, step, self._round(exchange, 0), quantizer)
-            exchange.nbytes += quantizer.message_bytes(exchange.layout) * self.messages
+            self._count(exchange, quantizer.message_bytes(exchange.layout))
             return
         aside = self._aside(x, step, exchange)
         h = local_models(x, aside, exchange.memory("h", x.shape))
@@ -246,6 +249,15 @@ class CompressedGossip(StackedGossip):
         """Send Q(x - x_hat) and add it to the public copies."""
         self._move_copies(exchange, self._encoded(x, exchange))
 
+    def _count(self, exchange: Exchange, each: int) -> None:
+        """Messages of so many bytes went to all neighbors; one that could not be reached gets a whole copy next."""
+        if isinstance(self.schedule, Faulty) and exchange.meeting is not None:
+            arrived, whole = self.schedule.deliveries(int(exchange.meeting.number))
+            exchange.nbytes += each * arrived
+            exchange.count(whole)
+        else:
+            exchange.nbytes += each * self.messages
+
     def _encoded(
         self,
         x: torch.Tensor,
@@ -270,7 +282,7 @@ class CompressedGossip(StackedGossip):
             random = (exchange.seed, exchange.number)
             place = {"layout": exchange.layout, "first_agent": self.first_agent}
             told = Told(compressor.encode(difference, *random, **place), difference=difference)
-        exchange.nbytes += told.payload.nbytes // len(x) * self.messages
+        self._count(exchange, told.payload.nbytes // len(x))
         return told
 
     def _quantized(

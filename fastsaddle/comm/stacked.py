@@ -16,6 +16,7 @@ from fastsaddle.comm.base import (
     take_mixed,
 )
 from fastsaddle.comm.lists import ChangingLists, Lists, Meeting, MixingLists, differences
+from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.kernels.mix_dense import mix_dense
@@ -42,7 +43,7 @@ class StackedGossip(Communicator):
         plan: of the agents here, where others are elsewhere; of a schedule, that of the graph with all its edges.
 
     Raises:
-        ValueError: gamma outside [0, 1].
+        ValueError: gamma outside [0, 1]; agents that may be down in one of a step's several gossips.
     """
 
     is_elementwise = True
@@ -58,6 +59,11 @@ class StackedGossip(Communicator):
         folded: bool = True,
         plan: Plan | None = None,
     ) -> None:
+        if rounds > 1 and isinstance(schedule, Faulty) and schedule.loses_agents:
+            raise ValueError(
+                f"an agent is down for a whole step, Gossip(rounds={rounds}) has several gossips in one: "
+                f"take faults of links alone, got {schedule!r}"
+            )
         self.schedule, self.topology = schedule, None if schedule is None else schedule.union
         gamma = consensus_step if folded else 1.0
         self._changing: ChangingLists | None = None
@@ -111,26 +117,41 @@ class StackedGossip(Communicator):
             return ()
         device = optimizer.rounds.device
         if self._draws:
-            return self._meetings_from(optimizer.param_groups[0][STEPS_DONE.name], device)
+            return self._meetings_from(self._number(optimizer), device)
         if self._plan is not None:
             # messages are made on the host
-            return self._meetings_from(int(optimizer.rounds), device)
+            done = int(optimizer.rounds)
+            return self._meetings_from(done // self.every * self.rounds, device)
         done = optimizer.rounds.reshape(1)
         if self.once_a_step:
             return (changing.meeting(done, device),)
         numbers = done // self.every * self.rounds
         return tuple(changing.meeting(numbers + k, device) for k in range(self.rounds))
 
-    def _meetings_from(self, done: int, device: torch.device) -> tuple[Meeting, ...]:
-        """Those of a step by the number of steps before it, on the host."""
+    def _meetings_from(self, first: int, device: torch.device) -> tuple[Meeting, ...]:
+        """Those of a step by the number of its first gossip, on the host."""
         assert self._changing is not None
-        first = done // self.every * self.rounds
         return tuple(self._changing.meeting(first + k, device) for k in range(self.rounds))
 
     def plan_of(self, graph: Topology) -> Plan:
         """Who sends which rows to whom in a round with this graph."""
         assert self._plan is not None
         return replace(self._plan, topology=graph)
+
+    def _number(self, optimizer: Optimizer) -> int:
+        """The gossip that this step has, or leads to, by its number; where it is counted on the host."""
+        done: int = optimizer.param_groups[0][STEPS_DONE.name]
+        return done // self.every * self.rounds
+
+    def down(self, optimizer: Optimizer) -> torch.Tensor | None:
+        if not isinstance(self.schedule, Faulty) or not self.schedule.loses_agents:
+            return None
+        down = self.schedule.down(self._number(optimizer))
+        here = down[self.first_agent : self.first_agent + optimizer.agents]
+        return here.to(optimizer.rounds.device) if here.any() else None
+
+    def gossips_begun(self, steps: int) -> int:
+        return -(-steps // self.every) * self.rounds
 
     def gossips(self, optimizer: Optimizer) -> bool:
         if self.every == 1:

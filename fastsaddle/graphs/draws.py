@@ -8,7 +8,7 @@ import torch
 from fastsaddle.kernels._shared.philox.reference import WORD, philox
 
 # the last word of the counter, apart from the streams of `fastsaddle.kernels._shared.philox`
-MATCHINGS, MATCHA, OFFSETS = 64, 65, 66
+MATCHINGS, MATCHA, OFFSETS, LINKS, AGENTS = 64, 65, 66, 67, 68
 # rounds whose words are found together
 AT_ONCE = 64
 
@@ -32,6 +32,21 @@ def _of_rounds(count: int, seed: int, block: int, stream: int) -> torch.Tensor:
     low, high = ((rounds >> bits & WORD).expand_as(places) for bits in (0, 32))
     drawn = philox((places, high, low, torch.full_like(places, stream)), seed)
     return torch.stack(drawn, 2).reshape(AT_ONCE, -1)[:, :count]
+
+
+def words_of(numbers: torch.Tensor, seed: int, rounds: torch.Tensor, stream: int) -> torch.Tensor:
+    """32 random bits of each number in each round, int64 `[rounds, numbers]`, whatever else is asked for.
+
+    Args:
+        numbers: int64, from 0 to 2^32 - 1.
+        seed: from 0 to 2^63 - 1.
+        rounds: int64, from 0 to 2^63 - 1.
+        stream: what they are for.
+    """
+    shape = (len(rounds), len(numbers))
+    low, high = (w[:, None].expand(shape) for w in (rounds & WORD, rounds >> 32 & WORD))
+    what = torch.full_like(low, stream)
+    return philox((numbers.expand(shape), high, low, what), seed)[0]
 
 
 def order(count: int, seed: int, round: int, stream: int) -> list[int]:

@@ -2,9 +2,11 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
+from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.graphs.schedule import Schedule, rounds_of
 from fastsaddle.graphs.spectrum import extrapolated_growth
@@ -22,11 +24,13 @@ class GraphNeeds:
         tree: the graph must have no cycle, and stay.
         least_eigenvalue: all eigenvalues of W, the consensus step folded in, must be above it; one that is equal is
             warned of. None asks nothing. Of graphs that change `extrapolated_growth` must be at most one instead.
+        faults: which of `fs.Faults` it survives: "links" where agents must not be down.
     """
 
     symmetric: bool = True
     tree: bool = False
     least_eigenvalue: float | None = None
+    faults: Literal["all", "links", "none"] = "all"
 
     def check(
         self, schedule: Schedule | None, consensus_step: float, who: str, stacklevel: int = 2
@@ -38,6 +42,8 @@ class GraphNeeds:
         """
         if schedule is None:
             return
+        if isinstance(schedule, Faulty):
+            self._check_faults(schedule, who)
         if self.tree and not isinstance(schedule, Topology):
             raise ValueError(f"{who} needs a tree that stays, got {schedule!r}")
         self._check_kind(schedule, who)
@@ -52,6 +58,23 @@ class GraphNeeds:
             )
         if self.least_eigenvalue is not None:
             self._check_eigenvalues(schedule, consensus_step, who, stacklevel + 1)
+
+    def _check_faults(self, schedule: Faulty, who: str) -> None:
+        if self.faults == "none":
+            raise ValueError(
+                f"{who} needs each step what the one before moved along the same links: it takes no faults, "
+                f"got {schedule!r}"
+            )
+        if self.faults == "links" and schedule.loses_agents:
+            raise ValueError(
+                f"{who} compares its models with those of the step before: it takes faults of links alone, "
+                f"got {schedule!r} whose agents may be down"
+            )
+        if schedule.kind not in KINDS:
+            raise ValueError(
+                f"{who} needs a doubly stochastic mixing matrix, but where links of a directed graph fall only the "
+                f"sums of columns can be kept, for push-sum: got {schedule!r}"
+            )
 
     def _check_kind(self, schedule: Schedule, who: str) -> None:
         allowed = KINDS[:1] if self.symmetric else KINDS

@@ -72,8 +72,9 @@ def rows_of(
     found: Found,
     scalars: dict[str, torch.Tensor],
     comm: Round,
+    some_are_down: bool = False,
 ) -> Rows:
-    """One group's part of a step in progress."""
+    """One group's part of a step in progress, in which some agents may have no part."""
     home, columns = optimizer.phase.home, views.columns
     saved = None if home is None else home[:, columns]
     models = views.x if saved is None else saved
@@ -90,6 +91,6 @@ def rows_of(
         columns=columns,
         first_agent=optimizer.communicator.first_agent,
         seed=optimizer.seed_of(views.index),
-        may_be_bad=optimizer.nonfinite == "skip" or views.x.device.type != "cpu",
+        may_be_bad=some_are_down or optimizer.nonfinite == "skip" or views.x.device.type != "cpu",
         made=optimizer.made,
     )

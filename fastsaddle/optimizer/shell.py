@@ -23,6 +23,7 @@ from fastsaddle.kernels._shared.bfloat16.reference import STATE_DTYPES
 from fastsaddle.kernels.agent_norm import agent_norm
 from fastsaddle.kernels.norm_of_squares import norm_of_squares
 from fastsaddle.kernels.op import ops, use_backend
+from fastsaddle.optimizer.absent import kept_of, leave_as_kept, without
 from fastsaddle.optimizer.binding import bind, moving
 from fastsaddle.optimizer.collective import consensus_of, gathered_rows
 from fastsaddle.optimizer.combination import (
@@ -717,6 +718,9 @@ class Optimizer(torch.optim.Optimizer):
         with use_backend(self.backend):
             found = self.gradient.found(self)
             self.communicator.agree(found.norm)
+            down = self.communicator.down(self)
+            if down is not None:
+                found = without(found, down)
             # all is read before the first group moves: a bad value must leave nothing half done
             views = self._views()
             scalars = [self._scalars_of(v.index) for v in views]
@@ -727,16 +731,19 @@ class Optimizer(torch.optim.Optimizer):
             if not at_home:
                 self._go_home()
             groups = [
-                (rows_of(self, v, found, numbers, comm), comm)
+                (rows_of(self, v, found, numbers, comm, down is not None), comm)
                 for v, numbers, comm in zip(views, scalars, phase.rounds, strict=True)
             ]
             undo = None if cannot_fail(self) else copies(self)
+            kept = [] if down is None else kept_of(self, down)
             try:
                 nbytes: int | torch.Tensor = 0
                 if groups:
                     self.rule.advance(groups, self)
                     nbytes = self.communicator.finish(self)
                 self.gradient.keep(self)
+                if down is not None:
+                    leave_as_kept(self, down, kept)
             except BaseException:
                 if undo is not None:
                     put_back(self, undo)

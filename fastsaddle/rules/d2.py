@@ -46,7 +46,7 @@ class D2(Tracking):
 
     hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}
     states = (State("correction"), State(MOMENTUM), State("previous_lr", width="scalar"))
-    needs = GraphNeeds(least_eigenvalue=-1 / 3)
+    needs = GraphNeeds(least_eigenvalue=-1 / 3, faults="none")
 
     def __init__(self, momentum: float | torch.Tensor = 0.0, nesterov: bool = False) -> None:
         super().__init__(momentum=momentum, nesterov=nesterov)

@@ -8,6 +8,7 @@ import torch
 
 from fastsaddle.comm.base import Communicator, Round
 from fastsaddle.gradients.ascents import Ascent, MomentumSAM
+from fastsaddle.graphs.needs import GraphNeeds
 from fastsaddle.optimizer.hyperparameters import POSITIVE, Flag, Range, is_many
 from fastsaddle.optimizer.rows import MOMENTUM, Rows
 from fastsaddle.optimizer.state import State
@@ -45,6 +46,7 @@ class GUT(Tracking):
         *map(State, ("previous", "previous_mixed", "update", MOMENTUM)),
         State(PREVIOUS_LR, width="group"),
     )
+    needs = GraphNeeds(symmetric=False, faults="links")
     mixes_before = True
     decides_on_host = "GUT keeps the learning rate of the step before on the host"
 

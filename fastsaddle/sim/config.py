@@ -17,7 +17,7 @@ from fastsaddle.sim.choices import option
 from fastsaddle.sim.engines import _choice
 from fastsaddle.sim.engines._precision import Precision
 from fastsaddle.sim.help import with_help
-from fastsaddle.sim.run import messages, schedule
+from fastsaddle.sim.run import faults, messages, schedule
 
 
 @with_help
@@ -70,6 +70,11 @@ class TrainConfig:
     equi-dyn, equi-dyn:undirected (all with a seed: matchings:7), matcha:0.5 (half of a ring; matcha:0.5:7:torus: seed
     and graph); or your own: edges.txt (a line an edge: two agents from 0 on, perhaps a weight), matrix.npy,
     file.py:name; not for local-sgd, dppf and easgd."""
+
+    faults: str = "none"
+    """Links and agents that fail, drawn anew in each round: links:0.1,agents:0.01 (probabilities), slow:3x4 (agent 3
+    takes part in every 4th round alone), seed:7 (None: that of --seed); or log:FILE, the faults.jsonl of a run, to have
+    the same fail again. Not for d2 and relay-sgd; gut takes those of links."""
 
     partition: str = "dirichlet"
     """dirichlet: drawn, then cut again into parts of equal size; dirichlet-raw: parts as drawn; iid; sorted: by class,
@@ -300,6 +305,9 @@ class TrainConfig:
         methods.find(self.algorithm)
         methods.parse_sam(self.sam)
         methods.parse_period(self.period, self.steps)
+        fails = faults.parse(self.faults, self.seed) is not None
+        if fails and (reason := uses.obstacle(self, "faults")) is not None:
+            raise ValueError(reason)
         self._check_cross_features()
 
     def _check_cross_features(self) -> None:

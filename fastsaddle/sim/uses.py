@@ -40,6 +40,8 @@ def _of_others(config: "TrainConfig", name: str) -> str | None:
     """Options that act through another option."""
     if name in messages.OF_COMPRESSION and config.compressor == messages.NONE:
         return f"--{option(name)} needs a --compressor, got none"
+    if name == "faults" and not methods.takes(config.algorithm, "topology"):
+        return f"--faults {config.faults} needs an algorithm on a graph, {config.algorithm} averages all agents"
     if name == "steps" and config.epochs is not None:
         return "--steps and --epochs exclude each other"
     if name == "lr_decay" and config.schedule.partition(":")[0] != "step":

@@ -19,6 +19,7 @@ from fastsaddle.sim.comparison import pool, results, tables, tuning
 from fastsaddle.sim.comparison.grid import Cell, Grid, varied
 from fastsaddle.sim.comparison.progress import ComparisonProgress
 from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.run import faults
 from fastsaddle.sim.run.interrupts import Interrupts
 from fastsaddle.sim.run.labels import Labels, of_agents, of_gradient
 from fastsaddle.sim.run.messages import NONE
@@ -202,7 +203,5 @@ def _stored(choice: tuning.Chosen) -> dict[str, Any]:
 
 def _absolute(options: dict[str, Any]) -> dict[str, Any]:
     """The same options, readable from any directory."""
-    return {
-        n: choices.absolute(v) if n in choices.OPTIONS and v is not None else v
-        for n, v in options.items()
-    }
+    absolute = {**dict.fromkeys(choices.OPTIONS, choices.absolute), "faults": faults.absolute}
+    return {n: absolute[n](v) if n in absolute and v is not None else v for n, v in options.items()}

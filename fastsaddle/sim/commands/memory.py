@@ -5,10 +5,13 @@ from typing import Literal
 
 import tyro
 
+from fastsaddle.graphs.faults import Faulty
+from fastsaddle.graphs.schedule import LOOKED_AT
+from fastsaddle.graphs.spectrum import described
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.help import with_help
-from fastsaddle.sim.run import topologies
+from fastsaddle.sim.run import faults, topologies
 from fastsaddle.sim.run.labels import label, of_agents
 from fastsaddle.sim.run.memory_needed import kept_rows, shapes, size
 
@@ -40,6 +43,9 @@ class MemoryQuestion:
 
     topology: str = "ring"
     """As for train; methods with cross-gradients keep a row for each neighbor."""
+
+    faults: str = "none"
+    """As for train."""
 
     compressor: str = "none"
     """As for train."""
@@ -86,11 +92,15 @@ def describe(question: MemoryQuestion) -> list[str]:
 
 
 def _graph(config: TrainConfig) -> list[str]:
-    """A line on who talks to whom, where agents talk along a graph."""
+    """Who talks to whom, where agents talk along a graph, and what fails of it."""
     if not methods.takes(config.algorithm, "topology") or config.agents > topologies.MOST_SEEN:
         return []
     graph = topologies.find(config.topology, config.agents, config.seed)
-    return [f"{label(config.topology)}: {topologies.facts(graph)}"]
+    said = [f"{label(config.topology)}: {topologies.facts(graph)}"]
+    failing = faults.over(config.faults, config.seed, graph)
+    if isinstance(failing, Faulty):
+        said.append(f"{faults.described(failing, config.faults, LOOKED_AT)}; {described(failing)}")
+    return said
 
 
 def config_of(question: MemoryQuestion) -> TrainConfig:
@@ -99,6 +109,7 @@ def config_of(question: MemoryQuestion) -> TrainConfig:
         algorithm=question.algorithm,
         agents=question.agents,
         topology=question.topology,
+        faults=question.faults,
         compressor=question.compressor,
         sam=question.sam,
         state_dtype=question.state_dtype,

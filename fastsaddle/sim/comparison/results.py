@@ -94,7 +94,7 @@ class Group:
 
 def describe(options: dict[str, Any]) -> str:
     """Options in a few words; of compressors and of ways to a gradient only those that are out of the ordinary."""
-    ordinary = (("compressor", NONE), *((n, DEFAULTS[n]) for n in ("gradient", "sam")))
+    ordinary = (("compressor", NONE), *((n, DEFAULTS[n]) for n in ("gradient", "sam", "faults")))
     said = [name_value(n, v) for n, v in options.items() if (n, v) not in ordinary]
     return ", ".join(said).replace(", with ", " with ")
 
@@ -103,6 +103,8 @@ def name_value(name: str, value: Any) -> str:
     """An option in a legend: algorithms and networks speak for themselves."""
     if name == "gradient":
         return f"with {of_gradient(value) or 'its own gradients'}"
+    if name == "faults":
+        return "no faults" if value == DEFAULTS[name] else f"faults {value}"
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if isinstance(value, str) else f"{name.replace('_', ' ')} {text}"
 

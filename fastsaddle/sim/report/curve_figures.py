@@ -55,7 +55,31 @@ def draw_all(groups: list[RunGroup], tested_on: str) -> list[Picture]:
         ),
     )
     pictures = [draw(figure, groups) for figure in drawn if _has(groups, figure.measure)]
-    return [*pictures, *draw_compression_error(groups), *_draw_norms(groups)]
+    return [*pictures, *_draw_faults(groups), *draw_compression_error(groups), *_draw_norms(groups)]
+
+
+def _draw_faults(groups: list[RunGroup]) -> list[Picture]:
+    """Shares of what was down, of the kinds that failed at all."""
+    said = "mean over the rounds since the evaluation before"
+    drawn = (
+        Drawn(
+            "links-down",
+            "Links down",
+            "links_down",
+            "share of the links",
+            f"Share of the links that fell in a round, {said}.",
+        ),
+        Drawn(
+            "agents-down",
+            "Agents down",
+            "agents_down",
+            "share of the agents",
+            f"Share of the agents that were down in a round, {said}.",
+        ),
+    )
+    rows = [row for g in groups for run in g.runs for row in run.rows]
+    fell = [figure for figure in drawn if any(row.get(figure.measure) for row in rows)]
+    return [draw(figure, groups) for figure in fell]
 
 
 def draw_compression_error(groups: list[RunGroup]) -> list[Picture]:

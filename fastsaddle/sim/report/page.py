@@ -12,6 +12,7 @@ from fastsaddle.sim.commands.compare import PLOT
 from fastsaddle.sim.comparison import plot
 from fastsaddle.sim.report import (
     curve_figures,
+    fault_figures,
     split_figures,
     surface_figures,
     tables,
@@ -20,6 +21,7 @@ from fastsaddle.sim.report import (
 from fastsaddle.sim.report.groups import RunGroup, group
 from fastsaddle.sim.report.paths import inside
 from fastsaddle.sim.report.runs import Comparison, Run, read_all
+from fastsaddle.sim.run import faults
 from fastsaddle.sim.run.labels import of_agents, of_gradient
 from fastsaddle.sim.run.messages import NONE
 from fastsaddle.sim.run.whole_files import write_synced
@@ -98,6 +100,7 @@ def _content(
         ),
         "split": split_figures.draw(runs),
         "topology": topology_figures.draw(groups),
+        "faults": fault_figures.draw(groups),
         "surface": None,
         "differing": tables.differing(groups),
         "common": tables.common(groups),
@@ -123,6 +126,7 @@ def _summary(groups: list[RunGroup], runs: list[Run]) -> str:
         (("model",), "{model}"),
         (("agents",), of_agents(groups[0].options["agents"])),
         (("topology",), "{topology}"),
+        (("faults",), "" if groups[0].options["faults"] == faults.NONE else "faults {faults}"),
         (("algorithm",), "{algorithm}"),
         (("gradient",), of_gradient(groups[0].options["gradient"])),
         (("compressor",), "" if groups[0].options["compressor"] == NONE else "{compressor}"),

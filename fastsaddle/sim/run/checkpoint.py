@@ -20,7 +20,7 @@ COUNTER = "counter."
 FORMAT = "format"
 # what a killed process may leave in a run's directory: its own files half written, and safetensors' temporary ones
 LEFTOVER = re.compile(
-    r"(?:(?:config|partition|diverged|sharpness)\.json|metrics\.jsonl|(?:curves|classes)\.png"
+    r"(?:(?:config|partition|diverged|sharpness)\.json|(?:metrics|faults)\.jsonl|(?:curves|classes)\.png"
     rf"|checkpoint-\d+\.safetensors|surface-[0-9a-f]{{16}}\.npz){re.escape(PARTIAL)}"
     r"|\.tmp[A-Za-z0-9]{6}"
 )

@@ -18,6 +18,7 @@ from fastsaddle.sim.config import NOT_STORED, TrainConfig
 from fastsaddle.sim.run import (
     agent_rows,
     checkpoint,
+    faults,
     independence,
     schedule,
     spread_checkpoint,
@@ -64,6 +65,7 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
     config = replace(
         config,
         data_dir=config.data_dir.resolve() if config.data_dir else None,
+        faults=faults.absolute(config.faults),
         device=str(simulation.device),
         momentum=simulation.optimizer.defaults.get("momentum"),
         engine=choices.absolute(simulation.engine.engine),

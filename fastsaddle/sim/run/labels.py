@@ -6,6 +6,7 @@ from typing import Any
 
 from fastsaddle.sim import choices
 from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.run import faults
 
 
 class Labels:
@@ -21,6 +22,8 @@ class Labels:
 
     def of(self, name: str, value: Any) -> Any:
         """An option's value as people read it; what is no own choice is left as it is."""
+        if name == "faults":
+            return faults.label(value)
         if name not in self._labels or value is None:
             return value
         key = choices.absolute(value)

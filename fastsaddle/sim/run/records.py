@@ -23,6 +23,8 @@ class Row(_Row, total=False):
     error_norm: float | None
     compression_error: float | None
     gradient_evaluations: float
+    links_down: float | None
+    agents_down: float | None
     step_seconds: float
     evaluation_seconds: float
 

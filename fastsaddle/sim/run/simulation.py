@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle.gradients.base import AtRows
+from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.optimizer.hyperparameters import Range
 from fastsaddle.sim import choices, methods
@@ -15,6 +16,7 @@ from fastsaddle.sim.config import MOST_STEPS, TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
 from fastsaddle.sim.gradient_engine import GradientEngine
 from fastsaddle.sim.run import (
+    faults,
     graph_choice,
     initial_models,
     memory_needed,
@@ -53,7 +55,8 @@ class Simulation:
         self.data = AgentData(config, self.device, None if world is None else world.agents)
         self.dataset = self.data.dataset
         memory_needed.check(config, self.dataset, self.device)
-        self.topology = topologies.find(config.topology, config.agents, config.seed)
+        graph = topologies.find(config.topology, config.agents, config.seed)
+        self.topology = faults.over(config.faults, config.seed, graph)
         self.steps = config.steps
         if config.epochs is not None:
             self.steps = max(1, round(config.epochs * self.data.steps_an_epoch))
@@ -195,8 +198,23 @@ class Simulation:
             losses, samples = of.gradients(inputs, targets), self._batch
         else:
             losses, samples = self.sharp.gradients(inputs, targets)
-        self._samples += self.stack.agents * samples
+        self._samples += (self.stack.agents - self._absent) * samples
         return losses
+
+    @property
+    def _absent(self) -> int:
+        """Agents here whose gradients of this step count for nothing, as they are down."""
+        down = self.optimizer.communicator.down(self.optimizer)
+        return 0 if down is None else int(down.sum())
+
+    def shares_down(self) -> dict[str, float]:
+        """Which shares of the links fell, and of the agents were down, in the rounds of the last line's steps."""
+        if not isinstance(self.topology, Faulty):
+            return {}
+        begun = self.optimizer.communicator.gossips_begun
+        rounds = range(*map(begun, self.line_steps))
+        links, agents = self.topology.shares(rounds)
+        return {"links_down": links, "agents_down": agents}
 
     @property
     def counted(self) -> tuple[int, ...]:

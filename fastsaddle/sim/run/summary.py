@@ -8,9 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastsaddle.graphs import spectrum
+from fastsaddle.graphs.faults import Faulty
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.run import checkpoint, independence, topologies
+from fastsaddle.sim.run import checkpoint, faults, independence, topologies
 from fastsaddle.sim.run.job import CLASSES, CURVES, Job
 from fastsaddle.sim.run.labels import Labels, label, of_agents, of_gradient
 from fastsaddle.sim.run.progress import number, percent
@@ -32,6 +33,7 @@ def describe(job: Job) -> list[str]:
         f"{split_name(config, labels)} gives {split.mean_classes:.1f} classes an agent, "
         f"{split.mean_top_share:.0%} of its samples in the largest",
         *_messages(job),
+        *_faults(job),
         f"{config.device}, CPU threads {config.threads}, engine {config.engine}, "
         f"{config.precision}, backend {' and '.join(backends)}{_graph(job)}; writing to {job.directory.path}",
         *_spread(job),
@@ -74,6 +76,15 @@ def _graph(job: Job) -> str:
     return f", no CUDA graph ({reason})"
 
 
+def _faults(job: Job) -> list[str]:
+    """A line on what fails, where something may."""
+    simulation = job.simulation
+    if not isinstance(simulation.topology, Faulty):
+        return []
+    rounds = simulation.optimizer.communicator.gossips_begun(simulation.steps)
+    return [faults.described(simulation.topology, job.config.faults, rounds)]
+
+
 def _messages(job: Job) -> list[str]:
     """A line on what a message is, where models are not sent whole."""
     choco, layout = job.config.choco, job.simulation.stack.layout
@@ -93,6 +104,7 @@ def title(job: Job) -> str:
         method(c, labels),
         of_agents(c.agents),
         *([labels.of("topology", c.topology)] if methods.takes(c.algorithm, "topology") else []),
+        *([] if c.faults == faults.NONE else [f"faults {labels.of('faults', c.faults)}"]),
         *([] if c.choco is None else [labels.of("compressor", c.compressor)]),
         labels.of("dataset", c.dataset),
         split_name(c, labels),
@@ -160,6 +172,7 @@ def summarize(job: Job, steps_per_second: float, console: Console) -> None:
         table.add_row(name, value)
     console.print(table)
     checkpoints = [path.name for _, path in checkpoint.find(job.directory.path)]
-    files = ("config.json", "partition.json", "metrics.jsonl", CURVES, CLASSES, *checkpoints)
+    fallen = [] if job.config.faults == faults.NONE else [faults.FILE]
+    files = "config.json", "partition.json", "metrics.jsonl", *fallen, CURVES, CLASSES, *checkpoints
     for name in files:
         print(job.directory.path / name)

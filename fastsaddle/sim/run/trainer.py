@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastsaddle.graphs.faults import Faulty
 from fastsaddle.sim.run import agent_rows, checkpoint, spread_checkpoint
+from fastsaddle.sim.run.faults import FaultLog
 from fastsaddle.sim.run.job import Job
 
 
@@ -37,18 +39,24 @@ def run(job: Job, observers: Sequence[Observer], is_stopped: Callable[[], bool])
     config, directory, simulation = job.config, job.directory, job.simulation
     saved = job.step
     clock = _Clock(directory.rows, simulation.device)
+    fallen = _fault_log(job)
     while True:
         is_last = job.step >= config.steps
         is_evaluated = bool(directory.rows) and directory.rows[-1]["step"] == job.step
         if not is_evaluated and (is_last or job.step % config.evaluation_interval == 0):
             for observer in observers:
                 observer.begin_evaluation(job.step)
+            if fallen is not None:
+                fallen.extend(job.step)
             directory.append(_row(job, clock))
             for observer in observers:
                 observer.show_evaluation(directory.rows[-1])
         stopped = is_stopped()
         if (is_last or stopped or job.step % config.checkpoint_interval == 0) and job.step != saved:
             simulation.optimizer.raise_if_skipped()
+            if fallen is not None:
+                fallen.extend(job.step)
+                fallen.sync()
             directory.sync()
             save(job)
             saved = job.step
@@ -60,6 +68,16 @@ def run(job: Job, observers: Sequence[Observer], is_stopped: Callable[[], bool])
         clock.stepped += time.perf_counter() - begin
         for observer in observers:
             observer.show_step(job.step, loss, clock.stepped)
+
+
+def _fault_log(job: Job) -> FaultLog | None:
+    """What writes faults.jsonl, of several processes in the first one; None where nothing fails."""
+    simulation = job.simulation
+    writes = simulation.world is None or simulation.world.is_first
+    if not writes or not isinstance(simulation.topology, Faulty):
+        return None
+    begun = simulation.optimizer.communicator.gossips_begun
+    return FaultLog(job.directory.path, simulation.topology, begun, job.step)
 
 
 def save(job: Job) -> None:
@@ -128,6 +146,7 @@ def _row(job: Job, clock: _Clock) -> dict[str, Any]:
         "bytes_sent": simulation.totals()[0],
         **_compression(simulation.is_compressed, steps, *norms),
         "gradient_evaluations": simulation.evaluations,
+        **simulation.shares_down(),
         "step_seconds": round(clock.stepped, 3),
         "evaluation_seconds": round(clock.evaluated, 3),
         "seconds": round(clock.total, 3),

@@ -1,0 +1,306 @@
+"""Links and agents that fail: any schedule, with W repaired in each round so that it keeps what it kept."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import torch
+
+from fastsaddle.graphs import draws, fault_log
+from fastsaddle.graphs.fault_log import Fallen, Log
+from fastsaddle.graphs.mixing_matrix import SYMMETRIC, Topology
+from fastsaddle.graphs.schedule import Drawn, Schedule, is_schedule, kind_of, most_neighbors
+
+# rounds that are drawn together for steps, one after the other, and how many such blocks are kept
+BLOCK, KEPT = 64, 4
+# rounds that are looked at together where many are asked for
+AT_ONCE = 512
+# agents that a pair's number has room for
+MOST_AGENTS = 2**16
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Links that fall and agents that are down, each round anew, over any graph or schedule of graphs.
+
+        fs.QSADDLe(..., topology=fs.Faults(links=0.1).over(fs.topology.ring(16)))
+
+    A link falls for both: where W is symmetric its weights go to the two agents' own, W_ii += W_ij and W_jj += W_ij, so
+    that W stays symmetric, doubly stochastic and non-negative, and the mean of the agents is kept. On a directed graph
+    an agent divides what it sends among those who are left: columns are scaled to sum to one again, which is for
+    push-sum alone. An agent that is down takes no local step and talks to nobody, W_ii = 1: its model and all that is
+    kept for it stay as they are, to the bit. With a compressor a link that is down carries nothing; in the round in
+    which it is back each end gets the other's public copy whole, as float32, in place of the round's message.
+
+    A round is a gossip with the local steps before it. Draws are by (seed, round, link or agent), each apart: whoever
+    asks, in whatever order, sees the same. Links are drawn whether the round's graph has them or not. Gradients of
+    agents that are down are asked for as those of others, and left unused.
+
+    Args:
+        links: probability that a link is down in a round, in [0, 1).
+        agents: probability that an agent is down in a round, in [0, 1).
+        slow: agents by number that take part in every k-th round alone, 0, k, 2 k and so on, and are down in the
+            others: `{3: 4}`.
+        seed: of the draws, a whole number from 0 to 2^63 - 1.
+        log: what happened before, to happen again in place of draws: the path of a faults.jsonl, or its records, see
+            `fastsaddle.graphs.fault_log.read`. Rounds that it does not name have no faults.
+
+    Raises:
+        ValueError: numbers out of range; a log together with draws.
+    """
+
+    links: float = 0.0
+    agents: float = 0.0
+    slow: Mapping[int, int] | None = None
+    seed: int = 0
+    log: Log | None = None
+
+    def __post_init__(self) -> None:
+        for name, chance in (("links", self.links), ("agents", self.agents)):
+            is_number = isinstance(chance, Real) and not isinstance(chance, bool)
+            if not is_number or not 0 <= chance < 1:
+                raise ValueError(f"{name} must be a probability in [0, 1), got {chance!r}")
+        for agent, each in (self.slow or {}).items():
+            if not (_is_whole(agent, 0) and _is_whole(each, 1)):
+                raise ValueError(
+                    "slow must be agents by number with the k of every k-th round, k >= 1, such as {3: 4}, "
+                    f"got {self.slow!r}"
+                )
+        draws.check_seed(self.seed)
+        if self.log is not None and (self.links or self.agents or self.slow):
+            raise ValueError("log takes the place of links, agents and slow, got both")
+
+    def over(self, schedule: Schedule) -> Faulty:
+        """The schedule with these faults.
+
+        Raises:
+            ValueError: no schedule, W that is row-stochastic alone, or agents and links that it does not have.
+            FileNotFoundError: there is no such log.
+        """
+        return Faulty(self, schedule)
+
+
+class Faulty(Drawn):
+    """A schedule whose links and agents fail; see `Faults`.
+
+    Attributes:
+        faults: how.
+        schedule: the one without faults.
+        links: int64 `[links, 2]`: every link of any round, ascending: pairs i < j, or who sends and who hears where
+            graphs are directed.
+        loses_agents: whether an agent may be down.
+        log_digest: SHA-256 of what the log says, where there is one.
+    """
+
+    def __init__(self, faults: Faults, schedule: Schedule) -> None:
+        if not is_schedule(schedule):
+            raise ValueError(
+                f"faults are over an fs.Topology or an fs.Schedule, fs.topology.ring(16), got {schedule!r}"
+            )
+        if schedule.agents > MOST_AGENTS:
+            raise ValueError(f"faults are for at most {MOST_AGENTS} agents, got {schedule.agents}")
+        kind = kind_of(schedule)
+        if kind == "row-stochastic":
+            raise ValueError(
+                f"faults need a mixing matrix whose columns sum to one, that of {schedule!r} is row-stochastic"
+            )
+        self.faults, self.schedule = faults, schedule
+        self._is_symmetric = kind == SYMMETRIC
+        linked = schedule.union.W.T > 0
+        self.links = linked.fill_diagonal_(False).nonzero()
+        if self._is_symmetric:
+            self.links = self.links[self.links[:, 0] < self.links[:, 1]]
+        self._logged = None if faults.log is None else fault_log.read(faults.log)
+        self._check_agents()
+        self.loses_agents = bool(faults.agents or faults.slow) or any(
+            fallen.agents for fallen in (self._logged or {}).values()
+        )
+        self._blocks: OrderedDict[int, Rounds] = OrderedDict()
+        kept = SYMMETRIC if self._is_symmetric else "column-stochastic"
+        most = most_neighbors(schedule)
+        super().__init__(f"{schedule.name} with faults", self._mean(), kept, most)
+        # processes that read a log tell by it whether it is the same
+        self.log_digest: str | None = None
+        if self._logged is not None:
+            self.log_digest = sha256(fault_log.text(self._logged).encode()).hexdigest()
+
+    def down(self, round: int) -> torch.Tensor:
+        """Who is down in a round, bool `[agents]` on the CPU."""
+        found, row = self._of(round)
+        return found.agents[row].clone()
+
+    def draw(self, round: int) -> Topology:
+        graph = self.schedule.at(round)
+        found, row = self._of(round)
+        lost = self.links[~found.reached(self.links)[row]]
+        lost = lost[graph.W[lost[:, 1], lost[:, 0]] > 0]
+        if self._is_symmetric:
+            lost = torch.cat([lost, lost.flip(1)])
+        W = _repaired(graph.W, lost, self._is_symmetric)
+        return Topology(self.name, W)
+
+    def deliveries(self, round: int) -> tuple[int, int]:
+        """How many compressed messages arrive in a round, and how many public copies are sent whole in place of one.
+
+        Messages go along the links of any round, both ways where W is symmetric. A copy goes along each that was down
+        in the round before.
+        """
+        reached = self._reached(round)
+        before = self._reached(round - 1) if round else torch.ones_like(reached)
+        ways = 2 if self._is_symmetric else 1
+        return ways * int((reached & before).sum()), ways * int((reached & ~before).sum())
+
+    def happened(self, rounds: range) -> Rounds:
+        """What is down in each of some rounds."""
+        if self._logged is None:
+            return self._drawn(rounds)
+        links = torch.zeros(len(rounds), len(self.links), dtype=torch.bool, device="cpu")
+        agents = torch.zeros(len(rounds), self.schedule.agents, dtype=torch.bool, device="cpu")
+        places = {tuple(pair): k for k, pair in enumerate(self.links.tolist())}
+        for row, fallen in enumerate(self._logged.get(t, Fallen((), ())) for t in rounds):
+            links[row, [places[pair] for pair in fallen.links]] = True
+            agents[row, list(fallen.agents)] = True
+        return Rounds(links, agents)
+
+    def records(self, rounds: range) -> dict[int, Fallen]:
+        """What happens in some rounds, as a log has it: `fault_log.text` makes lines of it."""
+        records: dict[int, Fallen] = {}
+        pairs = [(i, j) for i, j in self.links.tolist()]
+        for part in _parts(rounds):
+            found = self.happened(part)
+            links, agents = found.links.nonzero().tolist(), found.agents.nonzero().tolist()
+            fell: list[list[tuple[int, int]]] = [[] for _ in part]
+            down: list[list[int]] = [[] for _ in part]
+            for row, k in links:
+                fell[row].append(pairs[k])
+            for row, agent in agents:
+                down[row].append(agent)
+            both = zip(part, fell, down, strict=True)
+            records |= {t: Fallen(tuple(f), tuple(d)) for t, f, d in both}
+        return records
+
+    def shares(self, rounds: range) -> tuple[float, float]:
+        """Which share of the links fell in some rounds, and of the agents was down; NaN of no rounds."""
+        fell = down = 0
+        for part in _parts(rounds):
+            found = self.happened(part)
+            fell, down = fell + int(found.links.sum()), down + int(found.agents.sum())
+        counts = len(rounds) * len(self.links), len(rounds) * self.agents
+        links, agents = (
+            n / count if count else math.nan for n, count in zip((fell, down), counts, strict=True)
+        )
+        return links, agents
+
+    def _check_agents(self) -> None:
+        """Raise ValueError for agents and links that the schedule does not have."""
+        agents = self.schedule.agents
+        named = set(self.faults.slow or {})
+        for fallen in (self._logged or {}).values():
+            named |= set(fallen.agents)
+        if outside := sorted(int(agent) for agent in named if agent >= agents):
+            raise ValueError(f"faults name agent {outside[0]}, {self.schedule!r} has {agents}")
+        pairs = {(i, j) for i, j in self.links.tolist()}
+        for t, fallen in sorted((self._logged or {}).items()):
+            if unknown := sorted(set(fallen.links) - pairs):
+                raise ValueError(
+                    f"round {t} of the log names the link {list(unknown[0])}, which {self.schedule!r} has not"
+                )
+
+    def _of(self, round: int) -> tuple[Rounds, int]:
+        """A block of rounds that has one, and its place there."""
+        number, row = divmod(round, BLOCK)
+        found = self._blocks.get(number)
+        if found is None:
+            found = self._blocks[number] = self.happened(range(round - row, round - row + BLOCK))
+            if len(self._blocks) > KEPT:
+                self._blocks.popitem(last=False)
+        return found, row
+
+    def _reached(self, round: int) -> torch.Tensor:
+        found, row = self._of(round)
+        return found.reached(self.links)[row]
+
+    def _drawn(self, rounds: range) -> Rounds:
+        faults, count = self.faults, self.schedule.agents
+        times = torch.tensor(list(rounds), dtype=torch.int64, device="cpu")
+        numbers = self.links[:, 0] * MOST_AGENTS + self.links[:, 1]
+        everybody = torch.arange(count, dtype=torch.int64, device="cpu")
+        links = _fall(numbers, times, faults.links, faults.seed, draws.LINKS)
+        agents = _fall(everybody, times, faults.agents, faults.seed, draws.AGENTS)
+        for agent, each in (faults.slow or {}).items():
+            agents[:, agent] |= times % each != 0
+        return Rounds(links, agents)
+
+    def _mean(self) -> Topology:
+        """The union with W as it is on average, where the two have nothing to do with each other."""
+        union, faults = self.schedule.union, self.faults
+        if not self._is_symmetric or self._logged is not None:
+            return union
+        each = torch.ones(union.agents, dtype=torch.int64, device="cpu")
+        for agent, k in (faults.slow or {}).items():
+            each[agent] = k
+        together = torch.lcm(each[:, None], each[None, :]).double()
+        W = union.W * ((1 - faults.links) * (1 - faults.agents) ** 2 / together)
+        W.fill_diagonal_(0).diagonal().copy_(1 - W.sum(1))
+        return Topology(union.name, W)
+
+
+class Rounds(NamedTuple):
+    """What is down in some rounds, on the CPU.
+
+    Attributes:
+        links: bool `[rounds, links]`: those that fell.
+        agents: bool `[rounds, agents]`.
+    """
+
+    links: torch.Tensor
+    agents: torch.Tensor
+
+    def reached(self, pairs: torch.Tensor) -> torch.Tensor:
+        """Links that carry something, bool `[rounds, links]`: they are up, and both ends are; `pairs` are all links."""
+        down: torch.Tensor = self.links | self.agents[:, pairs].any(2)
+        return ~down
+
+
+def _parts(rounds: range) -> list[range]:
+    """The same one after the other, few enough at a time."""
+    return [rounds[k : k + AT_ONCE] for k in range(0, len(rounds), AT_ONCE)]
+
+
+def _fall(
+    numbers: torch.Tensor, rounds: torch.Tensor, chance: float, seed: int, stream: int
+) -> torch.Tensor:
+    """Who falls with that chance, bool `[rounds, numbers]`."""
+    if not chance:
+        return torch.zeros(len(rounds), len(numbers), dtype=torch.bool, device="cpu")
+    return draws.words_of(numbers, seed, rounds, stream) < round(chance * 2**32)
+
+
+def _repaired(W: torch.Tensor, lost: torch.Tensor, is_symmetric: bool) -> torch.Tensor:
+    """W without what was lost, `[lost, 2]`: who sends and who hears.
+
+    The weights stay with the senders of a symmetric W; otherwise what is left of a column is scaled to what it was.
+    """
+    W = W.clone()
+    senders = lost[:, 0].unique()
+    W[lost[:, 1], lost[:, 0]] = 0
+    if is_symmetric:
+        # from what is left, so that whoever is alone has one exactly
+        W[senders, senders] = 0
+        W[senders, senders] = 1 - W[senders].sum(1)
+        return W
+    left = W[:, senders].sum(0)
+    W[:, senders] /= torch.where(left > 0, left, 1)
+    alone = senders[left == 0]
+    W[alone, alone] = 1
+    return W
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
