@@ -49,6 +49,7 @@ class MixingLists:
         topology: the graph; None is a single agent that talks to nobody.
         consensus_step: gamma, folded into the weights: (1 - gamma) I + gamma W.
         plan: of the agents here, where others are elsewhere.
+        columns: as in `Topology.mixing_lists`.
 
     Raises:
         ValueError: gamma outside [0, 1].
@@ -59,10 +60,13 @@ class MixingLists:
         topology: Topology | None,
         consensus_step: float = 1.0,
         plan: Plan | None = None,
+        columns: bool | None = None,
     ) -> None:
         check_consensus_step(consensus_step)
         whole = (
-            self._lists(topology, consensus_step) if plan is None else plan.lists(consensus_step)
+            self._lists(topology, consensus_step, columns)
+            if plan is None
+            else plan.lists(consensus_step)
         )
         self.agents, self.width = whole.neighbors.shape
         near = () if topology is None else topology.neighbors
@@ -75,13 +79,13 @@ class MixingLists:
         self._on = {torch.device("cpu"): (whole, alone)}
 
     @staticmethod
-    def _lists(topology: Topology | None, consensus_step: float) -> Lists:
+    def _lists(topology: Topology | None, consensus_step: float, columns: bool | None) -> Lists:
         """Those of a whole graph."""
         if topology is None:
             neighbors = torch.zeros(1, 1, dtype=torch.int32, device="cpu")
             weights = torch.ones(1, 1, dtype=torch.float32, device="cpu")
         else:
-            neighbors, weights = topology.mixing_lists(consensus_step)
+            neighbors, weights = topology.mixing_lists(consensus_step, columns)
         return Lists(neighbors, weights, incoming(neighbors))
 
     def on(self, device: torch.device) -> Lists:
@@ -124,6 +128,7 @@ class ChangingLists:
     Args:
         schedule: which graph each round has.
         consensus_step: gamma, folded into the weights: (1 - gamma) I + gamma W.
+        columns: as in `Topology.mixing_lists`.
 
     Attributes:
         width: of all lists, one more than the most neighbors in any round.
@@ -133,9 +138,11 @@ class ChangingLists:
         ValueError: gamma outside [0, 1].
     """
 
-    def __init__(self, schedule: Schedule, consensus_step: float = 1.0) -> None:
+    def __init__(
+        self, schedule: Schedule, consensus_step: float = 1.0, columns: bool | None = None
+    ) -> None:
         check_consensus_step(consensus_step)
-        self.schedule, self.consensus_step = schedule, consensus_step
+        self.schedule, self.consensus_step, self.columns = schedule, consensus_step, columns
         self.width = 1 + most_neighbors(schedule)
         self.messages: tuple[int, ...] = ()
         # one a device, kept for good: a captured graph knows nothing but addresses
@@ -180,7 +187,7 @@ class ChangingLists:
 
     def _padded(self, graph: Topology) -> Lists:
         """A graph's lists, as wide as all others, on the CPU."""
-        neighbors, weights = graph.mixing_lists(self.consensus_step)
+        neighbors, weights = graph.mixing_lists(self.consensus_step, self.columns)
         spare = (0, self.width - neighbors.shape[1])
         if spare[1]:
             neighbors, weights = F.pad(neighbors, spare, value=-1), F.pad(weights, spare)

@@ -40,6 +40,7 @@ class StackedGossip(Communicator):
         every, rounds, dense: as in `Gossip`.
         folded: whether gamma is folded into the weights.
         plan: of the agents here, where others are elsewhere.
+        columns: as in `Topology.mixing_lists`.
 
     Raises:
         ValueError: gamma outside [0, 1].
@@ -57,16 +58,17 @@ class StackedGossip(Communicator):
         dense: bool | Literal["auto"] = "auto",
         folded: bool = True,
         plan: Plan | None = None,
+        columns: bool | None = None,
     ) -> None:
         self.schedule, self.topology = schedule, None if schedule is None else schedule.union
         gamma = consensus_step if folded else 1.0
         self._changing: ChangingLists | None = None
         self._changing_w: ChangingLists | None = None
         if schedule is None or isinstance(schedule, Topology):
-            self._lists = MixingLists(schedule, gamma, plan)
+            self._lists = MixingLists(schedule, gamma, plan, columns)
             self.messages = self._lists.messages
         else:
-            self._changing = ChangingLists(schedule, gamma)
+            self._changing = ChangingLists(schedule, gamma, columns)
             # of these each agent's own row alone is asked for
             nobody = torch.eye(schedule.agents, dtype=torch.float64, device="cpu")
             self._lists = MixingLists(Topology(schedule.name, nobody), gamma)
@@ -115,6 +117,15 @@ class StackedGossip(Communicator):
             return (changing.meeting(done, device),)
         numbers = done // self.every * self.rounds
         return tuple(changing.meeting(numbers + k, device) for k in range(self.rounds))
+
+    def meetings_like(
+        self, others: tuple[Meeting, ...], device: torch.device
+    ) -> tuple[Meeting, ...]:
+        """The gossips of the same numbers along these graphs."""
+        changing = self._changing
+        if changing is None:
+            return ()
+        return tuple(changing.meeting(other.number, device) for other in others)
 
     def gossips(self, optimizer: Optimizer) -> bool:
         if self.every == 1:
