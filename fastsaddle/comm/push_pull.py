@@ -9,12 +9,12 @@ import torch
 
 from fastsaddle.comm.base import NOT_STACKED, Exchange
 from fastsaddle.comm.lists import check_consensus_step
-from fastsaddle.comm.stacked import StackedGossip
+from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
 from fastsaddle.graphs.directed import column_stochastic, row_stochastic
 from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.graphs.needs import SUMS
 from fastsaddle.graphs.schedule import Schedule, kind_of
-from fastsaddle.graphs.topology import check_topology, resolve
+from fastsaddle.graphs.topology import check_topology, is_drawn, resolve
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,16 @@ class PushPull:
     consensus_step: float = 1.0
 
     hyperparameters: ClassVar[dict[str, Any]] = {}
-    defaults: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         check_topology(self.topology)
         if self.push is not None:
             check_topology(self.push)
         check_consensus_step(self.consensus_step)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {STEPS_DONE.name: 0} if is_drawn(self.topology) else {}
 
     def connect(self, leading: int | None) -> PushPullGossip:
         """The communicator for parameters with `leading` rows, None where these have no common number of them.
