@@ -5,7 +5,7 @@ import math
 import torch
 
 from fastsaddle.graphs.mixing_matrix import Topology
-from fastsaddle.graphs.schedule import Schedule, kind_of
+from fastsaddle.graphs.schedule import Schedule, kind_of, rounds_of
 
 # rounds that an estimate is over where graphs never come again
 ESTIMATED_OVER = 200
@@ -17,21 +17,28 @@ def rounds_over(schedule: Schedule) -> int:
 
 
 def consensus_rate(schedule: Schedule) -> float:
-    """What a gossip leaves of the agents' distance to their mean, the geometric mean over a period's rounds.
+    """What a gossip leaves of the agents' distance to their mean; 0: nothing at the end, 1: gossip never agrees.
 
-    It is the second singular value of the product of a period's W to the power 1 / period: over whole periods no
-    distance shrinks by less. 0: a period leaves nothing, 1: gossip never agrees. Of graphs that never come again it is
-    the same of the first 200, an estimate. Of W that are row- or column-stochastic alone it is of what they bring to
-    agreement, row by row or after push-sum. Of a symmetric graph that stays it is 1 - `spectral_gap`.
+    Of a period it is the second singular value of the product of its W, to the power 1 / period: over whole periods no
+    start shrinks by less. Of a symmetric graph that stays it is 1 - `spectral_gap`. Of graphs that never come again it
+    is an estimate over the first 200: the root of the largest eigenvalue, but for the mean's, of the average of
+    W^T W, which is what mean square distances shrink by at least (Boyd et al. 2006, doi:10.1109/TIT.2006.874516). Of W
+    that are row- or column-stochastic alone it is of what they bring to agreement, models or what push-sum makes of
+    sums.
     """
     agents, rounds = schedule.agents, rounds_over(schedule)
     center = torch.eye(agents, dtype=torch.float64, device="cpu") - 1 / agents
-    left_alone = kind_of(schedule) == "column-stochastic"
+    has_sums = kind_of(schedule) == "column-stochastic"
+    matrices = (schedule.at(t).W for t in range(rounds))
+    if schedule.period is None:
+        left = ((W.T if has_sums else W) @ center for W in matrices)
+        mean = sum((part.T @ center @ part for part in left), torch.zeros_like(center)) / rounds
+        return min(1.0, max(0.0, float(torch.linalg.eigvalsh(mean)[-1])) ** 0.5)
     product, log = center, 0.0
-    for t in range(rounds):
-        product = schedule.at(t).W @ product
+    for W in matrices:
         # rounding must not bring back what a mean is made of
-        product = product @ center if left_alone else center @ product
+        product = center @ W @ product
+        product = product @ center if has_sums else product
         size = float(product.norm())
         if size < agents * 1e-15:
             return 0.0
@@ -44,14 +51,14 @@ def extrapolated_growth(schedule: Schedule, consensus_step: float = 1.0) -> floa
     """What x_{t+1} = W_t (2 x_t - x_{t-1}), D2 without gradients, grows by in a round once agents differ.
 
     The spectral radius of a period's product to the power 1 / period, on what sums to zero; of graphs that never come
-    again the growth over the first 200 rounds. Below one differences die out. Where W stays it is at most one if no
-    eigenvalue is below -1/3; where it changes, eigenvalues of the rounds do not tell.
+    again the growth over the first 1,000, an estimate. Below one differences die out. Where W stays it is at most one
+    if no eigenvalue is below -1/3; where it changes, eigenvalues of the rounds do not tell.
 
     Args:
         schedule: doubly stochastic.
         consensus_step: gamma, folded into W.
     """
-    agents, rounds = schedule.agents, rounds_over(schedule)
+    agents, rounds = schedule.agents, len(rounds_of(schedule))
     whole = torch.eye(agents, dtype=torch.float64, device="cpu")
     center = whole - 1 / agents
     now = torch.cat([center, torch.zeros_like(center)], 1)

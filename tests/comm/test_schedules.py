@@ -6,6 +6,7 @@ import pickle
 from itertools import pairwise
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import fastsaddle as fs
 from fastsaddle.graphs.edge_coloring import matchings_of
 from fastsaddle.graphs.schedule import KINDS, kind_of, most_neighbors
+from fastsaddle.graphs.spectrum import consensus_rate, extrapolated_growth
 
 SIZES = st.integers(1, 40)
 
@@ -48,6 +50,7 @@ def test_a_topology_is_its_own_schedule() -> None:
     assert graph.period == 1 and isinstance(graph, fs.Schedule)
 
 
+@settings(deadline=None, max_examples=10)
 @given(st.integers(0, 7))
 def test_powers_of_two_reach_the_exact_mean_in_log_n_rounds(power: int) -> None:
     n = 2**power
@@ -57,6 +60,7 @@ def test_powers_of_two_reach_the_exact_mean_in_log_n_rounds(power: int) -> None:
         assert (product(schedule) - 1 / n).abs().max() < 1e-15
 
 
+@settings(deadline=None, max_examples=40)
 @given(SIZES, st.integers(0, 200))
 def test_one_peer_exponential(n: int, t: int) -> None:
     rounds = max(1, (n - 1).bit_length())
@@ -319,6 +323,60 @@ def test_refused() -> None:
     for graph in (make.directed_ring(4), make.ring(1), make.matchings(4)):
         with pytest.raises(ValueError, match="graph must be an undirected"):
             make.matcha(graph, 0.5)
+
+
+def test_consensus_rate_of_graphs_that_stay() -> None:
+    for n in (4, 9):
+        ring = fs.topology.ring(n)
+        assert consensus_rate(ring) == pytest.approx(1 - ring.spectral_gap, abs=1e-12)
+    # of a directed one distances may shrink slower than by its eigenvalues
+    W = fs.topology.directed_ring(5).W
+    second = torch.linalg.svdvals(W)[1]
+    assert consensus_rate(fs.topology.directed_ring(5)) == pytest.approx(float(second), abs=1e-12)
+    assert consensus_rate(fs.topology.fully_connected(6)) == 0.0
+
+
+def test_consensus_rate_over_a_period() -> None:
+    for schedule in (
+        fs.topology.one_peer_exponential(6),
+        fs.topology.one_peer_exponential(11, directed=False),
+        fs.topology.sequence(
+            [fs.topology.chain(5), fs.topology.star(5), fs.topology.directed_ring(5)]
+        ),
+    ):
+        assert schedule.period is not None
+        second = torch.linalg.svdvals(product(schedule))[1] ** (1 / schedule.period)
+        assert consensus_rate(schedule) == pytest.approx(float(second), abs=1e-9)
+    for exact in (fs.topology.one_peer_exponential(16), fs.topology.base_graph(25, 2)):
+        assert consensus_rate(exact) == 0.0
+
+
+def test_consensus_rate_of_graphs_that_are_drawn() -> None:
+    """From what their chances are: matchings of n, and EquiDyn's offsets."""
+    for n in (4, 9):
+        pairs, peers = fs.topology.matchings(n, 5), fs.topology.equi_dyn(n, 5)
+        # of pairs W^T W is W, whose mean is the union's
+        expected = 1 - pairs.union.spectral_gap
+        assert consensus_rate(pairs) == pytest.approx(expected**0.5, rel=0.1)
+        assert consensus_rate(peers) == pytest.approx(((n - 2) / (2 * (n - 1))) ** 0.5, rel=0.15)
+
+
+def test_consensus_rate_of_other_matrices() -> None:
+    rows = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.2, 0.6], [0.1, 0.0, 0.9]])
+    one, other = (fs.topology.from_matrix(W, directed=True) for W in (rows, rows.T))
+    left = torch.linalg.eigvals(rows.double()).abs().sort().values[-2]
+    for graph in (one, other):
+        many = fs.topology.sequence([graph] * 60)
+        assert consensus_rate(many) == pytest.approx(float(left), rel=0.05)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.6])
+def test_extrapolated_growth(gamma: float) -> None:
+    """Of a graph that stays, from the roots of z^2 - 2 l z + l, l being W's eigenvalues."""
+    for graph in (fs.topology.ring(7), fs.topology.torus(3, 4), fs.topology.star(5)):
+        eigenvalues = 1 - gamma + gamma * torch.linalg.eigvalsh(graph.W)[:-1]
+        z = [abs(r) for e in eigenvalues.tolist() for r in np.roots([1, -2 * e, e])]
+        assert extrapolated_growth(graph, gamma) == pytest.approx(max(z), rel=1e-6)
 
 
 def test_texts() -> None:

@@ -47,6 +47,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "momentum-tracking": {},
     "d2": {"consensus_step": 0.8},
     "relay-sgd": {"topology": "chain"},
+    "qsaddle, one peer": {"topology": "one-peer-exponential"},
+    "gradient-tracking, base graph": {"topology": "base-graph:2"},
+    "qgm, base graph, 8 bits": {
+        "topology": "base-graph:1",
+        "compressor": "stochastic-quantizer:8",
+        "consensus_step": 0.8,
+    },
+    "ngm, base graph": {"topology": "base-graph:1", "consensus_step": 0.7},
 }
 
 

@@ -23,6 +23,7 @@ from tests.sim.step_recorder import CpuRecorder
 pytestmark = pytest.mark.usefixtures("one_thread")
 REFUSED = {
     "qsaddle, looksam:2": ({"sam": "looksam:2"}, "LookSAM counts on the host"),
+    "dsgd, matchings": ({"topology": "matchings"}, "matchings:0 draws each round's graph"),
     "gut": ({}, "GUT keeps the learning rate"),
     "local-sgd": ({"period": "3"}, "Average counts on the host when"),
     "dppf": ({"period": "qsr:2:0.1", "push_schedule": "rising"}, "Average counts on the host when"),
