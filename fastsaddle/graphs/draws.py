@@ -1,5 +1,6 @@
 """Random words for graphs, by (seed, round, what for): nothing is drawn in order, so that all see the same."""
 
+from functools import lru_cache
 from numbers import Integral
 
 import torch
@@ -8,6 +9,8 @@ from fastsaddle.kernels._shared.philox.reference import WORD, philox
 
 # the last word of the counter, apart from the streams of `fastsaddle.kernels._shared.philox`
 MATCHINGS, MATCHA, OFFSETS = 64, 65, 66
+# rounds whose words are found together
+AT_ONCE = 64
 
 
 def words(count: int, seed: int, round: int, stream: int) -> torch.Tensor:
@@ -18,11 +21,17 @@ def words(count: int, seed: int, round: int, stream: int) -> torch.Tensor:
         seed, round: from 0 to 2^63 - 1.
         stream: what they are for.
     """
-    blocks = torch.arange(-(-count // 4), dtype=torch.int64, device="cpu")
-    low, high, what = (
-        torch.full_like(blocks, w) for w in (round & WORD, round >> 32 & WORD, stream)
-    )
-    return torch.stack(philox((blocks, high, low, what), seed), 1).reshape(-1)[:count]
+    return _of_rounds(count, seed, round // AT_ONCE, stream)[round % AT_ONCE]
+
+
+@lru_cache(maxsize=8)
+def _of_rounds(count: int, seed: int, block: int, stream: int) -> torch.Tensor:
+    """Those of 64 successive rounds, `[64, count]`: as many operations as one round takes."""
+    rounds = torch.arange(block * AT_ONCE, (block + 1) * AT_ONCE, device="cpu")[:, None]
+    places = torch.arange(-(-count // 4), device="cpu").expand(AT_ONCE, -1)
+    low, high = ((rounds >> bits & WORD).expand_as(places) for bits in (0, 32))
+    drawn = philox((places, high, low, torch.full_like(places, stream)), seed)
+    return torch.stack(drawn, 2).reshape(AT_ONCE, -1)[:, :count]
 
 
 def order(count: int, seed: int, round: int, stream: int) -> list[int]:

@@ -27,18 +27,23 @@ def consensus_rate(schedule: Schedule) -> float:
     sums.
     """
     agents, rounds = schedule.agents, rounds_over(schedule)
-    center = torch.eye(agents, dtype=torch.float64, device="cpu") - 1 / agents
-    has_sums = kind_of(schedule) == "column-stochastic"
+    kind = kind_of(schedule)
     matrices = (schedule.at(t).W for t in range(rounds))
     if schedule.period is None:
-        left = ((W.T if has_sums else W) @ center for W in matrices)
-        mean = sum((part.T @ center @ part for part in left), torch.zeros_like(center)) / rounds
-        return min(1.0, max(0.0, float(torch.linalg.eigvalsh(mean)[-1])) ** 0.5)
-    product, log = center, 0.0
+        mean = torch.zeros(agents, agents, dtype=torch.float64, device="cpu")
+        for W in matrices:
+            if kind.endswith("doubly stochastic"):
+                mean += W.T.to_sparse() @ W - 1 / agents
+            else:
+                left = _centered(_centered(W if kind == "row-stochastic" else W.T).T).T
+                mean += left.T @ left
+        return min(1.0, max(0.0, float(torch.linalg.eigvalsh(mean / rounds)[-1])) ** 0.5)
+    product, log = _centered(torch.eye(agents, dtype=torch.float64, device="cpu")), 0.0
     for W in matrices:
         # rounding must not bring back what a mean is made of
-        product = center @ W @ product
-        product = product @ center if has_sums else product
+        product = _centered(W.to_sparse() @ product)
+        if kind == "column-stochastic":
+            product = _centered(product.T).T
         size = float(product.norm())
         if size < agents * 1e-15:
             return 0.0
@@ -58,14 +63,14 @@ def extrapolated_growth(schedule: Schedule, consensus_step: float = 1.0) -> floa
         schedule: doubly stochastic.
         consensus_step: gamma, folded into W.
     """
-    agents, rounds = schedule.agents, len(rounds_of(schedule))
-    whole = torch.eye(agents, dtype=torch.float64, device="cpu")
-    center = whole - 1 / agents
+    agents, rounds = schedule.agents, rounds_of(schedule)
+    center = _centered(torch.eye(agents, dtype=torch.float64, device="cpu"))
     now = torch.cat([center, torch.zeros_like(center)], 1)
     before, log = now.roll(agents, 1), 0.0
-    for t in range(rounds):
-        W = (1 - consensus_step) * whole + consensus_step * schedule.at(t).W
-        now, before = center @ W @ (2 * now - before), now
+    for t in rounds:
+        ahead = 2 * now - before
+        mixed = schedule.at(t).W.to_sparse() @ ahead
+        now, before = _centered(ahead + consensus_step * (mixed - ahead)), now
         size = max(1e-300, float(torch.cat([now, before]).norm()))
         now, before, log = now / size, before / size, log + math.log(size)
     product = torch.cat([now, before])
@@ -73,7 +78,7 @@ def extrapolated_growth(schedule: Schedule, consensus_step: float = 1.0) -> floa
         radius = float(torch.linalg.matrix_norm(product, 2))
     else:
         radius = float(torch.linalg.eigvals(product).abs().max())
-    return math.exp((math.log(max(radius, 1e-300)) + log) / rounds)
+    return math.exp((math.log(max(radius, 1e-300)) + log) / len(rounds))
 
 
 def described(schedule: Schedule) -> str:
@@ -84,3 +89,8 @@ def described(schedule: Schedule) -> str:
     if schedule.period is None:
         over = f"{ESTIMATED_OVER} rounds, an estimate"
     return f"consensus rate {consensus_rate(schedule):.4g} a round over {over}"
+
+
+def _centered(x: torch.Tensor) -> torch.Tensor:
+    """What of each column does not change the mean."""
+    return x - x.mean(0)

@@ -21,6 +21,8 @@ import torch
 
 import fastsaddle as fs
 from fastsaddle.cli import main
+from fastsaddle.graphs.schedule import kind_of
+from fastsaddle.graphs.topology import DRAWN
 from fastsaddle.sim import choices
 from fastsaddle.sim import methods as sim_methods
 from fastsaddle.sim.run import messages
@@ -250,13 +252,51 @@ def test_rules_go_with_the_communicators_that_the_page_names() -> None:
 
 
 def test_states_have_the_names_of_the_page() -> None:
-    for name, _, _, states in table(METHODS, "| optimizer | made of |")[1:]:
+    for name, _, _, states, _ in table(METHODS, "| optimizer | made of |")[1:]:
         cls = getattr(fs, name.strip("`"))
         p = torch.nn.Parameter(torch.randn(4, 3))
         takes = {"agents": 4} if cls in (fs.LocalSGD, fs.EASGD, fs.DPPF) else {"topology": "chain"}
         kept = set(cls([p], **takes).state[p]) if "the same" not in states else set()
         told = set(re.findall(r"`(\w+)`", re.sub(r" or `\w+`", "", states)))
         assert kept - {"relay_2"} == told, name
+
+
+def takes(method: str, topology: Any) -> bool:
+    try:
+        getattr(fs, method)([torch.nn.Parameter(torch.randn(4, 3))], lr=0.1, topology=topology)
+    except ValueError:
+        return False
+    return True
+
+
+def test_methods_take_the_graphs_that_the_page_names() -> None:
+    chain = fs.topology.chain(4)
+    graphs = {
+        "a tree that stays": chain,
+        "symmetric": fs.topology.sequence([fs.topology.fully_connected(4), fs.topology.chain(4)]),
+        "doubly stochastic": fs.topology.one_peer_exponential(4),
+    }
+    for name, *_, needed in table(METHODS, "| optimizer | made of |")[1:]:
+        if needed != "none":
+            # whoever takes the weaker takes the stronger, too
+            found = {kind for kind, graph in graphs.items() if takes(name.strip("`"), graph)}
+            assert found == set([*graphs][: [*graphs].index(needed) + 1]), name
+
+
+def test_schedules_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "graphs.md").read_text()
+    found = set()
+    for call, texts, kind, *_ in table(page, "| `fs.topology` |")[1:]:
+        for text in re.findall(r"`([\w:.-]+)`", texts):
+            if text == "file.py:name":
+                continue
+            schedule = fs.topology.parse(text, 12)
+            found.add(text.partition(":")[0])
+            assert call.strip("`").startswith(schedule.name.partition(":")[0].replace("-", "_"))
+            assert {"symmetric": "symmetric doubly stochastic"}.get(
+                kind, "doubly stochastic"
+            ) == kind_of(schedule)
+    assert found == {"one-peer-exponential", "base-graph", *DRAWN, "directed-ring"}
 
 
 def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None) -> None:
@@ -272,7 +312,7 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*There is a performance drop:UserWarning")
-@pytest.mark.parametrize("name", ["methods.md", "ops.md", "stacks.md"])
+@pytest.mark.parametrize("name", ["graphs.md", "methods.md", "ops.md", "stacks.md"])
 def test_code_of_other_pages_runs(name: str, here: Path, one_thread: None) -> None:
     run((ROOT / "docs" / name).read_text(), here)
 

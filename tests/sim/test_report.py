@@ -529,6 +529,10 @@ def test_heat_maps_of_many_agents_and_long_names(tmp_path: Path) -> None:
         ("dyck", 32, "48 links, 3 neighbors each"),
         ("random-regular:3:5", 230, "345 links, 3 neighbors each"),
         ("erdos-renyi:0.05:1", 210, "210 agents"),
+        ("one-peer-exponential", 16, "56 links, 7 neighbors each, consensus rate 0 a round over"),
+        ("base-graph:2", 25, "its period of 6. Drawn are the links of all rounds; in one round"),
+        ("matchings:3", 7, "over 200 rounds, an estimate. Drawn are the links of all rounds"),
+        ("matcha:0.5:torus", 12, "hears at most 4 neighbors."),
     ],
 )
 def test_topologies(tmp_path: Path, text: str, agents: int, said: str) -> None:

@@ -45,6 +45,11 @@ def tensor(agents):
 def lists(agents):
     return [[1 / agents] * agents] * agents
 
+def turning(agents):
+    pairs = [[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5]]
+    pair = fs.topology.from_matrix(pairs, allow_disconnected=True)
+    return fs.topology.sequence([fs.topology.ring(agents), pair, pair])
+
 def needs(agents, degree): ...
 def five(agents): return fs.topology.ring(5)
 def parts(agents): return nx.empty_graph(agents)
@@ -227,6 +232,7 @@ def test_every_seed_of_a_grid_is_tried(here: Path) -> None:
         ("edges.txt", "edges.txt"),
         ("matrix.npy", "matrix.npy"),
         ("graphs.py:graph:2", "small world:2"),
+        ("graphs.py:turning", "turning"),
     ],
 )
 def test_a_run_goes_on_and_is_shown_from_elsewhere(
@@ -234,7 +240,8 @@ def test_a_run_goes_on_and_is_shown_from_elsewhere(
 ) -> None:
     assert main(["train", *SHORT, "--topology", text]) == 0
     said = capsys.readouterr().out
-    assert f"4 agents, {label} (spectral gap" in said and str(here) not in said
+    how = "consensus rate" if label == "turning" else "spectral gap"
+    assert f"4 agents, {label} ({how}" in said and str(here) not in said
     (run,) = (here / "runs").iterdir()
     assert json.loads((run / "config.json").read_text())["topology"] == str(here / text)
     last = run / "checkpoint-4.safetensors"
@@ -257,3 +264,71 @@ def test_memory_of_an_own_graph(here: Path, capsys: pytest.CaptureFixture[str]) 
     options = ("--model", "mlp", "--algorithm", "ngm", "--agents", "4", "--topology", "edges.txt")
     assert main(["info", *options]) == 0
     assert "ngm keeps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "one-peer-exponential",
+            "doubly stochastic, 3 rounds, 12 links in all, at most 1 neighbor",
+        ),
+        (
+            "base-graph:1",
+            "symmetric doubly stochastic, 4 rounds, 7 links in all, at most 1 neighbor",
+        ),
+        (
+            "matchings:7",
+            "drawn anew each round, 15 links in all, at most 1 neighbor in a round, 6 messages",
+        ),
+        (
+            "matcha:0.5:7:star",
+            "drawn anew each round, 5 links in all, at most 5 neighbors in a round",
+        ),
+        ("equi-dyn:undirected", "at most 1 neighbor in a round"),
+        ("directed-ring", "doubly stochastic, 6 links, 6 messages a round, spectral gap 0.134"),
+    ],
+)
+def test_a_run_on_a_schedule(
+    text: str, said: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its record says what graphs these are, and a run that was ended in a period's middle has the same bits."""
+    short = ("--agents", "6", "--steps", "8", "--batch-size", "8", "--checkpoint-every", "4")
+    train = ["train", *short, "--topology", text, "--algorithm", "qgm", "--out", "run"]
+    assert main(train) == 0
+    record = json.loads((here / "run" / "config.json").read_text())
+    assert record["topology"] == text and said in record["graph"]
+    said_at_first = capsys.readouterr().out
+    assert ("spectral gap" if text == "directed-ring" else "consensus rate") in said_at_first
+    last = here / "run" / "checkpoint-8.safetensors"
+    expected = last.read_bytes()
+    last.unlink()
+    assert main(["train", "--resume", "run"]) == 0
+    assert last.read_bytes() == expected
+    assert main(["info", "--topology", text, "--agents", "6", "--algorithm", "qgm"]) == 0
+    assert f"{text}: {record['graph']}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "said"),
+    [
+        ("relay-sgd", (), "RelaySGD needs a tree that stays"),
+        ("ngm", (), "NGM needs a symmetric mixing matrix, that of round 0 of"),
+        ("qgm", ("--ccl-model", "0.1"), "--ccl-model and --ccl-data need a graph that stays"),
+        (
+            "qgm",
+            ("--compressor", "stochastic-quantizer:8", "--running-sum"),
+            "running_sum keeps sums of a W that does not change",
+        ),
+    ],
+)
+def test_what_takes_no_schedule(
+    algorithm: str,
+    options: tuple[str, ...],
+    said: str,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    graph = ("--topology", "one-peer-exponential", "--agents", "6", "--out", "run")
+    assert main(["train", "--algorithm", algorithm, *graph, *options]) == 2
+    assert said in capsys.readouterr().err and not (here / "run").exists()

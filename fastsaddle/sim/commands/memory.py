@@ -1,12 +1,14 @@
-"""`fastsaddle info --model ...`: how much memory the buffers of a run take, for each agent and for all."""
+"""`fastsaddle info --model ...`: what memory the buffers of a run take, for each agent and for all, and its graph."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import tyro
 
+from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.help import with_help
+from fastsaddle.sim.run import topologies
 from fastsaddle.sim.run.labels import label, of_agents
 from fastsaddle.sim.run.memory_needed import kept_rows, shapes, size
 
@@ -16,12 +18,12 @@ MOST_AGENTS = 20_000
 @with_help
 @dataclass(frozen=True)
 class MemoryQuestion:
-    """Without options: versions, devices, backends and copy bandwidth. With them: the memory of a run's buffers.
+    """Without options: versions, devices, backends, copy bandwidth. With them: a run's graph and its buffers' memory.
 
     Nothing of that size is allocated.
     """
 
-    model: str
+    model: str = "mlp"
     """As for train: mlp, resnet20, file.py:Name, ..."""
 
     sample: str = "3x32x32"
@@ -79,7 +81,16 @@ def describe(question: MemoryQuestion) -> list[str]:
         f"{size(each)} an agent",
         f"{of_agents(question.agents)}: {size(each * question.agents)}, without activations "
         "(--chunk bounds those) and short-lived copies",
+        *_graph(config),
     ]
+
+
+def _graph(config: TrainConfig) -> list[str]:
+    """A line on who talks to whom, where agents talk along a graph."""
+    if not methods.takes(config.algorithm, "topology") or config.agents > topologies.MOST_SEEN:
+        return []
+    graph = topologies.find(config.topology, config.agents, config.seed)
+    return [f"{label(config.topology)}: {topologies.facts(graph)}"]
 
 
 def config_of(question: MemoryQuestion) -> TrainConfig:

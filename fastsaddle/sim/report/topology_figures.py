@@ -28,7 +28,10 @@ MOST_EDGES = 50_000
 # the spectral gap of 4,096 takes 14 s
 MOST_AGENTS = 2_048
 SIZE = 3.6
-ON_A_CIRCLE = re.compile("ring|exponential|fully-connected|dyck|random-regular.*")
+ON_A_CIRCLE = re.compile(
+    "(directed-)?ring|exponential|fully-connected|dyck|random-regular.*|one-peer.*|base-graph.*"
+    "|matchings.*|equi-dyn.*"
+)
 TORUS = re.compile(r"torus:(\d+)x(\d+)")
 NODE = "#56B4E9"
 
@@ -81,8 +84,8 @@ def _describe(schedule: Schedule, text: str) -> str:
     )
     if not isinstance(schedule, Topology):
         sentence += (
-            " Drawn are the links of all rounds; in one round an agent hears "
-            f"{most_neighbors(schedule)} of these neighbors at most."
+            " Drawn are the links of all rounds; in one round an agent hears at most "
+            f"{topologies.of_neighbors(most_neighbors(schedule))}."
         )
     if TORUS.fullmatch(graph.name):
         sentence += " Open ends at a border meet at the opposite one."

@@ -13,9 +13,16 @@ from torch import Tensor
 
 import fastsaddle
 from fastsaddle.kernels.op import ops
-from fastsaddle.sim import choices
+from fastsaddle.sim import choices, methods
 from fastsaddle.sim.config import NOT_STORED, TrainConfig
-from fastsaddle.sim.run import agent_rows, checkpoint, independence, schedule, spread_checkpoint
+from fastsaddle.sim.run import (
+    agent_rows,
+    checkpoint,
+    independence,
+    schedule,
+    spread_checkpoint,
+    topologies,
+)
 from fastsaddle.sim.run.follower import Follower
 from fastsaddle.sim.run.run_dir import RunDirectory, check_new, make_unique
 from fastsaddle.sim.run.simulation import LINE, Simulation
@@ -70,6 +77,8 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
         config = replace(config, threads=world.share(config.threads))
     options = {name: value for name, value in config.plain().items() if name not in NOT_STORED}
     reason = {"cuda_graph_reason": simulation.cuda_graph_reason}
+    if methods.takes(config.algorithm, "topology") and config.agents <= topologies.MOST_SEEN:
+        reason["graph"] = topologies.facts(simulation.topology)
     marked = (
         {}
         if world is None

@@ -96,6 +96,7 @@ class Recorded(TypedDict, total=False):
     extended: list[Extension]
 
     cuda_graph_reason: str
+    graph: str
     bits: str
     backend: dict[str, str]
     machine: str

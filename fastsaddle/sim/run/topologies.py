@@ -7,9 +7,14 @@ import numpy as np
 import torch
 
 from fastsaddle.graphs import edge_list, topology
-from fastsaddle.graphs.schedule import Schedule, is_schedule
+from fastsaddle.graphs.mixing_matrix import Topology
+from fastsaddle.graphs.schedule import Schedule, is_schedule, kind_of, most_neighbors
+from fastsaddle.graphs.spectrum import described, rounds_over
 from fastsaddle.sim import choices
 from fastsaddle.sim.data.arrays import read_npy
+
+# agents up to whom facts are asked for: eigenvalues of more take long
+MOST_SEEN = 1_024
 
 
 def find(text: str, agents: int, seed: int) -> Schedule:
@@ -31,6 +36,26 @@ def find(text: str, agents: int, seed: int) -> Schedule:
             f"file.py:name or package.module:name, got {text!r}{choices.meant(text, topology.names())}"
         )
     return topology.parse(text, agents)
+
+
+def facts(schedule: Schedule) -> str:
+    """What graphs they are, in a line: W, neighbors and messages of a round, all links, and how fast they mix."""
+    union = schedule.union
+    links = f"{union.edges:,} links"
+    sent = f"{union.messages:,} messages a round"
+    if not isinstance(schedule, Topology):
+        rounds = range(rounds_over(schedule))
+        mean = sum(schedule.at(t).messages for t in rounds) / len(rounds)
+        links += f" in all, at most {of_neighbors(most_neighbors(schedule))} in a round"
+        sent = f"{mean:,.4g} messages a round"
+        again = "drawn anew each round" if schedule.period is None else f"{schedule.period} rounds"
+        links = f"{again}, {links}"
+    return f"{kind_of(schedule)}, {links}, {sent}, {described(schedule)}"
+
+
+def of_neighbors(count: int) -> str:
+    """So many neighbors, in words."""
+    return f"{count:,} neighbor{'s' if count != 1 else ''}"
 
 
 def is_own(text: str) -> bool:
