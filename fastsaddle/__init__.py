@@ -17,6 +17,7 @@ from fastsaddle.methods.d2 import D2
 from fastsaddle.methods.dsgd import DSGD, DSGDm
 from fastsaddle.methods.gut import GUT
 from fastsaddle.methods.ngm import NGM, NSADDLe
+from fastsaddle.methods.push_pull import PushPull
 from fastsaddle.methods.qg_adam import QGAdam
 from fastsaddle.methods.qgm import QGM
 from fastsaddle.methods.relay import RelaySGD
@@ -57,6 +58,7 @@ __all__ = [
     "Optimizer",
     "PeerError",
     "Placement",
+    "PushPull",
     "QGAdam",
     "QSADDLe",
     "RelaySGD",

@@ -6,6 +6,7 @@ from fastsaddle.comm.choco import Choco
 from fastsaddle.comm.gossip import Gossip
 from fastsaddle.comm.lists import Lists
 from fastsaddle.comm.period import QSR
+from fastsaddle.comm.push_pull import PushPull
 
 __all__ = [
     "QSR",
@@ -17,5 +18,6 @@ __all__ = [
     "Gossip",
     "Lists",
     "LocalStep",
+    "PushPull",
     "Round",
 ]

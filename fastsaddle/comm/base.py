@@ -230,6 +230,8 @@ class Communicator:
         shared_states: what it keeps besides, once for the whole optimizer.
         hyperparameters, defaults: its entries of the parameter groups, what they may be, and their values.
         averages: whether agents meet in a mean of all, not in a mixing matrix.
+        push_sum: whether what is mixed are sums, of which models are a weight's share; see `Gossip`.
+        pushes: whether rows that are to keep their sum have a matrix of their own; see `PushPull`.
         is_compressed: whether messages are less than the rows.
         is_elementwise: whether columns have nothing to do with each other and states are none, so that a row may be
             exchanged piece by piece.
@@ -253,6 +255,8 @@ class Communicator:
     shared_states: tuple[State, ...] = ()
     hyperparameters: Mapping[str, Hyperparameter] = {}
     averages: bool = False
+    push_sum: bool = False
+    pushes: bool = False
     is_compressed: bool = False
     is_elementwise: bool = False
     may_refuse: bool = True
@@ -381,6 +385,10 @@ class Communicator:
     def differences(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         """One exchange: `mix(x) - x`, new; where it can, so that what an edge moves cancels to the bit."""
         return self.mix(x, exchange) - x
+
+    def pushed(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        """`mix` by a matrix whose columns sum to one, so that the sum of all agents' rows is kept."""
+        return self.mix(x, exchange)
 
     def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
         """Local step, one exchange of the models after it, momentum; all in place on `x`."""
@@ -548,6 +556,10 @@ class Round:
             return _one_or_all(tuple(x.clone() for x in rows))
         exchanges = [self._take() for _ in rows]
         return _one_or_all(self.communicator.mix_all(rows, exchanges))
+
+    def pushed(self, x: torch.Tensor) -> torch.Tensor:
+        """`mixed(x)` of a row whose sum over all agents is to be kept, also where W keeps agreement alone."""
+        return self.communicator.pushed(x, self._take()) if self.gossips else x.clone()
 
     def differences(self, *rows: torch.Tensor) -> Any:
         """`mixed(rows) - rows`, new, but what an edge moves cancels to the bit; a tuple where several are given."""

@@ -9,6 +9,7 @@ from fastsaddle.comm.choco_over_ranks import CompressedRankGossip
 from fastsaddle.comm.lists import check_consensus_step
 from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.comm.period import check_steps
+from fastsaddle.comm.push_sum import PushSumGossip
 from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.graphs.schedule import Schedule
@@ -33,9 +34,13 @@ class Gossip:
         every: steps from one gossip to the next, >= 1; the agents take local steps alone in between.
         rounds: gossips in a row where there is one, >= 1; of a schedule they have successive graphs.
         dense: whether W is multiplied as a dense matrix, whose sums have a tolerance; "auto": from degree 64 on.
+        push_sum: mix sums x = w z and weights w by a column-stochastic W, z = x / w being the models (push-sum, Kempe,
+            Dobra and Gehrke 2003; in SGD by Assran et al. 2019, arXiv:1811.10792). For `fs.rules.Momentum`, without a
+            compressor. State: `push_weight`, w, float64.
 
     Raises:
-        ValueError: gamma out of range, `every` or `rounds` below 1, something that is no compressor, another `dense`.
+        ValueError: gamma out of range, `every` or `rounds` below 1, something that is no compressor, another `dense`,
+            push_sum with a compressor.
     """
 
     topology: Schedule | str | None
@@ -44,6 +49,7 @@ class Gossip:
     every: int = 1
     rounds: int = 1
     dense: bool | Literal["auto"] = "auto"
+    push_sum: bool = False
 
     hyperparameters: ClassVar[dict[str, Any]] = {}
 
@@ -55,7 +61,9 @@ class Gossip:
         check_steps("rounds", self.rounds)
         if self.dense not in (True, False, "auto"):
             raise ValueError(f'dense must be True, False or "auto", got {self.dense!r}')
-        as_choco(self.compressor)
+        choco = as_choco(self.compressor)
+        if self.push_sum and choco != as_choco(None):
+            raise ValueError(f"push_sum=True sends rows whole, got compressor {self.compressor!r}")
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -74,6 +82,8 @@ class Gossip:
         """
         choco = as_choco(self.compressor)
         often = (self.every, self.rounds)
+        if self.push_sum and placement is not None:
+            raise ValueError("push_sum=True needs all agents in one process")
         if placement is not None:
             stacked = is_stack(leading, placement)
             graph = self._graph(placement.all_agents)
@@ -81,13 +91,14 @@ class Gossip:
                 return RankGossip(graph, placement, self.consensus_step, *often, stacked=stacked)
             gamma = self.consensus_step
             return CompressedRankGossip(graph, placement, gamma, choco, *often, stacked=stacked)
+        make = PushSumGossip if self.push_sum else StackedGossip
         if self.topology is None:
-            return StackedGossip(None, self.consensus_step, *often, self.dense)
+            return make(None, self.consensus_step, *often, self.dense)
         if leading is None:
             raise ValueError(NOT_STACKED)
         graph = self._graph(leading)
         if choco == as_choco(None):
-            return StackedGossip(graph, self.consensus_step, *often, self.dense)
+            return make(graph, self.consensus_step, *often, self.dense)
         return CompressedGossip(graph, self.consensus_step, choco, *often)
 
     def _graph(self, agents: int) -> Schedule:

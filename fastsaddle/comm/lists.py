@@ -50,6 +50,7 @@ class MixingLists:
         topology: the graph; None is a single agent that talks to nobody.
         consensus_step: gamma, folded into the weights: (1 - gamma) I + gamma W.
         plan: of the agents here, where others are elsewhere.
+        columns: as in `Topology.mixing_lists`.
 
     Raises:
         ValueError: gamma outside [0, 1].
@@ -60,10 +61,13 @@ class MixingLists:
         topology: Topology | None,
         consensus_step: float = 1.0,
         plan: Plan | None = None,
+        columns: bool | None = None,
     ) -> None:
         check_consensus_step(consensus_step)
         whole = (
-            self._lists(topology, consensus_step) if plan is None else plan.lists(consensus_step)
+            self._lists(topology, consensus_step, columns)
+            if plan is None
+            else plan.lists(consensus_step, columns=columns)
         )
         self.agents, self.width = whole.neighbors.shape
         everybody = 0 if topology is None else topology.messages
@@ -75,13 +79,13 @@ class MixingLists:
         self._on = {torch.device("cpu"): (whole, alone)}
 
     @staticmethod
-    def _lists(topology: Topology | None, consensus_step: float) -> Lists:
+    def _lists(topology: Topology | None, consensus_step: float, columns: bool | None) -> Lists:
         """Those of a whole graph."""
         if topology is None:
             neighbors = torch.zeros(1, 1, dtype=torch.int32, device="cpu")
             weights = torch.ones(1, 1, dtype=torch.float32, device="cpu")
         else:
-            neighbors, weights = topology.mixing_lists(consensus_step)
+            neighbors, weights = topology.mixing_lists(consensus_step, columns)
         return Lists(neighbors, weights, incoming(neighbors))
 
     def on(self, device: torch.device) -> Lists:
@@ -128,6 +132,7 @@ class ChangingLists:
         schedule: which graph each round has.
         consensus_step: gamma, folded into the weights: (1 - gamma) I + gamma W.
         plan_of: a graph's plan, where agents are in several processes.
+        columns: as in `Topology.mixing_lists`.
 
     Attributes:
         width: of all lists, one more than the most neighbors in any round.
@@ -142,9 +147,11 @@ class ChangingLists:
         schedule: Schedule,
         consensus_step: float = 1.0,
         plan_of: Callable[[Topology], Plan] | None = None,
+        columns: bool | None = None,
     ) -> None:
         check_consensus_step(consensus_step)
-        self.schedule, self.consensus_step, self._plan_of = schedule, consensus_step, plan_of
+        self.schedule, self.consensus_step = schedule, consensus_step
+        self.columns, self._plan_of = columns, plan_of
         self.width = 1 + most_neighbors(schedule)
         self.messages: tuple[int, ...] = ()
         # one a device, kept for good: a captured graph knows nothing but addresses
@@ -197,8 +204,9 @@ class ChangingLists:
     def _padded(self, graph: Topology, plan: Plan | None = None) -> Lists:
         """A graph's lists, as wide as all others, on the CPU."""
         if plan is not None:
-            return plan.lists(self.consensus_step, self.width)
-        neighbors, weights = padded(*graph.mixing_lists(self.consensus_step), self.width)
+            return plan.lists(self.consensus_step, self.width, self.columns)
+        lists = graph.mixing_lists(self.consensus_step, self.columns)
+        neighbors, weights = padded(*lists, self.width)
         return Lists(neighbors, weights, incoming(neighbors))
 
 

@@ -41,6 +41,7 @@ class StackedGossip(Communicator):
         every, rounds, dense: as in `Gossip`.
         folded: whether gamma is folded into the weights.
         plan: of the agents here, where others are elsewhere; of a schedule, that of the graph with all its edges.
+        columns: as in `Topology.mixing_lists`.
 
     Raises:
         ValueError: gamma outside [0, 1]; agents that may be down in one of a step's several gossips.
@@ -58,6 +59,7 @@ class StackedGossip(Communicator):
         dense: bool | Literal["auto"] = "auto",
         folded: bool = True,
         plan: Plan | None = None,
+        columns: bool | None = None,
     ) -> None:
         if rounds > 1 and isinstance(schedule, Faulty) and schedule.loses_agents:
             raise ValueError(
@@ -69,11 +71,11 @@ class StackedGossip(Communicator):
         self._changing: ChangingLists | None = None
         self._changing_w: ChangingLists | None = None
         if schedule is None or isinstance(schedule, Topology):
-            self._lists = MixingLists(schedule, gamma, plan)
+            self._lists = MixingLists(schedule, gamma, plan, columns)
             self.messages = self._lists.messages
         else:
             plan_of = None if plan is None else self.plan_of
-            self._changing = ChangingLists(schedule, gamma, plan_of)
+            self._changing = ChangingLists(schedule, gamma, plan_of, columns)
             # of these each agent's own row alone is asked for
             eye = torch.eye(schedule.agents, dtype=torch.float64, device="cpu")
             nobody = Topology(schedule.name, eye)
@@ -152,6 +154,15 @@ class StackedGossip(Communicator):
 
     def gossips_begun(self, steps: int) -> int:
         return -(-steps // self.every) * self.rounds
+
+    def meetings_like(
+        self, others: tuple[Meeting, ...], device: torch.device
+    ) -> tuple[Meeting, ...]:
+        """The gossips of the same numbers along these graphs."""
+        changing = self._changing
+        if changing is None:
+            return ()
+        return tuple(changing.meeting(other.number, device) for other in others)
 
     def gossips(self, optimizer: Optimizer) -> bool:
         if self.every == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -121,7 +120,8 @@ class Faulty(Drawn):
         self.loses_agents = bool(faults.agents or faults.slow) or any(
             fallen.agents for fallen in (self._logged or {}).values()
         )
-        self._blocks: OrderedDict[int, Rounds] = OrderedDict()
+        # each block has its place, which threads may fill at once
+        self._blocks: list[tuple[int, Rounds] | None] = [None] * KEPT
         kept = SYMMETRIC if self._is_symmetric else "column-stochastic"
         most = most_neighbors(schedule)
         super().__init__(f"{schedule.name} with faults", self._mean(), kept, most)
@@ -215,12 +215,12 @@ class Faulty(Drawn):
     def _of(self, round: int) -> tuple[Rounds, int]:
         """A block of rounds that has one, and its place there."""
         number, row = divmod(round, BLOCK)
-        found = self._blocks.get(number)
-        if found is None:
-            found = self._blocks[number] = self.happened(range(round - row, round - row + BLOCK))
-            if len(self._blocks) > KEPT:
-                self._blocks.popitem(last=False)
-        return found, row
+        held = self._blocks[number % KEPT]
+        if held is None or held[0] != number:
+            first = round - row
+            held = number, self.happened(range(first, first + BLOCK))
+            self._blocks[number % KEPT] = held
+        return held[1], row
 
     def _reached(self, round: int) -> torch.Tensor:
         found, row = self._of(round)

@@ -91,21 +91,24 @@ class Topology:
         eigenvalues = torch.linalg.eigvalsh(self.W) if symmetric else torch.linalg.eigvals(self.W)
         return max(0.0, 1.0 - float(eigenvalues.abs().sort().values[-2]))
 
-    def mixing_lists(self, consensus_step: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def mixing_lists(
+        self, consensus_step: float = 1.0, columns: bool | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return M = (1 - gamma) I + gamma W, gamma being `consensus_step`, as a list per agent.
 
         Indices are `[agents, K]` int32 and weights `[agents, K]` float32, K being the largest
         degree plus one: the agent itself, its neighbors ascending, then index -1 and weight 0.
         The self weight is what the rounded neighbor weights leave of one. Where float32 cannot hold
         that, the row is rounded to multiples of 2^-24: every row sums to one exactly, so the mean
-        of agents that agree never drifts. Of a column-stochastic W the same is said of columns, and
-        the sum of the agents never drifts. Weights are within 1e-7 of M.
+        of agents that agree never drifts. With `columns`, which None makes of a column-stochastic
+        W, the same is said of columns, and the sum of the agents never drifts. Weights are within
+        1e-7 of M.
 
         Raises ValueError for a consensus_step outside [0, 1].
         """
         if not 0 <= consensus_step <= 1:
             raise ValueError(f"consensus_step must be in [0, 1], got {consensus_step!r}")
-        if self.kind == "column-stochastic":
+        if self.kind == "column-stochastic" if columns is None else columns:
             return self._lists_of_columns(consensus_step)
         width = 1 + max(len(row) for row in self.neighbors)
         padded = [[i, *row] + [-1] * (width - 1 - len(row)) for i, row in enumerate(self.neighbors)]
@@ -123,7 +126,7 @@ class Topology:
 
     def _lists_of_columns(self, consensus_step: float) -> tuple[torch.Tensor, torch.Tensor]:
         """`mixing_lists` with the weights of the transpose's."""
-        others, weights = Topology(self.name, self.W.T).mixing_lists(consensus_step)
+        others, weights = Topology(self.name, self.W.T).mixing_lists(consensus_step, False)
         agents, width = self.agents, 1 + max(len(row) for row in self.neighbors)
         # a spare column takes the padding
         dense = torch.zeros(agents, agents + 1, dtype=torch.float32, device="cpu")

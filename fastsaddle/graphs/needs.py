@@ -13,11 +13,18 @@ from fastsaddle.graphs.spectrum import extrapolated_growth
 
 # of W, the strongest first
 KINDS = "symmetric doubly stochastic", "doubly stochastic"
+SUMS, AGREEMENT = "column-stochastic", "row-stochastic"
+# what is to be done about a W that keeps sums alone, or no more than agreement
+REMEDIES = {
+    SUMS: "push_sum=True keeps the mean along it, of DSGD, DSGDm, DSADDLe, QGM and QSADDLe",
+    AGREEMENT: "gossip along it moves the mean; with columns that sum to one push_sum=True keeps it, and "
+    "fs.PushPull takes either",
+}
 
 
 @dataclass(frozen=True)
 class GraphNeeds:
-    """What graphs a rule takes. W is doubly stochastic in any case.
+    """What graphs a rule takes. W is doubly stochastic, but where one that keeps sums is enough.
 
     Attributes:
         symmetric: W must be symmetric, too, in every round.
@@ -33,20 +40,25 @@ class GraphNeeds:
     faults: Literal["all", "links", "none"] = "all"
 
     def check(
-        self, schedule: Schedule | None, consensus_step: float, who: str, stacklevel: int = 2
+        self,
+        schedule: Schedule | None,
+        consensus_step: float,
+        who: str,
+        stacklevel: int = 2,
+        weaker: tuple[str, ...] = (),
     ) -> None:
         """Raise ValueError, naming `who` asks, for graphs that do not do; warn of one that hardly does.
 
         Each round of a period is looked at, or the first 1,000, and the first that fails is named; a schedule that says
-        by its own `kind` what its graphs are is believed.
+        by its own `kind` what its graphs are is believed. `weaker` are kinds that do, too.
         """
         if schedule is None:
             return
         if isinstance(schedule, Faulty):
-            self._check_faults(schedule, who)
+            self._check_faults(schedule, who, weaker)
         if self.tree and not isinstance(schedule, Topology):
             raise ValueError(f"{who} needs a tree that stays, got {schedule!r}")
-        self._check_kind(schedule, who)
+        self._check_kind(schedule, who, weaker)
         if not isinstance(schedule, Topology):
             if self.least_eigenvalue is not None:
                 self._check_growth(schedule, consensus_step, who)
@@ -59,7 +71,7 @@ class GraphNeeds:
         if self.least_eigenvalue is not None:
             self._check_eigenvalues(schedule, consensus_step, who, stacklevel + 1)
 
-    def _check_faults(self, schedule: Faulty, who: str) -> None:
+    def _check_faults(self, schedule: Faulty, who: str, weaker: tuple[str, ...]) -> None:
         if self.faults == "none":
             raise ValueError(
                 f"{who} needs each step what the one before moved along the same links: it takes no faults, "
@@ -70,23 +82,23 @@ class GraphNeeds:
                 f"{who} compares its models with those of the step before: it takes faults of links alone, "
                 f"got {schedule!r} whose agents may be down"
             )
-        if schedule.kind not in KINDS:
+        if schedule.kind not in (*KINDS, *weaker):
             raise ValueError(
                 f"{who} needs a doubly stochastic mixing matrix, but where links of a directed graph fall only the "
                 f"sums of columns can be kept, for push-sum: got {schedule!r}"
             )
 
-    def _check_kind(self, schedule: Schedule, who: str) -> None:
-        allowed = KINDS[:1] if self.symmetric else KINDS
+    def _check_kind(self, schedule: Schedule, who: str, weaker: tuple[str, ...]) -> None:
+        allowed = (*(KINDS[:1] if self.symmetric else KINDS), *weaker)
         if getattr(schedule, "kind", None) in allowed:
             return
-        kind = "symmetric" if self.symmetric else "doubly stochastic"
+        kind = weaker[0] if weaker else "symmetric" if self.symmetric else "doubly stochastic"
         for t in rounds_of(schedule):
             found = schedule.at(t).kind
             if found not in allowed:
-                which = "" if isinstance(schedule, Topology) else f"that of round {t} of "
+                remedy = "" if found not in REMEDIES else f": {REMEDIES[found]}"
                 raise ValueError(
-                    f"{who} needs a {kind} mixing matrix, {which}{schedule!r} is {found}"
+                    f"{who} needs a {kind} mixing matrix, {_which(schedule, t)} is {found}{remedy}"
                 )
 
     def _check_growth(self, schedule: Schedule, consensus_step: float, who: str) -> None:
@@ -116,3 +128,25 @@ class GraphNeeds:
                 RuntimeWarning,
                 stacklevel=stacklevel,
             )
+
+
+def check_weights(schedule: Schedule | None, consensus_step: float, who: str) -> None:
+    """Raise ValueError where push-sum would leave an agent no weight to divide by."""
+    if schedule is None or consensus_step < 1:
+        return
+    for t in rounds_of(schedule):
+        empty = (schedule.at(t).W.sum(1) == 0).nonzero()
+        if len(empty):
+            raise ValueError(
+                f"{who} with push_sum=True needs agents that keep or hear something, but row {int(empty[0])} of "
+                f"{_which(schedule, t)} is zero"
+            )
+
+
+def _which(schedule: Schedule, round: int) -> str:
+    """A round's graph in messages."""
+    return (
+        f"{schedule!r}"
+        if isinstance(schedule, Topology)
+        else f"that of round {round} of {schedule!r}"
+    )

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from fastsaddle.graphs.base_graph import base_graph
+from fastsaddle.graphs.directed import column_stochastic, row_stochastic
 from fastsaddle.graphs.equi_dyn import equi_dyn
 from fastsaddle.graphs.matcha import matcha
 from fastsaddle.graphs.matchings import matchings
@@ -39,6 +40,7 @@ __all__ = [
     "binary_tree",
     "chain",
     "check_topology",
+    "column_stochastic",
     "directed_ring",
     "dyck",
     "equi_dyn",
@@ -56,6 +58,7 @@ __all__ = [
     "random_regular",
     "resolve",
     "ring",
+    "row_stochastic",
     "sequence",
     "social_network",
     "spelled",

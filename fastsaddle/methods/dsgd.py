@@ -29,6 +29,8 @@ class DSGD(Optimizer):
             for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
             copies, and `step`, the rounds done.
         consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
+        push_sum: mix x = w z and weights w by a column-stochastic W, z = x / w being the models (Assran et al. 2019,
+            arXiv:1811.10792). State: `push_weight`, w. Without a compressor.
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
             step out, while their models still take part in the mixing.
         maximize: ascend instead of descending.
@@ -54,6 +56,7 @@ class DSGD(Optimizer):
         weight_decay: float | torch.Tensor = 0.0,
         compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
+        push_sum: bool = False,
         nonfinite: Literal["raise", "skip"] = "raise",
         maximize: bool = False,
         backend: str | None = None,
@@ -65,7 +68,7 @@ class DSGD(Optimizer):
         super().__init__(
             params,
             lr,
-            communicator=Gossip(topology, compressor, consensus_step),
+            communicator=Gossip(topology, compressor, consensus_step, push_sum=push_sum),
             weight_decay=weight_decay,
             nonfinite=nonfinite,
             maximize=maximize,
@@ -95,6 +98,8 @@ class DSGDm(Optimizer):
             for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
             copies, and `step`, the rounds done.
         consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
+        push_sum: mix x = w z and weights w by a column-stochastic W, z = x / w being the models (Assran et al. 2019,
+            arXiv:1811.10792). State: `push_weight`, w. Without a compressor.
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
             step out, while their models still take part in the mixing.
         maximize: ascend instead of descending.
@@ -122,6 +127,7 @@ class DSGDm(Optimizer):
         weight_decay: float | torch.Tensor = 0.0,
         compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
+        push_sum: bool = False,
         nonfinite: Literal["raise", "skip"] = "raise",
         maximize: bool = False,
         backend: str | None = None,
@@ -134,7 +140,7 @@ class DSGDm(Optimizer):
             params,
             lr,
             rule=Momentum("local", momentum, nesterov=nesterov),
-            communicator=Gossip(topology, compressor, consensus_step),
+            communicator=Gossip(topology, compressor, consensus_step, push_sum=push_sum),
             weight_decay=weight_decay,
             nonfinite=nonfinite,
             maximize=maximize,

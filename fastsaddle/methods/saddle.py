@@ -44,6 +44,8 @@ class DSADDLe(Optimizer):
             for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
             copies, and `step`, the rounds done.
         consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
+        push_sum: mix x = w z and weights w by a column-stochastic W, z = x / w being the models (Assran et al. 2019,
+            arXiv:1811.10792). State: `push_weight`, w. Without a compressor.
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
             step out, while their models still take part in the mixing.
         maximize: ascend instead of descending.
@@ -73,6 +75,7 @@ class DSADDLe(Optimizer):
         sam: Ascent | None = None,
         compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
+        push_sum: bool = False,
         nonfinite: Literal["raise", "skip"] = "raise",
         maximize: bool = False,
         backend: str | None = None,
@@ -86,7 +89,7 @@ class DSADDLe(Optimizer):
             params,
             lr,
             gradient=SAM(rho, adaptive, sam, closure_passes),
-            communicator=Gossip(topology, compressor, consensus_step),
+            communicator=Gossip(topology, compressor, consensus_step, push_sum=push_sum),
             weight_decay=weight_decay,
             nonfinite=nonfinite,
             maximize=maximize,
@@ -129,6 +132,8 @@ class QSADDLe(Optimizer):
             for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
             copies, and `step`, the rounds done.
         consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
+        push_sum: mix x = w z and weights w by a column-stochastic W, z = x / w being the models. EXPERIMENTAL and ours:
+            the buffer takes w' (z - z') / lr, see docs/graphs.md. State: `push_weight`, w. Without a compressor.
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
             step out, while their models still take part in the mixing.
         maximize: ascend instead of descending.
@@ -161,6 +166,7 @@ class QSADDLe(Optimizer):
         sam: Ascent | None = None,
         compressor: Compressor | Choco | None = None,
         consensus_step: float = 1.0,
+        push_sum: bool = False,
         nonfinite: Literal["raise", "skip"] = "raise",
         maximize: bool = False,
         backend: str | None = None,
@@ -175,7 +181,7 @@ class QSADDLe(Optimizer):
             lr,
             gradient=SAM(rho, adaptive, sam, closure_passes),
             rule=Momentum("quasi-global", momentum, qg_momentum, nesterov),
-            communicator=Gossip(topology, compressor, consensus_step),
+            communicator=Gossip(topology, compressor, consensus_step, push_sum=push_sum),
             weight_decay=weight_decay,
             nonfinite=nonfinite,
             maximize=maximize,

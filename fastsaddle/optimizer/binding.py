@@ -48,7 +48,10 @@ def bind(optimizer: Optimizer) -> None:
         live.flat_state = allocate(optimizer, states, device)
         live.scalar_state = {
             state.name: torch.zeros(
-                len(groups), optimizer.agents, dtype=dtype_of(optimizer, state), device=device
+                1 if state.width == "agent" else len(groups),
+                optimizer.agents,
+                dtype=dtype_of(optimizer, state),
+                device=device,
             )
             for state in states
             if state.is_per_agent
@@ -62,6 +65,8 @@ def bind(optimizer: Optimizer) -> None:
         if state.width == "columns":
             parts = rows.parts(live.flat_state[state.name])
             fill(optimizer, state, mine, parts)
+        elif state.width == "agent":
+            fill_common(optimizer, state, mine)
         elif state.is_per_agent:
             fill_numbers(optimizer, state, groups)
     bind_rounds(optimizer, mine)
@@ -93,7 +98,8 @@ def set_aside(optimizer: Optimizer) -> None:
 
     Numbers of their group are those of the parameters that move; they wait only where none does.
     """
-    of_group = {state.name for state in optimizer.states if state.is_per_agent}
+    of_group = {state.name for state in optimizer.states if state.width == "scalar"}
+    common = {state.name for state in optimizer.states if state.width == "agent"}
     for group in optimizer.param_groups:
         still = [p for p in group["params"] if not p.requires_grad and p in optimizer.state]
         dropped = of_group if moving(group) else set()
@@ -101,7 +107,9 @@ def set_aside(optimizer: Optimizer) -> None:
             before = optimizer.state[p]
             optimizer.state[p] = {
                 name: value.clone()
-                if isinstance(value, torch.Tensor) and value is not optimizer.rounds
+                if isinstance(value, torch.Tensor)
+                and value is not optimizer.rounds
+                and name not in common
                 else value
                 for name, value in before.items()
                 if name not in dropped
@@ -191,6 +199,22 @@ def fill_numbers(optimizer: Optimizer, state: State, groups: list[list[Parameter
             numbers.copy_(held)
         for p in group:
             optimizer.state[p][state.name] = numbers
+
+
+def fill_common(optimizer: Optimizer, state: State, mine: list[Parameter]) -> None:
+    """Fill one number for each agent, and make it the state of all parameters, of those that stand still too."""
+    numbers, name = optimizer.live.scalar_state[state.name][0], state.name
+    everybody = [*mine, *(p for p in optimizer.state if isinstance(p, torch.Tensor))]
+    held = next((optimizer.state[p][name] for p in everybody if name in optimizer.state[p]), None)
+    if held is None:
+        numbers.fill_(float(state.initial == "one"))
+    else:
+        numbers.copy_(held)
+    for p in mine:
+        optimizer.state[p][name] = numbers
+    for p, kept in optimizer.state.items():
+        if isinstance(p, torch.Tensor) and name in kept:
+            kept[name] = numbers
 
 
 def mean_parts(optimizer: Optimizer) -> list[torch.Tensor]:

@@ -28,7 +28,7 @@ def gathered_rows(optimizer: Optimizer, name: str) -> torch.Tensor:
                 f'name must be "{MODELS}" or that of a state that each agent has, '
                 f"got {name!r}, agents have {', '.join(own) or 'none'}"
             )
-        scalar = own[name].width == "scalar"
+        scalar = own[name].is_per_agent
         rows = optimizer.scalar_state[name].T if scalar else optimizer.flat_state[name]
     # behind them may lie copies of agents elsewhere
     return optimizer.communicator.rows_of_all(rows[: optimizer.agents])

@@ -11,6 +11,7 @@ import torch
 
 from fastsaddle.comm.base import Communicator
 from fastsaddle.comm.choco import CompressedGossip, check_copies
+from fastsaddle.graphs.needs import AGREEMENT, SUMS, check_weights
 from fastsaddle.optimizer.hyperparameters import TAKEN, Hyperparameter
 from fastsaddle.optimizer.state import ROUND
 
@@ -62,7 +63,10 @@ def check_parts(optimizer: Optimizer) -> None:
         )
     steps = 4 + optimizer.is_named
     needs, gamma = optimizer.rule.needs, optimizer.communicator.consensus_step
-    needs.check(optimizer.topology, gamma, optimizer.who, stacklevel=steps)
+    weaker = weaker_kinds(optimizer)
+    needs.check(optimizer.topology, gamma, optimizer.who, steps, weaker)
+    if optimizer.communicator.push_sum:
+        check_weights(optimizer.topology, gamma, optimizer.who)
     lost = optimizer.communicator.given_up
     if lost is not None:
         warnings.warn(lost, RuntimeWarning, stacklevel=steps - 1)
@@ -84,6 +88,20 @@ def check_parts(optimizer: Optimizer) -> None:
                 'others are rows="agents"'
             )
     check_groups(optimizer)
+
+
+def weaker_kinds(optimizer: Optimizer) -> tuple[str, ...]:
+    """Kinds of W that are enough for this communicator; raises ValueError where the rule cannot work with it."""
+    rule, communicator = optimizer.rule, optimizer.communicator
+    if communicator.push_sum and not rule.takes_push_sum:
+        raise ValueError(
+            f"push_sum=True is for rules that adapt, then combine: fs.rules.Momentum, got {rule.name}"
+        )
+    if communicator.pushes and not rule.takes_pushes:
+        raise ValueError(
+            f"fs.comm.PushPull has two matrices, for fs.rules.PushPull, got {rule.name}"
+        )
+    return (SUMS,) if communicator.push_sum else (AGREEMENT,) if communicator.pushes else ()
 
 
 def check_groups(optimizer: Optimizer) -> None:

@@ -42,7 +42,11 @@ def views_of(optimizer: Optimizer, index: int) -> GroupViews:
     live, rows, columns = optimizer.live, optimizer.rows, optimizer.columns(index)
     own = optimizer.rule.states_with(optimizer.communicator)
     wide = {s.name: live.flat_state[s.name][:, columns] for s in own if s.width == "columns"}
-    numbers = {s.name: live.scalar_state[s.name][index] for s in own if s.is_per_agent}
+    numbers = {
+        s.name: live.scalar_state[s.name][index if s.width == "scalar" else 0]
+        for s in own
+        if s.is_per_agent
+    }
     kept, heard = optimizer.communicator.states, live.heard.buffers
     exchanges = [
         Exchange(

@@ -49,8 +49,10 @@ def paired(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> Iterator[tupl
 
 def shape_of(optimizer: Optimizer, state: State, p: Parameter) -> torch.Size:
     """The shape of a state as a parameter holds it."""
+    if state.is_per_agent:
+        return torch.Size([optimizer.agents])
     if state.width == "scalar":
-        return torch.Size([optimizer.agents] if state.is_per_agent else [])
+        return torch.Size([])
     one_for_all = optimizer.stacked and state.rows == "one"
     return torch.Size([1, *p.shape[1:]]) if one_for_all else p.shape
 
@@ -58,15 +60,16 @@ def shape_of(optimizer: Optimizer, state: State, p: Parameter) -> torch.Size:
 def uncast(
     optimizer: Optimizer, state_dict: Mapping[str, Any]
 ) -> dict[Parameter, dict[str, torch.Tensor]]:
-    """The saved tensors of bfloat16 parameters as they are: torch casts what it loads to the parameter's dtype."""
+    """Saved tensors as they are: torch casts what it loads to the parameter's dtype, bfloat16 or float32."""
+    doubles = {state.name for state in optimizer.states if state.dtype == torch.float64}
     return {
         p: {
             name: value.detach().clone()
             for name, value in state_dict["state"].get(index, {}).items()
-            if isinstance(value, torch.Tensor)
+            if isinstance(value, torch.Tensor) and (is_rounded(p) or name in doubles)
         }
         for index, p in paired(optimizer, state_dict)
-        if is_rounded(p) and index in state_dict["state"]
+        if (is_rounded(p) or doubles) and index in state_dict["state"]
     }
 
 

@@ -17,22 +17,22 @@ class State:
         rows: who has one: "agents", every agent of this process; "one", all of them together; "halo", the agents here
             and the foreign ones that they hear.
         width: "columns", a whole row as long as the model; "scalar", one number on the device, for each agent and
-            parameter group (for the whole optimizer there is `ROUND` alone); "group", a Python number in the parameter
-            group, for what is counted on the host.
+            parameter group (for the whole optimizer there is `ROUND` alone); "agent", one for each agent, whatever the
+            group; "group", a Python number in the parameter group, for what is counted on the host.
         dtype: of tensors; "state" stands for the optimizer's `state_dtype`.
-        initial: "zero", or "mean", the agents' mean model.
+        initial: "zero"; "one", of width "agent"; or "mean", the agents' mean model, of rows "one".
     """
 
     name: str
     rows: Literal["agents", "one", "halo"] = "agents"
-    width: Literal["columns", "scalar", "group"] = "columns"
+    width: Literal["columns", "scalar", "agent", "group"] = "columns"
     dtype: torch.dtype | Literal["state"] = torch.float32
-    initial: Literal["zero", "mean"] = "zero"
+    initial: Literal["zero", "one", "mean"] = "zero"
 
     @property
     def is_per_agent(self) -> bool:
-        """Whether it is a number for each group and agent."""
-        return self.width == "scalar" and self.rows != "one"
+        """Whether it is a number for each agent, and maybe group."""
+        return self.width == "agent" or (self.width == "scalar" and self.rows != "one")
 
 
 # steps done: declared by every part that draws or counts by it

@@ -99,14 +99,19 @@ class Plan:
         near = enumerate(self.topology.neighbors)
         return [j for j, heard in near if j not in own and any(i in own for i in heard)]
 
-    def lists(self, consensus_step: float = 1.0, width: int | None = None) -> Lists:
+    def lists(
+        self,
+        consensus_step: float = 1.0,
+        width: int | None = None,
+        columns: bool | None = None,
+    ) -> Lists:
         """Neighbor lists of the agents here, in the order of the graph that mixes, with its very weights and width.
 
         They name rows of agents here, then of the halo. `incoming` names rows of what `deliver` gives: blocks of one
         row an agent here, block k sent to each one's k-th neighbor, then what arrived, peer by peer. `width` is that of
-        the lists, by default the graph's.
+        the lists, by default the graph's; `columns` as in `Topology.mixing_lists`.
         """
-        neighbors, weights = (self.mixes or self.topology).mixing_lists(consensus_step)
+        neighbors, weights = (self.mixes or self.topology).mixing_lists(consensus_step, columns)
         if width is not None:
             neighbors, weights = padded(neighbors, weights, width)
         place = dict.fromkeys([-1], -1)

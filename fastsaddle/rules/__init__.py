@@ -9,6 +9,7 @@ from fastsaddle.rules.base import Rule
 from fastsaddle.rules.d2 import D2
 from fastsaddle.rules.gut import GUT
 from fastsaddle.rules.momentum import AdaptedMomentum, Momentum
+from fastsaddle.rules.push_pull import PushPull
 from fastsaddle.rules.qg_adam import QGAdam
 from fastsaddle.rules.relay import Relay
 from fastsaddle.rules.tracking import GradientTracking, MomentumTracking
@@ -24,6 +25,7 @@ __all__ = [
     "Momentum",
     "MomentumTracking",
     "Pair",
+    "PushPull",
     "QGAdam",
     "Range",
     "Relay",

@@ -45,6 +45,8 @@ class Rule:
             one piece of a group after the other.
         is_atomic: whether nothing can fail once `step` has begun to write. Where that is not said, states and models
             are copied before each step, and put back where it raises.
+        takes_push_sum: whether its one row is adapted, then combined by `Round.gossip_step_`, so that it may be a sum.
+        takes_pushes: whether it has a use for a second matrix, `Round.pushed`.
         mixes_first: whether it begins with mixed models, as cross-gradients need.
         mixes_before: whether its gradients must be taken at mixed models.
         passing: row buffers that lie in front of its states and are not kept between steps, see `Rows.block`.
@@ -66,6 +68,8 @@ class Rule:
     takes_saved: bool = False
     is_elementwise: bool = False
     is_atomic: bool = False
+    takes_push_sum: bool = False
+    takes_pushes: bool = False
     mixes_first: bool = False
     mixes_before: bool = False
     passing: int = 0

@@ -45,6 +45,10 @@ class Momentum(Rule):
     units: a change of lr leaves them as they are. At lr = 0 agents mix and the quasi-global buffer stays. State:
     `momentum_buffer` or `quasi_global`.
 
+    With `Gossip(push_sum=True)` rows are sums x = w z and w is mixed like them, z = x / w being the models that
+    gradients are taken at (Assran et al. 2019, arXiv:1811.10792). A quasi-global buffer then takes w'_i (z_i - z'_i) /
+    lr, w' being the weight after the step: EXPERIMENTAL, of our own making, see docs/graphs.md.
+
     Args:
         kind: "none", "local" or "quasi-global".
         momentum: beta, in [0, 1).
@@ -60,6 +64,7 @@ class Momentum(Rule):
     is_atomic = True
     exchanges_first = True
     keeps_half = True
+    takes_push_sum = True
 
     def __init__(
         self,
@@ -124,6 +129,7 @@ class AdaptedMomentum(Momentum):
     needs = GraphNeeds()
     takes_saved = False
     keeps_half = False
+    takes_push_sum = False
     mixes_first = True
     ahead = ("x",)
 

@@ -29,9 +29,14 @@ class Tracking(Rule):
         return None
 
     def refuses_ascent(self, sam: Ascent) -> str | None:
-        if isinstance(sam, MomentumSAM) and not differ(self.defaults["momentum"], 0):
+        refused = super().refuses_ascent(sam)
+        if (
+            refused is None
+            and isinstance(sam, MomentumSAM)
+            and not differ(self.defaults["momentum"], 0)
+        ):
             return f"MomentumSAM needs momentum > 0 of {self.name}, got {self.defaults['momentum']}"
-        return super().refuses_ascent(sam)
+        return refused
 
 
 class GradientTracking(Tracking):

@@ -34,7 +34,8 @@ class TrainConfig:
     algorithm: str = "qsaddle"
     """dsgd: plain gossip; dsgdm: with local momentum; qgm: quasi-global momentum; dsaddle, qsaddle: sharpness-aware;
     ngm, nsaddle: with cross-gradients; gradient-tracking, momentum-tracking, d2, gut: corrected for skewed data;
-    relay-sgd: on a tree; qg-adam; local-sgd, dppf, easgd: local steps and averages of all."""
+    push-pull: the same on graphs that point one way; relay-sgd: on a tree; qg-adam; local-sgd, dppf, easgd: local steps
+    and averages of all."""
 
     gradient: str = "auto"
     """auto: the algorithm's own; plain; sam: sharpness-aware, by --rho, --adaptive and --sam, for any algorithm."""
@@ -176,6 +177,10 @@ class TrainConfig:
     consensus_step: float = 1.0
     """How far each gossip round goes towards the neighbors' average, in (0, 1]."""
 
+    push_sum: bool = False
+    """Push-sum on graphs that point one way: mix sums and weights by a matrix.npy whose columns sum to one (dsgd,
+    dsgdm, dsaddle; an experiment for qgm, qsaddle). push-pull takes such graphs by itself."""
+
     compressor: str = "none"
     """What messages are compressed with, by CHOCO gossip: stochastic-quantizer:8 (bits: 8, 4, or 2:biased=true),
     top-k:0.1, random-k:0.1 (fractions sent), sign, identity."""
@@ -308,6 +313,10 @@ class TrainConfig:
         fails = faults.parse(self.faults, self.seed) is not None
         if fails and (reason := uses.obstacle(self, "faults")) is not None:
             raise ValueError(reason)
+        if self.push_sum and self.choco is not None:
+            raise ValueError(
+                f"--push-sum sends models whole, it takes no --compressor {self.compressor}"
+            )
         self._check_cross_features()
 
     def _check_cross_features(self) -> None:

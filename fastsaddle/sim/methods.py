@@ -18,7 +18,8 @@ from fastsaddle.sim.run.composed import RuleChoice
 OF_OPTIMIZERS = (
     *("lr", "weight_decay", "rho", "adaptive", "sam", "perturb", "cross_gradients"),
     *("mixed_self_gradient", "momentum", "qg_momentum", "nesterov", "quasi_global", "tracking"),
-    *("period", "pull", "push", "topology", "consensus_step", "compressor", "state_dtype"),
+    *("period", "pull", "push", "topology", "consensus_step", "push_sum", "compressor"),
+    "state_dtype",
 )
 # those of sharpness-aware gradients, which any algorithm can have by --gradient sam
 OF_SAM = ("rho", "adaptive", "sam")

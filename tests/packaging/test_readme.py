@@ -58,7 +58,7 @@ def test_all_methods_are_in_the_table() -> None:
     optimizers = {
         n for n, v in public.items() if isinstance(v, type) and issubclass(v, fs.Optimizer)
     }
-    assert set(METHODS) == optimizers - {"Optimizer"} and len(METHODS) == len(methods.names()) == 16
+    assert set(METHODS) == optimizers - {"Optimizer"} and len(METHODS) == len(methods.names()) == 17
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import fastsaddle as fs
 from fastsaddle.sim.run.simulation import Simulation
 
 STEPS = 8
@@ -55,7 +56,22 @@ METHODS: dict[str, dict[str, Any]] = {
         "consensus_step": 0.8,
     },
     "ngm, base graph": {"topology": "base-graph:1", "consensus_step": 0.7},
+    "dsgd, push-sum": {"push_sum": True, "topology": f"{__name__}:turning"},
+    "qsaddle, push-sum": {"push_sum": True, "topology": f"{__name__}:turning"},
+    "push-pull, turning": {"topology": f"{__name__}:turning"},
 }
+
+
+def turning(agents: int) -> fs.Schedule:
+    """Three digraphs whose columns sum to one: agents send to one behind them, unlike shares in each round."""
+    draw = np.random.default_rng(agents)
+    graphs = []
+    for hop in (1, 2, 1):
+        W = np.eye(agents) * draw.uniform(0.5, 1, agents)
+        W += np.roll(np.eye(agents), hop, 0) * draw.uniform(0.2, 1, agents)
+        W[0, hop + 1] += 0.5
+        graphs.append(fs.topology.from_matrix(W / W.sum(0), directed=True, allow_disconnected=True))
+    return fs.topology.sequence(graphs)
 
 
 def options_of(folder: Path, seed: int, device: str) -> dict[str, Any]:

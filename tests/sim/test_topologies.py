@@ -144,8 +144,8 @@ def test_files_that_are_none(here: Path) -> None:
     [
         (np.full(4, 0.25), r"W must be square with at least one row, got shape \[4\]"),
         (np.eye(4), "connected, but W has 4 parts"),
-        (np.ones((4, 4)), "W must be row-stochastic, got row 0 with sum 4"),
-        (np.array([[0.9, 0.1], [0.5, 0.5]]), "W must be symmetric"),
+        (np.ones((4, 4)), "W must be row-stochastic or column-stochastic, got row 0 with sum 4"),
+        (np.array([[0.9, 0.1], [0.5, 0.4]]), "or column-stochastic, got row 1 with sum 0.9"),
         (np.full((3, 3), 1 / 3), "has 3 agents, but --agents is 4"),
         (np.eye(4) * 1j, "a matrix of real numbers, got ndarray of complex128"),
         (np.full((4, 4), "a"), "a matrix of real numbers, got ndarray of <U1"),
@@ -185,7 +185,10 @@ def test_what_a_function_may_return(here: Path) -> None:
         ("imaginary", "of real numbers, got ndarray of complex128"),
         ("imaginary_tensor", "of real numbers, got Tensor of torch.complex64"),
         ("ragged", "a matrix of real numbers: .*inhomogeneous"),
-        ("rows", "--topology graphs.py:rows: W must be row-stochastic, got row 0 with sum 2"),
+        (
+            "rows",
+            "--topology graphs.py:rows: W must be row-stochastic or column-stochastic, got row 0 with sum 2",
+        ),
         ("absent", "graphs.py has no callable 'absent'"),
     ],
 )

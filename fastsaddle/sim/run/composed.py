@@ -29,7 +29,8 @@ class RuleChoice(choices.Choice):
 
     def names(self) -> tuple[str, ...]:
         """The options that it has use for."""
-        return (*OF_RULES, *(name for name in SHARED if name in self._hyperparameters))
+        sums = ("push_sum",) if self.function.takes_push_sum else ()  # type: ignore[attr-defined]
+        return (*OF_RULES, *sums, *(name for name in SHARED if name in self._hyperparameters))
 
     def default(self, name: str) -> Any:
         """A hyperparameter's value where no option gives one; None where the rule has none of that name."""
@@ -59,7 +60,10 @@ class RuleChoice(choices.Choice):
             gradient=offered.get("gradient"),
             rule=rule,
             communicator=fs.comm.Gossip(
-                offered["topology"], offered["compressor"], offered["consensus_step"]
+                offered["topology"],
+                offered["compressor"],
+                offered["consensus_step"],
+                push_sum=offered.get("push_sum", False),
             ),
             weight_decay=offered["weight_decay"],
             state_dtype=offered["state_dtype"],

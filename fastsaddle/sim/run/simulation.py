@@ -254,6 +254,10 @@ class Simulation:
             raise ValueError(
                 f"--ccl-model and --ccl-data need a graph that stays, got {self.topology!r}"
             )
+        if not torch.equal(self.topology.W > 0, self.topology.W.T > 0):
+            raise ValueError(
+                "--ccl-model and --ccl-data need edges that go both ways: features go one way, what was found back"
+            )
         sent = isinstance(self.optimizer.rule, methods.SENDING_MODELS)
         classes = len(self.dataset.classes)
         return CrossFeatures(self.engine, self.topology, classes, *weights, models_are_sent=sent)
@@ -349,7 +353,8 @@ class Simulation:
         """Take over a checkpoint's content. Raises ValueError, before anything changes, when it is not this run's."""
         live = self.tensors()
         # earlier versions kept fewer numbers, which begin at zero
-        numbers = self.optimizer.scalar_state
+        begin = {state.name for state in self.optimizer.states if state.initial == "zero"}
+        numbers = {n: row for n, row in self.optimizer.scalar_state.items() if n in begin}
         later = {"line_sums": self.line_sums, **{f"optimizer.{n}": r for n, r in numbers.items()}}
         saved = {**{name: torch.zeros_like(row) for name, row in later.items()}, **saved}
         forms, seen = _forms(live), _forms(saved)

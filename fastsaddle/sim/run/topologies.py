@@ -103,7 +103,7 @@ def _from_matrix(source: str, content: Any) -> Schedule:
     if not is_real:
         raise ValueError(f"{rule}, got {type(content).__name__} of {matrix.dtype}")
     try:
-        return topology.from_matrix(matrix)
+        return topology.from_matrix(matrix, directed=True)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
 

@@ -1,0 +1,99 @@
+"""Gossip along two mixing matrices at once: models are pulled by rows, what adds up is pushed by columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from fastsaddle.comm.base import NOT_STACKED, Exchange
+from fastsaddle.comm.lists import check_consensus_step
+from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
+from fastsaddle.graphs.directed import column_stochastic, row_stochastic
+from fastsaddle.graphs.mixing_matrix import Topology
+from fastsaddle.graphs.needs import SUMS
+from fastsaddle.graphs.schedule import Schedule, kind_of
+from fastsaddle.graphs.topology import check_topology, is_drawn, resolve
+
+
+@dataclass(frozen=True)
+class PushPull:
+    """Two matrices on graphs that point one way: R, whose rows sum to one, for models; C, whose columns do, for sums.
+
+    For `fs.rules.PushPull`. Pu, Shi, Xu and Nedic 2018 (arXiv:1810.06653); Xin and Khan 2018 (arXiv:1803.02503).
+
+    Args:
+        topology: who talks to whom: a name, a `Topology` of any kind or a `Schedule`. R and C are its W where W is such
+            a matrix, else the same edges with equal weights, see `fs.topology.row_stochastic` and
+            `fs.topology.column_stochastic`.
+        push: the graph of C, where it is another one.
+        consensus_step: gamma, in [0, 1], of both.
+
+    Raises:
+        ValueError: gamma out of range, something that is no topology.
+    """
+
+    topology: Schedule | str
+    push: Schedule | str | None = None
+    consensus_step: float = 1.0
+
+    hyperparameters: ClassVar[dict[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        check_topology(self.topology)
+        if self.push is not None:
+            check_topology(self.push)
+        check_consensus_step(self.consensus_step)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {STEPS_DONE.name: 0} if is_drawn(self.topology) else {}
+
+    def connect(self, leading: int | None) -> PushPullGossip:
+        """The communicator for parameters with `leading` rows, None where these have no common number of them.
+
+        Raises:
+            ValueError: parameters that are not stacked, an unknown name, a `push` whose rounds do not go with those of
+                `topology` or whose columns do not sum to one.
+        """
+        if leading is None:
+            raise ValueError(NOT_STACKED)
+        pulled = resolve(self.topology, leading)
+        pushed = pulled if self.push is None else resolve(self.push, leading)
+        return PushPullGossip(
+            row_stochastic(pulled), column_stochastic(pushed), self.consensus_step
+        )
+
+
+class PushPullGossip(StackedGossip):
+    """Mixes by R, and rows that are to keep their sum by C.
+
+    Args:
+        pull, push: the graphs of R and of C.
+        consensus_step: gamma, folded into both.
+
+    Raises:
+        ValueError: gamma outside [0, 1], rounds that do not go together.
+    """
+
+    pushes = True
+
+    def __init__(self, pull: Schedule, push: Schedule, consensus_step: float = 1.0) -> None:
+        changing = [not isinstance(graph, Topology) for graph in (pull, push)]
+        drawn = [graph.period is None for graph in (pull, push)]
+        if len(set(changing)) > 1 or len(set(drawn)) > 1:
+            raise ValueError(
+                f"topology and push must both stay, both have a period or both be drawn, got {pull!r} and {push!r}"
+            )
+        super().__init__(pull, consensus_step)
+        # sums of columns are exact where rows do not sum to one
+        columns = True if kind_of(push) == SUMS else None
+        self._push = StackedGossip(push, consensus_step, columns=columns)
+
+    def pushed(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
+        meetings = self._push.meetings_like(exchange.meetings, x.device)
+        now = replace(exchange, nbytes=0, meetings=meetings)
+        mixed = self._push.mix(x, now)
+        exchange.nbytes = exchange.nbytes + now.nbytes
+        return mixed

@@ -1,0 +1,78 @@
+"""Push-Pull: gradient tracking on graphs that point one way."""
+
+from typing import Any, Literal
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from fastsaddle.comm import push_pull as comm
+from fastsaddle.graphs.schedule import Schedule
+from fastsaddle.optimizer.shell import Optimizer
+from fastsaddle.ranks.placement import Placement
+from fastsaddle.rules import push_pull as rules
+
+
+class PushPull(Optimizer):
+    """Push-Pull: models are pulled by R, whose rows sum to one, gradients pushed by C, whose columns do.
+
+        y_i = sum_j C_ij y_j + g_i - g_i of the step before        (y_i = g_i at first)
+        x_i = sum_j R_ij (x_j - lr y_j)
+
+    Pu, Shi, Xu and Nedic 2018 (arXiv:1810.06653); the same two matrices, the models combined before they are adapted,
+    are AB (Xin and Khan 2018, arXiv:1803.02503). Two rows are sent along each edge a step. State: `tracked` (y),
+    `gradient` (g).
+
+    Args:
+        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
+        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
+        topology: who talks to whom, an `fs.Topology` of any kind, an `fs.Schedule` of graphs that change, or a name;
+            None is one agent on ordinary parameters. R and C are its W where that is such a matrix, else the same edges
+            with equal weights.
+        push_topology: the graph of C, where it is another one.
+        weight_decay: L2 coefficient, >= 0, added to the gradient.
+        consensus_step: gamma in [0, 1]: R and C are (1 - gamma) I + gamma R and (1 - gamma) I + gamma C.
+        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
+        maximize: ascend instead of descending.
+        backend: "reference", "native" or "triton"; None chooses by device.
+        seed: of random numbers, which this method has none of, in [0, 2^63).
+        placement: who holds which agents; refused but for None, all agents must be here.
+        process_group: short for `fs.place(process_group=...)`; refused likewise.
+
+    Raises:
+        ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
+            topology, a matrix of the wrong kind, agents in several processes.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | torch.Tensor = 0.1,
+        *,
+        topology: Schedule | str | None = None,
+        push_topology: Schedule | str | None = None,
+        weight_decay: float | torch.Tensor = 0.0,
+        consensus_step: float = 1.0,
+        nonfinite: Literal["raise", "skip"] = "raise",
+        maximize: bool = False,
+        backend: str | None = None,
+        seed: int = 0,
+        placement: Placement | None = None,
+        process_group: Any = None,
+    ) -> None:
+        alone = topology is None and push_topology is None
+        pushed_and_pulled = (
+            None if alone else comm.PushPull(topology, push_topology, consensus_step)
+        )
+        super().__init__(
+            params,
+            lr,
+            rule=rules.PushPull(),
+            communicator=pushed_and_pulled,
+            weight_decay=weight_decay,
+            nonfinite=nonfinite,
+            maximize=maximize,
+            backend=backend,
+            seed=seed,
+            placement=placement,
+            process_group=process_group,
+        )
