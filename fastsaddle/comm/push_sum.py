@@ -68,7 +68,7 @@ class PushSumGossip(StackedGossip):
     def meetings(self, optimizer: Optimizer) -> tuple[Meeting, ...]:
         device, w = optimizer.rounds.device, optimizer.scalar_state[PUSH_WEIGHT.name][0]
         if not super().gossips(optimizer):
-            return (WeighedMeeting(0, self.alone(device), 0, w, w.clone()),)
+            return (WeighedMeeting(0, self.alone(device), 0, before=w, after=w.clone()),)
         stays = self._changing is None
         static = (Meeting(0, self.lists(device), self.messages),) * self.rounds if stays else ()
         found = []
