@@ -194,12 +194,23 @@ class ChangingLists:
         if key not in self._made:
             if period is None:
                 self._made.clear()
-            graph = self.schedule.at(number)
+            graph = self._graph(number)
             plan = None if self._plan_of is None else self._plan_of(graph)
             lists = Lists(*(t.to(device) for t in vars(self._padded(graph, plan)).values()))
             sent = graph.messages if plan is None else plan.messages
             self._made[key] = Meeting(number, lists, sent, plan)
         return replace(self._made[key], number=number)
+
+    def _graph(self, number: int) -> Topology:
+        """That of a round, which must not have more neighbors than the schedule says."""
+        graph = self.schedule.at(number)
+        most = max(map(len, graph.neighbors))
+        if most >= self.width:
+            raise ValueError(
+                f"an agent of {self.schedule.name} has {self.width - 1} neighbors in a round at most, as it says, "
+                f"got {most}"
+            )
+        return graph
 
     def _padded(self, graph: Topology, plan: Plan | None = None) -> Lists:
         """A graph's lists, as wide as all others, on the CPU."""
