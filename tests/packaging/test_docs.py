@@ -283,6 +283,25 @@ def test_methods_take_the_graphs_that_the_page_names() -> None:
             assert found == set([*graphs][: [*graphs].index(needed) + 1]), name
 
 
+def test_methods_take_the_faults_that_the_page_names() -> None:
+    graphs = {
+        name: fs.Faults(**{name: 0.1}).over(fs.topology.chain(4)) for name in ("links", "agents")
+    }
+    page = (ROOT / "docs" / "graphs.md").read_text()
+    named = set()
+    for cells, *says in table(page, "| | links | agents |")[1:]:
+        for name in re.findall(r"`(\w+)`", cells):
+            named.add(name)
+            found = [takes(name, graph) for graph in graphs.values()]
+            assert found == [said.startswith("yes") for said in says], name
+    graph_methods = {
+        name.strip("`")
+        for name, *_, needed in table(METHODS, "| optimizer | made of |")[1:]
+        if needed != "none"
+    }
+    assert named == graph_methods
+
+
 def test_schedules_are_those_of_the_page() -> None:
     page = (ROOT / "docs" / "graphs.md").read_text()
     found = set()
@@ -301,7 +320,8 @@ def test_schedules_are_those_of_the_page() -> None:
 
 def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None) -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
-    assert main(["train", "--agents", "4", "--steps", "4", "--out", "run"]) == 0
+    options = ("--agents", "4", "--steps", "4", "--faults", "links:0.1")
+    assert main(["train", *options, "--out", "run"]) == 0
     row = json.loads((here / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     told = [key for cells in table(page, "| key |")[1:] for key in re.findall(r"`(\w+)`", cells[0])]
     assert told == list(row)
