@@ -203,6 +203,7 @@ RULES: dict[str, Any] = {
     **{name: getattr(fs.rules, name) for name in ("AdaptedMomentum", "MomentumTracking", "QGAdam")},
     "Momentum": lambda: fs.rules.Momentum("local"),
     "GradientTracking": lambda: fs.rules.GradientTracking(0.9),
+    "PushPull": fs.rules.PushPull,
     "D2": lambda: fs.rules.D2(0.9),
     "Relay": lambda: fs.rules.Relay(0.9),
     "GUT": fs.rules.GUT,
@@ -275,6 +276,10 @@ def test_methods_take_the_graphs_that_the_page_names() -> None:
         "a tree that stays": chain,
         "symmetric": fs.topology.sequence([fs.topology.fully_connected(4), fs.topology.chain(4)]),
         "doubly stochastic": fs.topology.one_peer_exponential(4),
+        "row- or column-stochastic": fs.topology.from_matrix(
+            [[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5], [0.3, 0.4, 0, 0.3]],
+            directed=True,
+        ),
     }
     for name, *_, needed in table(METHODS, "| optimizer | made of |")[1:]:
         if needed != "none":
