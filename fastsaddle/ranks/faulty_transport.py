@@ -31,6 +31,10 @@ class FaultyTransport:
         self.delay, self.fails_at, self.done = delay, fails_at, 0
         self._random = random.Random(f"{seed} {inner.rank}")
 
+    @property
+    def stopped(self) -> float:
+        return self.inner.stopped
+
     def exchange(
         self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor]
     ) -> Pending:

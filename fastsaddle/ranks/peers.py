@@ -200,8 +200,12 @@ class Peers:
         self.round += 1
         if any(x.found is not None and x.found.status for x in letters):
             return self._read(letters, lost)
-        rank = error.peer if error.peer >= 0 else self.placement.rank
-        first = self.notes.found(self.notes.error(rank, error.cause))
+        rank, cause = error.peer, error.cause
+        if stopped := self._transport.stopped:
+            # others have closed their connections meanwhile, as they waited for this one
+            rank, cause = -1, f"was stopped for {stopped:.1f} s"
+        rank = self.placement.rank if rank < 0 else rank
+        first = self.notes.found(self.notes.error(rank, cause))
         # those that have got this exchange's messages wait in the next one
         self._tell(first, lost)
         return first

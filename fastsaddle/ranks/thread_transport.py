@@ -39,6 +39,7 @@ class ThreadTransport:
 
     takes_short = True
     server = None
+    stopped = 0.0
     text_device = torch.device("cpu")
 
     def __init__(self, office: Office, rank: int, timeout: float = 60.0) -> None:

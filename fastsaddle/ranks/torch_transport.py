@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from fastsaddle.ranks.errors import NotesGone, TransportError
+from fastsaddle.ranks.pulse import Pulse
 
 TIMEOUT = timedelta(seconds=120)
 # seconds that the store may take to answer
@@ -61,6 +62,11 @@ class TorchTransport:
         # kept for what is to be told when the process group has been destroyed
         self._store = dist.distributed_c10d._get_default_store()
         self.server = served_by(self._store, self._peers)
+        self._pulse = Pulse(timeout.total_seconds())
+
+    @property
+    def stopped(self) -> float:
+        return self._pulse.stopped
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TorchTransport:
         return self

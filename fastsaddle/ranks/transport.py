@@ -26,6 +26,7 @@ class Transport(Protocol):
         server: the rank with whose process all notes go; None where no rank's do.
         text_device: where a buffer may lie that says something to all ranks.
         largest: bytes that one peer sends at once at most, kept by those who send over it.
+        stopped: seconds that this process was stopped for, not long ago, so that others may have waited in vain.
     """
 
     rank: int
@@ -34,6 +35,9 @@ class Transport(Protocol):
     server: int | None
     text_device: torch.device
     largest: int
+
+    @property
+    def stopped(self) -> float: ...
 
     def exchange(
         self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor]

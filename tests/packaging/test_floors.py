@@ -17,6 +17,7 @@ FLOORS = (
         "ranks.counts",
         "ranks.errors",
         "ranks.header",
+        "ranks.pulse",
         "ranks.transport",
     ),
     (

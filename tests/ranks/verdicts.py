@@ -13,7 +13,7 @@ SAID = {
     "kill": ("connection closed",),
     # who was not waiting for it itself may have been told by a closed connection alone
     "stop": ("nothing came for", "connection closed"),
-    "pause": ("nothing came for", "connection closed"),
+    "pause": ("nothing came for", "connection closed", "was stopped for"),
     "raise": ("Fault: on purpose",),
     "nan": ("NonFiniteGradientError: gradients must be finite",),
     "leave": ("has left after step",),
