@@ -41,6 +41,7 @@ __all__ = [
     "chain",
     "check_topology",
     "column_stochastic",
+    "directed_exponential",
     "directed_ring",
     "dyck",
     "equi_dyn",
@@ -87,6 +88,18 @@ def directed_ring(n: int) -> Topology:
     check_sizes(n=n)
     own = torch.eye(n, dtype=torch.float64, device="cpu")
     return Topology("directed-ring", (own + own.roll(1, 0)) / 2)
+
+
+def directed_exponential(n: int) -> Topology:
+    """Each agent hears those 1, 2, 4, ... places before it, in equal parts with itself, doubly stochastic.
+
+    Assran et al. 2019, arXiv:1811.10792, and Ying et al. 2021, arXiv:2110.13363, all of whose hops are in each round.
+    """
+    check_sizes(n=n)
+    own = torch.eye(n, dtype=torch.float64, device="cpu")
+    hops = [0, *(2**p for p in range(n.bit_length()) if 2**p < n)]
+    W = torch.stack([own.roll(hop, 0) for hop in hops]).sum(0) / len(hops)
+    return Topology("directed-exponential", W)
 
 
 def fully_connected(n: int) -> Topology:
@@ -327,6 +340,7 @@ _FORMS: dict[str, tuple[str, Callable[..., Schedule]]] = {
     "torus": (r"torus", _most_square_torus),
     "torus:ROWSxCOLS": (r"torus:(\d+)x(\d+)", _torus_of),
     "directed-ring": (r"directed-ring", directed_ring),
+    "directed-exponential": (r"directed-exponential", directed_exponential),
     "one-peer-exponential[:undirected]": (
         r"one-peer-exponential(?::(undirected))?",
         lambda n, *undirected: one_peer_exponential(n, directed=not undirected),

@@ -66,11 +66,11 @@ class TrainConfig:
 
     topology: str = "ring"
     """Who talks to whom: ring, torus:4x4, fully-connected, exponential, star, chain, binary-tree, dyck, social-network,
-    directed-ring, random-regular:3 or erdos-renyi:0.3 (both with a seed: random-regular:3:7); another graph for each
-    gossip: one-peer-exponential, one-peer-exponential:undirected, base-graph:2 (neighbors a round), matchings,
-    equi-dyn, equi-dyn:undirected (all with a seed: matchings:7), matcha:0.5 (half of a ring; matcha:0.5:7:torus: seed
-    and graph); or your own: edges.txt (a line an edge: two agents from 0 on, perhaps a weight), matrix.npy,
-    file.py:name; not for local-sgd, dppf and easgd."""
+    directed-ring, directed-exponential, random-regular:3 or erdos-renyi:0.3 (both with a seed: random-regular:3:7);
+    another graph for each gossip: one-peer-exponential, one-peer-exponential:undirected, base-graph:2 (neighbors a
+    round), matchings, equi-dyn, equi-dyn:undirected (all with a seed: matchings:7), matcha:0.5 (half of a ring;
+    matcha:0.5:7:torus: seed and graph); or your own: edges.txt (a line an edge: two agents from 0 on, perhaps a
+    weight), matrix.npy, file.py:name; not for local-sgd, dppf and easgd."""
 
     faults: str = "none"
     """Links and agents that fail, drawn anew in each round: links:0.1,agents:0.01 (probabilities), slow:3x4 (agent 3

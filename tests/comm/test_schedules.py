@@ -325,6 +325,20 @@ def test_refused() -> None:
             make.matcha(graph, 0.5)
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 16, 32])
+def test_directed_exponential_graphs(n: int) -> None:
+    W = fs.topology.directed_exponential(n).W
+    hops = [0, *(2**p for p in range(10) if 2**p < n)]
+    wanted = torch.zeros(n, n, dtype=torch.float64)
+    for i in range(n):
+        for hop in hops:
+            wanted[i, (i - hop) % n] += 1 / len(hops)
+    assert torch.allclose(W, wanted, rtol=0, atol=1e-15)
+    if n in (8, 16, 32):
+        gap = fs.topology.directed_exponential(n).spectral_gap
+        assert gap == pytest.approx({8: 1 / 2, 16: 2 / 5, 32: 1 / 3}[n], abs=1e-9)
+
+
 def test_consensus_rate_of_graphs_that_stay() -> None:
     for n in (4, 9):
         ring = fs.topology.ring(n)

@@ -320,7 +320,13 @@ def test_schedules_are_those_of_the_page() -> None:
             assert {"symmetric": "symmetric doubly stochastic"}.get(
                 kind, "doubly stochastic"
             ) == kind_of(schedule)
-    assert found == {"one-peer-exponential", "base-graph", *DRAWN, "directed-ring"}
+    assert found == {
+        "one-peer-exponential",
+        "base-graph",
+        *DRAWN,
+        "directed-ring",
+        "directed-exponential",
+    }
 
 
 def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None) -> None:
