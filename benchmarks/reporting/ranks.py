@@ -140,8 +140,8 @@ def remarks(parts: dict[str, Any]) -> list[str]:
     of_row = {r["ranks"]: r["of_row"] for r in rows_of(parts, "exchange") if r["case"] == "8 bits"}
     said += [
         f"The bytes of 8-bit codes alone take {of_row[row['ranks']]:.2f} of the time of rows over loopback; the rest "
-        "of their exchange is encoding and decoding, and moving the agents' own copies by a kernel that encodes once "
-        "more. Loopback moves bytes about as fast as that; a network that is slower than it gains more."
+        "of their exchange is encoding and decoding, the own copy and those of both neighbors. Loopback moves bytes "
+        "about as fast as that; a network that is slower than it gains more."
         for row in rows_of(parts, "compressed")
         if row["ranks"] in of_row
     ]
