@@ -125,6 +125,7 @@ class AdaptedMomentum(Momentum):
     takes_saved = False
     keeps_half = False
     mixes_first = True
+    ahead = ("x",)
 
     def __init__(
         self,
