@@ -14,7 +14,7 @@ from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
 from fastsaddle.graphs.faults import Faulty
-from fastsaddle.graphs.schedule import Schedule, most_messages
+from fastsaddle.graphs.schedule import Schedule, mean_messages
 from fastsaddle.kernels._shared.bfloat16.reference import keep
 from fastsaddle.kernels._shared.philox.reference import COPIES
 from fastsaddle.kernels._shared.square_root import square_root
@@ -126,12 +126,12 @@ class CompressedGossip(StackedGossip):
         schedule = self._changing.schedule
         # what falls is not sent
         schedule = schedule.schedule if isinstance(schedule, Faulty) else schedule
-        most = most_messages(schedule)
-        if most == self.messages:
+        mean = mean_messages(schedule)
+        if mean == self.messages:
             return None
         return (
             f"compressed messages go to the neighbors of any round of {schedule.name}, {self.messages} in each gossip, "
-            f"where {most} models would be sent without a compressor at most"
+            f"where {mean:.4g} models would be sent without a compressor"
         )
 
     @property
