@@ -1,8 +1,9 @@
 """What changes between steps must change on all ranks alike, and a step that all refuse can be put right."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -77,6 +78,12 @@ def in_threads(name: str, work: Callable[[Agents], Any], seed: int) -> list[Any]
     return run_in_threads(len(COUNTS), lambda t: work(Agents(name, t, seed)), timeout=5)
 
 
+def paired(cases: Iterable[str]) -> list[tuple[str, str]]:
+    """The first method with all cases, and each other one with one of them."""
+    first, *others = MAKE
+    return [*((first, case) for case in cases), *zip(others, cycle(cases), strict=False)]
+
+
 CHANGES = {
     "add": "the number of parameter groups is 2 there, not everywhere",
     "freeze": "parameter 1 of parameter group 0 is frozen there, not everywhere",
@@ -84,8 +91,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("what", CHANGES)
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize(("name", "what"), paired(CHANGES))
 def test_a_change_on_some_ranks_alone_is_told_on_all(name: str, what: str, seed: int) -> None:
     for changed in ((2,), (0, 1, 3, 4)):
 
@@ -108,8 +114,7 @@ def test_a_change_on_some_ranks_alone_is_told_on_all(name: str, what: str, seed:
         assert in_threads(name, work, seed) == [True] * len(COUNTS)
 
 
-@pytest.mark.parametrize("what", CHANGES)
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize(("name", "what"), paired(CHANGES))
 def test_a_change_on_all_ranks_passes(name: str, what: str, seed: int) -> None:
     def work(agents: Agents) -> torch.Tensor:
         getattr(agents, what)()
@@ -218,8 +223,7 @@ REFUSED: dict[str, tuple[Callable[[Agents], None], type[Exception]]] = {
 }
 
 
-@pytest.mark.parametrize("how", REFUSED)
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize(("name", "how"), paired(REFUSED))
 def test_what_all_ranks_refuse_can_be_put_right(name: str, how: str, seed: int) -> None:
     refused, kind = REFUSED[how]
 
@@ -239,8 +243,7 @@ def test_what_all_ranks_refuse_can_be_put_right(name: str, how: str, seed: int) 
         assert torch.equal(x, wanted)
 
 
-@pytest.mark.parametrize("how", REFUSED)
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize(("name", "how"), paired(REFUSED))
 def test_what_some_refuse_ends_the_run_for_all(name: str, how: str, seed: int) -> None:
     refused, kind = REFUSED[how]
     for culprits in ((3,), (0, 3)):

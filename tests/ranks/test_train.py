@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,35 +14,10 @@ import torch
 
 from fastsaddle.cli import main
 from fastsaddle.sim.run import checkpoint
+from tests.ranks.launches import PATIENCE, ended, forked, launched
 from tests.ranks.processes import free_port
 
 SECONDS = ("seconds", "step_seconds", "evaluation_seconds")
-# a launch takes seconds, most of them for importing torch
-PATIENCE = 120
-
-
-def launched(ranks: int, *options: str, where: tuple[str, ...] = ("--standalone",)) -> Any:
-    """`torchrun -m fastsaddle train` with these options, on processes of one thread."""
-    program = [sys.executable, "-m", "torch.distributed.run", *where]
-    program += [f"--nproc-per-node={ranks}", "-m", "fastsaddle", "train", *options]
-    return subprocess.Popen(
-        program,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def ended(process: subprocess.Popen[str], status: int | None = 0) -> str:
-    """What it printed."""
-    try:
-        said, _ = process.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    assert status is None or process.returncode == status, said[-3000:]
-    return said
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -92,7 +66,7 @@ def test_a_run_on_ranks_is_the_run_of_one_process(
     whole = in_one(tmp_path / "one", *more)
     run = tmp_path / "ranks"
     ranks = counts.count(",") + 1
-    said = ended(launched(ranks, *options(*more), "--placement", counts, "--out", str(run)))
+    said = forked(ranks, *options(*more), "--placement", counts, "--out", str(run), folder=tmp_path)
     assert_equal(run, whole)
     # one voice, and one set of files
     assert said.count("step 24/24") == 1 and said.count("after step 24") == 1
@@ -120,11 +94,11 @@ def test_stopped_on_three_ranks_and_gone_on_with_on_two_and_on_one(tmp_path: Pat
     stopped = re.search(r"stopped at step (\d+); go on with:\ntorchrun --nproc-per-node 3", said)
     assert stopped is not None, said
     assert checkpoint.find(run)[0][0] == int(stopped[1]) < 400
-    said = ended(launched(2, "--resume", str(run), "--minutes", "0.001"))
+    said = forked(2, "--resume", str(run), "--minutes", "0.001", folder=tmp_path)
     assert "going on at step" in said and "stopped at step" in said, said
     assert main(["train", "--resume", str(run)]) == 0
     assert_equal(run, whole)
-    assert "is finished" in ended(launched(2, "--resume", str(run)))
+    assert "is finished" in forked(2, "--resume", str(run), folder=tmp_path)
 
 
 def test_a_killed_rank_is_named_and_torchrun_goes_on_without_a_word_of_ours(tmp_path: Path) -> None:
@@ -180,16 +154,17 @@ def test_one_rank_says_what_is_wrong(tmp_path: Path) -> None:
         (("--ccl-model", "0.1"), "--ccl-model and --ccl-data work in one process"),
     )
     run = tmp_path / "none"
-    started = [launched(2, *options(*more), "--out", str(run)) for more, _ in cases]
-    for process, (_, part) in zip(started, cases, strict=True):
-        said = ended(process, 1)
+    for more, part in cases:
+        call = (*options(*more), "--out", str(run))
+        said = forked(2, *call, folder=tmp_path, succeeds=False)
         assert said.count(f"fastsaddle: error: {part}") == 1, said[-3000:]
     assert not run.exists()
 
 
 def test_a_rank_that_diverges_says_what_may_help(tmp_path: Path) -> None:
     more = ("--lr", "1e30", "--agents", "2")
-    said = ended(launched(2, *options(*more), "--out", str(tmp_path / "run")), 1)
+    call = (*options(*more), "--out", str(tmp_path / "run"))
+    said = forked(2, *call, folder=tmp_path, succeeds=False)
     assert "fastsaddle: error: training diverged at step 1, a smaller --lr may help" in said, said
 
 
@@ -198,13 +173,14 @@ def test_where_a_file_of_one_rank_is_damaged_all_go_on_from_the_checkpoint_befor
 ) -> None:
     more = ("--checkpoint-every", "10")
     whole, run = in_one(tmp_path / "one", *more), tmp_path / "ranks"
-    ended(launched(2, *options(*more), "--out", str(run)))
+    call = (*options(*more), "--out", str(run))
+    forked(2, *call, folder=tmp_path)
     os.truncate(run / "checkpoint-24" / "agents-3-6.safetensors", 1000)
-    said = ended(launched(2, "--resume", str(run)))
+    said = forked(2, "--resume", str(run), folder=tmp_path)
     assert "going on at step 20" in said and said.count("trying the one before") == 1, said
     assert_equal(run, whole)
     # rank 0 alone has something to say
-    said = ended(launched(2, *options(*more), "--out", str(run)), 1)
+    said = forked(2, *call, folder=tmp_path, succeeds=False)
     assert said.count("error: --out") == 1 and "PeerError" not in said, said[-3000:]
     assert_equal(run, whole)
 
