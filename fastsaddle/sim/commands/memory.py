@@ -41,6 +41,9 @@ class MemoryQuestion:
     topology: str = "ring"
     """As for train; methods with cross-gradients keep a row for each neighbor."""
 
+    push_sum: bool = False
+    """As for train."""
+
     compressor: str = "none"
     """As for train."""
 
@@ -99,6 +102,7 @@ def config_of(question: MemoryQuestion) -> TrainConfig:
         algorithm=question.algorithm,
         agents=question.agents,
         topology=question.topology,
+        push_sum=question.push_sum,
         compressor=question.compressor,
         sam=question.sam,
         state_dtype=question.state_dtype,
