@@ -316,7 +316,9 @@ class Communicator:
         return ()
 
     def down(self, optimizer: Optimizer) -> torch.Tensor | None:
-        """Agents here that have no part in the step that begins now, bool `[agents]`; None where all have.
+        """Who has no part in the step that begins now, bool; None where all have.
+
+        Agents here, `[agents]`, and behind them those elsewhere whose states are kept here, where there are such.
 
         They neither step nor talk, and all that is kept of them stays as it is.
         """

@@ -252,7 +252,9 @@ class CompressedGossip(StackedGossip):
     def _count(self, exchange: Exchange, each: int) -> None:
         """Messages of so many bytes went to all neighbors; one that could not be reached gets a whole copy next."""
         if isinstance(self.schedule, Faulty) and exchange.meeting is not None:
-            arrived, whole = self.schedule.deliveries(int(exchange.meeting.number))
+            number, first = int(exchange.meeting.number), self.first_agent
+            senders = range(first, first + (self.agents or 1))
+            arrived, whole = self.schedule.deliveries(number, senders)
             exchange.nbytes += each * arrived
             exchange.count(whole)
         else:

@@ -79,6 +79,9 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
     def holds(self) -> Sequence[int]:
         return (*self.plan.own, *self.plan.halo)
 
+    def kept_here(self, agents: int) -> list[int]:
+        return list(self.holds)
+
     def mix(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         return self.mix_all((x,), [exchange])[0]
 

@@ -148,9 +148,12 @@ class StackedGossip(Communicator):
     def down(self, optimizer: Optimizer) -> torch.Tensor | None:
         if not isinstance(self.schedule, Faulty) or not self.schedule.loses_agents:
             return None
-        down = self.schedule.down(self._number(optimizer))
-        here = down[self.first_agent : self.first_agent + optimizer.agents]
-        return here.to(optimizer.rounds.device) if here.any() else None
+        down = self.schedule.down(self._number(optimizer))[self.kept_here(optimizer.agents)]
+        return down.to(optimizer.rounds.device) if down.any() else None
+
+    def kept_here(self, agents: int) -> list[int]:
+        """Numbers of the `agents` here, and behind them of those elsewhere whose states are kept here."""
+        return list(range(self.first_agent, self.first_agent + agents))
 
     def gossips_begun(self, steps: int) -> int:
         return -(-steps // self.every) * self.rounds

@@ -145,16 +145,24 @@ class Faulty(Drawn):
         W = _repaired(graph.W, lost, self._is_symmetric)
         return Topology(self.name, W)
 
-    def deliveries(self, round: int) -> tuple[int, int]:
+    def deliveries(self, round: int, senders: range | None = None) -> tuple[int, int]:
         """How many compressed messages arrive in a round, and how many public copies are sent whole in place of one.
 
         Messages go along the links of any round, both ways where W is symmetric. A copy goes along each that was down
         in the round before.
+
+        Args:
+            round: which.
+            senders: whose messages count; None: all agents'.
         """
         reached = self._reached(round)
         before = self._reached(round - 1) if round else torch.ones_like(reached)
-        ways = 2 if self._is_symmetric else 1
-        return ways * int((reached & before).sum()), ways * int((reached & ~before).sum())
+        ends = self.links if self._is_symmetric else self.links[:, :1]
+        is_theirs = torch.ones_like(ends, dtype=torch.bool)
+        if senders is not None:
+            is_theirs = (ends >= senders.start) & (ends < senders.stop)
+        ways = is_theirs.sum(1)
+        return int(ways[reached & before].sum()), int(ways[reached & ~before].sum())
 
     def happened(self, rounds: range) -> Rounds:
         """What is down in each of some rounds."""

@@ -7,32 +7,41 @@ from typing import TYPE_CHECKING
 
 import torch
 
+# rows of a buffer, which of them, and their values
+Kept = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
 if TYPE_CHECKING:
     from fastsaddle.gradients.base import Found
     from fastsaddle.optimizer.shell import Optimizer
 
 
 def without(found: Found, down: torch.Tensor) -> Found:
-    """What a step goes on with where some agents, bool `[agents]`, have no gradient."""
-    return replace(found, norm=found.norm.masked_fill(down, torch.nan))
+    """What a step goes on with where some agents have no gradient; `down` as `Communicator.down` has it."""
+    own = down[: len(found.norm)]
+    return replace(found, norm=found.norm.masked_fill(own, torch.nan))
 
 
-def kept_of(optimizer: Optimizer, down: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Models and states of agents, bool `[agents]`: `[agents, ...]` buffers, and the rows of those that are down."""
-    live, home = optimizer.live, optimizer.phase.home
+def kept_of(optimizer: Optimizer, down: torch.Tensor) -> list[Kept]:
+    """Models and states of those that are down: where they lie in buffers, and what is there.
+
+    Copies of agents elsewhere that are down stay too: they have sent nothing.
+    """
+    live, home, agents = optimizer.live, optimizer.phase.home, optimizer.agents
     models = optimizer.rows.x
-    own = [state.name for state in optimizer.states if state.rows != "one"]
-    wide = [live.flat_state[name] for name in own if name in live.flat_state]
+    kept = [state.name for state in optimizer.states if state.rows != "one"]
+    wide = [live.flat_state[name] for name in kept if name in live.flat_state]
     # a number for each group and agent
-    numbers = [live.scalar_state[name].T for name in own if name in live.scalar_state]
+    numbers = [live.scalar_state[name].T for name in kept if name in live.scalar_state]
     before = models if home is None else home
-    return [(models, before[down]), *((rows, rows[down]) for rows in [*wide, *numbers])]
+    own, elsewhere = down[:agents], down[agents:]
+    found = [(models, own, before[own])]
+    found += [(rows[:agents], own, rows[:agents][own]) for rows in [*wide, *numbers]]
+    heard = [rows[agents:] for rows in live.heard.buffers.values()] if len(elsewhere) else []
+    return found + [(rows, elsewhere, rows[elsewhere]) for rows in heard]
 
 
-def leave_as_kept(
-    optimizer: Optimizer, down: torch.Tensor, kept: list[tuple[torch.Tensor, torch.Tensor]]
-) -> None:
+def leave_as_kept(optimizer: Optimizer, down: torch.Tensor, kept: list[Kept]) -> None:
     """Leave agents where `kept_of` found them; they have sent nothing."""
-    for rows, before in kept:
-        rows[down] = before
-    optimizer.live.squares[:, :, down] = 0
+    for rows, which, before in kept:
+        rows[which] = before
+    optimizer.live.squares[:, :, down[: optimizer.agents]] = 0

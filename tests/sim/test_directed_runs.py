@@ -83,6 +83,13 @@ def test_refused(here: Path) -> None:
         simulation(algorithm="dsgd", topology=columns, push_sum=True, ccl_model=0.1)
 
 
+def test_info_tells_of_such_a_graph(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--topology", "columns.npy", "--agents", str(AGENTS), "--model", "mlp")
+    assert main(["info", *options, "--push-sum"]) == 0
+    said = capsys.readouterr().out
+    assert "columns.npy: " in said and "column-stochastic" in said
+
+
 def test_bits_on_an_undirected_graph_are_those_without(here: Path) -> None:
     with_it, without = (simulation(algorithm="qgm", push_sum=sums) for sums in (True, False))
     for made in (with_it, without):

@@ -47,6 +47,9 @@ class MemoryQuestion:
     faults: str = "none"
     """As for train."""
 
+    push_sum: bool = False
+    """As for train."""
+
     compressor: str = "none"
     """As for train."""
 
@@ -110,6 +113,7 @@ def config_of(question: MemoryQuestion) -> TrainConfig:
         agents=question.agents,
         topology=question.topology,
         faults=question.faults,
+        push_sum=question.push_sum,
         compressor=question.compressor,
         sam=question.sam,
         state_dtype=question.state_dtype,
