@@ -409,6 +409,9 @@ class Communicator:
         """x mixed with what was published, new: `publish` and `pulled` are `mix` in two words."""
         return self.mix(x, replace(exchange))
 
+    def loaded(self) -> None:
+        """States were loaded: what was made of them before is old."""
+
     def catch_up(self) -> None:
         """Take in what was sent to agents here and has not been read yet: rows are to be laid out anew, or copied."""
 

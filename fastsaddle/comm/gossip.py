@@ -10,6 +10,7 @@ from fastsaddle.comm.lists import check_consensus_step
 from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.comm.period import check_steps
 from fastsaddle.comm.push_sum import PushSumGossip
+from fastsaddle.comm.push_sum_over_ranks import PushSumRankGossip
 from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
 from fastsaddle.compressors.base import Compressor
 from fastsaddle.graphs.schedule import Schedule
@@ -82,13 +83,12 @@ class Gossip:
         """
         choco = as_choco(self.compressor)
         often = (self.every, self.rounds)
-        if self.push_sum and placement is not None:
-            raise ValueError("push_sum=True needs all agents in one process")
         if placement is not None:
             stacked = is_stack(leading, placement)
             graph = self._graph(placement.all_agents)
             if choco == as_choco(None):
-                return RankGossip(graph, placement, self.consensus_step, *often, stacked=stacked)
+                apart = PushSumRankGossip if self.push_sum else RankGossip
+                return apart(graph, placement, self.consensus_step, *often, stacked=stacked)
             gamma = self.consensus_step
             return CompressedRankGossip(graph, placement, gamma, choco, *often, stacked=stacked)
         make = PushSumGossip if self.push_sum else StackedGossip

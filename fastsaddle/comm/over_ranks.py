@@ -149,6 +149,7 @@ class RankGossip(OverRanks, StackedGossip):
         consensus_step, every, rounds: as in `Gossip`.
         folded: whether gamma is folded into the weights.
         stacked: whether parameters are `[agents here, ...]`; otherwise they are ordinary ones of one agent.
+        columns: as in `Topology.mixing_lists`.
 
     Raises:
         ValueError: gamma outside [0, 1], a graph of another size.
@@ -165,6 +166,7 @@ class RankGossip(OverRanks, StackedGossip):
         rounds: int = 1,
         folded: bool = True,
         stacked: bool = True,
+        columns: bool | None = None,
     ) -> None:
         if schedule.agents != placement.all_agents:
             raise ValueError(
@@ -172,7 +174,7 @@ class RankGossip(OverRanks, StackedGossip):
                 f"{list(placement.counts)} on {len(placement.counts)} ranks"
             )
         plan = Plan(schedule.union, placement.counts, placement.rank)
-        super().__init__(schedule, consensus_step, every, rounds, False, folded, plan)
+        super().__init__(schedule, consensus_step, every, rounds, False, folded, plan, columns)
         self._place(placement)
         self.stacked = stacked
         self.notes.hearers = plan.hearers

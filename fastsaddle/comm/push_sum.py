@@ -42,6 +42,8 @@ class PushSumGossip(StackedGossip):
     """
 
     push_sum = True
+    # whether local step and gossip may be one kernel
+    fuses = True
     # pieces of a step would not know of each other's weights
     is_elementwise = False
 
@@ -97,7 +99,8 @@ class PushSumGossip(StackedGossip):
         dense = self.dense and first.lists.width > 1
         # a buffer that follows models takes w' (z - z'), of the weight after the step
         shown = exchange.memory("shown", x.shape) if follows else None
-        h = None if is_one and not follows and not dense else exchange.memory("h", x.shape)
+        fuses = self.fuses and is_one and not follows and not dense
+        h = None if fuses else exchange.memory("h", x.shape)
         if shown is not None:
             torch.mul(start, after, out=shown)
         torch.mul(start, before[:, None], out=x)

@@ -1031,6 +1031,8 @@ class Optimizer(torch.optim.Optimizer):
         self._forget_ahead()
 
     def _forget_ahead(self) -> None:
+        """States were loaded: what was sent for the next step, or made of them, is old."""
+        self.communicator.loaded()
         for views in self.made.get("views", ()):
             for exchange in views.exchanges:
                 exchange.forget_ahead()

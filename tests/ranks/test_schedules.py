@@ -76,6 +76,46 @@ def test_a_placement_changes_no_bit(name: str, graph: str, seed: int) -> None:
         assert_equal(joined(run_apart(build, start(seed), counts, 4)), whole)
 
 
+def digraph(agents: int = AGENTS) -> fs.Topology:
+    """A ring of one direction with some more links: its columns alone sum to one."""
+    heard = torch.eye(agents) + torch.eye(agents).roll(1, 0)
+    heard[0, 3] = heard[5, 2] = heard[2, 6] = 1
+    return fs.topology.from_matrix(heard / heard.sum(0), directed=True)
+
+
+def pushed_often(params: Any, lr: float, push_sum: bool, **more: Any) -> Any:
+    gossip = fs.comm.Gossip(digraph(), every=2, rounds=2, push_sum=push_sum)
+    return fs.Optimizer(params, lr, rule=fs.rules.Momentum("local"), communicator=gossip, **more)
+
+
+PUSHED: dict[str, Callable[..., Any]] = {
+    "several gossips, every second step": pushed_often,
+    "DSGD": partial(fs.DSGD, topology=digraph()),
+    "DSADDLe": partial(fs.DSADDLe, topology=digraph(), rho=0.1),
+    "QSADDLe": partial(fs.QSADDLe, topology=digraph(), rho=0.1, momentum=0.5),
+    "DSGD, links that fall": partial(fs.DSGD, topology=fs.Faults(links=0.3).over(digraph())),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*experiment")
+@pytest.mark.parametrize("name", PUSHED)
+def test_push_sum(name: str, seed: int) -> None:
+    def build(params: Any, **more: Any) -> Any:
+        return PUSHED[name](params, lr=0.03, push_sum=True, **more)
+
+    whole = run(build, start(seed), slice(0, AGENTS), 5)
+    assert not torch.equal(
+        whole.states["push_weight"], torch.ones_like(whole.states["push_weight"])
+    )
+    for counts in COUNTS[:3]:
+        assert_equal(joined(run_apart(build, start(seed), counts, 5)), whole)
+    parts = run_apart(build, start(seed), (3, 5), 2)
+    states = [spread(parts, *part) for part in ((0, 2), (2, 3), (3, 8))]
+    got = joined(run_apart(build, models_of(parts), (2, 1, 5), 3, states))
+    assert torch.equal(got.x, whole.x)
+    assert all(torch.equal(got.states[n], rows) for n, rows in whole.states.items())
+
+
 @pytest.mark.parametrize("graph", ["matchings", "sequence"])
 def test_several_gossips_in_a_row(graph: str, seed: int) -> None:
     build = partial(often, graph=graph)
