@@ -60,7 +60,7 @@ FLOORS = (
     ("comm.base",),
     ("comm.stacked", "comm.stacked_average"),
     ("comm.choco", "comm.over_ranks", "comm.push_sum", "comm.push_pull"),
-    ("comm.average_over_ranks", "comm.choco_over_ranks"),
+    ("comm.average_over_ranks", "comm.choco_over_ranks", "comm.push_sum_over_ranks"),
     ("comm.average",),
     ("comm",),
     (
