@@ -174,6 +174,9 @@ class TrainConfig:
     ccl_data: float = 0.0
     """The same on each class's mean features in one's own and the neighbors' samples."""
 
+    gossip_every: int = 1
+    """Steps from one gossip to the next; agents take local steps alone in between. Not for methods that track sums."""
+
     consensus_step: float = 1.0
     """How far each gossip round goes towards the neighbors' average, in (0, 1]."""
 
@@ -376,7 +379,7 @@ class TrainConfig:
 
 COUNTS = (
     *("agents", "steps", "batch_size", "chunk", "threads"),
-    *("eval_every", "checkpoint_every"),
+    *("eval_every", "checkpoint_every", "gossip_every"),
 )
 # counters are int64, and no machine does so many steps; threads are memory
 MOST_STEPS = 10**12

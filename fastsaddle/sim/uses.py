@@ -42,6 +42,8 @@ def _of_others(config: "TrainConfig", name: str) -> str | None:
         return f"--{option(name)} needs a --compressor, got none"
     if name == "faults" and not methods.takes(config.algorithm, "topology"):
         return f"--faults {config.faults} needs an algorithm on a graph, {config.algorithm} averages all agents"
+    if name == "gossip_every" and not methods.takes(config.algorithm, "topology"):
+        return f"--gossip-every needs an algorithm on a graph, {config.algorithm} has --period"
     if name == "steps" and config.epochs is not None:
         return "--steps and --epochs exclude each other"
     if name == "lr_decay" and config.schedule.partition(":")[0] != "step":

@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,7 @@ class RuleChoice(choices.Choice):
                 offered["topology"],
                 offered["compressor"],
                 offered["consensus_step"],
+                every=offered.get("gossip_every", 1),
                 push_sum=offered.get("push_sum", False),
             ),
             weight_decay=offered["weight_decay"],
@@ -95,7 +96,8 @@ def build(
         found: fs.Optimizer = choice(params=params, own=own, gradient=wanted, **options)
         return found
     placement = options.get("placement")
-    if wanted is None:
+    every = options.pop("gossip_every", 1)
+    if wanted is None and every == 1:
         if placement is not None and "placement" not in choice.names():
             raise ValueError(
                 f"--algorithm {choice.text} works in one process: its constructor takes no placement"
@@ -113,13 +115,17 @@ def build(
         return fs.Optimizer(
             params,
             options["lr"],
-            gradient=within(parts.gradient, wanted),
+            gradient=parts.gradient if wanted is None else within(parts.gradient, wanted),
             rule=parts.rule,
-            communicator=parts.plan,
+            communicator=parts.plan if every == 1 else replace(parts.plan, every=every),
             weight_decay=options["weight_decay"],
             state_dtype=parts.state_dtype,
             seed=options["seed"],
             placement=placement,
+        )
+    if wanted is None:
+        raise ValueError(
+            f"--gossip-every is for built-in algorithms and own rules, {choice.text} says itself when its agents talk"
         )
     raise ValueError(
         f"--gradient is for built-in algorithms and own rules, {choice.text} says itself where its gradients are taken"

@@ -387,7 +387,7 @@ def _forms(tensors: dict[str, Tensor]) -> dict[str, str]:
 
 def optimizer_options(config: TrainConfig, topology: Any, steps: int) -> dict[str, Any]:
     """The options that an optimizer's constructor may name."""
-    names = ("agents", "seed", *methods.OF_OPTIMIZERS)
+    names = ("agents", "seed", "gossip_every", *methods.OF_OPTIMIZERS)
     options = {name: getattr(config, name) for name in names}
     if config.momentum is None:
         del options["momentum"]
