@@ -88,3 +88,22 @@ def test_rho_sweep() -> None:
     assert f"from {eigenvalues[0]:.1f} to {eigenvalues[1]:.2f}" in text
     times = sorted(float(row["step_milliseconds"]) for row in found.values())
     assert re.search(rf"{times[0]:.1f} to {times[-1]:.1f} ms", text)
+
+
+def test_changing_graphs() -> None:
+    found = {
+        (r["algorithm"], r["topology"], r["faults"], r["alpha"]): r for r in rows("changing_graphs")
+    }
+    graphs = (
+        *(("ring", faults) for faults in ("none", "links:0.1", "links:0.3")),
+        *((graph, "none") for graph in ("one-peer-exponential", "matchings")),
+        *(("directed-exponential", faults) for faults in ("none", "links:0.3")),
+    )
+    expected = []
+    for graph in graphs:
+        for alpha in ("0.1", "0.01"):
+            cells = [found[name, *graph, alpha] for name in ("dsgd", "qgm", "qsaddle")]
+            megabytes = f"{float(cells[0]['bytes']) / 1e6:,.0f}"
+            expected.append([alpha, *map(percent, cells), megabytes])
+    assert [cells[1:] for cells in table(PAGES[1], "graph | alpha")] == expected
+    assert len(found) == 3 * len(expected)
