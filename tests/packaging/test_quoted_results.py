@@ -102,7 +102,7 @@ def test_changing_graphs() -> None:
     expected = []
     for graph in graphs:
         for alpha in ("0.1", "0.01"):
-            cells = [found[name, *graph, alpha] for name in ("dsgd", "qgm", "qsaddle")]
+            cells = [found[(name, *graph, alpha)] for name in ("dsgd", "qgm", "qsaddle")]
             megabytes = f"{float(cells[0]['bytes']) / 1e6:,.0f}"
             expected.append([alpha, *map(percent, cells), megabytes])
     assert [cells[1:] for cells in table(PAGES[1], "graph | alpha")] == expected
