@@ -324,10 +324,8 @@ class CompressedGossip(StackedGossip):
             payload.parts.get("signs"),
             squares,
         )
-        if x.device.type == "cpu" and not bool(scales.isfinite().all()):
-            refuse_nonfinite(
-                scales, (x if rows[-1] is None else rows[-1]) - exchange.states["x_hat"]
-            )
+        models = x if rows[-1] is None else rows[-1]
+        refuse_nonfinite(scales, lambda: models - exchange.states["x_hat"])
         return Told(payload, squares, None, inside is not None, moves)
 
     def _may_fail(self, device: torch.device) -> bool:

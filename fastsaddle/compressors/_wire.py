@@ -1,6 +1,6 @@
 """How rows become messages: tables of buckets for the ops, and which bytes of what they write are sent."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from math import prod
 
@@ -155,16 +155,18 @@ class NonFiniteError(ValueError):
     """NaN or infinity where only finite numbers can be worked with."""
 
 
-def refuse_nonfinite(numbers: torch.Tensor, rows: torch.Tensor) -> None:
+def refuse_nonfinite(
+    numbers: torch.Tensor, rows: torch.Tensor | Callable[[], torch.Tensor]
+) -> None:
     """Raise NonFiniteError where `numbers`, made from `rows`, are not finite; on a GPU nothing is read.
 
     Args:
         numbers: `[agents, ...]`: what is sent, or norms.
-        rows: `[agents, columns]`: what was to be compressed.
+        rows: `[agents, columns]`: what was to be compressed, or a call that makes it.
     """
     if numbers.device.type != "cpu" or bool(numbers.isfinite().all()):
         return
-    bad = ~rows.isfinite().all(1)
+    bad = ~(rows() if callable(rows) else rows).isfinite().all(1)
     if bad.any():
         raise NonFiniteError(
             f"only finite values can be compressed, got NaN or infinity in rows {listed(bad)}"

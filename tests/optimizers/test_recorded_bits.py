@@ -290,6 +290,7 @@ def all_cases() -> dict[str, Case]:
         **{n: {} for n in ("DSGD", "DSGDm", "QGM", "DSADDLe", "QSADDLe", "NGM", "NSADDLe")},
         **{n: momentum for n in ("GradientTracking", "D2", "RelaySGD")},
         **{"MomentumTracking": {"momentum": 0.8}, "QGAdam": {"lr": 0.01}, "GUT": {}},
+        "PushPull": {},
         **{n: {"agents": 5, "period": 3} for n in ("LocalSGD", "EASGD", "DPPF")},
     }
     for name, options in own.items():

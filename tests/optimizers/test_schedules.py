@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -396,13 +395,6 @@ def test_a_round_with_more_neighbors_than_were_said(seed: int) -> None:
     with pytest.raises(ValueError, match="has 2 neighbors in a round at most, as it says, got 4"):
         optimizer.step(world.closure(optimizer, parameters))
     assert torch.equal(rows(parameters), before) and int(optimizer.rounds) == 1
-
-
-def test_several_processes_need_a_graph_that_stays() -> None:
-    here = SimpleNamespace(agents=2, all_agents=4, counts=(2, 2))
-    for topology in ("matchings", fs.topology.one_peer_exponential(4)):
-        with pytest.raises(ValueError, match="several ranks need a graph that stays, got Schedule"):
-            fs.comm.Gossip(topology).connect(2, here)
 
 
 def test_texts_and_one_optimizer_after_the_other(seed: int) -> None:

@@ -75,8 +75,10 @@ def draw(groups: list[RunGroup]) -> Picture:
 
 def _describe(schedule: Schedule, text: str) -> str:
     graph = schedule.union
-    degrees = [len(row) for row in graph.neighbors]
-    low, high = min(degrees), max(degrees)
+    linked = (graph.W > 0) | (graph.W.T > 0)
+    # whichever way a link points
+    degrees = linked.fill_diagonal_(False).sum(1)
+    low, high = int(degrees.min()), int(degrees.max())
     each = str(low) if low == high else f"{low} to {high}"
     sentence = (
         f"{text}: {of_agents(graph.agents)}, {graph.edges:,} links, {each} neighbors each, "

@@ -136,7 +136,8 @@ def touched(pointers: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, np.ndarra
     addresses = np.asarray(pointers.data)
     # a descriptor's is a plain array before Triton 3.9
     mask = mask if isinstance(mask, np.ndarray) else np.asarray(mask.data)
-    mask = np.broadcast_to(mask, addresses.shape)
+    # what `&` makes of a block and a number is none of truth values
+    mask = np.broadcast_to(mask, addresses.shape).astype(bool)
     return mask, addresses[mask].astype(np.int64), np.flatnonzero(mask)
 
 
