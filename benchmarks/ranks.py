@@ -22,7 +22,7 @@ os.environ.update(ONE_THREAD)
 
 import machine
 import peers
-from over_ranks import work
+from over_ranks import overlap, work
 from over_ranks.group import measured
 from over_ranks.turns import ratio
 from reporting.ranks import ONE, PEER, SPREAD, report
@@ -32,6 +32,8 @@ import fastsaddle as fs
 RESULTS = Path(__file__).resolve().parent / "results"
 Rows = list[dict[str, Any]]
 AGENTS, STEPS = 16, 5
+# megabits a second, of an emulated link
+LINK = 1_000
 NETWORKS = {"784-50-10": "mlp", "LeNet-5": "lenet5"}
 
 
@@ -43,6 +45,7 @@ class Bench:
         self.is_tiny = options.tiny
         self.dim = 1_000 if options.tiny else 1_000_000
         self.ranks = (2,) if options.tiny else (2, 4, 8)
+        self.batch = 2 if options.tiny else 128
         self.most = self.ranks[-1] if options.tiny else 4
 
     def times(self, what: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:
@@ -75,6 +78,21 @@ class Bench:
     def compressed(self) -> Rows:
         found = self.times(work.compressed, self.most, self.dim, 8)
         return [{"ranks": self.most, "dim": self.dim, **ratio(found, "codes", "row")}]
+
+    def overlap(self) -> Rows:
+        rows = []
+        for name in overlap.METHODS:
+            for megabits in (None, LINK):
+                found = self.times(overlap.steps, self.ranks[0], name, self.batch, megabits)
+                case = {
+                    "case": name,
+                    "ranks": self.ranks[0],
+                    "megabits": megabits,
+                    "batch": self.batch,
+                }
+                bound = ratio(found, "auto", ("compute", "exchange"))
+                rows.append({**case, "of_off": ratio(found, "auto", "off")["measured"], **bound})
+        return rows
 
     def wire(self) -> Rows:
         rows = []
@@ -115,7 +133,7 @@ def known(name: str) -> peers.Engine:
     return next(engine for engine in peers.ENGINES if engine.name == name)
 
 
-PARTS = ("exchange", "step", "compressed", "wire", "training")
+PARTS = ("exchange", "step", "compressed", "overlap", "wire", "training")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import fastsaddle
 from fastsaddle.sim.commands.info import report
+from fastsaddle.sim.commands.stopped import StoppedError
 
 # import name -> name for pip
 SIMULATOR_NEEDS = {
@@ -68,16 +69,15 @@ def _simulate(command: str, module: str, arguments: list[str]) -> int:
     missing = _missing()
     if missing:
         return _fail(f"{command} needs {', '.join(missing)}: pip install 'fastsaddle[sim]'")
-    from fastsaddle.sim.commands.train import StoppedError
-
-    run: Callable[[list[str]], int] = import_module(module).main
     formatted, warnings.formatwarning = warnings.formatwarning, _as_line
     try:
+        # which takes seconds, and may be interrupted as well
+        run: Callable[[list[str]], int] = import_module(module).main
         return run(arguments)
-    except (ValueError, OSError, ImportError) as error:
-        return _fail(str(error))
     except StoppedError as error:
         return _fail(str(error), 1)
+    except (ValueError, OSError, ImportError) as error:
+        return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except (MemoryError, RuntimeError) as error:

@@ -35,19 +35,23 @@ def by_turns(
     return found
 
 
-def ratio(of_ranks: Sequence[Turns], over: str, under: str, factor: float = 1.0) -> dict[str, Any]:
+def ratio(
+    of_ranks: Sequence[Turns], over: str, under: str | Sequence[str], factor: float = 1.0
+) -> dict[str, Any]:
     """`over / under * factor`: median and quartiles of the turns' ratios, and the same of processor time.
 
-    A turn takes as long as its slowest rank, and the processor time of all ranks.
+    A turn takes as long as its slowest rank, and the processor time of all ranks. Of several ways `under` a turn counts
+    as the longest by the clock, and as all of them by processor time.
     """
 
     def of(way: str) -> list[Turn]:
         turns = zip(*(turns[way] for turns in of_ranks), strict=True)
         return [(max(w for w, _ in ranks), sum(c for _, c in ranks)) for ranks in turns]
 
-    pairs = [*zip(of(over), of(under), strict=True)]
-    walls = [factor * a[0] / b[0] for a, b in pairs]
-    cpus = [factor * a[1] / b[1] for a, b in pairs]
+    below = [of(way) for way in ((under,) if isinstance(under, str) else under)]
+    pairs = [*zip(of(over), zip(*below, strict=True), strict=True)]
+    walls = [factor * a[0] / max(wall for wall, _ in b) for a, b in pairs]
+    cpus = [factor * a[1] / sum(cpu for _, cpu in b) for a, b in pairs]
     return {**spread(walls), "processor": statistics.median(cpus)}
 
 

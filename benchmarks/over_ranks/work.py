@@ -14,6 +14,7 @@ from fastsaddle.comm.stacked import StackedGossip
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.ranks import Placement, Plan, ThreadTransport, TorchTransport
 from fastsaddle.ranks.halo import Halo
+from fastsaddle.ranks.header import Kind
 from fastsaddle.ranks.mail import Mail
 from fastsaddle.ranks.peers import Peers
 
@@ -34,14 +35,15 @@ def exchanges(dim: int, bits: Sequence[int], turns: int, calls: int) -> Times:
     layout = FlatLayout.pack([[(dim,)]])
     peers = Peers(here, plan.sends, plan.receives)
     cpu = torch.device("cpu")
-    sizes = {"row": (layout.stride, torch.float32)}
+    sizes = {"row": (layout.stride, Kind.ROW)}
     for count in bits:
         nbytes = fs.compressors.StochasticQuantizer(count).message_bytes(layout)
-        sizes[f"{count} bits"] = (nbytes, torch.uint8)
+        sizes[f"{count} bits"] = (nbytes, Kind.PAYLOAD)
     ways: dict[str, Callable[[], object]] = {}
-    for name, (columns, dtype) in sizes.items():
-        ways[name] = told(Halo(plan, columns, cpu, dtype), peers)
-        ways[f"raw {name}"] = raw(plan.sends, columns, dtype)
+    for name, (columns, kind) in sizes.items():
+        halo = Halo(plan, columns, cpu, kind)
+        ways[name] = told(halo, peers)
+        ways[f"raw {name}"] = raw(plan.sends, columns, halo.rows.dtype)
     return by_turns(ways, turns, calls, dist.barrier)
 
 
@@ -104,7 +106,10 @@ def publishing(one: fs.Optimizer) -> Callable[[], object]:
 class Nothing(Peers):
     """Peers to whom nothing is sent: what is left of a step is what a rank does by itself."""
 
-    def exchange(self, mail: Mail) -> None:
+    def begin(self, mail: Mail) -> None:
+        pass
+
+    def finish(self) -> None:
         pass
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fastsaddle.ranks.placement import Placement
 
 
+# rows of the next step that are under way, in an exchange's memory
+AHEAD = "ahead"
 NOT_STACKED = (
     "parameters must be stacked as [agents, ...], as those of fs.AgentStack(model, agents) are, "
     "got no common first dimension"
@@ -189,6 +191,10 @@ class Exchange:
         }
         squares = torch.zeros_like(self.squares)
         return replace(self, states=states, halos=halos, squares=squares, origin=self)
+
+    def forget_ahead(self) -> None:
+        """What may have been sent for the next step is not what that step will send."""
+        self.kept.pop(AHEAD, None)
 
     def settle(self) -> None:
         """Make copies of states the states."""
@@ -386,6 +392,13 @@ class Communicator:
         """x mixed with what was published, new: `publish` and `pulled` are `mix` in two words."""
         return self.mix(x, replace(exchange))
 
+    def send_ahead(self, rows: list[tuple[torch.Tensor, Exchange]]) -> None:
+        """Called when a step is done: begin to send rows that the next step mixes as they are now, where that pays.
+
+        Args:
+            rows: of all parameter groups, with the exchanges that they will be mixed in.
+        """
+
     def halo(self, x: torch.Tensor) -> torch.Tensor:
         """Rows of the agents here, then of the foreign ones that they hear; x itself where there are none."""
         return x
@@ -397,6 +410,21 @@ class Communicator:
         they are given back as they are.
         """
         return rows
+
+    def send_slot(self, slot: int, rows: torch.Tensor) -> None:
+        """Begin `deliver` for one block, `[agents, ...]` float32 or uint8, which goes to each one's neighbor `slot`.
+
+        Where one is sent so, all are, one after the other; `slots_arrived` then gives what has come.
+        """
+
+    def slots_arrived(self) -> torch.Tensor | None:
+        """What `send_slot` has brought, `[arriving, ...]`, each row once; None where nothing was sent so."""
+        return None
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether messages are to travel while gradients are taken."""
+        return self.placement is not None and self.placement.overlap == "auto"
 
     @property
     def arriving(self) -> tuple[tuple[int, int], ...]:

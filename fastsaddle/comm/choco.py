@@ -13,7 +13,7 @@ from fastsaddle.compressors._wire import largest_of, row_norms, runs, table_of
 from fastsaddle.compressors.base import Compressor, Payload
 from fastsaddle.compressors.identity import Identity
 from fastsaddle.compressors.stochastic_quantizer import StochasticQuantizer
-from fastsaddle.graphs.schedule import Schedule, most_messages
+from fastsaddle.graphs.schedule import Schedule, mean_messages
 from fastsaddle.kernels._shared.bfloat16.reference import keep
 from fastsaddle.kernels._shared.philox.reference import COPIES
 from fastsaddle.kernels._shared.square_root import square_root
@@ -123,12 +123,12 @@ class CompressedGossip(StackedGossip):
         if self._changing is None:
             return None
         schedule = self._changing.schedule
-        most = most_messages(schedule)
-        if most == self.messages:
+        mean = mean_messages(schedule)
+        if mean == self.messages:
             return None
         return (
             f"compressed messages go to the neighbors of any round of {schedule.name}, {self.messages} in each gossip, "
-            f"where {most} models would be sent without a compressor at most"
+            f"where {mean:.4g} models would be sent without a compressor"
         )
 
     @property

@@ -12,6 +12,7 @@ from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.compressors.base import Payload
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.ranks.halo import Halo
+from fastsaddle.ranks.header import Kind
 from fastsaddle.ranks.placement import Placement
 
 
@@ -91,7 +92,7 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
         """Send messages of the agents here, uint8 `[agents, bytes]`; those of the agents heard, `[heard, bytes]`."""
         key = (packed.shape[1], packed.device)
         if key not in self._payloads:
-            self._payloads[key] = Halo(self.plan, *key, torch.uint8)
+            self._payloads[key] = Halo(self.plan, *key, Kind.PAYLOAD)
         halo = self._payloads[key]
         halo.own.copy_(packed)
         halo.exchange(self.peers)

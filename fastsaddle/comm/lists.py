@@ -189,6 +189,11 @@ class ChangingLists:
         """A graph's lists, as wide as all others, on the CPU."""
         neighbors, weights = graph.mixing_lists(self.consensus_step, self.columns)
         spare = (0, self.width - neighbors.shape[1])
+        if spare[1] < 0:
+            raise ValueError(
+                f"an agent of {self.schedule.name} has {self.width - 1} neighbors in a round at most, as it says, "
+                f"got {neighbors.shape[1] - 1}"
+            )
         if spare[1]:
             neighbors, weights = F.pad(neighbors, spare, value=-1), F.pad(weights, spare)
         return Lists(neighbors, weights, incoming(neighbors))

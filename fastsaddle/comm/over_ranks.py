@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
 
-from fastsaddle.comm.base import Communicator, Exchange, LocalStep, local_models
+from fastsaddle.comm.base import AHEAD, Communicator, Exchange, LocalStep, local_models
 from fastsaddle.comm.stacked import StackedGossip
 from fastsaddle.graphs.topology import Topology
 from fastsaddle.kernels.mix_update import mix_update
+from fastsaddle.ranks.errors import PeerError
 from fastsaddle.ranks.fingerprint import Agreement
 from fastsaddle.ranks.halo import Halo
 from fastsaddle.ranks.header import HEAD, SIZE, Kind
@@ -18,7 +20,7 @@ from fastsaddle.ranks.mail import Mail
 from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.placement import Placement
-from fastsaddle.ranks.plan import Plan
+from fastsaddle.ranks.plan import Edge, Plan
 from fastsaddle.ranks.transposition import Transposition
 
 if TYPE_CHECKING:
@@ -123,8 +125,9 @@ class RankGossip(OverRanks, StackedGossip):
         self.heard = len(self.plan.halo)
         self.notes.hearers = self.plan.hearers
         self.peers = Peers(placement, self.plan.sends, self.plan.receives)
-        self._halos: dict[tuple[int, torch.device], Halo] = {}
-        self._edges: dict[tuple[int, torch.device], Mail] = {}
+        self._halos: dict[tuple[int, torch.device, Kind], Halo] = {}
+        self._edges: dict[tuple[int | None, int, torch.device], Mail] = {}
+        self._slots_sent: list[tuple[int, Mail, torch.dtype]] = []
 
     @property
     def _rows_at_once(self) -> int:
@@ -147,7 +150,8 @@ class RankGossip(OverRanks, StackedGossip):
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
         super().publish(x, exchange)
-        exchange.heard = self.halo(x)
+        ahead = self._arrived(x, exchange)
+        exchange.heard = self.halo(x) if ahead is None else ahead
 
     def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         assert exchange.heard is not None
@@ -158,12 +162,44 @@ class RankGossip(OverRanks, StackedGossip):
     ) -> tuple[torch.Tensor, ...]:
         if self.is_compressed or self.rounds > 1 or len(rows) == 1:
             return super().mix_all(rows, exchanges)
-        # one exchange of all of them, side by side
-        heard = self.halo(torch.cat(rows, 1)).split([x.shape[1] for x in rows], 1)
-        for exchange, part in zip(exchanges, heard, strict=True):
+        sent = [(x, e, self._arrived(x, e)) for x, e in zip(rows, exchanges, strict=True)]
+        # one exchange of all the others, side by side
+        others = [x for x, _, ahead in sent if ahead is None]
+        heard: Iterator[torch.Tensor] = iter(())
+        if others:
+            heard = iter(self.halo(torch.cat(others, 1)).split([x.shape[1] for x in others], 1))
+        for _, exchange, ahead in sent:
             exchange.count(self.messages)
-            exchange.heard = part
+            exchange.heard = next(heard) if ahead is None else ahead
         return tuple(self.pulled(x, e) for x, e in zip(rows, exchanges, strict=True))
+
+    def send_ahead(self, rows: list[tuple[torch.Tensor, Exchange]]) -> None:
+        if not self.overlaps or self.is_compressed or self.rounds > 1:
+            return
+        if not (rows and self.peers.who):
+            return
+        widths = [x.shape[1] for x, _ in rows]
+        halo = self._halo_of(sum(widths), rows[0][0].device, Kind.AHEAD)
+        torch.cat([x for x, _ in rows], 1, out=halo.own)
+        # the step is done; the next one raises what ended exchanges
+        with suppress(PeerError):
+            halo.begin(self.peers)
+        for (_, exchange), part in zip(rows, halo.rows.split(widths, 1), strict=True):
+            exchange.kept[AHEAD] = part
+
+    def _arrived(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor | None:
+        """Rows x and those heard, where they were sent when the step before ended; None where they are to be sent."""
+        rows = exchange.kept.pop(AHEAD, None)
+        if rows is None:
+            return None
+        self.placement.finish()
+        # as whole numbers, as NaN equals nothing
+        if not torch.equal(rows[: self.agents].view(torch.int32), x.view(torch.int32)):
+            raise RuntimeError(
+                'with overlap="auto" rows are sent when a step ends, and nothing but the next step may change them: '
+                'got other values, for which fs.place(..., overlap="off") is made'
+            )
+        return rows
 
     def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
         if self.rounds > 1 or not self.peers.who:
@@ -192,20 +228,62 @@ class RankGossip(OverRanks, StackedGossip):
     def deliver_bytes(self, rows: torch.Tensor) -> torch.Tensor:
         return self._delivered(rows).into[:, SIZE:] if self.peers.who else rows[:0]
 
+    def send_slot(self, slot: int, rows: torch.Tensor) -> None:
+        if not self.peers.who:
+            return
+        if slot == 0:
+            self._slots_sent = []
+        block = rows.contiguous().view(torch.uint8)
+        mail = self._mail_of(slot, block.shape[1], block.device)
+        edges = (edge for to_peer in self._edges_at(slot)[0].values() for edge in to_peer)
+        for message, edge in zip(mail.out[:, SIZE:], edges, strict=True):
+            message.copy_(block[edge[0] - self.plan.first_agent])
+        self.peers.begin(mail)
+        self._slots_sent.append((slot, mail, rows.dtype))
+
+    def slots_arrived(self) -> torch.Tensor | None:
+        if not self._slots_sent:
+            return None
+        self.placement.finish()
+        sent, self._slots_sent = self._slots_sent, []
+        _, mail, dtype = sent[0]
+        slots = [slot for _, slot in self.arriving]
+        arrived = mail.into.new_empty(len(slots), mail.nbytes)
+        for slot, mail, _ in sent:
+            arrived[[row for row, its in enumerate(slots) if its == slot]] = mail.into[:, SIZE:]
+        return arrived.view(dtype)
+
+    def _edges_at(self, slot: int) -> tuple[dict[int, list[Edge]], dict[int, list[Edge]]]:
+        """Edges from here and to here whose end is neighbor number `slot` of their sender, by peer."""
+        ways = (self.plan.edges_out, self.plan.edges_in)
+        found = (
+            {p: [e for e in edges if self.plan.slot_of(e) == slot] for p, edges in way.items()}
+            for way in ways
+        )
+        out, into = ({p: edges for p, edges in way.items() if edges} for way in found)
+        return out, into
+
     def _delivered(self, rows: torch.Tensor) -> Mail:
         """The mail in which rows of bytes, blocks of one an agent, have gone along edges."""
-        plan, key = self.plan, (rows.shape[1], rows.device)
-        if key not in self._edges:
-            self._edges[key] = Mail(Kind.EDGE, plan.edges_out, plan.edges_in, *key)
-        mail = self._edges[key]
+        plan = self.plan
+        mail = self._mail_of(None, rows.shape[1], rows.device)
         edges = (edge for to_peer in plan.edges_out.values() for edge in to_peer)
         for message, edge in zip(mail.out[:, SIZE:], edges, strict=True):
             message.copy_(rows[plan.slot_of(edge) * plan.agents + edge[0] - plan.first_agent])
         self.peers.exchange(mail)
         return mail
 
-    def _halo_of(self, columns: int, device: torch.device) -> Halo:
-        key = (columns, device)
+    def _mail_of(self, slot: int | None, nbytes: int, device: torch.device) -> Mail:
+        """Mail for rows of edges: of those at one slot, or of all."""
+        key = (slot, nbytes, device)
+        if key not in self._edges:
+            plan = self.plan
+            ways = (plan.edges_out, plan.edges_in) if slot is None else self._edges_at(slot)
+            self._edges[key] = Mail(Kind.EDGE, *ways, nbytes, device)
+        return self._edges[key]
+
+    def _halo_of(self, columns: int, device: torch.device, kind: Kind = Kind.ROW) -> Halo:
+        key = (columns, device, kind)
         if key not in self._halos:
-            self._halos[key] = Halo(self.plan, columns, device)
+            self._halos[key] = Halo(self.plan, *key)
         return self._halos[key]

@@ -133,7 +133,28 @@ class Cross(Gradient):
         assert closure is not None
         # before their buffers are named
         optimizer.follow()
-        own = optimizer.rows.x
+        communicator, rows = optimizer.communicator, optimizer.rows
+        models, known, loss = models_of(communicator), rows.x, None
+        # the neighbors' models may be on their way while the own gradient is taken
+        hears_at = 0 if self.mixed_self_gradient or models == 1 else 1
+        for slot in range(models):
+            if slot == hears_at:
+                known = self._hear(optimizer)
+            if slot == 0:
+                model = None if self.mixed_self_gradient else rows.x
+            else:
+                model = known.index_select(0, self._lists(optimizer).whose(slot))
+            found = self._evaluate(optimizer, closure, slot, model)
+            loss = found if slot == 0 else loss
+            if slot > 0 and self.kind == "data" and communicator.overlaps:
+                self._send_slot(optimizer, slot)
+        optimizer.leave()
+        return loss
+
+    def _hear(self, optimizer: Optimizer) -> torch.Tensor:
+        """Send the models; what is known of them and of those heard, `[agents + heard, stride]`."""
+        home = optimizer.phase.home
+        own = optimizer.rows.x if home is None else home
         known = own.new_empty(len(own) + optimizer.communicator.heard, own.shape[1])
         with use_backend(optimizer.backend):
             for comm, columns in optimizer.begin_rounds():
@@ -141,24 +162,20 @@ class Cross(Gradient):
                 comm.communicator.publish(x, exchange)
                 known[:, columns] = comm.communicator.copies(x, exchange)
                 comm.told = comm.communicator.pulled(x, exchange)
-        return self._evaluate(optimizer, closure, known)
+        return known
 
-    def _evaluate(self, optimizer: Optimizer, closure: Closure, known: torch.Tensor) -> Any:
-        """All slots' gradients into their buffer; agents whose gradient is not finite have NaN there."""
+    def _evaluate(
+        self, optimizer: Optimizer, closure: Closure, slot: int, model: torch.Tensor | None
+    ) -> Any:
+        """A slot's gradients into their block; agents whose gradient is not finite have NaN there. The loss."""
         columns, rows = optimizer.model_columns, optimizer.rows
-        lists = self._lists(optimizer)
-        first, loss = None if self.mixed_self_gradient else rows.x, None
-        for slot in range(models_of(optimizer.communicator)):
-            model = first if slot == 0 else known.index_select(0, lists.whose(slot))
-            optimizer.visit(model)
-            rows.second_pass = slot > 0
-            of = self.of if slot == 0 or self.perturb_which == "all" else Plain()
-            found, norm = of.evaluate(optimizer, closure, slot)
-            loss = found if slot == 0 else loss
-            block = self._block(optimizer, slot)
-            finite = norm.isfinite()[:, None]
-            block[:, columns] = torch.where(finite, rows.g[:, columns], torch.nan)
-        optimizer.leave()
+        optimizer.visit(model)
+        rows.second_pass = slot > 0
+        of = self.of if slot == 0 or self.perturb_which == "all" else Plain()
+        loss, norm = of.evaluate(optimizer, closure, slot)
+        block = self._block(optimizer, slot)
+        finite = norm.isfinite()[:, None]
+        block[:, columns] = torch.where(finite, rows.g[:, columns], torch.nan)
         return loss
 
     def found(self, optimizer: Optimizer) -> Found:
@@ -193,14 +210,32 @@ class Cross(Gradient):
         compressor = self._compressor(communicator)
         if compressor is not None:
             slots = range(1, models_of(communicator))
-            told = [self._compress(optimizer, compressor, slot) for slot in slots]
+            if "told" not in phase.passing:
+                phase.passing["told"] = [self._compress(optimizer, compressor, k) for k in slots]
+            told = phase.passing["told"]
             return self._read(optimizer, compressor, told) if communicator.arriving else None
         meeting = _meeting(optimizer)
         messages = communicator.messages if meeting is None else meeting.messages
         phase.nbytes = phase.nbytes + 4 * optimizer.dim * messages
-        blocks = optimizer.made["gradients"][optimizer.agents :, optimizer.model_columns]
-        arrived = communicator.deliver(blocks)[len(blocks) :]
+        arrived = communicator.slots_arrived()
+        if arrived is None:
+            blocks = optimizer.made["gradients"][optimizer.agents :, optimizer.model_columns]
+            arrived = communicator.deliver(blocks)[len(blocks) :]
         return arrived if len(arrived) else None
+
+    def _send_slot(self, optimizer: Optimizer, slot: int) -> None:
+        """Begin to send the gradients of one slot, which travel while the next ones are taken."""
+        communicator = optimizer.communicator
+        compressor = self._compressor(communicator)
+        rows = self._block(optimizer, slot)[:, optimizer.model_columns]
+        if compressor is not None:
+            with use_backend(optimizer.backend):
+                groups = self._compress(optimizer, compressor, slot)
+            optimizer.phase.passing.setdefault("told", []).append(groups)
+            if not groups:
+                return
+            rows = torch.cat([payload.packed() for _, payload in groups], 1)
+        communicator.send_slot(slot - 1, rows)
 
     def _compress(
         self, optimizer: Optimizer, compressor: Compressor, slot: int
@@ -242,9 +277,11 @@ class Cross(Gradient):
         """Exchange packed gradients of all slots along edges; rows of those that arrived."""
         if not any(told):
             return None
-        blocks = [torch.cat([payload.packed() for _, payload in groups], 1) for groups in told]
         communicator, g = optimizer.communicator, optimizer.rows.g
-        messages = communicator.deliver_bytes(torch.cat(blocks))
+        messages = communicator.slots_arrived()
+        if messages is None:
+            blocks = [torch.cat([payload.packed() for _, payload in groups], 1) for groups in told]
+            messages = communicator.deliver_bytes(torch.cat(blocks))
         rows = g.new_zeros(len(messages), optimizer.model_columns.stop)
         for slot, groups in enumerate(told):
             # a message is drawn by its sender's slot

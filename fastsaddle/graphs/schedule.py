@@ -14,6 +14,8 @@ from fastsaddle.graphs.mixing_matrix import Kind, Topology, check_connected, net
 KEPT = 64
 # rounds that stand for all of them where these never end
 LOOKED_AT = 1000
+# and those that an estimate is over
+ESTIMATED_OVER = 200
 # the weakest first
 KINDS: tuple[Kind, ...] = (
     "column-stochastic",
@@ -139,6 +141,11 @@ def is_schedule(given: object) -> bool:
     return isinstance(given, Schedule) and not isinstance(given, type)
 
 
+def rounds_over(schedule: Schedule) -> int:
+    """Rounds that means and rates are over: a period, or 200 where there is none."""
+    return ESTIMATED_OVER if schedule.period is None else schedule.period
+
+
 def rounds_of(schedule: Schedule) -> range:
     """Those of a period; the first 1,000 of a schedule that has none."""
     return range(LOOKED_AT if schedule.period is None else schedule.period)
@@ -166,6 +173,7 @@ def most_neighbors(schedule: Schedule) -> int:
     return max(len(near) for graph in graphs for near in graph.neighbors)
 
 
-def most_messages(schedule: Schedule) -> int:
-    """Models sent by all agents together in one gossip, in the busiest round of a period or of the first 1,000."""
-    return max(schedule.at(t).messages for t in rounds_of(schedule))
+def mean_messages(schedule: Schedule) -> float:
+    """Models sent by all agents together in one gossip, the mean of a period or of the first 200."""
+    rounds = range(rounds_over(schedule))
+    return sum(schedule.at(t).messages for t in rounds) / len(rounds)

@@ -5,15 +5,13 @@ import math
 import torch
 
 from fastsaddle.graphs.mixing_matrix import Topology
-from fastsaddle.graphs.schedule import Schedule, kind_of, rounds_of
-
-# rounds that an estimate is over where graphs never come again
-ESTIMATED_OVER = 200
-
-
-def rounds_over(schedule: Schedule) -> int:
-    """Rounds that `consensus_rate` is over: a period, or 200 where there is none."""
-    return ESTIMATED_OVER if schedule.period is None else schedule.period
+from fastsaddle.graphs.schedule import (
+    ESTIMATED_OVER,
+    Schedule,
+    kind_of,
+    rounds_of,
+    rounds_over,
+)
 
 
 def consensus_rate(schedule: Schedule) -> float:

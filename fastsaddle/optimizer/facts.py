@@ -55,6 +55,7 @@ def facts_of(optimizer: Optimizer) -> dict[str, str]:
     facts = {
         "the version of fastsaddle": import_module("fastsaddle").__version__,
         "counts of agents": str(list(here.counts)),
+        "overlap": here.overlap,
         "the optimizer": named(type(optimizer)),
         "the number of parameter groups": str(len(groups)),
     }

@@ -56,7 +56,7 @@ from fastsaddle.optimizer.saved_state import (
     uncast,
 )
 from fastsaddle.optimizer.scaling import FromScaler, overflowed, refuse_closure, unscale
-from fastsaddle.optimizer.state import ROUND, State, copy_name
+from fastsaddle.optimizer.state import MODELS, ROUND, State, copy_name
 from fastsaddle.optimizer.undo import cannot_fail, copies, put_back
 from fastsaddle.ranks.placement import Placement, placed
 from fastsaddle.rules.base import Rule
@@ -735,6 +735,20 @@ class Optimizer(torch.optim.Optimizer):
             self.rows.second_pass = False
             phase.clear()
             self.mark_written()
+            self._send_ahead()
+
+    def _send_ahead(self) -> None:
+        """Offer what the next step sends as it is now."""
+        rule = self.rule
+        if rule.ahead and self.communicator.gossips(self):
+            self.communicator.send_ahead(
+                [
+                    (v.x if name == MODELS else v.states[name], exchange)
+                    for v in self._views()
+                    for name, exchange in zip(rule.sends, v.exchanges, strict=True)
+                    if name in rule.ahead
+                ]
+            )
 
     @property
     def filled(self) -> list[int]:
@@ -988,6 +1002,12 @@ class Optimizer(torch.optim.Optimizer):
         """
         heard = self.live.heard
         heard.is_old = bool(heard.buffers)
+        self._forget_ahead()
+
+    def _forget_ahead(self) -> None:
+        for views in self.made.get("views", ()):
+            for exchange in views.exchanges:
+                exchange.forget_ahead()
 
     def _refuse_in_step(self, what: str) -> None:
         """Raise RuntimeError while a step is in progress: a closure would pull its models away."""
@@ -1044,6 +1064,7 @@ class Optimizer(torch.optim.Optimizer):
                 self.live.loading = uncast(self, state_dict)
                 kept = {n: v for n, v in state_dict.items() if n != "local"}
                 eagerly(super().load_state_dict)(kept)
+                self._forget_ahead()
             except BaseException:
                 if self.locals is not None and before is not None:
                     self.locals.load_state_dicts(before)

@@ -20,7 +20,7 @@ class Halo:
         plan: who sends which rows to whom.
         columns: of a row.
         device: where it lies.
-        dtype: of a row: float32, or uint8 for a compressor's bytes.
+        kind: what rows are: float32, or the bytes of `Kind.PAYLOAD`.
 
     Attributes:
         rows: `[agents here + agents heard, columns]`.
@@ -32,8 +32,9 @@ class Halo:
         plan: Plan,
         columns: int,
         device: torch.device,
-        dtype: torch.dtype = torch.float32,
+        kind: Kind = Kind.ROW,
     ) -> None:
+        dtype = torch.uint8 if kind == Kind.PAYLOAD else torch.float32
         sent = {peer: [i - plan.first_agent for i in agents] for peer, agents in plan.sends.items()}
         apart = {peer: mine for peer, mine in sent.items() if mine[-1] - mine[0] >= len(mine)}
         first, width = sum(map(len, apart.values())), SIZE + columns * dtype.itemsize
@@ -51,7 +52,7 @@ class Halo:
         into = [self.own[i] for mine in apart.values() for i in mine]
         self._copied = list(zip(into, typed[:first], strict=True))
         self._mail = Mail(
-            Kind.ROW if dtype == torch.float32 else Kind.PAYLOAD,
+            kind,
             {peer: to_all(agents) for peer, agents in plan.sends.items()},
             {peer: to_all(agents) for peer, agents in plan.receives.items()},
             width - SIZE,
@@ -63,7 +64,12 @@ class Halo:
 
     def exchange(self, peers: Peers) -> torch.Tensor:
         """Send the rows of `own` that others hear, and fill those heard; all rows."""
+        self.begin(peers)
+        peers.finish()
+        return self.rows
+
+    def begin(self, peers: Peers) -> None:
+        """The first half of `exchange`, which `peers.finish` ends."""
         for row, copy in self._copied:
             copy.copy_(row)
-        peers.exchange(self._mail)
-        return self.rows
+        peers.begin(self._mail)

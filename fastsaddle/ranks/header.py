@@ -21,13 +21,14 @@ _CAUSE = SIZE - _FORM.size
 
 
 class Kind(IntEnum):
-    """What a message holds: rows as they are, a compressor's bytes, a row of an edge, a slice for a mean, text."""
+    """What a message holds: a row, a compressor's bytes, an edge's row, a slice for a mean, text, a row sent early."""
 
     ROW = 0
     PAYLOAD = 1
     EDGE = 2
     SLICE = 3
     TEXT = 4
+    AHEAD = 5
 
 
 @dataclass(frozen=True)

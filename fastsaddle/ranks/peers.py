@@ -41,6 +41,7 @@ class Peers:
         self._hearers, self._heard = tuple(sorted(hearers)), tuple(sorted(heard))
         self.who = tuple(sorted({*self._hearers, *self._heard}))
         self.round, self.bytes_on_wire = 0, 0
+        self._under_way: tuple[Pending, Mail] | None = None
 
     # asked for each time: what is copied goes on over the same connections, and ends with them
 
@@ -58,13 +59,43 @@ class Peers:
         Raises:
             PeerError: a peer failed, now or before.
         """
+        self.begin(mail)
+        self.finish()
+
+    def begin(self, mail: Mail) -> None:
+        """The first half of `exchange`: until `finish` nobody may touch what lies in `mail`.
+
+        Over a placement one is under way at a time: what any optimizer has begun before is finished first.
+
+        Raises:
+            PeerError: a peer failed, now or before.
+        """
+        self.placement.finish()
         self.notes.check()
         sends, receives = mail.address(self.round)
         transport = self._transport
         transport.largest = max(transport.largest, *(r.numel() for r in receives.values()), 0)
-        pending = None
         try:
             pending = transport.exchange(sends, receives)
+        except TransportError as error:
+            raise self._missed(error, None, mail) from error
+        except BaseException as error:
+            self.notes.end(error)
+            raise
+        self._under_way = pending, mail
+        self.placement.under_way.append(self)
+
+    def finish(self) -> None:
+        """The second half: wait for what was begun; does nothing where nothing was.
+
+        Raises:
+            PeerError: a peer failed.
+        """
+        if self._under_way is None:
+            return
+        (pending, mail), self._under_way = self._under_way, None
+        self.placement.under_way.remove(self)
+        try:
             pending.wait()
         except TransportError as error:
             raise self._missed(error, pending, mail) from error
@@ -79,6 +110,11 @@ class Peers:
 
     def withdraw(self, error: BaseException) -> set[int]:
         """What was to be exchanged next has failed here: take part with the news alone; the peers that do so too."""
+        try:
+            # its messages came before the news
+            self.placement.finish()
+        except PeerError:
+            return set()
         if self.notes.ended is not None or not self.who:
             return set()
         self.notes.end(error)

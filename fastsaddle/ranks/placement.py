@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import torch.distributed as dist
 
@@ -15,6 +15,11 @@ from fastsaddle.optimizer.hyperparameters import is_whole
 from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.torch_transport import TIMEOUT, TorchTransport
 from fastsaddle.ranks.transport import Transport
+
+if TYPE_CHECKING:
+    from fastsaddle.ranks.peers import Peers
+
+Overlap = Literal["off", "auto"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +29,15 @@ class Placement:
     Attributes:
         counts: agents of each rank, >= 1.
         transport: what carries messages between ranks.
+        overlap: whether messages travel while gradients are taken, as `place` says.
 
     Raises:
-        ValueError: not one count for each rank, or one below 1.
+        ValueError: not one count for each rank, one below 1, or another `overlap`.
     """
 
     counts: tuple[int, ...]
     transport: Transport
+    overlap: Overlap = "off"
 
     def __post_init__(self) -> None:
         if len(self.counts) != self.transport.size:
@@ -39,6 +46,22 @@ class Placement:
             )
         if not all(is_whole(count) and count >= 1 for count in self.counts):
             raise ValueError(f"each rank must hold at least one agent, got {list(self.counts)}")
+        if self.overlap not in get_args(Overlap):
+            raise ValueError(f'overlap must be "off" or "auto", got {self.overlap!r}')
+
+    @cached_property
+    def under_way(self) -> list[Peers]:
+        """Whose exchange has begun and not been finished, one at most."""
+        return []
+
+    def finish(self) -> None:
+        """Wait for the exchange that is under way, if there is one.
+
+        Raises:
+            PeerError: a peer failed.
+        """
+        for peers in [*self.under_way]:
+            peers.finish()
 
     @cached_property
     def notes(self) -> Notes:
@@ -96,6 +119,7 @@ def place(
     *,
     counts: Sequence[int] | None = None,
     timeout: timedelta = TIMEOUT,
+    overlap: Overlap = "off",
 ) -> Placement:
     """Spread agents over the processes of a group, which `torch.distributed` must have made.
 
@@ -107,13 +131,19 @@ def place(
         process_group: a `torch.distributed.ProcessGroup`, a `DeviceMesh` of one dimension, or None for all processes.
         counts: agents of each rank instead.
         timeout: how long a message may take.
+        overlap: "auto" sends while gradients are taken what does not depend on them, with the same bits: the rows of
+            gradient tracking, the models of momentum tracking and of rules that mix first, cross-gradients one
+            neighbor after the other, and CHOCO's codes where it mixes first. Nobody else may change parameters between
+            steps then. "off": a step waits for its messages. Methods that send what a step has just made (DSGD, QGM,
+            SADDLe) have nothing to overlap.
 
     Raises:
         RuntimeError: torch.distributed has not been initialized.
-        ValueError: fewer agents than ranks, or counts that are not one for each rank, or do not add up.
+        ValueError: fewer agents than ranks, counts that are not one for each rank, or do not add up, or another
+            `overlap`.
     """
     transport = TorchTransport(group_of(process_group), timeout)
-    return Placement(counts_of(agents, counts, transport.size), transport)
+    return Placement(counts_of(agents, counts, transport.size), transport, overlap)
 
 
 def placed(placement: Placement | None, process_group: Any) -> Placement | None:

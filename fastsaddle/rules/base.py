@@ -38,6 +38,8 @@ class Rule:
         needs: what graphs it takes.
         sends: names of the row buffers that it sends in a step, in order; the models are "x". A compressor keeps public
             copies of each.
+        ahead: names of those that it sends as they were when the step before ended, so that they may travel while the
+            gradient is taken.
         takes_saved: whether `step` returns to `rows.saved` by itself; otherwise x holds the models again before it.
         is_elementwise: whether columns have nothing to do with each other, so that on a CPU `step` may be called for
             one piece of a group after the other.
@@ -62,6 +64,7 @@ class Rule:
     states: tuple[State, ...] = ()
     needs: GraphNeeds = GraphNeeds()
     sends: tuple[str, ...] = ("x",)
+    ahead: tuple[str, ...] = ()
     takes_saved: bool = False
     is_elementwise: bool = False
     is_atomic: bool = False

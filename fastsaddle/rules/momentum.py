@@ -131,6 +131,7 @@ class AdaptedMomentum(Momentum):
     keeps_half = False
     takes_push_sum = False
     mixes_first = True
+    ahead = ("x",)
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class GradientTracking(Tracking):
 
     hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}
     states = (State("tracked"), State("gradient"), State(MOMENTUM))
-    sends = ("tracked", "x")
+    sends = ahead = ("tracked", "x")
 
     def __init__(self, momentum: float | torch.Tensor = 0.0, nesterov: bool = False) -> None:
         super().__init__(momentum=momentum, nesterov=nesterov)
@@ -88,6 +88,8 @@ class MomentumTracking(Tracking):
     hyperparameters = {"momentum": Range(0, 1, default=0.9)}
     states = (State(MOMENTUM), State("correction"))
     sends = ("x", "correction")
+    # the correction goes with the momentum, which takes the gradient first
+    ahead = ("x",)
 
     def __init__(self, momentum: float | torch.Tensor = 0.9) -> None:
         super().__init__(momentum=momentum)

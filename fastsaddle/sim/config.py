@@ -256,6 +256,9 @@ class TrainConfig:
     timeout: float = 120.0
     """Under torchrun: seconds that a message may take before its sender counts as failed."""
 
+    overlap: Literal["off", "auto"] = "off"
+    """Under torchrun: auto sends what does not depend on a gradient while it is taken. Bits do not depend on it."""
+
     def __post_init__(self) -> None:
         """One spelling of each name, so that stored runs and grids with an earlier one count as the same method."""
         for name in SPELLED:
@@ -372,8 +375,10 @@ MOST_STEPS = 10**12
 MOST = {"threads": 1024}
 # what float32 and the generators of random numbers hold
 LARGEST, SEEDS = 3e38, 2**63
+# of several processes
+OVER_RANKS = ("placement", "ranks", "timeout", "overlap")
 # they say where a run lies and how long it may take now, not what it is
-NOT_STORED = ("out", "resume", "minutes", "placement", "ranks", "timeout")
+NOT_STORED = ("out", "resume", "minutes", *OVER_RANKS)
 DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
 
 

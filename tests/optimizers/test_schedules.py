@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -383,6 +384,25 @@ def test_a_schedule_of_ones_own(period: int | None, seed: int) -> None:
         found.append((rows(parameters), optimizer.bytes_sent))
         assert (optimizer.communicator.decides_on_host is None) == (schedule.period is not None)
     assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+
+
+def test_a_round_with_more_neighbors_than_were_said(seed: int) -> None:
+    own, world = Rotating([fs.topology.ring(5), fs.topology.star(5)], None), AgentLosses(5, seed)
+    own.most_neighbors = 2
+    parameters = world.parameters()
+    optimizer = fs.DSGD(parameters, lr=RATE, topology=own)
+    optimizer.step(world.closure(optimizer, parameters))
+    before = rows(parameters)
+    with pytest.raises(ValueError, match="has 2 neighbors in a round at most, as it says, got 4"):
+        optimizer.step(world.closure(optimizer, parameters))
+    assert torch.equal(rows(parameters), before) and int(optimizer.rounds) == 1
+
+
+def test_several_processes_need_a_graph_that_stays() -> None:
+    here = SimpleNamespace(agents=2, all_agents=4, counts=(2, 2))
+    for topology in ("matchings", fs.topology.one_peer_exponential(4)):
+        with pytest.raises(ValueError, match="several ranks need a graph that stays, got Schedule"):
+            fs.comm.Gossip(topology).connect(2, here)
 
 
 def test_texts_and_one_optimizer_after_the_other(seed: int) -> None:

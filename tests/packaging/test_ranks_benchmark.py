@@ -20,14 +20,14 @@ def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_that_needs_no_peer_runs(tmp_path: Path) -> None:
-    parts = ["exchange", "step", "compressed", "wire"]
+    parts = ["exchange", "step", "compressed", "overlap", "wire"]
     command = [sys.executable, BENCHMARKS / "ranks.py", "--tiny", "--out", tmp_path]
     done = subprocess.run([*command, "--only", *parts], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "ranks.json").read_text())["parts"]
     assert list(found) == parts
-    ratios = [row for part in parts[:3] for row in found[part]["rows"]]
-    assert len(ratios) == 6
+    ratios = [row for part in parts[:4] for row in found[part]["rows"]]
+    assert len(ratios) == 12
     for row in ratios:
         low, high = row["quartiles"]
         assert low <= row["measured"] <= high and row["processor"] > 0
@@ -35,7 +35,7 @@ def test_all_that_needs_no_peer_runs(tmp_path: Path) -> None:
     assert [row["sent"] for row in found["wire"]["rows"]] == [
         row["due"] for row in found["wire"]["rows"]
     ]
-    assert done.stdout.count("at most") == 7
+    assert done.stdout.count("at most") == 13
 
 
 @pytest.fixture
@@ -98,6 +98,7 @@ def test_table() -> None:
     rows = {
         "exchange": [{"case": "8 bits", "ranks": 4, "of_row": 0.25, **met}],
         "compressed": [{"ranks": 4, **met}],
+        "overlap": [{"case": "NGM", "ranks": 2, "megabits": 1_000, "of_off": 0.75, **met}],
         "wire": [{"case": "row", "measured": 0}, {"case": "sign", "measured": 1}],
         "training": results,
     }
@@ -105,7 +106,7 @@ def test_table() -> None:
     parts = {name: {"machine": loads[name], "rows": rows[name]} for name in rows}
     text = report({"parts": parts})
     for line in (
-        "load at the start 0 to 3",
+        "load at the start 0 to 4",
         "8 bits, 4 ranks / `batch_isend_irecv` | at most 1.15 | 1.10 | 1.00 to 1.25 | 0.90 | yes |",
         "/ exchange of rows | at most 0.5 | 1.10 | 1.00 to 1.25 | 0.90 | no |",
         "payload + 128 a message (row, sign) | at most 0 | 1 |  |  | no |",
@@ -113,7 +114,8 @@ def test_table() -> None:
         "/ decent-dp on all cores | at least 3 | 4.00 | 4.00 to 4.00 | 2.00 | yes |",
         "8-bit codes alone take 0.25 of the time",
         "gloo's own threads take 25 % with n",
-        "do not overlap with gradients",
+        "step with overlap, NGM, 2 ranks, an emulated link of 1,000 Mbit/s / the longer",
+        "without overlap one with it takes 0.75 (NGM, 2 ranks",
     ):
         assert line in text
     del parts["training"]["rows"][2]
@@ -123,10 +125,12 @@ def test_table() -> None:
 def test_every_ratio_of_the_page_is_in_the_json() -> None:
     """Counted from the JSON, with no help of the report's code."""
     parts = json.loads((BENCHMARKS / "results" / "ranks.json").read_text())["parts"]
-    assert list(parts) == ["exchange", "step", "compressed", "wire", "training"]
+    assert list(parts) == ["exchange", "step", "compressed", "overlap", "wire", "training"]
     text = (BENCHMARKS.parent / "docs" / "measured.md").read_text()
-    rows = [row for name in ("exchange", "step", "compressed") for row in parts[name]["rows"]]
-    assert len(rows) == 12
+    rows = [
+        row for name in ("exchange", "step", "compressed", "overlap") for row in parts[name]["rows"]
+    ]
+    assert len(rows) == 18
     for row in rows:
         low, high = row["quartiles"]
         assert (

@@ -103,12 +103,13 @@ def run_apart(
     counts: tuple[int, ...],
     steps: int,
     states: list[dict[str, Any]] | None = None,
+    overlap: Any = "off",
     **options: Any,
 ) -> list[Found]:
     """The same in threads that hold so many agents each."""
 
     def work(transport: Any) -> Found:
-        here = Placement(counts, transport)
+        here = Placement(counts, transport, overlap)
         part = slice(here.first_agent, here.first_agent + here.agents)
         state = None if states is None else states[here.rank]
         return run(make, models, part, steps, state, placement=here, **options)

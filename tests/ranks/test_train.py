@@ -106,7 +106,7 @@ def test_a_run_on_ranks_is_the_run_of_one_process(
 def test_stopped_on_three_ranks_and_gone_on_with_on_two_and_on_one(tmp_path: Path) -> None:
     more = ("--algorithm", "gradient-tracking", "--steps", "400", "--eval-every", "50")
     whole, run = in_one(tmp_path / "one", *more), tmp_path / "ranks"
-    process = launched(3, *options(*more), "--out", str(run))
+    process = launched(3, *options(*more), "--out", str(run), "--overlap", "auto")
     assert process.stdout is not None
     said = ""
     while " 50/400  test loss" not in said:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from fastsaddle import cli
 from fastsaddle.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -178,6 +179,17 @@ def stop(process: "subprocess.Popen[str]", run: Path, number: int) -> list[str]:
     assert found, said
     assert (run / f"checkpoint-{found[1]}.safetensors").exists()
     return shlex.split(found[2])
+
+
+def test_interrupted_while_packages_are_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", interrupted)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "fastsaddle: error: interrupted\n"
 
 
 def test_killed_and_told_to_stop_at_any_moment(tmp_path: Path, uninterrupted: Outcome) -> None:

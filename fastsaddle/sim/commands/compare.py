@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from fastsaddle.sim import choices, methods
-from fastsaddle.sim.commands.train import UNFINISHED, StoppedError
+from fastsaddle.sim.commands.stopped import StoppedError
+from fastsaddle.sim.commands.train import UNFINISHED
 from fastsaddle.sim.comparison import pool, results, tables, tuning
 from fastsaddle.sim.comparison.grid import Cell, Grid, varied
 from fastsaddle.sim.comparison.progress import ComparisonProgress

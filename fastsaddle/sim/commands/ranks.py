@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fastsaddle.ranks.errors import PeerError, TransportError
 from fastsaddle.sim.commands import train
-from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.config import OVER_RANKS, TrainConfig
 from fastsaddle.sim.json_files import read
 from fastsaddle.sim.run import world as worlds
 from fastsaddle.sim.run.interrupts import Interrupts
@@ -41,7 +41,7 @@ def main(config: TrainConfig, typed: list[str]) -> int:
     """
     timeout = timedelta(seconds=config.timeout)
     try:
-        world = worlds.join(lambda: _agents(config), config.counts, timeout)
+        world = worlds.join(lambda: _agents(config), config.counts, timeout, config.overlap)
     except ElsewhereError:
         return FAILED
     except (ValueError, OSError):
@@ -55,7 +55,7 @@ def main(config: TrainConfig, typed: list[str]) -> int:
         else:
             train.say(f"started again: going on with {before}", world)
             config = replace(config, resume=Path(before))
-            typed = [name for name in typed if name in ("placement", "ranks", "timeout", "minutes")]
+            typed = [name for name in typed if name in (*OVER_RANKS, "minutes")]
     where = config.resume
     try:
         # from here on a process that a signal ends is missed by others, which may not have got it yet

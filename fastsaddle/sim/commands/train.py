@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fastsaddle.compressors._wire import NonFiniteError
 from fastsaddle.sim.choices import check_once
+from fastsaddle.sim.commands.stopped import StoppedError
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
 from fastsaddle.sim.run import job as jobs
 from fastsaddle.sim.run.interrupts import Interrupts
@@ -35,10 +36,6 @@ from fastsaddle.sim.uses import check_typed
 UNFINISHED = 75
 # options that make a run longer
 OF_LENGTH = ("steps", "epochs")
-
-
-class StoppedError(Exception):
-    """A run that could not reach its end; its last checkpoint is whole."""
 
 
 def main(arguments: list[str]) -> int:

@@ -8,8 +8,14 @@ import torch
 
 from fastsaddle.graphs import edge_list, topology
 from fastsaddle.graphs.mixing_matrix import Topology
-from fastsaddle.graphs.schedule import Schedule, is_schedule, kind_of, most_neighbors
-from fastsaddle.graphs.spectrum import described, rounds_over
+from fastsaddle.graphs.schedule import (
+    Schedule,
+    is_schedule,
+    kind_of,
+    mean_messages,
+    most_neighbors,
+)
+from fastsaddle.graphs.spectrum import described
 from fastsaddle.sim import choices
 from fastsaddle.sim.data.arrays import read_npy
 
@@ -44,10 +50,8 @@ def facts(schedule: Schedule) -> str:
     links = f"{union.edges:,} links"
     sent = f"{union.messages:,} messages a round"
     if not isinstance(schedule, Topology):
-        rounds = range(rounds_over(schedule))
-        mean = sum(schedule.at(t).messages for t in rounds) / len(rounds)
         links += f" in all, at most {of_neighbors(most_neighbors(schedule))} in a round"
-        sent = f"{mean:,.4g} messages a round"
+        sent = f"{mean_messages(schedule):,.4g} messages a round"
         again = "drawn anew each round" if schedule.period is None else f"{schedule.period} rounds"
         links = f"{again}, {links}"
     return f"{kind_of(schedule)}, {links}, {sent}, {described(schedule)}"

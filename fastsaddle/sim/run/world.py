@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from fastsaddle.ranks.errors import PeerError
-from fastsaddle.ranks.placement import Placement, counts_of
+from fastsaddle.ranks.placement import Overlap, Placement, counts_of
 from fastsaddle.ranks.torch_transport import TorchTransport
 from fastsaddle.ranks.transport import Transport
 from fastsaddle.ranks.transposition import Transposition
@@ -59,6 +59,7 @@ class World:
         transport: between them.
         agents: how many there are in all.
         counts: agents of each rank; None spreads them evenly.
+        overlap: whether messages travel while gradients are taken, as `fs.place` says.
 
     Attributes:
         placement: who holds which agents.
@@ -69,9 +70,13 @@ class World:
     """
 
     def __init__(
-        self, transport: Transport, agents: int, counts: tuple[int, ...] | None = None
+        self,
+        transport: Transport,
+        agents: int,
+        counts: tuple[int, ...] | None = None,
+        overlap: Overlap = "off",
     ) -> None:
-        self.placement = Placement(counts_of(agents, counts, transport.size), transport)
+        self.placement = Placement(counts_of(agents, counts, transport.size), transport, overlap)
         self.is_first = transport.rank == 0
         self.everybody = Transposition(self.placement)
 
@@ -176,13 +181,19 @@ class Stopping:
         return bool(self.found)
 
 
-def join(agents: Callable[[], int], counts: tuple[int, ...] | None, timeout: timedelta) -> World:
+def join(
+    agents: Callable[[], int],
+    counts: tuple[int, ...] | None,
+    timeout: timedelta,
+    overlap: Overlap = "off",
+) -> World:
     """This process's part in what the launcher started; opens torch.distributed.
 
     Args:
         agents: how many there are in all, which rank 0 alone is asked: others may not see a run's folder.
         counts: agents of each rank; None spreads them evenly.
         timeout: of each message.
+        overlap: whether messages travel while gradients are taken.
 
     Raises:
         ElsewhereError: rank 0 could not say how many agents there are.
@@ -199,7 +210,7 @@ def join(agents: Callable[[], int], counts: tuple[int, ...] | None, timeout: tim
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     number = _from_first(agents)
     try:
-        return World(TorchTransport(None, timeout), number, counts)
+        return World(TorchTransport(None, timeout), number, counts, overlap)
     except ValueError as error:
         raise error if counts is None else ValueError(f"--placement: {error}") from error
 
