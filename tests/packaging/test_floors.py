@@ -46,8 +46,8 @@ FLOORS = (
     ("sharpness",),
     ("comm.base",),
     ("comm.stacked", "comm.stacked_average"),
-    ("comm.choco", "comm.over_ranks", "comm.push_sum", "comm.push_pull"),
-    ("comm.average_over_ranks", "comm.choco_over_ranks"),
+    ("comm.choco", "comm.over_ranks", "comm.push_sum"),
+    ("comm.average_over_ranks", "comm.choco_over_ranks", "comm.push_pull"),
     ("comm.average",),
     ("comm",),
     (

@@ -20,6 +20,7 @@ EARLIER = {
     "relaysgd": "relay-sgd",
     "qgadam": "qg-adam",
     "localsgd": "local-sgd",
+    "pushpull": "push-pull",
 }
 ONE_WORD = (
     *("d2", "dppf", "dsaddle", "dsgd", "dsgdm", "easgd", "gut"),
