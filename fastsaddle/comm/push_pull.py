@@ -9,12 +9,14 @@ import torch
 
 from fastsaddle.comm.base import NOT_STACKED, Exchange
 from fastsaddle.comm.lists import check_consensus_step
+from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
 from fastsaddle.graphs.directed import column_stochastic, row_stochastic
 from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.graphs.needs import SUMS
 from fastsaddle.graphs.schedule import Schedule, kind_of
 from fastsaddle.graphs.topology import check_topology, is_drawn, resolve
+from fastsaddle.ranks.placement import Placement, is_stack
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,27 @@ class PushPull:
     def defaults(self) -> dict[str, Any]:
         return {STEPS_DONE.name: 0} if is_drawn(self.topology) else {}
 
-    def connect(self, leading: int | None) -> PushPullGossip:
+    def connect(
+        self, leading: int | None, placement: Placement | None = None
+    ) -> PushPullGossip | RankGossip:
         """The communicator for parameters with `leading` rows, None where these have no common number of them.
+
+        Args:
+            leading: the parameters' first dimension.
+            placement: who holds which agents, where they are in several processes: these take W for R and for C.
 
         Raises:
             ValueError: parameters that are not stacked, an unknown name, a `push` whose rounds do not go with those of
-                `topology` or whose columns do not sum to one.
+                `topology`; over processes, graphs that change, or a `push`.
         """
+        if placement is not None:
+            graph = resolve(self.topology, placement.all_agents)
+            if self.push is not None or not isinstance(graph, Topology):
+                raise ValueError(
+                    f"agents on several ranks need one graph that stays, got {graph!r} and push={self.push!r}"
+                )
+            stacked = is_stack(leading, placement)
+            return RankGossip(graph, placement, self.consensus_step, stacked=stacked)
         if leading is None:
             raise ValueError(NOT_STACKED)
         pulled = resolve(self.topology, leading)

@@ -35,12 +35,13 @@ class PushPull(Optimizer):
         maximize: ascend instead of descending.
         backend: "reference", "native" or "triton"; None chooses by device.
         seed: of random numbers, which this method has none of, in [0, 2^63).
-        placement: who holds which agents; refused but for None, all agents must be here.
-        process_group: short for `fs.place(process_group=...)`; refused likewise.
+        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
+            those of the agents here, and the graph must be doubly stochastic. None: all are here.
+        process_group: short for `fs.place(process_group=...)`: one agent a rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
-            topology, a matrix of the wrong kind, agents in several processes.
+            topology, a matrix of the wrong kind.
     """
 
     def __init__(

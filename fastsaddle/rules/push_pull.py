@@ -25,6 +25,7 @@ class PushPull(Tracking):
 
     states = (State("tracked"), State("gradient"))
     sends = ("tracked", "x")
+    ahead = ("tracked",)
     ascent_state = None
     takes_pushes = True
 

@@ -59,8 +59,11 @@ FLOORS = (
     ("sharpness",),
     ("comm.base",),
     ("comm.stacked", "comm.stacked_average"),
-    ("comm.choco", "comm.over_ranks", "comm.push_sum", "comm.push_pull"),
-    ("comm.average_over_ranks", "comm.choco_over_ranks", "comm.push_sum_over_ranks"),
+    ("comm.choco", "comm.over_ranks", "comm.push_sum"),
+    (
+        *("comm.average_over_ranks", "comm.choco_over_ranks", "comm.push_pull"),
+        "comm.push_sum_over_ranks",
+    ),
     ("comm.average",),
     ("comm",),
     (

@@ -48,23 +48,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 # models are drawn from torch's global generator, which threads share as processes do not
 DRAWING = threading.Lock()
-# PushPull has two matrices, in one process
-CASES = [*((name, {}) for name in METHODS if name != "PushPull"), *VARIANTS.items()]
+CASES = [*((name, {}) for name in METHODS), *VARIANTS.items()]
 
 
 def make(name: str, options: dict[str, Any], params: Any, **more: Any) -> Any:
     given = {"lr": 0.05, "weight_decay": 0.01, "topology": "ring", **OPTIONS.get(name, {})}
     given |= {**options, **more}
     return METHODS[name](params, **{n: v for n, v in given.items() if v is not None})
-
-
-def test_push_pull_is_for_one_process() -> None:
-    def work(transport: Any) -> Any:
-        here = Placement((2, 2), transport)
-        return make("PushPull", {}, [nn.Parameter(torch.zeros(2, 3))], placement=here)
-
-    for error in run_in_threads(2, work, timeout=20):
-        assert isinstance(error, ValueError | TypeError), error
 
 
 def own(rule: Any, params: Any, topology: str = "ring", **more: Any) -> Any:
