@@ -108,15 +108,18 @@ def test_a_killed_rank_is_named_and_torchrun_goes_on_without_a_word_of_ours(tmp_
     where = ("--max-restarts=1", "--standalone")
     process = launched(3, *options(*more), "--out", str(run), where=where)
     wait_for_a_checkpoint(run)
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
-    )
-    victim = int(children.stdout.split()[-1])
-    os.kill(victim, signal.SIGKILL)
+    os.kill(children(process)[-1], signal.SIGKILL)
     said = ended(process)
     named = re.findall(r"^PeerError: .*agents 4 and 5 \(rank 2.*--resume \S+", said, re.MULTILINE)
     assert named and "started again: going on with" in said, said
     assert_equal(run, whole)
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """Those of a launcher that have not ended."""
+    told = ["ps", "-o", "pid=,stat=", "--ppid", str(process.pid)]
+    lines = subprocess.run(told, capture_output=True, text=True).stdout.splitlines()
+    return [int(line.split()[0]) for line in lines if "Z" not in line.split()[1]]
 
 
 def wait_for_a_checkpoint(run: Path) -> None:
@@ -136,7 +139,14 @@ def test_two_launches_are_one_run_which_stops_when_one_of_them_is_gone(tmp_path:
     ]
     wait_for_a_checkpoint(run)
     machines[0].kill()
-    said = "".join(ended(machine, None) for machine in machines)
+    # what the processes of the one have written, which end by themselves
+    said = ended(machines[0], None)
+    end = time.monotonic() + PATIENCE
+    while children(machines[1]) and time.monotonic() < end:
+        time.sleep(0.05)
+    # the other torchrun waits for the one that was killed, for minutes
+    machines[1].kill()
+    said += ended(machines[1], None)
     assert "2 processes with 3, 3 agents" in said and "torchrun has gone" in said, said
     way = (
         "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:29500 --nproc-per-node 1"
