@@ -107,3 +107,19 @@ def test_changing_graphs() -> None:
             expected.append([alpha, *map(percent, cells), megabytes])
     assert [cells[1:] for cells in table(PAGES[1], "graph | alpha")] == expected
     assert len(found) == 3 * len(expected)
+
+
+def test_changing_graphs_with_lenet5() -> None:
+    found = {
+        (r["algorithm"], r["lr"], r["topology"], r["faults"]): r
+        for r in rows("changing_graphs_lenet5")
+    }
+    methods = (("dsgd", "0.1"), ("qgm", "0.03"), ("qsaddle", "0.1"), ("qsaddle", "0.3"))
+    graphs = (("ring", "none"), ("ring", "links:0.3"), ("one-peer-exponential", "none"))
+    cells = table(PAGES[1], "network's graph")
+    assert len(found) == len(methods) * len(graphs)
+    for line, graph in zip(cells, graphs, strict=True):
+        for said, method in zip(line[1:], methods, strict=True):
+            row = found[(*method, *graph)]
+            assert said.startswith(percent(row))
+            assert ("diverged" in said) == (row["diverged"] != "0")
