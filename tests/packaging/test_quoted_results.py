@@ -123,3 +123,17 @@ def test_changing_graphs_with_lenet5() -> None:
             row = found[(*method, *graph)]
             assert said.startswith(percent(row))
             assert ("diverged" in said) == (row["diverged"] != "0")
+
+
+def test_trade_offs() -> None:
+    expected = [
+        [
+            row["gossip_every"],
+            percent(row),
+            percent(row, "worst_accuracy"),
+            f"{float(row['bytes']) / 1e6:.1f}",
+        ]
+        for row in rows("trade_offs")
+    ]
+    cells = table(PAGES[1], "sent along")
+    assert [[line[1], *line[3:]] for line in cells] == expected

@@ -137,7 +137,7 @@ def _curves(groups: list[Group], title: str) -> Figure:
             axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
     _accuracy(panels[0])
     panels[0].set_ylim(*share_limits(drawn))
-    panels[0].set_xlabel("step (one gossip round each)")
+    panels[0].set_xlabel("step")
     if has_bytes:
         panels[1].set_xlabel("megabytes sent by an agent")
     for axes in panels:

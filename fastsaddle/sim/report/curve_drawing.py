@@ -28,7 +28,7 @@ MOST_PANELS = 12
 # larger ratios of the largest to the smallest value are drawn on a logarithmic scale
 LINEAR_UP_TO = 20.0
 SENT_LINEAR_UP_TO = 8.0
-STEPS = "step (one gossip round each)"
+STEPS = "step"
 
 
 @dataclass(frozen=True)

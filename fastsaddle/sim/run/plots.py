@@ -51,7 +51,7 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     distance.set_ylim(bottom=0)
     if is_compressed:
         _draw_norms(panels[2], steps, rows)
-    panels[-1].set_xlabel("step (one gossip round each)")
+    panels[-1].set_xlabel("step")
     for axes in panels:
         tidy(axes)
     save(figure, path)
