@@ -128,7 +128,9 @@ def test_agents_on_a_ring_learn(
 ) -> None:
     torch.manual_seed(seed)
     stack = fs.AgentStack(made(dropout).train(), 4)
-    optimizer = METHODS[method](stack.parameters(), lr=0.02, topology="ring")
+    # at twice that rate heavy-ball momentum grows from some first models
+    lr = 0.01 if method == "qgm" else 0.02
+    optimizer = METHODS[method](stack.parameters(), lr=lr, topology="ring")
     its = batch(made, False)
     losses = [optimizer.step(closure(stack, optimizer, its)).item() for _ in range(110)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
