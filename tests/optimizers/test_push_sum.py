@@ -205,21 +205,40 @@ def quadratics(graphs: Any, steps: int, targets: torch.Tensor) -> Any:
     return z.detach(), optimizer
 
 
-def test_reaches_the_optimum_where_row_stochastic_gossip_does_not(seed: int) -> None:
+def equal_shares(hops: tuple[int, ...], further: tuple[tuple[int, int], ...]) -> torch.Tensor:
+    """Which of 8 agents hears which: those so many places before it, some further ones, itself."""
+    heard = sum((torch.eye(8).roll(hop, 0) for hop in hops), torch.eye(8)).double()
+    for sender, hearer in further:
+        heard[hearer, sender] = 1
+    return heard
+
+
+@pytest.mark.parametrize(
+    ("links", "is_even"),
+    [
+        # agents send to 3 or 4; weights from 0.75 on
+        (equal_shares((1, 2, 4), ((0, 5), (2, 7), (7, 5))), True),
+        # to 1 or 2, weights from 0.17 on
+        (equal_shares((1,), ((0, 4), (2, 6), (7, 3), (1, 7))), False),
+    ],
+)
+def test_reaches_the_optimum_where_row_stochastic_gossip_does_not(
+    links: torch.Tensor, is_even: bool, seed: int
+) -> None:
     draw = torch.Generator().manual_seed(seed)
-    targets = 10 * torch.randn(8, 33, generator=draw)
-    P, steps = digraph(8, seed), 6000
-    assert (P.sum(1) - 1).abs().max() > 0.2
-    z, optimizer = quadratics(from_matrix(P, directed=True), steps, targets)
+    targets, steps = 10 * torch.randn(8, 33, generator=draw), 6000
     optimum = targets.double().mean(0)
-    assert (z.double().mean(0) - optimum).abs().max() <= 2e-2
+    z, optimizer = quadratics(from_matrix(links / links.sum(0), directed=True), steps, targets)
+    # at a rate that still is 7e-4 agents of an uneven graph are apart, their mean is there
+    models = z if is_even else z.double().mean(0)
+    assert (models - optimum).abs().max() <= 2e-2
     w = optimizer.scalar_state["push_weight"][0]
     assert (w > 0).all() and abs(w.sum() - 8) < 1e-11
     # the same edges, rows that sum to one, in float64
-    R, x = digraph(8, seed, columns=False), torch.zeros(8, 33).double()
+    R, x = links / links.sum(1, keepdim=True), torch.zeros(8, 33).double()
     for t in range(steps):
         x = R @ (x - 0.5 / (1 + t) ** 0.75 * (x - targets))
-    assert (x.mean(0) - optimum).abs().max() >= 0.1
+    assert (x - optimum).abs().amax(1).min() >= 0.1
 
 
 def test_sums_are_kept(seed: int) -> None:
