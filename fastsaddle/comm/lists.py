@@ -159,7 +159,7 @@ class ChangingLists:
         # made on the host: of a period, or of one round, for the parts of a step that ask for it
         self._made: dict[tuple[int, torch.device], Meeting] = {}
         if schedule.period is not None and plan_of is None:
-            graphs = [schedule.at(t) for t in range(schedule.period)]
+            graphs = [self._graph(t) for t in range(schedule.period)]
             self.messages = tuple(graph.messages for graph in graphs)
             table = _Table.of([self._padded(graph) for graph in graphs])
             self._tables[table.neighbors.device] = table

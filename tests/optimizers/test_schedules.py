@@ -397,6 +397,19 @@ def test_a_round_with_more_neighbors_than_were_said(seed: int) -> None:
     assert torch.equal(rows(parameters), before) and int(optimizer.rounds) == 1
 
 
+def test_a_period_with_more_neighbors_than_it_says_is_refused() -> None:
+    class Wrong:
+        agents, name, period, most_neighbors = 4, "wrong", 1, 1
+        union = fs.topology.ring(4)
+
+        def at(self, round: int) -> fs.Topology:
+            return self.union
+
+    z = [torch.nn.Parameter(torch.randn(4, 3))]
+    with pytest.raises(ValueError, match="has 1 neighbors in a round at most, as it says, got 2"):
+        fs.DSGD(z, lr=0.1, topology=Wrong())
+
+
 def test_texts_and_one_optimizer_after_the_other(seed: int) -> None:
     """A schedule serves several optimizers, each from its own first gossip on."""
     world, schedule = AgentLosses(5, seed), fs.topology.matchings(5, 7)
