@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from fastsaddle.comm.base import Exchange, LocalStep, fused_step_, local_models, take_mixed
-from fastsaddle.comm.lists import Lists, Meeting
+from fastsaddle.comm.lists import Meeting
 from fastsaddle.comm.stacked import StackedGossip
 from fastsaddle.graphs.schedule import Schedule, kind_of
 from fastsaddle.optimizer.state import State
@@ -68,17 +68,29 @@ class PushSumGossip(StackedGossip):
         return True
 
     def meetings(self, optimizer: Optimizer) -> tuple[Meeting, ...]:
-        device, w = optimizer.rounds.device, optimizer.scalar_state[PUSH_WEIGHT.name][0]
-        if not super().gossips(optimizer):
+        device, gossips = optimizer.rounds.device, ()
+        if super().gossips(optimizer):
+            stays = self._changing is None
+            static = (Meeting(0, self.lists(device), self.messages),) * self.rounds if stays else ()
+            gossips = static or super().meetings(optimizer)
+        weights = self._weights_along(gossips, optimizer)
+        if not gossips:
+            w = weights[0]
             return (WeighedMeeting(0, self.alone(device), 0, before=w, after=w.clone()),)
-        stays = self._changing is None
-        static = (Meeting(0, self.lists(device), self.messages),) * self.rounds if stays else ()
-        found = []
-        for meeting in static or super().meetings(optimizer):
-            after = passed_on(meeting.lists, w)
-            found.append(WeighedMeeting(**vars(meeting), before=w, after=after))
-            w = after
-        return tuple(found)
+        return tuple(
+            WeighedMeeting(**vars(meeting), before=before, after=after)
+            for meeting, before, after in zip(gossips, weights, weights[1:], strict=False)
+        )
+
+    def _weights_along(
+        self, gossips: tuple[Meeting, ...], optimizer: Optimizer
+    ) -> list[torch.Tensor]:
+        """w of the agents here before each of a step's gossips, and after the last."""
+        weights = [optimizer.scalar_state[PUSH_WEIGHT.name][0]]
+        for meeting in gossips:
+            lists = meeting.lists
+            weights.append(passed_on(lists.neighbors, lists.weights, weights[-1]))
+        return weights
 
     def finish(self, optimizer: Optimizer) -> int:
         rounds = optimizer.phase.rounds
@@ -131,9 +143,9 @@ class PushSumGossip(StackedGossip):
         take_mixed(x, shown, h, step, lists)
 
 
-def passed_on(lists: Lists, w: torch.Tensor) -> torch.Tensor:
+def passed_on(neighbors: torch.Tensor, weights: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """sum_j P_ij w_j, float64 `[agents]`, new; in an order of sums that all devices keep."""
-    parts = lists.weights.double() * w[lists.neighbors.clamp(min=0).long()]
+    parts = weights.double() * w[neighbors.clamp(min=0).long()]
     while parts.shape[1] > 1:
         half = (parts.shape[1] + 1) // 2
         paired = parts[:, :half].clone()

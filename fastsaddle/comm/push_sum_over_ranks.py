@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 import torch
 
 from fastsaddle.comm.base import Exchange, LocalStep, take_mixed
-from fastsaddle.comm.lists import Lists, Meeting, incoming, padded
+from fastsaddle.comm.lists import Meeting, padded
 from fastsaddle.comm.over_ranks import RankGossip
-from fastsaddle.comm.push_sum import PUSH_WEIGHT, PushSumGossip, WeighedMeeting, passed_on
-from fastsaddle.comm.stacked import StackedGossip
+from fastsaddle.comm.push_sum import PUSH_WEIGHT, PushSumGossip, passed_on
 from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.graphs.schedule import Schedule, kind_of
 from fastsaddle.ranks.placement import Placement
@@ -52,6 +52,9 @@ class PushSumRankGossip(PushSumGossip, RankGossip):
         self._columns = columns
         # weights of all agents before this step and after it, by the number of steps
         self._weights: dict[int, torch.Tensor] = {}
+        # those of graphs that never come again go with them
+        self._lists_of_all: WeakKeyDictionary[Topology, tuple[torch.Tensor, torch.Tensor]]
+        self._lists_of_all = WeakKeyDictionary()
 
     @property
     def fuses(self) -> bool:  # type: ignore[override]
@@ -60,32 +63,27 @@ class PushSumRankGossip(PushSumGossip, RankGossip):
     def loaded(self) -> None:
         self._weights = {}
 
-    def meetings(self, optimizer: Optimizer) -> tuple[Meeting, ...]:
-        device, done = optimizer.rounds.device, int(optimizer.rounds)
-        own = optimizer.scalar_state[PUSH_WEIGHT.name][0]
+    def _weights_along(
+        self, gossips: tuple[Meeting, ...], optimizer: Optimizer
+    ) -> list[torch.Tensor]:
+        done = int(optimizer.rounds)
         if done not in self._weights:
+            own = optimizer.scalar_state[PUSH_WEIGHT.name][0]
             self._weights = {done: self.everybody.rows(own).cpu()}
-        before = w = self._weights[done]
-        if not StackedGossip.gossips(self, optimizer):
-            self._weights = {done: before, done + 1: before}
-            return (WeighedMeeting(0, self.alone(device), 0, before=own, after=own.clone()),)
-        stays = self._changing is None
-        static = (Meeting(0, self.lists(device), self.messages),) * self.rounds if stays else ()
-        here, found = slice(*self.plan.span), []
-        for meeting in static or RankGossip.meetings(self, optimizer):
-            after = passed_on(self._whole(meeting), w)
-            pair = (w[here].to(device), after[here].to(device))
-            found.append(WeighedMeeting(**vars(meeting), before=pair[0], after=pair[1]))
-            w = after
-        self._weights = {done: before, done + 1: w}
-        return tuple(found)
+        everybody = [self._weights[done]]
+        for meeting in gossips:
+            everybody.append(passed_on(*self._whole(meeting), everybody[-1]))
+        self._weights = {done: everybody[0], done + 1: everybody[-1]}
+        here, device = slice(*self.plan.span), optimizer.rounds.device
+        return [w[here].to(device) for w in everybody]
 
-    def _whole(self, meeting: Meeting) -> Lists:
-        """The lists of all agents, as wide as those of one process."""
+    def _whole(self, meeting: Meeting) -> tuple[torch.Tensor, torch.Tensor]:
+        """Neighbors and weights of all agents, as wide as those of one process."""
         graph = cast(Topology, self.schedule) if meeting.plan is None else meeting.plan.topology
-        lists = graph.mixing_lists(self.consensus_step, self._columns)
-        neighbors, weights = padded(*lists, meeting.lists.width)
-        return Lists(neighbors, weights, incoming(neighbors))
+        if graph not in self._lists_of_all:
+            lists = graph.mixing_lists(self.consensus_step, self._columns)
+            self._lists_of_all[graph] = padded(*lists, meeting.lists.width)
+        return self._lists_of_all[graph]
 
     def _halves(
         self,
