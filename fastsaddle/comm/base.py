@@ -416,7 +416,7 @@ class Communicator:
         """Take in what was sent to agents here and has not been read yet: rows are to be laid out anew, or copied."""
 
     def send_ahead(self, rows: list[tuple[torch.Tensor, Exchange]]) -> None:
-        """Called when a step is done: begin to send rows that the next step mixes as they are now, where that pays.
+        """Called when a step is done, with overlap: begin to send rows that the next step mixes as they are now.
 
         Args:
             rows: of all parameter groups, with the exchanges that they will be mixed in.

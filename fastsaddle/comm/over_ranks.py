@@ -261,7 +261,7 @@ class RankGossip(OverRanks, StackedGossip):
         return tuple(self.pulled(x, e) for x, e in zip(rows, exchanges, strict=True))
 
     def send_ahead(self, rows: list[tuple[torch.Tensor, Exchange]]) -> None:
-        if not self.overlaps or self.is_compressed or self.rounds > 1 or self._changing is not None:
+        if self.is_compressed or self.rounds > 1 or self._changing is not None:
             return
         if not (rows and self.peers.who):
             return

@@ -14,7 +14,7 @@ import torch
 from fastsaddle.graphs import draws, fault_log
 from fastsaddle.graphs.fault_log import Fallen, Log
 from fastsaddle.graphs.mixing_matrix import SYMMETRIC, Topology
-from fastsaddle.graphs.schedule import Drawn, Schedule, is_schedule, kind_of, most_neighbors
+from fastsaddle.graphs.schedule import Drawn, Recent, Schedule, is_schedule, kind_of, most_neighbors
 
 # rounds that are drawn together for steps, one after the other, and how many such blocks are kept
 BLOCK, KEPT = 64, 4
@@ -120,8 +120,7 @@ class Faulty(Drawn):
         self.loses_agents = bool(faults.agents or faults.slow) or any(
             fallen.agents for fallen in (self._logged or {}).values()
         )
-        # each block has its place, which threads may fill at once
-        self._blocks: list[tuple[int, Rounds] | None] = [None] * KEPT
+        self._blocks: Recent[Rounds] = Recent(KEPT)
         kept = SYMMETRIC if self._is_symmetric else "column-stochastic"
         most = most_neighbors(schedule)
         super().__init__(f"{schedule.name} with faults", self._mean(), kept, most)
@@ -223,12 +222,10 @@ class Faulty(Drawn):
     def _of(self, round: int) -> tuple[Rounds, int]:
         """A block of rounds that has one, and its place there."""
         number, row = divmod(round, BLOCK)
-        held = self._blocks[number % KEPT]
-        if held is None or held[0] != number:
-            first = round - row
-            held = number, self.happened(range(first, first + BLOCK))
-            self._blocks[number % KEPT] = held
-        return held[1], row
+        return self._blocks.at(number, self._block), row
+
+    def _block(self, number: int) -> Rounds:
+        return self.happened(range(number * BLOCK, (number + 1) * BLOCK))
 
     def _reached(self, round: int) -> torch.Tensor:
         found, row = self._of(round)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 
 from fastsaddle.graphs.mixing_matrix import Kind, Topology, check_connected, networkx
 
+Value = TypeVar("Value")
 # graphs of the last rounds that were asked for
 KEPT = 64
 # rounds that stand for all of them where these never end
@@ -90,6 +91,25 @@ class Periodic:
         return f"Schedule({self.name}, agents={self.agents}, period={self.period})"
 
 
+class Recent(Generic[Value]):
+    """What was made for the last numbers that were asked for; each has its place, which threads may fill at once.
+
+    Args:
+        count: how many are kept.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._held: list[tuple[int, Value] | None] = [None] * count
+
+    def at(self, number: int, make: Callable[[int], Value]) -> Value:
+        """That of a number, made where it is not there."""
+        place = number % len(self._held)
+        held = self._held[place]
+        if held is None or held[0] != number:
+            held = self._held[place] = number, make(number)
+        return held[1]
+
+
 class Drawn:
     """Base of graphs that are drawn by (seed, round), whichever rounds were asked for before.
 
@@ -105,8 +125,7 @@ class Drawn:
     def __init__(self, name: str, union: Topology, kind: Kind, most: int) -> None:
         self.name, self.union, self.kind, self.agents = name, union, kind, union.agents
         self.most_neighbors = most
-        # each round has its place, which threads may fill at once
-        self._last: list[tuple[int, Topology] | None] = [None] * KEPT
+        self._last: Recent[Topology] = Recent(KEPT)
 
     def draw(self, round: int) -> Topology:
         """The graph of a round, made anew."""
@@ -114,10 +133,7 @@ class Drawn:
         raise NotImplementedError
 
     def at(self, round: int) -> Topology:
-        held = self._last[round % KEPT]
-        if held is None or held[0] != round:
-            held = self._last[round % KEPT] = round, self.draw(round)
-        return held[1]
+        return self._last.at(round, self.draw)
 
     def __repr__(self) -> str:
         return f"Schedule({self.name}, agents={self.agents}, drawn)"

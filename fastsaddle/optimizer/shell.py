@@ -761,7 +761,7 @@ class Optimizer(torch.optim.Optimizer):
     def _send_ahead(self) -> None:
         """Offer what the next step sends as it is now."""
         rule = self.rule
-        if rule.ahead and self.communicator.gossips(self):
+        if rule.ahead and self.communicator.overlaps and self.communicator.gossips(self):
             self.communicator.send_ahead(
                 [
                     (v.x if name == MODELS else v.states[name], exchange)
