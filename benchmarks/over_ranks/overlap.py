@@ -80,11 +80,11 @@ def steps(
     off, auto = (Placement((1,) * dist.get_world_size(), Link(rate), o) for o in ("off", "auto"))
     ways = {here.overlap: stepping(name, batch, here)[0] for here in (off, auto)}
     ways["compute"], without = stepping(name, batch, off)
-    sent, wire = [], off.transport
+    wire = off.transport
     assert isinstance(wire, Link)
     wire.exchanges.clear()
     ways["off"]()
-    sent += wire.exchanges
+    sent = [*wire.exchanges]
     communicator: Any = without.communicator
     communicator.peers = Nothing(off, communicator.plan.sends, communicator.plan.receives)
 

@@ -401,13 +401,8 @@ class CompressedGossip(StackedGossip):
     ) -> None:
         """x = h + gamma (W x_hat - x_hat), and quasi-global momentum where `step` has some."""
         lists, zero = self._lists_in(exchange, x.device), x.new_zeros(())
-        saved, momentum, rates, norm, random = (
-            None,
-            None,
-            (zero, zero),
-            None,
-            self._random(exchange),
-        )
+        saved, momentum, norm = None, None, None
+        rates, random = (zero, zero), self._random(exchange)
         if step is not None:
             saved, momentum = step.saved, step.momentum if step.kind == QUASI_GLOBAL else None
             rates, norm, random = (step.lr, step.mu), step.norm, step.random

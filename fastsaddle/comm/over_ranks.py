@@ -296,10 +296,8 @@ class RankGossip(OverRanks, StackedGossip):
         local_models(x, step, halo.own)
         h = halo.exchange(self.peers)
         exchange.count(exchange.messages_of(self))
-        lists, momentum = (
-            self._lists_in(exchange, x.device),
-            step.momentum if step.kind == 2 else None,
-        )
+        lists = self._lists_in(exchange, x.device)
+        momentum = step.momentum if step.kind == 2 else None
         rates = (step.lr, step.mu, step.norm)
         mix_update(x, step.saved, h, momentum, lists.neighbors, lists.weights, *rates, *step.random)
 

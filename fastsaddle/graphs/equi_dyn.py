@@ -3,6 +3,7 @@
 import torch
 
 from fastsaddle.graphs import draws
+from fastsaddle.graphs.hops import of_hops
 from fastsaddle.graphs.mixing_matrix import DOUBLY, SYMMETRIC, Topology, check_sizes
 from fastsaddle.graphs.pairs import of_pairs
 from fastsaddle.graphs.schedule import Drawn
@@ -35,8 +36,7 @@ class EquiDyn(Drawn):
         if n == 1:
             return self.union
         if self.directed:
-            own = torch.eye(n, dtype=torch.float64, device="cpu")
-            return Topology(self.name, (own + own.roll(hop, 0)) / 2)
+            return of_hops(self.name, n, [hop])
         return of_pairs(self.name, n, _pairs(n, hop, start * n >> 32))
 
 

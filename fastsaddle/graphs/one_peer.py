@@ -1,7 +1,6 @@
 """The exponential graph, one hop a round."""
 
-import torch
-
+from fastsaddle.graphs.hops import of_hops
 from fastsaddle.graphs.mixing_matrix import Topology, check_sizes
 from fastsaddle.graphs.pairs import of_pairs
 from fastsaddle.graphs.schedule import Periodic, Schedule
@@ -21,13 +20,8 @@ def one_peer_exponential(n: int, directed: bool = True) -> Schedule:
     check_sizes(n=n)
     name = "one-peer-exponential" + ("" if directed else ":undirected")
     hops = [2**t for t in range(max(1, (n - 1).bit_length()))]
-    make = _directed if directed else _undirected
-    return Periodic(name, [make(name, n, hop) for hop in hops])
-
-
-def _directed(name: str, n: int, hop: int) -> Topology:
-    own = torch.eye(n, dtype=torch.float64, device="cpu")
-    return Topology(name, (own + own.roll(hop, 0)) / 2)
+    graphs = [of_hops(name, n, [hop]) if directed else _undirected(name, n, hop) for hop in hops]
+    return Periodic(name, graphs)
 
 
 def _undirected(name: str, n: int, hop: int) -> Topology:

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from fastsaddle.graphs.base_graph import base_graph
 from fastsaddle.graphs.directed import column_stochastic, row_stochastic
 from fastsaddle.graphs.equi_dyn import equi_dyn
+from fastsaddle.graphs.hops import of_hops
 from fastsaddle.graphs.matcha import matcha
 from fastsaddle.graphs.matchings import matchings
 from fastsaddle.graphs.mixing_matrix import (
@@ -86,8 +87,7 @@ def torus(rows: int, cols: int) -> Topology:
 def directed_ring(n: int) -> Topology:
     """Each agent hears the one before it alone, in equal parts with itself: W_ii = W_i,i-1 = 1/2, doubly stochastic."""
     check_sizes(n=n)
-    own = torch.eye(n, dtype=torch.float64, device="cpu")
-    return Topology("directed-ring", (own + own.roll(1, 0)) / 2)
+    return of_hops("directed-ring", n, [1])
 
 
 def directed_exponential(n: int) -> Topology:
@@ -96,10 +96,8 @@ def directed_exponential(n: int) -> Topology:
     Assran et al. 2019, arXiv:1811.10792, and Ying et al. 2021, arXiv:2110.13363, all of whose hops are in each round.
     """
     check_sizes(n=n)
-    own = torch.eye(n, dtype=torch.float64, device="cpu")
-    hops = [0, *(2**p for p in range(n.bit_length()) if 2**p < n)]
-    W = torch.stack([own.roll(hop, 0) for hop in hops]).sum(0) / len(hops)
-    return Topology("directed-exponential", W)
+    hops = [2**p for p in range(n.bit_length()) if 2**p < n]
+    return of_hops("directed-exponential", n, hops)
 
 
 def fully_connected(n: int) -> Topology:

@@ -37,7 +37,7 @@ FLOORS = (
             "stacks.mapping",
         ),
     ),
-    ("graphs.edge_coloring", "graphs.pairs", "graphs.schedule"),
+    ("graphs.edge_coloring", "graphs.hops", "graphs.pairs", "graphs.schedule"),
     ("graphs",),
     ("graphs.topology",),
     (
