@@ -10,7 +10,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
 ]
-SCRIPTS = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+SCRIPTS = sorted((Path(__file__).parents[2] / "examples" / "loops").glob("*.py"))
 # torchrun starts the others, in test_ranks.py
 EXAMPLES = [path for path in SCRIPTS if not path.stem.startswith("ranks_")]
 PACKAGES = {"accelerate", "fastsaddle", "lightning", "torch", "trainer", "transformers"}

@@ -17,7 +17,7 @@ from tests.integrations import ddp_agents
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples"
+EXAMPLES = ROOT / "examples" / "loops"
 SECONDS = 120
 Left = dict[str, Any]
 

@@ -330,7 +330,7 @@ def test_schedules_are_those_of_the_page() -> None:
 
 
 def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None) -> None:
-    page = (ROOT / "docs" / "metrics.md").read_text()
+    page = (ROOT / "docs" / "command-line.md").read_text()
     options = ("--agents", "4", "--steps", "4", "--faults", "links:0.1")
     assert main(["train", *options, "--out", "run"]) == 0
     row = json.loads((here / "run" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -358,7 +358,7 @@ def test_the_page_of_ops_is_what_they_say() -> None:
 
 
 def test_options_have_the_choices_of_the_page() -> None:
-    page = (ROOT / "docs" / "metrics.md").read_text()
+    page = (ROOT / "docs" / "command-line.md").read_text()
     cells = {option.strip("`"): rest for option, rest in table(page, "| option |")[1:]}
     folders = {"--dataset": "datasets", "--model": "networks", "--partition": "partitions"}
     for option, folder in {**folders, "--engine": "engines"}.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 REPRODUCTION = ROOT / "benchmarks" / "reproduction"
-PAGES = (ROOT / "docs" / "measured.md").read_text(), (REPRODUCTION / "README.md").read_text()
+PAGES = (ROOT / "docs" / "measured.md").read_text(), (ROOT / "docs" / "evidence.md").read_text()
 
 
 def rows(name: str) -> list[dict[str, str]]:

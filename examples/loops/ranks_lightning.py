@@ -1,4 +1,4 @@
-"""Lightning with one agent a process: torchrun --nproc-per-node 4 examples/ranks_lightning.py"""
+"""Lightning with one agent a process: torchrun --nproc-per-node 4 examples/loops/ranks_lightning.py"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""One agent a process: torchrun --nproc-per-node 4 examples/ranks_plain_loop.py
+"""One agent a process: torchrun --nproc-per-node 4 examples/loops/ranks_plain_loop.py
 
 Each agent has digits of its own, few of the ten classes; neighbors on a ring exchange models after each step.
 """

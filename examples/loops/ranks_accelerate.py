@@ -1,4 +1,4 @@
-"""Accelerate with one agent a process: torchrun --nproc-per-node 4 examples/ranks_accelerate.py"""
+"""Accelerate with one agent a process: torchrun --nproc-per-node 4 examples/loops/ranks_accelerate.py"""
 
 import torch
 import torch.distributed as dist

@@ -1,0 +1,10 @@
+"""
+A ring
+======
+
+To come.
+"""
+
+import fastsaddle as fs
+
+print(fs.topology.ring(4).W)
