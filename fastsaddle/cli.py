@@ -17,6 +17,7 @@ from fastsaddle.sim.commands.stopped import StoppedError
 
 # import name -> name for pip
 SIMULATOR_NEEDS = {
+    "filelock": "filelock",
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "rich": "rich",

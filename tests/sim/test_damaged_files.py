@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import re
 import shutil
 import signal
@@ -21,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from fastsaddle.cli import main
 from fastsaddle.sim.comparison import grid_source, pool
 from fastsaddle.sim.run import checkpoint
-from fastsaddle.sim.run.run_dir import RunDirectory, RunInUseError, check_new, read_rows
+from fastsaddle.sim.run.directory_lock import RunInUseError, lock
+from fastsaddle.sim.run.run_dir import RunDirectory, check_new, read_rows
 from tests.campaigns import files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -288,12 +288,11 @@ def test_what_a_killed_process_left_is_taken_over(finished: Path, tmp_path: Path
 
 def hold(path: Path, held: Any, done: Any) -> None:
     """Another process at its first moment: config.json has only half been written."""
-    import fcntl
-
-    descriptor = os.open(path / "config.json.partial", os.O_RDWR | os.O_CREAT)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    release = lock(path)
+    (path / "config.json.partial").touch()
     held.set()
     done.wait(60)
+    release()
 
 
 def test_a_process_at_its_first_moment_keeps_the_directory(tmp_path: Path) -> None:
@@ -322,8 +321,8 @@ def test_a_kill_at_the_first_moment_leaves_a_usable_directory(
 ) -> None:
     out = tmp_path / "run"
     code = (
-        "import os, signal; from fastsaddle.sim.run import run_dir\n"
-        "run_dir.replace_synced = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal; from fastsaddle.sim.run import run_dir, whole_files\n"
+        "whole_files.replace_synced = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from pathlib import Path\n"
         f"run_dir.RunDirectory.create(Path({str(out)!r}), {{'steps': 9}})"
     )

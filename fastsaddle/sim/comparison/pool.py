@@ -19,7 +19,8 @@ from fastsaddle.sim.commands.train import draw_classes, draw_curves, recorders
 from fastsaddle.sim.comparison.final_sharpness import SHARPNESS, measure_sharpness
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run import job as jobs
-from fastsaddle.sim.run.run_dir import RunDirectory, RunInUseError
+from fastsaddle.sim.run.directory_lock import RunInUseError
+from fastsaddle.sim.run.run_dir import RunDirectory
 from fastsaddle.sim.run.trainer import run
 from fastsaddle.sim.run.whole_files import write_synced
 

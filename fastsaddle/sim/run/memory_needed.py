@@ -1,11 +1,16 @@
 """Whether a run fits into memory, found before anything of its size is made."""
 
-import resource
 import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
+
+try:
+    import resource
+except ImportError:
+    # not on Windows, where a process has no such limits
+    resource = None  # type: ignore[assignment]
 
 import fastsaddle as fs
 from fastsaddle.optimizer.flat_layout import FlatLayout
@@ -123,8 +128,8 @@ def _of_system(path: Path) -> int | None:
 
 
 def _of_process(path: Path) -> int | None:
-    most = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if most == resource.RLIM_INFINITY:
+    most = None if resource is None else resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most is None or most == resource.RLIM_INFINITY:
         return None
     try:
         lines = dict(line.split(":", 1) for line in path.read_text().splitlines())

@@ -1,14 +1,11 @@
 """A run's own directory: its config.json, its metrics.jsonl, and the right to write in it."""
 
-import errno
-import fcntl
 import itertools
 import json
-import os
 import re
 import time
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -18,9 +15,10 @@ import numpy as np
 from fastsaddle.sim import json_files
 from fastsaddle.sim.config import COUNTS, NOT_STORED, TrainConfig, option
 from fastsaddle.sim.run.checkpoint import is_leftover, remove_leftovers
+from fastsaddle.sim.run.directory_lock import LOCK, lock
 from fastsaddle.sim.run.labels import label
 from fastsaddle.sim.run.records import Extension, Recorded, Row
-from fastsaddle.sim.run.whole_files import PARTIAL, replace_synced, sync, write_synced
+from fastsaddle.sim.run.whole_files import sync, write_synced
 
 CONFIG = "config.json"
 # options that came with a later version, whose default is not what was done before
@@ -30,10 +28,6 @@ ALWAYS_STORED = (
     *("algorithm", "dataset", "data_dir", "model", "agents", "topology", "partition", "alpha"),
     *("steps", "batch_size", "lr", "seed", "device", "engine", "threads", "eval_every"),
 )
-
-
-class RunInUseError(ValueError):
-    """Another process writes in this run's directory."""
 
 
 class RunDirectory:
@@ -46,10 +40,12 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         """Open a run that exists. ValueError when it is none, or when another process has it."""
         try:
-            descriptor = _opened(path, path / CONFIG, os.O_RDWR)
+            # first: nothing is left in a folder that is no run
+            (path / CONFIG).stat()
+            release = lock(path)
         except OSError as error:
             raise ValueError(f"{path} is not a run: {error}") from error
-        self._hold(path, descriptor)
+        self._hold(path, release)
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> "RunDirectory":
@@ -60,29 +56,22 @@ class RunDirectory:
         """
         check_new(path)
         path.mkdir(parents=True, exist_ok=True)
-        partial = path / (CONFIG + PARTIAL)
-        # one file from the first moment on, so that the lock on it is never free between two names
-        descriptor = _opened(path, partial, os.O_RDWR | os.O_CREAT)
+        release = lock(path)
         try:
             check_new(path)
-            partial.write_text(json.dumps(config, indent=2) + "\n")
-            replace_synced(partial, path / CONFIG)
+            write_synced(path / CONFIG, json.dumps(config, indent=2) + "\n")
             remove_leftovers(path)
-        except BaseException as error:
-            partial.unlink(missing_ok=True)
-            os.close(descriptor)
-            if isinstance(error, OSError):
-                # a full disk does not say which file it had no space for
-                raise OSError(error.errno, error.strerror, str(path / CONFIG)) from error
+        except BaseException:
+            release()
             raise
         self = cls.__new__(cls)
-        self._hold(path, descriptor)
+        self._hold(path, release)
         return self
 
-    def _hold(self, path: Path, descriptor: int) -> None:
-        """Read the files of a run whose lock is `descriptor`, which ends with this object or with the process."""
+    def _hold(self, path: Path, release: Callable[[], None]) -> None:
+        """Read the files of a run whose lock ends by `release`, with this object or with the process."""
         # also where nobody closes it; a traceback may keep this object for long
-        self._release = weakref.finalize(self, os.close, descriptor)
+        self._release = weakref.finalize(self, release)
         self.path = path
         self.config = json_files.read(path / CONFIG)
         self.metrics = path / "metrics.jsonl"
@@ -110,18 +99,7 @@ class RunDirectory:
         )
         earlier = self.config.get("extended", [])
         self.config |= {"steps": steps, "epochs": epochs, "extended": [*earlier, before]}
-        # the new file is locked before it takes the old one's place
-        partial = self.path / (CONFIG + PARTIAL)
-        descriptor = _opened(self.path, partial, os.O_RDWR | os.O_CREAT)
-        try:
-            partial.write_text(json.dumps(self.config, indent=2) + "\n")
-            replace_synced(partial, self.path / CONFIG)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            os.close(descriptor)
-            raise
-        self._release()
-        self._release = weakref.finalize(self, os.close, descriptor)
+        write_synced(self.path / CONFIG, json.dumps(self.config, indent=2) + "\n")
 
     def describe_partition(self, counts: np.ndarray, classes: tuple[str, ...]) -> None:
         """Write partition.json: the samples of each class `[agents, classes]`, and the classes' names."""
@@ -152,30 +130,11 @@ class RunDirectory:
         self._release()
 
 
-def _opened(run: Path, file: Path, flags: int) -> int:
-    """A file's descriptor with a lock on it, which ends with the process, however that dies."""
-    descriptor = os.open(file, flags, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # who had it may have renamed it between the two
-        if not file.exists() or not os.path.samestat(os.fstat(descriptor), file.stat()):
-            raise BlockingIOError
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise RunInUseError(f"{run} is in use by another process") from error
-    except OSError as error:
-        # some network file systems have no locks: nobody is kept out there
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-            os.close(descriptor)
-            raise
-    return descriptor
-
-
 def check_new(path: Path) -> None:
     """Raise ValueError unless the path is free for a new run; what a killed process left is no obstacle."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"--out {path} is a file, a new or empty directory is needed")
-    if path.is_dir() and not all(map(is_leftover, path.iterdir())):
+    if path.is_dir() and not all(p.name == LOCK or is_leftover(p) for p in path.iterdir()):
         ways = "choose another directory"
         if (path / CONFIG).exists():
             ways += f", or go on with that run: fastsaddle train --resume {path}"

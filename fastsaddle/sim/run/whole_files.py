@@ -48,7 +48,14 @@ def replace_synced(partial: Path, path: Path) -> None:
 
 def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's entries, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt":
+        # there folders cannot be opened, and files only for writing be synced
+        if path.is_dir():
+            return
+        flags = os.O_RDWR
+    else:
+        flags = os.O_RDONLY
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:
