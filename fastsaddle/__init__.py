@@ -1,6 +1,9 @@
 """Decentralized, sharpness-aware deep learning: many agents, one graph, fused kernels, a drop-in optimizer."""
 
-from fastsaddle import _checkout  # noqa: F401, I001  (first: finds the kernels where the link is lost)
+from importlib import import_module  # noqa: I001  (_checkout finds the kernels where the link is lost)
+from typing import Any
+
+from fastsaddle import _checkout  # noqa: F401
 from fastsaddle import comm, compressors, gradients, integrations, kernels, ranks, rules
 from fastsaddle.agents import AgentStack
 from fastsaddle.comm.choco import Choco
@@ -32,6 +35,18 @@ from fastsaddle.ranks.placement import Placement, place
 vars(kernels).update(ops())
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # the simulator, loaded when it is first asked for
+    if name == "sim":
+        return import_module("fastsaddle.sim")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "sim"})
+
 
 __all__ = [
     "D2",
@@ -74,6 +89,7 @@ __all__ = [
     "rules",
     "second_pass",
     "sharpest",
+    "sim",
     "topology",
     "use_backend",
 ]

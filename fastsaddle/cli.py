@@ -8,25 +8,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import fastsaddle
+from fastsaddle.sim import extra
 from fastsaddle.sim.commands.info import report
 from fastsaddle.sim.commands.stopped import StoppedError
 
-# import name -> name for pip
-SIMULATOR_NEEDS = {
-    "filelock": "filelock",
-    "jinja2": "jinja2",
-    "matplotlib": "matplotlib",
-    "rich": "rich",
-    "safetensors": "safetensors",
-    "sklearn": "scikit-learn",
-    "tabulate": "tabulate",
-    "tyro": "tyro",
-    "yaml": "pyyaml",
-}
 # command -> what it is for, and the module whose `main` takes its options
 COMMANDS = {
     "train": ("train many agents on real data", "fastsaddle.sim.commands.train"),
@@ -62,14 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
         return _simulate(known.command, COMMANDS[known.command][1], rest)
     if rest:
         return _simulate("info with options", "fastsaddle.sim.commands.memory", rest)
-    print(report(_missing()))
+    print(report(extra.missing()))
     return 0
 
 
 def _simulate(command: str, module: str, arguments: list[str]) -> int:
-    missing = _missing()
-    if missing:
-        return _fail(f"{command} needs {', '.join(missing)}: pip install 'fastsaddle[sim]'")
+    if (needed := extra.needs(command)) is not None:
+        return _fail(needed)
     formatted, warnings.formatwarning = warnings.formatwarning, _as_line
     try:
         # which takes seconds, and may be interrupted as well
@@ -100,10 +87,6 @@ def _is_out_of_memory(error: Exception) -> bool:
     """Whether Python or torch got no memory; torch says so on a GPU by a class of its own, on a CPU in words."""
     is_told = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or is_told
-
-
-def _missing() -> list[str]:
-    return [package for name, package in SIMULATOR_NEEDS.items() if find_spec(name) is None]
 
 
 def _fail(message: str, status: int = 2) -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from fastsaddle.graphs.drawing import html
+
 if TYPE_CHECKING:
     import networkx as nx
 
@@ -19,6 +21,10 @@ Kind = Literal[
     "symmetric doubly stochastic", "doubly stochastic", "row-stochastic", "column-stochastic"
 ]
 SYMMETRIC, DOUBLY = "symmetric doubly stochastic", "doubly stochastic"
+
+
+# whose spectral gap takes no time
+MOST_AT_ONCE = 512
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -139,6 +145,12 @@ class Topology:
     @cached_property
     def _links(self) -> torch.Tensor:
         return (self.W > 0).fill_diagonal_(False)
+
+    def _repr_html_(self) -> str:
+        facts = f"{self.agents} agents, {self.edges} links"
+        if self.agents <= MOST_AT_ONCE:
+            facts += f", spectral gap {self.spectral_gap:.4g}"
+        return html(self.name, facts, self.W)
 
     def __repr__(self) -> str:
         gap = f"{self.spectral_gap:.3g}"

@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 
+from fastsaddle.graphs.drawing import html
 from fastsaddle.graphs.mixing_matrix import Kind, Topology, check_connected, networkx
 
 Value = TypeVar("Value")
@@ -87,6 +88,10 @@ class Periodic:
     def at(self, round: int) -> Topology:
         return self.graphs[round % len(self.graphs)]
 
+    def _repr_html_(self) -> str:
+        facts = f"{self.agents} agents, the links of all {self.period} rounds of its period"
+        return html(self.name, facts, self.union.W)
+
     def __repr__(self) -> str:
         return f"Schedule({self.name}, agents={self.agents}, period={self.period})"
 
@@ -134,6 +139,9 @@ class Drawn:
 
     def at(self, round: int) -> Topology:
         return self._last.at(round, self.draw)
+
+    def _repr_html_(self) -> str:
+        return html(self.name, f"{self.agents} agents, every link that may be drawn", self.union.W)
 
     def __repr__(self) -> str:
         return f"Schedule({self.name}, agents={self.agents}, drawn)"

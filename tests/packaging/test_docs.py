@@ -343,7 +343,7 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*There is a performance drop:UserWarning")
-@pytest.mark.parametrize("name", ["graphs.md", "methods.md", "ops.md", "stacks.md"])
+@pytest.mark.parametrize("name", ["graphs.md", "methods.md", "ops.md", "python.md", "stacks.md"])
 def test_code_of_other_pages_runs(name: str, here: Path, one_thread: None) -> None:
     run((ROOT / "docs" / name).read_text(), here)
 

@@ -7,8 +7,8 @@ import pytest
 
 from fastsaddle.cli import main
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.report.paths import without_folders
 from fastsaddle.sim.run.labels import Labels, label
+from fastsaddle.sim.run.paths import without_folders
 
 NET = """
 import torch

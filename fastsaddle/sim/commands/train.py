@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         config = tyro.cli(TrainConfig, args=arguments, prog="fastsaddle train")
     try:
         typed = typed_names(arguments)
-        _check_options(config, typed)
+        check_options(config, typed)
     except ValueError:
         if speaks() or config.ranks == "off":
             raise
@@ -72,7 +72,7 @@ def silenced() -> Iterator[None]:
         yield
 
 
-def _check_options(config: TrainConfig, typed: list[str]) -> None:
+def check_options(config: TrainConfig, typed: list[str]) -> None:
     """Raise ValueError for options that cannot be together, or that would do nothing."""
     if config.resume is None:
         config.check()
@@ -220,8 +220,8 @@ class Drawer:
     A picture that cannot be drawn is told, and ends no run: its end tries once more, after the last checkpoint.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, quiet: bool = False) -> None:
+        self._job, self._quiet = job, quiet
         self._has_tried = False
 
     def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
@@ -240,7 +240,8 @@ class Drawer:
         except Exception as error:
             # whatever matplotlib raises: the checkpoint of this step is still to be written
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"{CLASSES} could not be drawn yet: {reason}", flush=True)
+            if not self._quiet:
+                print(f"{CLASSES} could not be drawn yet: {reason}", flush=True)
 
 
 def draw_classes(job: Job) -> None:

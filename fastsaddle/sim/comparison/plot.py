@@ -36,13 +36,16 @@ BELOW = (
 
 
 def draw(path: Path, groups: list[Group], tuned: tuple[str, ...], title: str) -> None:
-    """Draw a swept option where there is one (three values or more, not tuned), else curves; dots for many groups."""
+    """Write the picture of a comparison."""
+    save(picture(groups, tuned, title), path)
+
+
+def picture(groups: list[Group], tuned: tuple[str, ...], title: str) -> Figure:
+    """A swept option where there is one (three values or more, not tuned), else curves; dots for many groups."""
     swept = swept_option(groups, tuned)
     if swept is not None:
-        figure = _sweep(groups, swept, tuned, title)
-    else:
-        figure = (_curves if is_of_curves(groups, tuned) else draw_dots)(groups, title)
-    save(figure, path)
+        return _sweep(groups, swept, tuned, title)
+    return (_curves if is_of_curves(groups, tuned) else draw_dots)(groups, title)
 
 
 def is_of_curves(groups: list[Group], tuned: tuple[str, ...]) -> bool:

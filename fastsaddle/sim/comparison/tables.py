@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -87,16 +88,30 @@ def write(directory: Path, groups: list[Group], notes: list[str]) -> None:
     write_synced(directory / "table.csv", _csv(groups))
 
 
-def _csv(groups: list[Group]) -> str:
+def rows(groups: list[Group]) -> list[dict[str, Any]]:
+    """Plain numbers by name, a row a group: options, runs, then the mean and the deviation of every measure."""
     names, measures = header(groups)
+    return [
+        {
+            **{name: g.own.get(name, "") for name in names},
+            "runs": len(g.outcomes),
+            "diverged": g.diverged,
+            **{
+                key: value
+                for name, *_ in measures
+                for key, value in ((name, g.mean(name)), (f"{name}_deviation", g.deviation(name)))
+            },
+        }
+        for g in groups
+    ]
+
+
+def _csv(groups: list[Group]) -> str:
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    pairs = [title for name, *_ in measures for title in (name, f"{name}_deviation")]
-    writer.writerow([*names, "runs", "diverged", *pairs])
-    for g in groups:
-        values = [v for name, *_ in measures for v in (g.mean(name), g.deviation(name))]
-        options = [g.own.get(name, "") for name in names]
-        writer.writerow([*options, len(g.outcomes), g.diverged, *values])
+    found = rows(groups)
+    writer = csv.DictWriter(stream, list(found[0]) if found else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
     return stream.getvalue()
 
 

@@ -9,9 +9,9 @@ from fastsaddle.graphs import fault_log
 from fastsaddle.graphs.fault_log import Fallen
 from fastsaddle.sim.report.drawing import WIDTH, Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.groups import RunGroup
-from fastsaddle.sim.report.paths import inside
 from fastsaddle.sim.report.runs import Run
 from fastsaddle.sim.run.faults import FILE
+from fastsaddle.sim.run.paths import inside
 
 MOST_MAPS = 4
 # columns of a map

@@ -19,11 +19,11 @@ from fastsaddle.sim.report import (
     topology_figures,
 )
 from fastsaddle.sim.report.groups import RunGroup, group
-from fastsaddle.sim.report.paths import inside
 from fastsaddle.sim.report.runs import Comparison, Run, read_all
 from fastsaddle.sim.run import faults
 from fastsaddle.sim.run.labels import of_agents, of_gradient
 from fastsaddle.sim.run.messages import NONE
+from fastsaddle.sim.run.paths import inside
 from fastsaddle.sim.run.whole_files import write_synced
 
 TEMPLATE = "template.html"

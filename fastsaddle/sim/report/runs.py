@@ -10,8 +10,8 @@ from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.comparison.tuning import Chosen
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.report.paths import inside
 from fastsaddle.sim.run import records
+from fastsaddle.sim.run.paths import inside
 from fastsaddle.sim.run.run_dir import CONFIG, check_record, read_rows, stored_options
 
 # exact as floating point numbers

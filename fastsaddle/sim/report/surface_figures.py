@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from fastsaddle.sim.report.drawing import Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.groups import RunGroup
-from fastsaddle.sim.report.paths import without_folders
 from fastsaddle.sim.report.runs import Run
 from fastsaddle.sim.report.surfaces import EXTENT, Surface, surface
 from fastsaddle.sim.run import checkpoint
+from fastsaddle.sim.run.paths import without_folders
 
 # sharpness-aware method -> the same without
 COUNTERPARTS = {"qsaddle": "qgm", "dsaddle": "dsgd", "nsaddle": "ngm"}

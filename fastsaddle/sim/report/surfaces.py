@@ -6,18 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastsaddle import sharpness
 from fastsaddle.sim.data import arrays
 from fastsaddle.sim.data.agent_data import AgentData
-from fastsaddle.sim.data.dataset import Dataset
-from fastsaddle.sim.report.paths import inside
 from fastsaddle.sim.report.runs import Run
-from fastsaddle.sim.run import checkpoint, initial_models
-from fastsaddle.sim.run.batch_statistics import reestimate
+from fastsaddle.sim.run import trained
 from fastsaddle.sim.run.devices import find_device
+from fastsaddle.sim.run.paths import inside
 from fastsaddle.sim.run.whole_files import writing
 
 EXTENT = 1.0
@@ -43,14 +40,14 @@ def surface(run: Run, samples: int, points: int, data_dir: Path | None) -> Surfa
     Raises ValueError or OSError where there is no checkpoint, no data, a damaged file, or a link that leads out of the
     run's directory.
     """
-    path, tensors, step = _latest(run)
+    path, tensors, step = trained.latest(run.path, run.config.agents)
     numbers = f"{samples} {points} {EXTENT} {SEED}"
     kept = inside(run.path, f"surface-{_digest(path, numbers)}.npz")
     if kept.exists():
         return Surface(_load(kept, points), step)
     config = replace(run.config, device="auto", data_dir=data_dir or run.config.data_dir)
     data = AgentData(config, find_device("auto"))
-    model = consensus_model(replace(run, config=config), path, tensors, data.dataset)
+    model = trained.consensus(config, path, tensors, data.dataset)
     order = np.random.default_rng(SEED).permutation(len(data.dataset.train_labels))[:samples]
     chosen = torch.from_numpy(order).to(data.device)
     loss = sharpness.loss_surface(
@@ -64,42 +61,6 @@ def surface(run: Run, samples: int, points: int, data_dir: Path | None) -> Surfa
     ).numpy()
     _save(kept, loss)
     return Surface(loss, step)
-
-
-def _latest(run: Run) -> tuple[Path, dict[str, Tensor], int]:
-    """The latest whole checkpoint of as many agents as the run has: path, tensors and step."""
-    error = ValueError(f"{run.path} has no checkpoint")
-    for _, found in checkpoint.find(run.path):
-        path = inside(run.path, found.name)
-        try:
-            tensors, step, _ = checkpoint.load(path)
-        except ValueError as damage:
-            error = damage
-            continue
-        agents = run.config.agents
-        # before anything is made for so many
-        if "x" not in tensors or tensors["x"].shape[:1] != (agents,):
-            raise ValueError(f"{path} must hold x of shape ({agents}, ...), a row an agent")
-        return path, tensors, step
-    raise error
-
-
-@torch.no_grad()
-def consensus_model(
-    run: Run, path: Path, tensors: dict[str, Tensor], dataset: Dataset
-) -> nn.Module:
-    """The model that stands for all agents in a checkpoint. Raises ValueError where it is not the run's."""
-    device = dataset.train_inputs.device
-    stack = initial_models.build_stack(replace(run.config, init="same"), dataset, device)
-    live = {"x": stack.x, **{f"buffer.{name}": b for name, b in stack.buffers.items()}}
-    for name, tensor in live.items():
-        if name not in tensors or tensors[name].shape != tensor.shape:
-            raise ValueError(f"{path} must hold {name} of shape {tuple(tensor.shape)}")
-        tensor.copy_(tensors[name])
-    center = tensors.get("optimizer.center")
-    model = stack.consensus(None if center is None else center[0].to(device))
-    reestimate(model, dataset.train)
-    return model
 
 
 def _digest(path: Path, numbers: str) -> str:

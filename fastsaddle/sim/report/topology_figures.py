@@ -15,9 +15,9 @@ from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.report.drawing import INK, Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.groups import RunGroup
-from fastsaddle.sim.report.paths import without_folders
 from fastsaddle.sim.run import topologies
 from fastsaddle.sim.run.labels import of_agents
+from fastsaddle.sim.run.paths import without_folders
 
 MOST_TOPOLOGIES = 4
 MOST_LABELED = 200

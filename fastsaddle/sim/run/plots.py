@@ -25,6 +25,11 @@ CHARACTERS_AN_INCH = 10
 
 
 def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
+    """Write the learning curves of a run as a picture."""
+    save(curves(rows, title), path)
+
+
+def curves(rows: list[dict[str, Any]], title: str) -> Figure:
     """Accuracies above, consensus distance and, where messages were compressed, their norms below, over the steps."""
     steps = [row["step"] for row in rows]
     is_compressed = any(row.get("update_norm") for row in rows)
@@ -54,7 +59,7 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     panels[-1].set_xlabel("step")
     for axes in panels:
         tidy(axes)
-    save(figure, path)
+    return figure
 
 
 def _draw_norms(axes: Axes, steps: list[int], rows: list[dict[str, Any]]) -> None:
@@ -71,10 +76,14 @@ def _draw_norms(axes: Axes, steps: list[int], rows: list[dict[str, Any]]) -> Non
 
 
 def draw_classes(
-    path: Path, partition: PartitionStatistics, classes: tuple[str, ...], title: str
+    path: Path, partition: PartitionStatistics, names: tuple[str, ...], title: str
 ) -> None:
-    """A heat map of training images: a row per agent, a column per class."""
-    counts = partition.counts
+    """Write the heat map of a split."""
+    save(classes(partition.counts, names, title), path)
+
+
+def classes(counts: np.ndarray, names: tuple[str, ...], title: str) -> Figure:
+    """A heat map of training images, `counts` `[agents, classes]`: a row per agent, a column per class."""
     agents = len(counts)
     figure = Figure(figsize=(7, min(12, 2.2 + 0.28 * agents)), layout="constrained")
     axes = figure.subplots()
@@ -88,15 +97,15 @@ def draw_classes(
                 axes.text(label, agent, str(count), ha="center", va="center", color=color, size=8)
         axes.set_yticks(range(agents))
     axes.set_xticks(
-        range(len(classes)),
-        [verbatim(name) for name in classes],
-        rotation=0 if len(classes[0]) == 1 else 30,
+        range(len(names)),
+        [verbatim(name) for name in names],
+        rotation=0 if len(names[0]) == 1 else 30,
     )
     axes.set_xlabel("class")
     axes.set_ylabel("agent")
     entitle(figure, title)
     figure.colorbar(image, label="training images")
-    save(figure, path)
+    return figure
 
 
 def share_limits(lines: list[np.ndarray]) -> tuple[float, float]:

@@ -69,20 +69,23 @@ class Progress:
 
     def show_evaluation(self, row: dict[str, Any]) -> None:
         """Show a line of metrics.jsonl."""
+        self._note(row)
+        if self._bar.disable:
+            self._updated = time.perf_counter()
+            self._say(
+                f"test loss {number(row['loss'])}  consensus accuracy {percent(row['consensus_accuracy'])}  "
+                f"mean {percent(row['mean_accuracy'])}  worst {percent(row['worst_accuracy'])}  "
+                f"consensus distance {number(row['consensus_distance'])}  "
+                f"{row['bytes_sent'] / 1e6:.1f} MB sent  {self.steps_per_second:.4g} steps/s"
+            )
+
+    def _note(self, row: dict[str, Any]) -> None:
+        """Keep what a bar says of an evaluation, short enough for 80 columns."""
         # by now a GPU has done the steps that were counted when they were only begun
         self._seconds = row["step_seconds"]
         accuracy = percent(row["consensus_accuracy"])
         distance, sent = number(row["consensus_distance"]), row["bytes_sent"] / 1e6
-        # short enough for a bar on 80 columns
         self._values = f"acc {accuracy} dist {distance} {sent:.0f} MB"
-        if self._bar.disable:
-            self._updated = time.perf_counter()
-            self._say(
-                f"test loss {number(row['loss'])}  consensus accuracy {accuracy}  "
-                f"mean {percent(row['mean_accuracy'])}  worst {percent(row['worst_accuracy'])}  "
-                f"consensus distance {distance}  {sent:.1f} MB sent  "
-                f"{self.steps_per_second:.4g} steps/s"
-            )
 
     def _say(self, text: str) -> None:
         print(f"step {self.step:>{len(str(self.steps))}}/{self.steps}  {text}", flush=True)

@@ -99,7 +99,12 @@ def _messages(job: Job) -> list[str]:
 
 def title(job: Job) -> str:
     """The run's name and what it did, for its figures."""
-    c, labels = job.config, Labels([job.config])
+    return f"{job.directory.path.resolve().name}\n{headline(job.config)}"
+
+
+def headline(c: TrainConfig) -> str:
+    """What a run does, in a line."""
+    labels = Labels([c])
     what = (
         method(c, labels),
         of_agents(c.agents),
@@ -110,7 +115,7 @@ def title(job: Job) -> str:
         split_name(c, labels),
         f"seed {c.seed}",
     )
-    return f"{job.directory.path.resolve().name}\n{', '.join(what)}"
+    return ", ".join(what)
 
 
 def method(config: TrainConfig, labels: Labels) -> str:

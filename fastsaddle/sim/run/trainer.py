@@ -16,7 +16,11 @@ from fastsaddle.sim.run.job import Job
 
 
 class Observer(Protocol):
-    """Somebody who is told what happens in a run."""
+    """Somebody who is told what happens in a run.
+
+    A class of your own inherits from it and has those of its methods that it needs. What a method raises ends the run,
+    whose checkpoint before is whole.
+    """
 
     def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
         """After each step: how many are done, the mean training loss, still on its device, and what all steps took."""

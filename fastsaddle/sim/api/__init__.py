@@ -1,0 +1,1 @@
+"""Whole runs and comparisons from Python, as the command line has them."""

@@ -1,0 +1,241 @@
+"""Whole runs and comparisons from Python: what the command does, to the bit, as objects."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fastsaddle as fs
+from fastsaddle.cli import main
+from fastsaddle.sim.api import tables
+from fastsaddle.sim.config import DEFAULTS
+from fastsaddle.sim.run import checkpoint, job
+from fastsaddle.sim.run.job import Job
+
+OPTIONS: dict[str, Any] = {"agents": 4, "steps": 12, "eval_every": 6, "algorithm": "qsaddle"}
+WORDS = ("--agents", "4", "--steps", "12", "--eval-every", "6", "--algorithm", "qsaddle")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def timeless(path: Path) -> list[dict[str, Any]]:
+    rows = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> fs.sim.Run:
+    return fs.sim.train(**OPTIONS, out=tmp_path_factory.mktemp("python") / "run", quiet=True)
+
+
+def test_a_run_is_that_of_the_command(run: fs.sim.Run, tmp_path: Path) -> None:
+    assert main(["train", *WORDS, "--out", str(tmp_path / "run")]) == 0
+    there = tmp_path / "run"
+    assert timeless(run.directory) == timeless(there)
+    name = "checkpoint-12.safetensors"
+    assert (run.directory / name).read_bytes() == (there / name).read_bytes()
+    assert {p.name for p in run.directory.iterdir()} == {p.name for p in there.iterdir()}
+    assert run.is_finished and run.state == "finished" and run.options.agents == 4
+    assert run.rows[-1]["step"] == 12 and "consensus accuracy" in repr(run)
+
+
+@pytest.mark.parametrize("algorithm", ["qsaddle", "easgd"])
+@pytest.mark.parametrize("network", ["mlp", "with BatchNorm"])
+def test_models_have_the_bits_of_the_runs_consensus(
+    algorithm: str, network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**OPTIONS, "algorithm": algorithm, "steps": 3, "eval_every": 3}
+    if network != "mlp":
+        (tmp_path / "net.py").write_text(
+            "from torch import nn\n"
+            "def net(classes, seed=0):\n"
+            "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.BatchNorm1d(9), nn.Linear(9, classes))\n"
+        )
+        options["model"] = f"{tmp_path / 'net.py'}:net"
+    found: list[Job] = []
+    start = job.start
+    monkeypatch.setattr(job, "start", lambda *given: found.append(start(*given)) or found[-1])
+    run = fs.sim.train(**options, out=tmp_path / "run", quiet=True)
+    simulation = found[0].simulation
+    own = simulation.consensus()
+    for name, value in run.model().named_parameters():
+        assert torch.equal(value, dict(own.named_parameters())[name]), name
+    for agent in range(4):
+        mine = simulation.stack.agent(agent).state_dict()
+        assert all(torch.equal(v, mine[n]) for n, v in run.model(agent).state_dict().items())
+    # the module evaluates as the run did
+    data = simulation.dataset
+    with torch.no_grad():
+        right = run.model()(data.test_inputs).argmax(1) == data.test_labels
+    assert right.float().mean().item() == pytest.approx(run.rows[-1]["consensus_accuracy"])
+    with pytest.raises(ValueError, match="agents are 0 to 3, got 4"):
+        run.model(4)
+
+
+def test_every_option_of_the_command_is_taken(tmp_path: Path) -> None:
+    from fastsaddle.sim.api import options
+
+    given = {name: value for name, value in DEFAULTS.items() if name not in ("out", "resume")}
+    assert options.config("train", given) == options.config("train", {})
+    assert "given" in inspect.signature(fs.sim.train).parameters
+    with pytest.raises(TypeError, match="has no option 'agnts'; agents is one"):
+        fs.sim.train(agnts=4)
+    with pytest.raises(TypeError, match="has no option 'resume'"):
+        fs.sim.compare(resume="x")
+    for bad, said in (
+        ({"agents": 0}, "--agents must be >= 1, got 0"),
+        ({"agents": 2.5}, "--agents must be int, got '2.5'"),
+        ({"topology": fs.topology.ring(4)}, "topology must be text, a number or a flag"),
+        ({"timeout": "soon"}, "timeout"),
+        ({"algorithm": "qgm", "rho": 0.1}, "qgm takes no --rho"),
+        ({"resume": tmp_path, "lr": 0.1}, "--resume takes no other option"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fs.sim.train(**bad, out=tmp_path / "none")
+    assert not list(tmp_path.iterdir())
+
+
+class Interrupting(fs.sim.Observer):
+    """Presses Ctrl-C after a step, and notes what it is told."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.steps, self.evaluated = at, [], []
+
+    def show_step(self, step: int, loss: torch.Tensor, seconds: float) -> None:
+        self.steps.append(step)
+        assert loss.ndim == 0
+        if step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def show_evaluation(self, row: dict[str, Any]) -> None:
+        self.evaluated.append(row["step"])
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on(run: fs.sim.Run, tmp_path: Path) -> None:
+    out, observer = tmp_path / "run", Interrupting(5)
+    with pytest.raises(
+        KeyboardInterrupt, match=r"stopped at step 5; go on with fs\.sim\.train\(resume="
+    ):
+        fs.sim.train(**OPTIONS, out=out, quiet=True, observers=[observer])
+    assert observer.steps == [1, 2, 3, 4, 5] and observer.evaluated == [0]
+    assert checkpoint.find(out)[0][0] == 5
+    assert not fs.sim.load(out).is_finished
+    again = fs.sim.train(resume=out, quiet=True)
+    assert again.is_finished and timeless(out) == timeless(run.directory)
+    assert fs.sim.train(resume=str(out), quiet=True).directory == out
+
+
+def test_what_an_observer_raises_ends_the_run(tmp_path: Path) -> None:
+    class Broken(fs.sim.Observer):
+        def show_evaluation(self, row: dict[str, Any]) -> None:
+            raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        fs.sim.train(**OPTIONS, out=tmp_path / "run", quiet=True, observers=[Broken()])
+    # nobody holds it
+    assert fs.sim.train(resume=tmp_path / "run", quiet=True).is_finished
+
+
+def test_a_run_leaves_torch_as_it_was_and_works_in_a_thread(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    state = torch.get_rng_state()
+    found: list[fs.sim.Run] = []
+
+    def work() -> None:
+        found.append(fs.sim.train(**OPTIONS, threads=2, out=tmp_path / "run", quiet=True))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found[0].is_finished and torch.get_num_threads() == 1
+    assert torch.equal(torch.get_rng_state(), state)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_deadline_leaves_a_run_that_is_not_finished(tmp_path: Path) -> None:
+    options = {**OPTIONS, "steps": 10**6, "eval_every": 10**6}
+    run = fs.sim.train(**options, out=tmp_path / "run", minutes=1e-3, quiet=True)
+    assert not run.is_finished and run.state.startswith("at step")
+
+
+def test_a_comparison_from_a_script_without_a_guard(tmp_path: Path) -> None:
+    """Processes that start by running the script again would start comparisons of their own."""
+    (tmp_path / "script.py").write_text(
+        "import fastsaddle as fs\n"
+        "found = fs.sim.compare(algorithm=['dsgd', 'qgm'], seed=[0, 1], agents=4, steps=4, out='c')\n"
+        "print(found, len(found.runs), found.is_finished)\n"
+        "for row in found.rows: print(row['algorithm'], row['runs'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("4 runs, 0 of them done before") == 1
+    assert done.stdout.endswith("<Comparison c: 4 runs> 4 True\ndsgd 2\nqgm 2\n")
+    found = fs.sim.load(tmp_path / "c")
+    assert isinstance(found, fs.sim.Comparison)
+    html = found._repr_html_()
+    assert "<script" not in html and "consensus accuracy" in html and "image/png" in html
+    assert [run.options.seed for run in found.runs] == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="qgm takes no --rho"):
+        fs.sim.compare(algorithm="qgm", rho=0.1, out=tmp_path / "none", quiet=True)
+    with pytest.raises(ValueError, match="is no comparison"):
+        fs.sim.Comparison(tmp_path)
+    with pytest.raises(ValueError, match="is neither a run"):
+        fs.sim.load(tmp_path)
+
+
+def test_tables_are_frames_where_pandas_is(
+    run: fs.sim.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    assert isinstance(run.metrics, pandas.DataFrame) and list(run.metrics.index) == [0, 6, 12]
+    assert list(run.split.table.columns) == [str(n) for n in range(10)]
+    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    assert run.metrics == run.rows
+
+
+def test_what_notebooks_show(run: fs.sim.Run, tmp_path: Path) -> None:
+    for shown in (
+        run,
+        run.split,
+        fs.topology.torus(4, 4),
+        fs.topology.directed_ring(5),
+        fs.topology.one_peer_exponential(8),
+        fs.topology.matchings(6, seed=1),
+        fs.topology.fully_connected(100),
+    ):
+        html = shown._repr_html_()
+        assert "<script" not in html and "http" not in html and html.startswith("<div>")
+    assert run.plot()._repr_png_().startswith(b"\x89PNG")
+    assert run.split.plot()._repr_png_().startswith(b"\x89PNG")
+    assert run.report(tmp_path / "page.html", surface=False) == tmp_path / "page.html"
+
+
+def test_the_simulator_is_loaded_when_it_is_asked_for() -> None:
+    code = (
+        "import sys, fastsaddle as fs\n"
+        "assert 'fastsaddle.sim' not in sys.modules and 'matplotlib' not in sys.modules\n"
+        "fs.sim\n"
+        "assert 'rich' not in sys.modules and 'train' in dir(fs.sim) and 'sim' in dir(fs)\n"
+        "sys.modules['tyro'] = None\n"
+        "import importlib.util, fastsaddle.sim.extra as extra\n"
+        "extra.find_spec = lambda name: None\n"
+        "try: fs.sim.train\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("fs.sim.train needs filelock, jinja2")
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        fs.sim.trian  # noqa: B018
