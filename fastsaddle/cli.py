@@ -1,9 +1,10 @@
-"""The command `fastsaddle`: train, compare, report and info.
+"""The command `fastsaddle`: which of its commands is meant, and what ends it.
 
-All but `info` need the packages of the [sim] extra, so they are imported when they are called.
+All but a plain `info` need the packages of the [sim] extra, so they are imported when they are called.
 """
 
-import argparse
+import difflib
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -23,35 +24,65 @@ COMMANDS = {
         "fastsaddle.sim.comparison.options",
     ),
     "report": ("write one HTML page about runs or comparisons", "fastsaddle.sim.commands.report"),
+    "info": (
+        "show versions, devices, backends and copy bandwidth; with options a run's memory and graph",
+        "fastsaddle.sim.commands.memory",
+    ),
+    "completion": (
+        "print a script that lets a shell complete all this",
+        "fastsaddle.sim.commands.completion",
+    ),
 }
+# the number of the signal that ends a program whose reader has gone
+PIPE = 13
+HELP, VERSION = ("-h", "--help"), "--version"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status: 0, 2 for wrong options, 1 for a run that failed or got no memory, 75 for one
     that has not finished in time, 128 + n after signal n."""
-    parser = argparse.ArgumentParser(
-        prog="fastsaddle",
-        description="Decentralized, sharpness-aware deep learning: many agents on one machine.",
-        epilog="fastsaddle COMMAND --help lists the options of a command.",
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(words)
+    except BrokenPipeError:
+        # whoever read what was printed has gone; what Python flushes at its end would raise once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + PIPE
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in HELP:
+        print(_overview())
+        return 0 if words else 2
+    if words[0] == VERSION:
+        print(f"fastsaddle {fastsaddle.__version__}")
+        return 0
+    command, *rest = words
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        meant = f", did you mean {near[0]}?" if near else ""
+        return _fail(f"no command {command!r}{meant} There are {', '.join(COMMANDS)}")
+    if command == "info" and not rest:
+        print(report(extra.missing()))
+        return 0
+    who = f"{command} with options" if command == "info" else command
+    return _simulate(who, COMMANDS[command][1], rest)
+
+
+def _overview() -> str:
+    """What commands there are."""
+    width = max(map(len, COMMANDS)) + 2
+    return "\n".join(
+        [
+            "usage: fastsaddle COMMAND [OPTIONS]",
+            "",
+            "Decentralized, sharpness-aware deep learning: many agents on one machine.",
+            "",
+            *(f"  {name:{width}}{purpose}" for name, (purpose, _) in COMMANDS.items()),
+            "",
+            "fastsaddle COMMAND --help lists the options of a command; fastsaddle --version shows the version.",
+        ]
     )
-    parser.add_argument(
-        "--version", action="version", version=f"fastsaddle {fastsaddle.__version__}"
-    )
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for name, (purpose, _) in COMMANDS.items():
-        commands.add_parser(name, help=purpose, add_help=False)
-    commands.add_parser(
-        "info",
-        help="show versions, devices, backends and copy bandwidth, or a model's memory",
-        add_help=False,
-    )
-    known, rest = parser.parse_known_args(arguments)
-    if known.command in COMMANDS:
-        return _simulate(known.command, COMMANDS[known.command][1], rest)
-    if rest:
-        return _simulate("info with options", "fastsaddle.sim.commands.memory", rest)
-    print(report(extra.missing()))
-    return 0
 
 
 def _simulate(command: str, module: str, arguments: list[str]) -> int:
@@ -64,6 +95,8 @@ def _simulate(command: str, module: str, arguments: list[str]) -> int:
         return run(arguments)
     except StoppedError as error:
         return _fail(str(error), 1)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, ImportError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:

@@ -25,64 +25,71 @@ from fastsaddle.sim.run import faults, messages, schedule
 class TrainConfig:
     """Train many agents on one machine, each on its own data and talking to its neighbors only.
 
-    Without options: Q-SADDLe, 16 agents on a ring, scikit-learn's digits split by Dirichlet(0.1).
-    Ctrl-C leaves a checkpoint, and `fastsaddle train --resume DIR` goes on bit for bit.
-    Algorithm, gradient, dataset, model, topology, partition, feature skew, compressor and engine can be your own:
-    file.py:Name.
+    Without options: Q-SADDLe, 16 agents on a ring, scikit-learn's digits split by Dirichlet(0.1). Ctrl-C leaves a
+    checkpoint, and `fastsaddle train --resume DIR` goes on bit for bit. Algorithm, gradient, dataset, model, topology,
+    partition, feature skew, compressor and engine can be your own: file.py:Name.
     """
 
     algorithm: str = "qsaddle"
-    """dsgd: plain gossip; dsgdm: with local momentum; qgm: quasi-global momentum; dsaddle, qsaddle: sharpness-aware;
-    ngm, nsaddle: with cross-gradients; gradient-tracking, momentum-tracking, d2, gut: corrected for skewed data;
-    push-pull: the same on graphs that point one way; relay-sgd: on a tree; qg-adam; local-sgd, dppf, easgd: local steps
-    and averages of all."""
+    """The method. Plain gossip: dsgd, dsgdm (local momentum), qgm (quasi-global momentum), qg-adam. Sharpness-aware:
+    dsaddle, qsaddle. Cross-gradients: ngm, nsaddle. Corrected for skewed data: gradient-tracking, momentum-tracking,
+    d2, gut; relay-sgd on a tree; push-pull on graphs that point one way. Local steps and averages of all: local-sgd,
+    easgd, dppf."""
 
     gradient: str = "auto"
-    """auto: the algorithm's own; plain; sam: sharpness-aware, by --rho, --adaptive and --sam, for any algorithm."""
+    """auto (the algorithm's own), plain, or sam: sharpness-aware, for any algorithm."""
 
     option: str = ""
-    """Values of what an algorithm takes, your own in particular: name=value, with commas between them, such as
-    momentum=0.8."""
+    """What an algorithm of your own takes: name=value, with commas between several, such as momentum=0.8."""
 
     dataset: str = "digits"
-    """digits comes with scikit-learn; mnist, fashion-mnist, cifar10, cifar100, imagenette (imagenette:160 for images of
-    160x160) and npz (arrays x, y or x_train, y_train, x_test, y_test) are read from --data-dir."""
+    """digits, mnist, fashion-mnist, cifar10, cifar100, imagenette or npz.
+
+    The digits come with scikit-learn, all others are read from --data-dir. imagenette:160 has images of 160x160; npz
+    is a file with arrays x, y or x_train, y_train, x_test, y_test."""
 
     data_dir: Path | None = None
-    """Folder of the dataset's files, or the .npz file; digits needs none."""
+    """Folder of the dataset's files, or the .npz file."""
 
     download: bool = False
     """Fetch what is missing in --data-dir, with torchvision."""
 
     evaluate_on: Literal["test", "validation"] = "test"
-    """validation keeps a tenth of the training set for it and leaves the test set alone, for tuning."""
+    """Evaluate on the test set, or on a tenth of the training set that is kept for it, for tuning."""
 
     model: str = "mlp"
-    """mlp (mlp:32 for a hidden layer of 32 instead of 50), lenet5, cnn5, resnet20 (EvoNorm; also resnet20:qgm and
-    resnet20:groupnorm), vgg11, mobilenet-v2, resnet18, transformer."""
+    """mlp, lenet5, cnn5, resnet20, vgg11, mobilenet-v2, resnet18, transformer.
+
+    mlp:32 has a hidden layer of 32 instead of 50. resnet20 is normalized by EvoNorm; there are resnet20:qgm and
+    resnet20:groupnorm, too."""
 
     agents: int = 16
     """Number of agents."""
 
     topology: str = "ring"
-    """Who talks to whom: ring, torus:4x4, fully-connected, exponential, star, chain, binary-tree, dyck, social-network,
-    directed-ring, directed-exponential, random-regular:3 or erdos-renyi:0.3 (both with a seed: random-regular:3:7);
-    another graph for each gossip: one-peer-exponential, one-peer-exponential:undirected, base-graph:2 (neighbors a
-    round), matchings, equi-dyn, equi-dyn:undirected (all with a seed: matchings:7), matcha:0.5 (half of a ring;
-    matcha:0.5:7:torus: seed and graph); or your own: edges.txt (a line an edge: two agents from 0 on, perhaps a
-    weight), matrix.npy, file.py:name; not for local-sgd, dppf and easgd."""
+    """Who talks to whom: ring, torus:4x4, one-peer-exponential, edges.txt, ...
+
+    Graphs that stay: ring, torus:4x4, fully-connected, exponential, star, chain, binary-tree, dyck, social-network,
+    directed-ring, directed-exponential, random-regular:3, erdos-renyi:0.3 (these two with a seed: random-regular:3:7).
+    Another graph for each gossip: one-peer-exponential, one-peer-exponential:undirected, base-graph:2 (neighbors a
+    round), matchings, equi-dyn, equi-dyn:undirected (these with a seed: matchings:7), matcha:0.5 (half of a ring;
+    matcha:0.5:7:torus has a seed and a graph). Your own: edges.txt (a line an edge: two agents from 0 on, perhaps a
+    weight), matrix.npy, file.py:name."""
 
     faults: str = "none"
-    """Links and agents that fail, drawn anew in each round: links:0.1,agents:0.01 (probabilities), slow:3x4 (agent 3
-    takes part in every 4th round alone), seed:7 (None: that of --seed); or log:FILE, the faults.jsonl of a run, to have
-    the same fail again. Not for d2 and relay-sgd; gut takes those of links."""
+    """Links and agents that fail in each round by chance: links:0.1,agents:0.01.
+
+    slow:3x4 lets agent 3 take part in every 4th round alone; seed:7 draws otherwise than by --seed. log:FILE, the
+    faults.jsonl of a run, lets the same fail again."""
 
     partition: str = "dirichlet"
-    """dirichlet: drawn, then cut again into parts of equal size; dirichlet-raw: parts as drawn; iid; sorted: by class,
-    equal blocks; shards:2 and classes:2: two for each agent; quantity: unequal sizes by --alpha."""
+    """The split: dirichlet, dirichlet-raw, iid, sorted, shards:2, classes:2, quantity.
+
+    dirichlet is drawn, then cut again into parts of equal size; dirichlet-raw has the parts as drawn. sorted: by class,
+    in equal blocks. shards:2 and classes:2: two for each agent. quantity: unequal sizes."""
 
     alpha: float = 0.1
-    """Dirichlet concentration: small gives an agent few classes, 100 nearly equal shares of all."""
+    """Dirichlet concentration: small gives agents few classes, 100 all alike."""
 
     feature_skew: str | None = None
     """Make agents' images unlike: rotation:180 (degrees), color:0.3 or noise:0.5."""
@@ -91,7 +98,7 @@ class TrainConfig:
     """Random crops of images padded by 4, random mirror images, or both."""
 
     steps: int = 600
-    """Local steps of each agent; one gossip round follows each."""
+    """Local steps of each agent."""
 
     epochs: float | None = None
     """Passes over the training set, in place of --steps."""
@@ -103,7 +110,7 @@ class TrainConfig:
     """Learning rate."""
 
     schedule: str = "constant"
-    """constant, cosine, step (decays after 50% and 75% of the run) or step:0.3:0.6:0.9."""
+    """Of the learning rate: constant, cosine, step (decays at 50% and 75%), step:0.3:0.6."""
 
     lr_decay: float = 0.1
     """Factor of each decay of --schedule step."""
@@ -112,45 +119,48 @@ class TrainConfig:
     """Share of the run during which the learning rate grows linearly to its value."""
 
     rho: float = 0.05
-    """Length of the sharpness-aware ascent step (dsaddle, qsaddle, nsaddle; any algorithm with --gradient sam)."""
+    """Perturbation radius: the length of the sharpness-aware ascent step."""
 
     adaptive: bool = False
-    """Scale the ascent step by each weight's size (ASAM; dsaddle, qsaddle, nsaddle)."""
+    """Scale the ascent step by each weight's size (ASAM)."""
 
     sam: str = "full"
-    """How dsaddle, qsaddle and nsaddle come by their gradient: full (two passes), looksam:5:0.7 (every 5th step in
-    full), momentum (one pass; not dsaddle) or esam:0.6:0.5 (parts of the weights and samples)."""
+    """How the sharpness-aware gradient is found: full (two passes), looksam:5:0.7, momentum, esam:0.6:0.5.
+
+    looksam: every 5th step in full. momentum: along the momentum buffer, one pass. esam: by parts of the weights and
+    of the samples."""
 
     perturb: Literal["all", "self"] = "all"
-    """Whether cross-gradients are sharpness-aware too, or the own gradient alone (nsaddle)."""
+    """Whether cross-gradients are sharpness-aware too, or the own gradient alone."""
 
     cross_gradients: Literal["data", "model"] = "data"
-    """Gradients that neighbors take at one's own model, or that one takes at theirs (ngm, nsaddle)."""
+    """Gradients that neighbors take at one's own model (data), or that one takes at theirs (model)."""
 
     mixed_self_gradient: bool = False
-    """Take the own gradient at the mixed model, as the published code does (ngm, nsaddle)."""
+    """Take the own gradient at the mixed model, as the published code does."""
 
     momentum: float | None = None
-    """Momentum coefficient, of the quasi-global buffer too. None: the algorithm's default, 0.9 or none."""
+    """Momentum. None: the algorithm's default, 0.9 or none."""
 
     qg_momentum: float | None = None
-    """Coefficient of the quasi-global buffer. None: that of --momentum (qsaddle, qgm), or local momentum (ngm,
-    nsaddle)."""
+    """Coefficient of the quasi-global buffer. None: the algorithm's default.
+
+    That is --momentum, or with cross-gradients no quasi-global buffer, but local momentum."""
 
     quasi_global: Literal["second", "both"] = "second"
-    """Which moments of qg-adam are quasi-global."""
+    """Which moments of Adam are quasi-global."""
 
     tracking: float = 0.9
-    """How strongly gut follows the tracked update; with momentum about 0.01."""
+    """How strongly the tracked update is followed; with momentum about 0.01."""
 
     period: str = "4"
-    """Steps between averages (local-sgd, dppf, easgd), or qsr:4:0.0175: the quadratic synchronization rule."""
+    """Steps between averages, or qsr:4:0.0175: the quadratic synchronization rule."""
 
     pull: float = 0.1
-    """Pull towards the average, in [0, 1] (dppf, easgd)."""
+    """Pull towards the average, in [0, 1]."""
 
     push: float = 0.5
-    """Push away from the average; agents settle push / pull away from it (dppf)."""
+    """Push away from the average; agents settle push / pull away from it."""
 
     pull_schedule: Literal["constant", "rising", "falling"] = "constant"
     """Keep --pull, or move it linearly from or to zero over the run."""
@@ -168,25 +178,29 @@ class TrainConfig:
     """Nesterov's form of the momentum."""
 
     ccl_model: float = 0.0
-    """Weight of the cross-feature contrastive loss on the features that neighbors' models find in one's samples (0.1 in
-    the authors' code). For algorithms on a graph without cross-gradients, without --compressor."""
+    """Weight of the cross-feature contrastive loss on the features that neighbors' models find in one's samples.
+
+    It is 0.1 in the authors' code. It needs models that are sent whole."""
 
     ccl_data: float = 0.0
     """The same on each class's mean features in one's own and the neighbors' samples."""
 
     gossip_every: int = 1
-    """Steps from one gossip to the next; agents take local steps alone in between. Not for methods that track sums."""
+    """Steps from one gossip to the next; agents take local steps alone in between."""
 
     consensus_step: float = 1.0
-    """How far each gossip round goes towards the neighbors' average, in (0, 1]."""
+    """How far each gossip goes towards the neighbors' average, in (0, 1]."""
 
     push_sum: bool = False
-    """Push-sum on graphs that point one way: mix sums and weights by a matrix.npy whose columns sum to one (dsgd,
-    dsgdm, dsaddle; an experiment for qgm, qsaddle). push-pull takes such graphs by itself."""
+    """Push-sum on graphs that point one way: mix sums and weights by a matrix.npy whose columns sum to one.
+
+    With quasi-global momentum it is an experiment."""
 
     compressor: str = "none"
-    """What messages are compressed with, by CHOCO gossip: stochastic-quantizer:8 (bits: 8, 4, or 2:biased=true),
-    top-k:0.1, random-k:0.1 (fractions sent), sign, identity."""
+    """Of messages: stochastic-quantizer:8, top-k:0.1, random-k:0.1, sign, identity.
+
+    By CHOCO gossip. Of top-k and random-k the number is the share that is sent; 2 bits are
+    stochastic-quantizer:2:biased=true. Top-k, 2 bits and signs need a --consensus-step of 0.1 to 0.4."""
 
     gossip_order: Literal["compress-then-mix", "mix-then-compress"] = "compress-then-mix"
     """Whether compressed messages are mixed in the round that they are sent in, or in the next."""
@@ -195,11 +209,12 @@ class TrainConfig:
     """Keep a running weighted sum of what neighbors sent instead of mixing their public copies."""
 
     adaptive_gossip: bool = False
-    """AdaGossip: adapt --consensus-step to each element (with a --compressor)."""
+    """AdaGossip: adapt --consensus-step to each element."""
 
     state_dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 halves the memory of momentum and public copies, rounded without bias (dsgd, dsgdm, qgm, dsaddle,
-    qsaddle; of compressors with stochastic-quantizer)."""
+    """bfloat16 halves the memory of momentum and of public copies, rounded without bias.
+
+    Of compressors it takes stochastic-quantizer."""
 
     init: Literal["same", "independent"] = "same"
     """Whether all agents start from one model or each from its own."""
@@ -214,26 +229,28 @@ class TrainConfig:
     """auto (cuda where there is one, else cpu), cpu, cuda or cuda:1."""
 
     engine: str = _choice.AUTO
-    """How the agents' gradients are computed: vmap (mapped all at once), unfold (the same, convolutions as products
-    over patches), implicit (by Triton kernels that lay no patches out, on GPUs, not measured yet), loop (one by one),
-    threads (one on each CPU thread), batched (products, where the network is a chain of linear layers), or lanes (CPU
-    kernels for chains of convolutions and linear layers); auto takes the fastest of those that were measured, and one
-    by one what cannot be mapped."""
+    """How all agents' gradients are computed; auto takes the fastest that was measured and can.
+
+    vmap: mapped, all at once. unfold: the same, convolutions as products over patches. implicit: by Triton kernels that
+    lay no patches out, on GPUs, not measured yet. loop: one by one. threads: one on each CPU thread. batched: products,
+    where the network is a chain of linear layers. lanes: CPU kernels for chains of convolutions and linear layers."""
 
     precision: Precision = "float32"
     """Arithmetic of the gradients: tf32 on GPUs that have it, bfloat16 by autocast; parameters stay float32."""
 
     chunk: int | None = None
-    """Agents computed at once by vmap, unfold, implicit, batched or lanes, fewer to save memory. None: 64 on a CPU, all
-    elsewhere."""
+    """Agents computed at once, fewer to save memory. None: 64 on a CPU, all elsewhere."""
 
     cuda_graph: Literal["auto", "on", "off"] = "auto"
-    """Capture a whole step (batch, gradients, update, sums) in a CUDA graph and replay it, with the same bits. auto: on
-    a GPU, where each step of the method is alike and no code of your own takes part."""
+    """Capture a whole step in a CUDA graph and replay it, with the same bits.
+
+    auto: on a GPU, where each step of the method is alike and no code of your own takes part."""
 
     threads: int | None = None
-    """CPU threads. None: one where a step is too small to be shared or other processes keep the processors busy, else
-    as many as torch takes."""
+    """CPU threads. None: as many as are free and of use.
+
+    That is one where a step is too small to be shared or other processes keep the processors busy, else as many as
+    torch takes."""
 
     eval_every: int | None = None
     """Steps between evaluations. None: 20 evaluations a run."""
@@ -248,24 +265,24 @@ class TrainConfig:
     """The run's own directory, new or empty. None: runs/<a unique name>."""
 
     resume: Path | None = None
-    """Directory of a run to go on with; config.json has its options. --steps or --epochs make it longer, which its
-    schedule follows; no other option but --minutes is taken."""
+    """Directory of a run to go on with; config.json has its options.
+
+    --steps or --epochs make it longer, which its schedule follows; no other option but --minutes is taken."""
 
     minutes: float | None = None
     """Stop with a checkpoint after so long, to go on later with --resume."""
 
     placement: str | None = None
-    """Under torchrun: agents of each process, as 3,1,2,2. None: as evenly as can be. Bits do not depend on it."""
+    """Agents of each process, as 3,1,2,2. None: as evenly as can be. Bits do not depend on it."""
 
     ranks: Literal["auto", "off"] = "auto"
-    """auto: the processes that torchrun has started train one run together, each some of the agents; off: each has a
-    run of its own."""
+    """auto: the processes that torchrun has started train one run together; off: each has a run of its own."""
 
     timeout: float = 120.0
-    """Under torchrun: seconds that a message may take before its sender counts as failed."""
+    """Seconds that a message may take before its sender counts as failed."""
 
     overlap: Literal["off", "auto"] = "off"
-    """Under torchrun: auto sends what does not depend on a gradient while it is taken. Bits do not depend on it."""
+    """auto sends what does not depend on a gradient while it is taken. Bits do not depend on it."""
 
     def __post_init__(self) -> None:
         """One spelling of each name, so that stored runs and grids with an earlier one count as the same method."""

@@ -1,13 +1,19 @@
 """Which options a run has use for, as its parts declare it: one that would do nothing is refused where it is typed."""
 
 import inspect
+import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.nn import Parameter
+
+from fastsaddle.graphs import topology
 from fastsaddle.sim import choices, methods
 from fastsaddle.sim.choices import option
 from fastsaddle.sim.engines import _choice
-from fastsaddle.sim.run import composed, messages
+from fastsaddle.sim.run import composed, faults, messages
 
 if TYPE_CHECKING:
     from fastsaddle.sim.config import TrainConfig
@@ -17,6 +23,14 @@ OF_CHOICES = {
     "alpha": ("partition", "partitions"),
     "data_dir": ("dataset", "datasets"),
     "download": ("dataset", "datasets"),
+}
+CROSS_FEATURES = ("ccl_model", "ccl_data")
+# a chain, which every method takes
+FEW_AGENTS = 3
+# option -> a value that is tried on a small optimizer, whose parts say whether they go with it
+TRIED: dict[str, dict[str, Any]] = {
+    "faults": {"faults": "links:0.1"},
+    "gossip_every": {"gossip_every": 2},
 }
 
 
@@ -40,10 +54,22 @@ def _of_others(config: "TrainConfig", name: str) -> str | None:
     """Options that act through another option."""
     if name in messages.OF_COMPRESSION and config.compressor == messages.NONE:
         return f"--{option(name)} needs a --compressor, got none"
+    keeps = methods.takes(config.algorithm, "momentum") or config.compressor != messages.NONE
+    if name == "state_dtype" and not keeps:
+        return (
+            f"--state-dtype needs a --compressor, got none: {config.algorithm} keeps no other state"
+        )
+    if name in CROSS_FEATURES and not methods.takes_cross_features(config.algorithm):
+        able = [n for n in methods.names() if methods.takes_cross_features(n)]
+        return f"--{option(name)} needs one of {', '.join(able)}, got {config.algorithm}"
+    if name in CROSS_FEATURES and config.compressor != messages.NONE:
+        return f"--{option(name)} needs models sent whole, got --compressor {config.compressor}"
     if name == "faults" and not methods.takes(config.algorithm, "topology"):
         return f"--faults {config.faults} needs an algorithm on a graph, {config.algorithm} averages all agents"
     if name == "gossip_every" and not methods.takes(config.algorithm, "topology"):
         return f"--gossip-every needs an algorithm on a graph, {config.algorithm} has --period"
+    if name in TRIED and (reason := _refused(config, **TRIED[name])) is not None:
+        return f"--{option(name)}: {reason}"
     if name == "steps" and config.epochs is not None:
         return "--steps and --epochs exclude each other"
     if name == "lr_decay" and config.schedule.partition(":")[0] != "step":
@@ -60,6 +86,33 @@ def _of_others(config: "TrainConfig", name: str) -> str | None:
         engine: Any = _choice.find(config.engine).function
         if engine.one_by_one:
             return f"--engine {config.engine} takes agents one by one, it takes no --chunk"
+    return None
+
+
+def _refused(config: "TrainConfig", **changed: Any) -> str | None:
+    """Why an algorithm cannot be made with an option that it can be made without; None where it can."""
+    # makes the options of an optimizer, and needs this module
+    from fastsaddle.sim.run.simulation import optimizer_options
+
+    def build(config: "TrainConfig") -> None:
+        graph = faults.over(config.faults, config.seed, topology.chain(FEW_AGENTS))
+        config = replace(config, agents=FEW_AGENTS)
+        rows = [Parameter(torch.zeros(FEW_AGENTS, 1))]
+        options = optimizer_options(config, graph, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            methods.build(config.algorithm, rows, config.gradient, config.option, **options)
+
+    without = replace(config, faults=faults.NONE, gossip_every=1)
+    try:
+        build(without)
+    except ValueError:
+        # something else is wrong, which is said elsewhere
+        return None
+    try:
+        build(replace(without, **changed))
+    except ValueError as error:
+        return str(error)
     return None
 
 

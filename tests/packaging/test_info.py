@@ -44,9 +44,7 @@ def test_bandwidth_is_measured() -> None:
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["--version"])
-    assert stopped.value.code == 0
+    assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fastsaddle {fastsaddle.__version__}\n"
 
 
@@ -69,8 +67,17 @@ def test_without_the_extras() -> None:
 
 
 def test_wrong_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["fly"], ["info", "--fast"]):
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        assert stopped.value.code == 2
+    assert main([]) == 2 and main(["trian"]) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("usage: fastsaddle COMMAND")
+    assert "no command 'trian', did you mean train?" in said.err
+    with pytest.raises(SystemExit) as stopped:
+        main(["info", "--fast"])
+    assert stopped.value.code == 2
     assert "--fast" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = f"{sys.executable} -m fastsaddle train --help-all | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.startswith("usage") and done.stderr == ""

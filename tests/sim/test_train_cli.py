@@ -83,6 +83,7 @@ def test_writes_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[s
     names = sorted(path.name for path in run.iterdir())
     checkpoints = ["checkpoint-40.safetensors", "checkpoint-50.safetensors"]
     assert names == [
+        ".lock",
         *(*checkpoints, "classes.png", "config.json", "curves.png", "metrics.jsonl"),
         "partition.json",
     ]

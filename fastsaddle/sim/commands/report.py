@@ -1,43 +1,56 @@
 """`fastsaddle report`: one HTML page about runs or comparisons."""
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+import tyro
+
+from fastsaddle.sim.help import with_help
 
 NAME = "report.html"
 
 
+@with_help
+@dataclass(frozen=True)
+class ReportOptions:
+    """One self-contained HTML page about runs and comparisons."""
+
+    directory: tyro.conf.Positional[tuple[Path, ...]]
+    """Of runs or of comparisons."""
+
+    out: Path | None = None
+    """The page. None: report.html in the first directory."""
+
+    data_dir: Path | None = None
+    """Where the data are now, if they moved."""
+
+    samples: int = 1000
+    """Training samples of the loss surface."""
+
+    points: int = 21
+    """Points of the loss surface in each direction, odd."""
+
+    surface: bool = True
+    """Draw the loss surface."""
+
+
 def main(arguments: list[str]) -> int:
     """Read the command line and write the page. Raises ValueError or OSError for what is no run or comparison."""
-    parser = argparse.ArgumentParser(
-        prog="fastsaddle report",
-        description="One self-contained HTML page about runs and comparisons.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("directory", nargs="+", type=Path, help="of a run or of a comparison")
-    parser.add_argument(
-        "--out", type=Path, help=f"the page; default: DIRECTORY/{NAME} of the first"
-    )
-    parser.add_argument("--data-dir", type=Path, help="where the data are now, if they moved")
-    parser.add_argument(
-        "--samples", type=int, default=1000, help="training samples of the loss surface; 1000"
-    )
-    parser.add_argument(
-        "--points", type=int, default=21, help="points of the loss surface in each direction; 21"
-    )
-    parser.add_argument("--no-surface", action="store_true", help="leave the loss surface out")
-    options = parser.parse_args(arguments)
+    options = tyro.cli(ReportOptions, args=arguments, prog="fastsaddle report")
     typed = {a.partition("=")[0] for a in arguments}
     idle = sorted(typed & {"--samples", "--points", "--data-dir"})
-    if options.no_surface and idle:
+    if not options.surface and idle:
         raise ValueError(f"{idle[0]} is for the loss surface, which --no-surface leaves out")
+    if not options.directory:
+        raise ValueError("report needs the directory of a run or of a comparison")
     # the package that draws takes longer to import than --help should
     from fastsaddle.sim.report.page import write
 
     page = write(
-        options.directory,
+        list(options.directory),
         options.out or options.directory[0] / NAME,
-        surface=not options.no_surface,
+        surface=options.surface,
         samples=options.samples,
         points=options.points,
         data_dir=options.data_dir,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fastsaddle.compressors._wire import NonFiniteError
 from fastsaddle.sim.choices import check_once
+from fastsaddle.sim.commands import train_help
 from fastsaddle.sim.commands.stopped import StoppedError
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
 from fastsaddle.sim.run import job as jobs
@@ -30,10 +31,12 @@ from fastsaddle.sim.run.summary import describe, resume_command, summarize, titl
 from fastsaddle.sim.run.tensorboard import TensorBoard
 from fastsaddle.sim.run.trainer import Observer, run
 from fastsaddle.sim.run.world import World, is_launched, speaks
-from fastsaddle.sim.uses import check_typed
+from fastsaddle.sim.uses import check_typed, is_wanted
 
 # the exit status of a run that stopped at its deadline: to be tried again
 UNFINISHED = 75
+# options that only several processes have use for
+OF_PROCESSES = ("placement", "timeout", "overlap")
 # options that make a run longer
 OF_LENGTH = ("steps", "epochs")
 
@@ -44,6 +47,10 @@ def main(arguments: list[str]) -> int:
     Raises ValueError or OSError for options that cannot be, before anything is written, and StoppedError for a run that
     diverged or could not write.
     """
+    if train_help.is_asked_for(arguments):
+        if speaks():
+            train_help.show(arguments)
+        return 0
     # of several processes one says what is wrong
     with nullcontext() if speaks() else silenced():
         config = tyro.cli(TrainConfig, args=arguments, prog="fastsaddle train")
@@ -59,8 +66,6 @@ def main(arguments: list[str]) -> int:
         from fastsaddle.sim.commands import ranks
 
         return ranks.main(config, typed)
-    if config.placement is not None:
-        raise ValueError("--placement needs several processes, as torchrun starts them")
     job = prepared(config, typed)
     return 0 if job is None else to_its_end(job, config.minutes)
 
@@ -74,6 +79,9 @@ def silenced() -> Iterator[None]:
 
 def check_options(config: TrainConfig, typed: list[str]) -> None:
     """Raise ValueError for options that cannot be together, or that would do nothing."""
+    alone = [n for n in typed if n in OF_PROCESSES and not is_launched()]
+    if alone and is_wanted(getattr(config, alone[0])):
+        raise ValueError(f"--{option(alone[0])} needs several processes, as torchrun starts them")
     if config.resume is None:
         config.check()
         check_typed(config, typed)

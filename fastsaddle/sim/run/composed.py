@@ -112,6 +112,10 @@ def build(
             # the optimizer that is made of them warns itself
             warnings.simplefilter("ignore")
             parts: fs.Optimizer = choice(params=[row], **{**options, **own, "placement": None})
+        if every != 1 and not isinstance(parts.plan, fs.comm.Gossip):
+            raise ValueError(
+                f"{choice.text} talks in every step, it takes no --gossip-every {every}"
+            )
         return fs.Optimizer(
             params,
             options["lr"],

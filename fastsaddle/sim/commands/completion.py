@@ -1,0 +1,44 @@
+"""`fastsaddle completion`: what a shell needs to complete commands and options."""
+
+from dataclasses import dataclass, make_dataclass
+from typing import Literal
+
+import tyro
+
+from fastsaddle.sim.commands.memory import MemoryQuestion
+from fastsaddle.sim.commands.report import ReportOptions
+from fastsaddle.sim.comparison.options import CompareOptions
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.help import with_help
+
+# of a comparison every option of a run is one
+OPTIONS = {
+    "train": TrainConfig,
+    "compare": make_dataclass("Compare", [], bases=(CompareOptions, TrainConfig), frozen=True),
+    "report": ReportOptions,
+    "info": MemoryQuestion,
+}
+
+
+@with_help
+@dataclass(frozen=True)
+class CompletionOptions:
+    """Print a script that lets a shell complete commands and options of fastsaddle.
+
+    bash: fastsaddle completion bash > ~/.local/share/bash-completion/completions/fastsaddle
+    zsh:  fastsaddle completion zsh > ~/.zfunc/_fastsaddle    (~/.zfunc in fpath before compinit)
+    """
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]
+    """Whose script."""
+
+
+def main(arguments: list[str]) -> int:
+    """Print the script."""
+    shell = tyro.cli(CompletionOptions, args=arguments, prog="fastsaddle completion").shell
+    words = ["--tyro-print-completion", shell]
+    try:
+        tyro.extras.subcommand_cli_from_dict(OPTIONS, prog="fastsaddle", args=words)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
