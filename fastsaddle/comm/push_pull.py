@@ -69,9 +69,9 @@ class PushPull:
         """
         if placement is not None:
             graph = resolve(self.topology, placement.all_agents)
-            if self.push is not None or not isinstance(graph, Topology):
+            if self.push is not None:
                 raise ValueError(
-                    f"agents on several ranks need one graph that stays, got {graph!r} and push={self.push!r}"
+                    f"agents on several ranks need one graph, got {graph!r} and push={self.push!r}"
                 )
             stacked = is_stack(leading, placement)
             return RankGossip(graph, placement, self.consensus_step, stacked=stacked)

@@ -45,6 +45,7 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], bool]] = {
     "QSADDLe, 8 bits": (fs.QSADDLe, {"compressor": EIGHT_BITS, "consensus_step": 0.4}, True),
     "DSGD, top-k": (fs.DSGD, {"compressor": fs.compressors.TopK(0.3), "consensus_step": 0.4}, True),
     "GradientTracking": (fs.GradientTracking, {"momentum": 0.9}, True),
+    "PushPull": (fs.PushPull, {}, True),
     "QGAdam": (fs.QGAdam, {}, True),
     "GUT": (fs.GUT, {}, True),
     "NSADDLe": (fs.NSADDLe, {}, False),
