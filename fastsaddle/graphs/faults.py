@@ -79,7 +79,8 @@ class Faults:
         """The schedule with these faults.
 
         Raises:
-            ValueError: no schedule, W that is row-stochastic alone, or agents and links that it does not have.
+            ValueError: no schedule, one that has faults already, W that is row-stochastic alone, or agents and links
+                that it does not have.
             FileNotFoundError: there is no such log.
         """
         return Faulty(self, schedule)
@@ -102,6 +103,8 @@ class Faulty(Drawn):
             raise ValueError(
                 f"faults are over an fs.Topology or an fs.Schedule, fs.topology.ring(16), got {schedule!r}"
             )
+        if isinstance(schedule, Faulty):
+            raise ValueError(f"one fs.Faults says all that fails, {schedule!r} has such already")
         if schedule.agents > MOST_AGENTS:
             raise ValueError(f"faults are for at most {MOST_AGENTS} agents, got {schedule.agents}")
         kind = kind_of(schedule)
