@@ -11,6 +11,7 @@ from fastsaddle.comm.base import Exchange, LocalStep
 from fastsaddle.comm.choco import ORDERS, Choco, CompressedGossip, Told, fused, settle
 from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.compressors.base import Payload
+from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.ranks.halo import Halo
@@ -156,7 +157,15 @@ class CompressedRankGossip(CompressedGossip, RankGossip):
             and self.choco.order == ORDERS[1]
             and not self.choco.running_sum
             and exchanges[0].states["x_hat"].dtype == torch.float32
+            and not self._leaves_out(exchanges[0])
         )
+
+    def _leaves_out(self, exchange: Exchange) -> bool:
+        """Whether somebody is down, whose copies are put back when the step ends."""
+        schedule, meeting = self.schedule, exchange.meeting
+        if meeting is None or not isinstance(schedule, Faulty) or not schedule.loses_agents:
+            return False
+        return bool(schedule.down(int(meeting.number)).any())
 
     def catch_up(self) -> None:
         coming, self._coming = self._coming, None

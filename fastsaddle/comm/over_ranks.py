@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -18,7 +17,7 @@ from fastsaddle.ranks.errors import PeerError
 from fastsaddle.ranks.fingerprint import Agreement, agree
 from fastsaddle.ranks.halo import Halo
 from fastsaddle.ranks.header import HEAD, SIZE, Kind
-from fastsaddle.ranks.mail import Mail
+from fastsaddle.ranks.mail import Mail, Memory
 from fastsaddle.ranks.notes import Notes
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.placement import Placement
@@ -108,10 +107,11 @@ class Buffers:
 
     Args:
         plan: who sends which rows to whom.
+        memory: of all rounds' graphs, whose exchanges follow each other.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, memory: Memory) -> None:
+        self._plan, self._memory = plan, memory
         self._halos: dict[tuple[int, torch.device, Kind], Halo] = {}
         self._edges: dict[tuple[int | None, int, torch.device], Mail] = {}
 
@@ -119,7 +119,7 @@ class Buffers:
         """Rows for whoever hears their agents."""
         key = (columns, device, kind)
         if key not in self._halos:
-            self._halos[key] = Halo(self._plan, *key)
+            self._halos[key] = Halo(self._plan, *key, self._memory)
         return self._halos[key]
 
     def edges(self, slot: int | None, nbytes: int, device: torch.device) -> Mail:
@@ -127,8 +127,12 @@ class Buffers:
         key = (slot, nbytes, device)
         if key not in self._edges:
             ways = self._plan.edges_out, self._plan.edges_in
-            out, into = ways if slot is None else (self._at(slot, way) for way in ways)
-            self._edges[key] = Mail(Kind.EDGE, out, into, nbytes, device)
+            both = ways if slot is None else tuple(self._at(slot, way) for way in ways)
+            out, into = (
+                self._memory.rows((slot, name), sum(map(len, way.values())), SIZE + nbytes, device)
+                for name, way in zip(("out", "into"), both, strict=True)
+            )
+            self._edges[key] = Mail(Kind.EDGE, *both, nbytes, device, into, out)
         return self._edges[key]
 
     def _at(self, slot: int, edges: Mapping[int, Sequence[Edge]]) -> dict[int, list[Edge]]:
@@ -180,8 +184,8 @@ class RankGossip(OverRanks, StackedGossip):
         self.notes.hearers = plan.hearers
         self.peers = Peers(placement, plan.sends, plan.receives)
         self.plan = plan
-        # of graphs that never come again they go with the plan
-        self._buffers: WeakKeyDictionary[Plan, Buffers] = WeakKeyDictionary()
+        self._buffers: dict[Plan, Buffers] = {}
+        self._memory = Memory()
         self._slots_sent: list[tuple[int, Mail, torch.dtype]] = []
 
     @property
@@ -208,7 +212,10 @@ class RankGossip(OverRanks, StackedGossip):
 
     def _buffers_of(self, plan: Plan) -> Buffers:
         if plan not in self._buffers:
-            self._buffers[plan] = Buffers(plan)
+            if self._draws:
+                # the graph before never comes again
+                self._buffers.clear()
+            self._buffers[plan] = Buffers(plan, self._memory)
         return self._buffers[plan]
 
     def _plan_in(self, exchange: Exchange) -> Plan:

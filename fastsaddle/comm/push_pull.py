@@ -12,6 +12,7 @@ from fastsaddle.comm.lists import check_consensus_step
 from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
 from fastsaddle.graphs.directed import column_stochastic, row_stochastic
+from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.graphs.needs import SUMS
 from fastsaddle.graphs.schedule import Schedule, kind_of
@@ -63,13 +64,14 @@ class PushPull:
 
         Raises:
             ValueError: parameters that are not stacked, an unknown name, a `push` whose rounds do not go with those of
-                `topology`; over processes, graphs that change, or a `push`.
+                `topology`, directed graphs with `fs.Faults`, faults of agents along one of two graphs; over processes
+                a `push`.
         """
         if placement is not None:
             graph = resolve(self.topology, placement.all_agents)
-            if self.push is not None or not isinstance(graph, Topology):
+            if self.push is not None:
                 raise ValueError(
-                    f"agents on several ranks need one graph that stays, got {graph!r} and push={self.push!r}"
+                    f"agents on several ranks need one graph, got {graph!r} and push={self.push!r}"
                 )
             stacked = is_stack(leading, placement)
             return RankGossip(graph, placement, self.consensus_step, stacked=stacked)
@@ -90,7 +92,7 @@ class PushPullGossip(StackedGossip):
         consensus_step: gamma, folded into both.
 
     Raises:
-        ValueError: gamma outside [0, 1], rounds that do not go together.
+        ValueError: gamma outside [0, 1], rounds that do not go together, agents that may be down along one of the two.
     """
 
     pushes = True
@@ -101,6 +103,11 @@ class PushPullGossip(StackedGossip):
         if len(set(changing)) > 1 or len(set(drawn)) > 1:
             raise ValueError(
                 f"topology and push must both stay, both have a period or both be drawn, got {pull!r} and {push!r}"
+            )
+        if pull is not push and any(isinstance(g, Faulty) and g.loses_agents for g in (pull, push)):
+            raise ValueError(
+                "an agent that is down must be so along both matrices: with faults of agents topology is that of push, "
+                f"too, got {pull!r} and {push!r}"
             )
         super().__init__(pull, consensus_step)
         # sums of columns are exact where rows do not sum to one

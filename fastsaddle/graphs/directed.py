@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 
+from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.mixing_matrix import DOUBLY, SYMMETRIC, Kind, Topology
 from fastsaddle.graphs.schedule import KEPT, Schedule, kind_of, most_neighbors
 
@@ -22,6 +23,9 @@ def row_stochastic(graph: Schedule) -> Schedule:
     """The same edges with R_ij = 1 / (1 + how many i hears): each agent takes the mean of itself and those.
 
     Agents that agree stay so. A W whose rows sum to one stays.
+
+    Raises:
+        ValueError: a directed graph with `fs.Faults`, which keep sums of columns alone.
     """
     return _weighed(graph, "row-stochastic")
 
@@ -32,9 +36,17 @@ class Reweighed:
     Args:
         schedule: whose edges they are.
         kind: what W becomes in every round.
+
+    Raises:
+        ValueError: graphs with faults, whose agents would not be seen to be down.
     """
 
     def __init__(self, schedule: Schedule, kind: Kind) -> None:
+        if isinstance(schedule, Faulty):
+            raise ValueError(
+                "where links of a directed graph fall only the sums of columns can be kept, for push-sum: "
+                f"got {schedule!r}, which is to be {kind}"
+            )
         self.schedule, self.kind = schedule, kind
         self.agents, self.name, self.period = schedule.agents, schedule.name, schedule.period
         self.most_neighbors = most_neighbors(schedule)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import torch
 
+from fastsaddle.graphs.mixing_matrix import ROUNDING
 from fastsaddle.graphs.topology import Topology, from_matrix, from_networkx
-
-# what the weights of a row may exceed one by, as in any mixing matrix
-ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)

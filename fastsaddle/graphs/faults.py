@@ -79,7 +79,8 @@ class Faults:
         """The schedule with these faults.
 
         Raises:
-            ValueError: no schedule, W that is row-stochastic alone, or agents and links that it does not have.
+            ValueError: no schedule, one that has faults already, W that is row-stochastic alone, or agents and links
+                that it does not have.
             FileNotFoundError: there is no such log.
         """
         return Faulty(self, schedule)
@@ -102,6 +103,8 @@ class Faulty(Drawn):
             raise ValueError(
                 f"faults are over an fs.Topology or an fs.Schedule, fs.topology.ring(16), got {schedule!r}"
             )
+        if isinstance(schedule, Faulty):
+            raise ValueError(f"one fs.Faults says all that fails, {schedule!r} has such already")
         if schedule.agents > MOST_AGENTS:
             raise ValueError(f"faults are for at most {MOST_AGENTS} agents, got {schedule.agents}")
         kind = kind_of(schedule)
@@ -131,13 +134,11 @@ class Faulty(Drawn):
 
     def down(self, round: int) -> torch.Tensor:
         """Who is down in a round, bool `[agents]` on the CPU."""
-        found, row = self._of(round)
-        return found.agents[row].clone()
+        return self._of(round).agents[0].clone()
 
     def draw(self, round: int) -> Topology:
         graph = self.schedule.at(round)
-        found, row = self._of(round)
-        lost = self.links[~found.reached(self.links)[row]]
+        lost = self.links[~self._reached(round)]
         lost = lost[graph.W[lost[:, 1], lost[:, 0]] > 0]
         if self._is_symmetric:
             lost = torch.cat([lost, lost.flip(1)])
@@ -219,17 +220,17 @@ class Faulty(Drawn):
                     f"round {t} of the log names the link {list(unknown[0])}, which {self.schedule!r} has not"
                 )
 
-    def _of(self, round: int) -> tuple[Rounds, int]:
-        """A block of rounds that has one, and its place there."""
+    def _of(self, round: int) -> Rounds:
+        """One round."""
         number, row = divmod(round, BLOCK)
-        return self._blocks.at(number, self._block), row
+        links, agents = self._blocks.at(number, self._block)
+        return Rounds(links[row : row + 1], agents[row : row + 1])
 
     def _block(self, number: int) -> Rounds:
         return self.happened(range(number * BLOCK, (number + 1) * BLOCK))
 
     def _reached(self, round: int) -> torch.Tensor:
-        found, row = self._of(round)
-        return found.reached(self.links)[row]
+        return self._of(round).reached(self.links)[0]
 
     def _drawn(self, rounds: range) -> Rounds:
         faults, count = self.faults, self.schedule.agents

@@ -26,6 +26,8 @@ def kept_of(optimizer: Optimizer, down: torch.Tensor) -> list[Kept]:
 
     Copies of agents elsewhere that are down stay too: they have sent nothing.
     """
+    # what the step before sent belongs to what is kept
+    optimizer.communicator.catch_up()
     live, home, agents = optimizer.live, optimizer.phase.home, optimizer.agents
     models = optimizer.rows.x
     kept = [state.name for state in optimizer.states if state.rows != "one"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from fastsaddle.ranks.errors import PeerError
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
@@ -29,9 +32,13 @@ def cannot_fail(optimizer: Optimizer) -> bool:
 
 def copies(optimizer: Optimizer) -> list[tuple[Any, Any]]:
     """All that a step changes, with what it is now, in buffers that are kept: fresh memory would cost more."""
+    # what the step before sent belongs to what is now
+    optimizer.communicator.catch_up()
     live, home, columns = optimizer.live, optimizer.phase.home, optimizer.model_columns
     models = optimizer.rows.x if home is None else home
-    states = [*live.flat_state.values(), *live.scalar_state.values(), live.squares]
+    # with the rows of agents elsewhere, where there are such
+    wide = {**live.flat_state, **live.heard.buffers}
+    states = [*wide.values(), *live.scalar_state.values(), live.squares]
     changed = [optimizer.rows.x[:, columns], *states]
     if "undo" not in optimizer.made:
         optimizer.made["undo"] = [torch.empty_like(tensor) for tensor in changed]
@@ -48,6 +55,10 @@ def copies(optimizer: Optimizer) -> list[tuple[Any, Any]]:
 
 
 def put_back(optimizer: Optimizer, copies: list[tuple[Any, Any]]) -> None:
+    """Bring back what `copies` gave."""
+    # what this step sent must not be added later
+    with suppress(PeerError):
+        optimizer.communicator.catch_up()
     for changed, before in copies:
         if isinstance(changed, dict):
             changed.update(before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastsaddle.ranks.header import SIZE, Kind
-from fastsaddle.ranks.mail import Mail, to_all
+from fastsaddle.ranks.mail import Mail, Memory, to_all
 from fastsaddle.ranks.peers import Peers
 from fastsaddle.ranks.plan import Plan
 
@@ -21,6 +21,7 @@ class Halo:
         columns: of a row.
         device: where it lies.
         kind: what rows are: float32, or the bytes of `Kind.PAYLOAD`.
+        memory: where the buffer lies, together with those of other plans; None: in memory of its own.
 
     Attributes:
         rows: `[agents here + agents heard, columns]`.
@@ -33,6 +34,7 @@ class Halo:
         columns: int,
         device: torch.device,
         kind: Kind = Kind.ROW,
+        memory: Memory | None = None,
     ) -> None:
         dtype = torch.uint8 if kind == Kind.PAYLOAD else torch.float32
         sent = {peer: [i - plan.first_agent for i in agents] for peer, agents in plan.sends.items()}
@@ -40,7 +42,7 @@ class Halo:
         first, width = sum(map(len, apart.values())), SIZE + columns * dtype.itemsize
         # copies, then the agents here, then those heard
         count = first + plan.agents + len(plan.halo)
-        buffer = torch.zeros(count, width, dtype=torch.uint8, device=device)
+        buffer = (memory or Memory()).rows(kind, count, width, device)
         typed = buffer.view(dtype)[:, SIZE // dtype.itemsize :]
         self.rows = typed[first:]
         self.own, self.heard = self.rows.tensor_split([plan.agents])

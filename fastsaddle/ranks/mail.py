@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -27,6 +27,21 @@ class Letter:
     peer: int
     found: Header | None
     expected: Header
+
+
+class Memory:
+    """Bytes that messages lie in, kept by name: mail that is never under way at the same time takes turns with them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Hashable, int, torch.device], torch.Tensor] = {}
+
+    def rows(self, name: Hashable, count: int, width: int, device: torch.device) -> torch.Tensor:
+        """Uint8 `[count, width]`, holding anything."""
+        key = (name, width, device)
+        kept = self._kept.get(key)
+        if kept is None or len(kept) < count:
+            kept = self._kept[key] = torch.zeros(count, width, dtype=torch.uint8, device=device)
+        return kept[:count]
 
 
 class Mail:
@@ -76,10 +91,11 @@ class Mail:
         self._senders = [peer for peer, named in receives.items() for _ in named]
         self._headers = [self._header(*pair) for named in receives.values() for pair in named]
         self._expected = tensor_of(self._headers).to(device)
+        written = torch.zeros(len(out), SIZE, dtype=torch.uint8, device="cpu")
         for peer, named in sends.items():
-            written = tensor_of([self._header(*pair) for pair in named])
-            out[own_rows[peer], :SIZE] = written.to(device)
-        self._rounds = out[:, ROUND], self._expected[:, ROUND]
+            written[own_rows[peer]] = tensor_of([self._header(*pair) for pair in named])
+        self._written = written.to(device)
+        self._rounds = self._written[:, ROUND], self._expected[:, ROUND]
         self.reads_late = device.type != "cpu"
         # where nothing is read on the host: how many were wrong, and those that came, and were due, when one was first
         self.mismatches = torch.zeros((), dtype=torch.int64, device=device)
@@ -93,6 +109,8 @@ class Mail:
         number = torch.tensor([round_], dtype=torch.int64, device=self.out.device)
         for headers in self._rounds:
             headers.copy_(number.view(torch.uint8))
+        # all of them, as other mail may lie in the same memory
+        self.out[:, :SIZE] = self._written
         return self._out_by_peer, self._into_by_peer
 
     def opened(self, round_: int) -> list[Letter]:

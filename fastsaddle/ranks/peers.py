@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -48,8 +47,8 @@ class Peers:
         self._hearers, self._heard = tuple(sorted(hearers)), tuple(sorted(heard))
         self.who = tuple(sorted({*self._hearers, *self._heard}))
         self.round, self.begun, self.bytes_on_wire = 0, 0, 0
-        # mail whose headers are read late
-        self._unread = weakref.WeakSet[Mail]()
+        # mail whose headers are read late, kept until then
+        self._unread: set[Mail] = set()
         self._under_way: tuple[Pending, Mail] | None = None
 
     # asked for each time: what is copied goes on over the same connections, and ends with them
@@ -131,7 +130,8 @@ class Peers:
             raise self._read(letters)
 
     def _counted(self) -> list[Letter]:
-        return [letter for mail in self._unread for letter in mail.counted()]
+        unread, self._unread = self._unread, set()
+        return [letter for mail in unread for letter in mail.counted()]
 
     def withdraw(self, error: BaseException) -> set[int]:
         """What was to be exchanged next has failed here: take part with the news alone; the peers that do so too."""

@@ -130,10 +130,10 @@ def place(
         counts: agents of each rank instead.
         timeout: how long a message may take, a timedelta or seconds.
         overlap: "auto" sends while gradients are taken what does not depend on them, with the same bits: the rows of
-            gradient tracking, the models of momentum tracking and of rules that mix first, cross-gradients one
-            neighbor after the other, and CHOCO's codes where it mixes first. Nobody else may change parameters between
-            steps then. "off": a step waits for its messages. Methods that send what a step has just made (DSGD, QGM,
-            SADDLe) have nothing to overlap.
+            gradient tracking, Push-Pull's tracked row, the models of momentum tracking and of rules that mix first,
+            cross-gradients one neighbor after the other, and CHOCO's codes where it mixes first. Nobody else may change
+            parameters between steps then. "off": a step waits for its messages. Methods that send what a step has just
+            made (DSGD, QGM, SADDLe) have nothing to overlap.
 
     Raises:
         RuntimeError: torch.distributed has not been initialized.

@@ -123,16 +123,18 @@ def begun(one: dist.P2POp) -> Any:
 
 
 class Batch:
-    """The work of one exchange, with the peer of each piece."""
+    """The work of one exchange, with the peer of each piece; all of it has the same time, from the first wait on."""
 
     def __init__(self, work: list[tuple[int, Any]], timeout: timedelta) -> None:
         self._work, self._timeout = work[::-1], timeout
+        self._end: float | None = None
 
     def wait(self) -> None:
-        end = time.monotonic() + self._timeout.total_seconds()
+        if self._end is None:
+            self._end = time.monotonic() + self._timeout.total_seconds()
         while self._work:
             peer, one = self._work.pop()
-            left = max(end - time.monotonic(), 0.001)
+            left = max(self._end - time.monotonic(), 0.001)
             try:
                 one.wait(timedelta(seconds=left))
             except RuntimeError as error:

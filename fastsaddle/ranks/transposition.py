@@ -61,6 +61,9 @@ class Transposition:
             consensus(rows, total[:mine], unused)
         spread.out.view(torch.float32)[:, HEAD:] = total
         self.peers.exchange(spread)
+        if not self._is_regular:
+            # whoever wants it reads it
+            self.peers.look()
         parts = list(spread.into.view(torch.float32)[:, HEAD:])
         parts.insert(here.rank, total)
         return torch.cat([part[:width] for part, width in zip(parts, widths, strict=True)])

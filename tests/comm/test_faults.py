@@ -252,6 +252,11 @@ def test_refused_graphs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"faults are over an fs.Topology .* got 'ring'"):
         fs.Faults(links=0.1).over("ring")  # type: ignore[arg-type]
     rows = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.7, 0.0, 0.3]], dtype=torch.float64)
+    failing = fs.Faults(agents=0.1).over(fs.topology.ring(4))
+    with pytest.raises(
+        ValueError, match=r"one fs\.Faults says all that fails, .* has such already"
+    ):
+        fs.Faults(links=0.1).over(failing)
     with pytest.raises(ValueError, match=r"columns sum to one, that of .* is row-stochastic"):
         fs.Faults(links=0.1).over(fs.Topology("rows", rows))
     with pytest.raises(FileNotFoundError):

@@ -182,3 +182,24 @@ def test_refused(seed: int) -> None:
         fs.comm.PushPull(3)
     with pytest.raises(ValueError, match="consensus_step must be in"):
         fs.comm.PushPull("ring", consensus_step=2)
+
+
+def test_faults(seed: int) -> None:
+    """Who is down is so for both matrices, or all is refused."""
+    z = [torch.nn.Parameter(torch.randn(AGENTS, 3))]
+    ring = fs.topology.ring(AGENTS)
+    failing = fs.Faults(links=0.2, agents=0.3, seed=seed).over(ring)
+    optimizer = fs.PushPull(z, lr=0.05, topology=failing)
+    for t in range(8):
+        before, down = z[0].detach().clone(), failing.down(t)
+        z[0].grad = torch.randn(AGENTS, 3)
+        optimizer.step()
+        assert torch.equal(z[0][down], before[down])
+    tracked, gradient = (optimizer.flat_state[name].sum(0) for name in ("tracked", "gradient"))
+    torch.testing.assert_close(tracked, gradient, atol=1e-4, rtol=1e-5)
+    for graph in (fs.topology.directed_ring(AGENTS), directed(digraph(AGENTS, seed))):
+        with pytest.raises(ValueError, match="only the sums of columns can be kept, for push-sum"):
+            fs.PushPull(z, topology=fs.Faults(links=0.2).over(graph))
+    for two in ((failing, fs.topology.matchings(AGENTS)), (fs.topology.matchings(AGENTS), failing)):
+        with pytest.raises(ValueError, match="down must be so along both matrices"):
+            fs.PushPull(z, topology=two[0], push_topology=two[1])

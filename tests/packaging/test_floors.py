@@ -38,6 +38,7 @@ FLOORS = (
         ),
     ),
     ("graphs.edge_coloring", "graphs.hops", "graphs.pairs", "graphs.schedule"),
+    ("graphs.faults",),
     ("graphs",),
     ("graphs.topology",),
     (

@@ -1,11 +1,15 @@
 """A rank that fails: every other one raises soon, names it, and keeps its models as they were."""
 
 import pickle
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from fastsaddle.ranks import PeerError
+from fastsaddle.ranks import PeerError, TransportError
+from fastsaddle.ranks.peers import gone
+from fastsaddle.ranks.torch_transport import Batch
 from tests.ranks import processes, work
 from tests.ranks.verdicts import complaints
 
@@ -45,6 +49,23 @@ def test_every_rank_names_the_one_that_failed(
     found = processes.run(work.faulty, len(counts), tmp_path, *arguments, **how_run)
     takes_notes = served and culprit == 0
     assert not [*complaints(found, culprit, how, counts, timeout, takes_notes)]
+
+
+class Never:
+    """A message of torch's that does not come."""
+
+    def wait(self, timeout: timedelta) -> None:
+        time.sleep(timeout.total_seconds())
+        raise RuntimeError("Timed out waiting")
+
+
+def test_several_that_do_not_come_take_no_longer_than_one() -> None:
+    batch = Batch([(peer, Never()) for peer in range(6)], timedelta(seconds=0.4))
+    begin = time.monotonic()
+    with pytest.raises(TransportError, match=r"rank 0: nothing came for 0\.4 s"):
+        batch.wait()
+    assert [*gone(batch)] == [1, 2, 3, 4, 5]
+    assert time.monotonic() - begin < 1.2
 
 
 def test_the_message_says_who_waits_and_where() -> None:

@@ -125,6 +125,27 @@ def test_steps_look_now_and_then(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("late")
+def test_graphs_that_never_come_again_are_read_too(seed: int) -> None:
+    """What was wrong in a round is told later, though its messages are made for it alone."""
+
+    def work(transport: ThreadTransport) -> Any:
+        here = Placement((2, 2), transport)
+        p = nn.Parameter(torch.zeros(2, 40))
+        optimizer = fs.DSGD([p], topology=fs.topology.matchings(4, seed), placement=here)
+        closure, peers = closure_of(optimizer, here.first_agent, []), optimizer.communicator.peers
+        rounds = [t for t in range(20) if (optimizer.topology.at(t).W[:2, 2:] > 0).any()]
+        for t in range(20):
+            wrong = here.rank == 0 and t == rounds[1]
+            peers.round += wrong
+            optimizer.step(closure)
+            peers.round -= wrong
+        return optimizer.raise_if_skipped()
+
+    for error in run_in_threads(2, work, timeout=5):
+        assert isinstance(error, PeerError) and "where Header" in error.cause, error
+
+
+@pytest.mark.usefixtures("late")
 def test_who_failed_is_named_where_its_header_was_not_read(seed: int) -> None:
     start = torch.randn(4, 40, generator=torch.Generator().manual_seed(seed))
 

@@ -191,6 +191,59 @@ def test_a_failure_is_told_while_messages_are_under_way(seed: int) -> None:
     assert isinstance(second, PeerError) and second.rank == 0 and "no gradient" in second.cause
 
 
+@pytest.mark.filterwarnings("ignore:.*compressed messages go to the neighbors of any round")
+@pytest.mark.parametrize("compressor", ["8 bits", "top-k"])
+def test_codes_of_who_is_down_move_no_copy(compressor: str, seed: int) -> None:
+    """Nor are those lost that came for a step in which somebody is down."""
+    choco = MIX_FIRST
+    if compressor == "top-k":
+        choco = fs.Choco(fs.compressors.TopK(0.3), order="mix-then-compress")
+    graph = fs.Faults(agents=0.2, seed=seed).over(fs.topology.ring(AGENTS))
+    build = partial(make, "QGM, mixing first", compressor=choco, topology=graph)
+    whole = run(build, start(seed), slice(0, AGENTS), 8)
+    assert any(graph.down(t).any() for t in range(8))
+    assert_equal(joined(run_apart(build, start(seed), (3, 5), 8, overlap="auto")), whole)
+
+
+@pytest.mark.parametrize("overlap", ["off", "auto"])
+@pytest.mark.parametrize("name", ["compress first", "mix first", "top-k"])
+def test_a_step_that_all_refuse_late_moves_no_copy(name: str, overlap: str, seed: int) -> None:
+    """The second group's models cannot be sent when the first one's have been."""
+    choco: Any = {
+        "compress first": fs.compressors.StochasticQuantizer(8),
+        "mix first": MIX_FIRST,
+        "top-k": fs.compressors.TopK(0.3),
+    }[name]
+    build = partial(make, "QGM, mixing first", compressor=choco)
+    whole = run(build, start(seed), slice(0, AGENTS), 5)
+
+    def work(transport: Any) -> torch.Tensor:
+        here = Placement((3, 5), transport, overlap)
+        part = slice(here.first_agent, here.first_agent + here.agents)
+        a, b, c = (nn.Parameter(model[part].clone()) for model in start(seed))
+        groups = [{"params": [a, b]}, {"params": [c], "lr": 0.01}]
+        optimizer = build(groups, placement=here)
+        closure = closure_of(optimizer, part.start, [])
+
+        def too_large() -> torch.Tensor:
+            loss = closure()
+            c.grad.mul_(1e8)
+            return loss
+
+        for step in range(5):
+            if step == 2:
+                groups[1]["lr"] = 3e38
+                with pytest.raises(ValueError, match="only finite values can be compressed"):
+                    optimizer.step(too_large)
+                groups[1]["lr"] = 0.01
+            optimizer.step(closure)
+        return optimizer.gathered()
+
+    for rows in run_in_threads(2, work, timeout=20):
+        assert isinstance(rows, torch.Tensor), rows
+        assert torch.equal(rows, whole.optimizer.gathered())
+
+
 def test_another_word_is_refused() -> None:
     def work(transport: Any) -> Any:
         return Placement((1, 1), transport, "always")  # type: ignore[arg-type]

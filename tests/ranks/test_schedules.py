@@ -1,5 +1,7 @@
 """Graphs that change have the bits of one stack over any placement, and each round's messages go to its neighbors."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -43,6 +45,7 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], bool]] = {
     "QSADDLe, 8 bits": (fs.QSADDLe, {"compressor": EIGHT_BITS, "consensus_step": 0.4}, True),
     "DSGD, top-k": (fs.DSGD, {"compressor": fs.compressors.TopK(0.3), "consensus_step": 0.4}, True),
     "GradientTracking": (fs.GradientTracking, {"momentum": 0.9}, True),
+    "PushPull": (fs.PushPull, {}, True),
     "QGAdam": (fs.QGAdam, {}, True),
     "GUT": (fs.GUT, {}, True),
     "NSADDLe": (fs.NSADDLe, {}, False),
@@ -155,3 +158,29 @@ def test_a_round_sends_to_its_neighbors_alone(seed: int) -> None:
         assert isinstance(found, list)
         *sent, row = found
         assert sent == [row + 128] * 3
+
+
+@pytest.mark.parametrize("graph", ["matchings", "sequence"])
+def test_graphs_take_turns_with_the_memory_of_messages(graph: str, seed: int) -> None:
+    """However many steps there are, and rounds in a period, messages lie in one place, and no graph's are kept."""
+
+    def work(transport: Any) -> tuple[int, int]:
+        here = Placement((4, 4), transport)
+        part = slice(here.first_agent, here.first_agent + here.agents)
+        params = [nn.Parameter(model[part].clone()) for model in start(seed)]
+        optimizer = make("DSGD", graph, params, placement=here)
+        closure, places, plans = closure_of(optimizer, part.start, []), set(), []
+        for _ in range(12):
+            optimizer.step(closure)
+            plans.append(weakref.ref(optimizer.communicator.plan))
+            columns, device = optimizer.model_columns.stop, optimizer.rows.x.device
+            rows = optimizer.communicator.buffers.halo(columns, device).rows
+            places.add(rows.untyped_storage().data_ptr())
+        gc.collect()
+        return len({plan() for plan in plans} - {None}), len(places)
+
+    for found in run_in_threads(2, work, timeout=20):
+        assert isinstance(found, tuple), found
+        plans, places = found
+        # memory grows with what a round needs, which is soon done
+        assert plans <= 2 and places <= 3

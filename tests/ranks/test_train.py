@@ -56,10 +56,13 @@ def in_one(run: Path, *more: str) -> Path:
 @pytest.mark.parametrize(
     ("more", "counts"),
     [
-        (("--compressor", "stochastic-quantizer:8"), "3,1,2"),
+        (
+            ("--compressor", "stochastic-quantizer:8", "--faults", "links:0.2,agents:0.1"),
+            "3,1,2",
+        ),
         (("--algorithm", "dppf", "--init", "independent", "--augment", "crop"), "2,4"),
     ],
-    ids=["qsaddle-8-bits", "dppf"],
+    ids=["qsaddle-8-bits-faults", "dppf"],
 )
 def test_a_run_on_ranks_is_the_run_of_one_process(
     more: tuple[str, ...], counts: str, tmp_path: Path
@@ -77,6 +80,10 @@ def test_a_run_on_ranks_is_the_run_of_one_process(
     parts = sorted(path.name for path in checkpoint.find(run)[0][1].iterdir())
     assert len(parts) == ranks + 1 and parts[-1] == "manifest.json"
     assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
+    if "--faults" in more:
+        # what happened over processes happens again in one
+        log = f"log:{run / 'faults.jsonl'}"
+        assert_equal(in_one(tmp_path / "again", *more, "--faults", log), run)
 
 
 def test_stopped_on_three_ranks_and_gone_on_with_on_two_and_on_one(tmp_path: Path) -> None:

@@ -205,7 +205,8 @@ class Simulation:
     def _absent(self) -> int:
         """Agents here whose gradients of this step count for nothing, as they are down."""
         down = self.optimizer.communicator.down(self.optimizer)
-        return 0 if down is None else int(down.sum())
+        # behind them are those elsewhere whose copies are kept here
+        return 0 if down is None else int(down[: self.stack.agents].sum())
 
     def shares_down(self) -> dict[str, float]:
         """Which shares of the links fell, and of the agents were down, in the rounds of the last line's steps."""
