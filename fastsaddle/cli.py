@@ -24,6 +24,11 @@ COMMANDS = {
         "fastsaddle.sim.comparison.options",
     ),
     "report": ("write one HTML page about runs or comparisons", "fastsaddle.sim.commands.report"),
+    "plan": (
+        "say what time, memory and bytes a run will take",
+        "fastsaddle.sim.commands.plan",
+    ),
+    "export": ("write a trained model as a file for plain torch", "fastsaddle.sim.commands.export"),
     "info": (
         "show versions, devices, backends and copy bandwidth; with options a run's memory and graph",
         "fastsaddle.sim.commands.memory",

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from safetensors.torch import save_file
 from torch import nn
 
+import fastsaddle
 from fastsaddle.sim.api import shown
 from fastsaddle.sim.api.split import Split
 from fastsaddle.sim.api.tables import table
@@ -20,6 +22,7 @@ from fastsaddle.sim.run.labels import Labels, label, of_agents
 from fastsaddle.sim.run.progress import number, percent
 from fastsaddle.sim.run.run_dir import CONFIG
 from fastsaddle.sim.run.summary import headline, split_name
+from fastsaddle.sim.run.whole_files import writing
 
 
 class Run:
@@ -117,14 +120,46 @@ class Run:
         Raises:
             ValueError: no whole checkpoint, no such agent, data that are missing or others.
         """
+        return self._trained(agent, data_dir)[0]
+
+    def export(
+        self, out: str | Path, agent: int | None = None, data_dir: str | Path | None = None
+    ) -> int:
+        """Write a trained model's state_dict as a file, whole or not at all.
+
+        `module.load_state_dict(safetensors.torch.load_file(out))` reads it into the plain module.
+
+        Args:
+            out: a .safetensors file; one that is there is replaced.
+            agent: whose model, from 0 on; None is the consensus of all.
+            data_dir: the folder of the data, if they were moved.
+
+        Returns:
+            The step of the checkpoint.
+
+        Raises:
+            ValueError: as `model`.
+            OSError: the file cannot be written.
+        """
+        module, step = self._trained(agent, data_dir)
+        # a tensor under two names would be refused, and views would be written whole
+        tensors = {name: value.clone().contiguous() for name, value in module.state_dict().items()}
+        whose = "consensus" if agent is None else f"agent {agent}"
+        about = {"run": self._read().name, "step": str(step), "model": whose}
+        with writing(Path(out)) as partial:
+            save_file(tensors, partial, {**about, "fastsaddle": fastsaddle.__version__})
+        return step
+
+    def _trained(self, agent: int | None, data_dir: str | Path | None) -> tuple[nn.Module, int]:
+        """A model of the last checkpoint, and its step."""
         config = self.options
-        path, tensors, _ = trained.latest(self.directory, config.agents)
+        path, tensors, step = trained.latest(self.directory, config.agents)
         folder = config.data_dir if data_dir is None else Path(data_dir)
         config = replace(config, device="cpu", data_dir=folder)
         dataset = AgentData(config, find_device("cpu")).dataset
         if agent is None:
-            return trained.consensus(config, path, tensors, dataset).eval()
-        return trained.agent(config, path, tensors, dataset, agent).eval()
+            return trained.consensus(config, path, tensors, dataset).eval(), step
+        return trained.agent(config, path, tensors, dataset, agent).eval(), step
 
     def report(self, out: str | Path | None = None, surface: bool = True) -> Path:
         """Write the run's HTML page, as `fastsaddle report` does.

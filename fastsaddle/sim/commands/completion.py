@@ -5,6 +5,7 @@ from typing import Literal
 
 import tyro
 
+from fastsaddle.sim.commands.export import ExportOptions
 from fastsaddle.sim.commands.memory import MemoryQuestion
 from fastsaddle.sim.commands.report import ReportOptions
 from fastsaddle.sim.comparison.options import CompareOptions
@@ -16,6 +17,8 @@ OPTIONS = {
     "train": TrainConfig,
     "compare": make_dataclass("Compare", [], bases=(CompareOptions, TrainConfig), frozen=True),
     "report": ReportOptions,
+    "plan": TrainConfig,
+    "export": ExportOptions,
     "info": MemoryQuestion,
 }
 
@@ -25,8 +28,8 @@ OPTIONS = {
 class CompletionOptions:
     """Print a script that lets a shell complete commands and options of fastsaddle.
 
-    bash: fastsaddle completion bash > ~/.local/share/bash-completion/completions/fastsaddle
-    zsh:  fastsaddle completion zsh > ~/.zfunc/_fastsaddle    (~/.zfunc in fpath before compinit)
+    For bash, `fastsaddle completion bash > ~/.local/share/bash-completion/completions/fastsaddle`; for zsh,
+    `fastsaddle completion zsh > ~/.zfunc/_fastsaddle`, where ~/.zfunc is in fpath before compinit.
     """
 
     shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]

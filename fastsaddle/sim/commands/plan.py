@@ -1,0 +1,145 @@
+"""`fastsaddle plan`: what a run will take, from a few of its steps, before it is begun."""
+
+import math
+import statistics
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import torch
+import tyro
+
+from fastsaddle.sim.commands.train import check_options, typed_names
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.run.memory_needed import resident_bytes, size
+from fastsaddle.sim.run.simulation import Simulation
+
+try:
+    import resource
+except ImportError:
+    # not on Windows
+    resource = None  # type: ignore[assignment]
+
+# steps that are not counted, and seconds and steps that are
+WARMUP, SECONDS, FEWEST, MOST = 3, 3.0, 3, 500
+# checkpoints of a run that are there at once
+CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What some steps and one evaluation of a run took: seconds each, and what was sent and computed in a step."""
+
+    steps: int
+    step_seconds: float
+    evaluation_seconds: float
+    bytes_a_step: float
+    gradients_a_step: float
+
+
+def main(arguments: list[str]) -> int:
+    """Read a run's command line, take some of its steps and say what all of it will take. Writes no file."""
+    config = tyro.cli(
+        TrainConfig,
+        args=arguments,
+        prog="fastsaddle plan",
+        description="What a run will take in time, memory and bytes: takes the options of `fastsaddle train`, tries "
+        "some steps and one evaluation for a few seconds, and writes nothing.",
+    )
+    if config.resume is not None:
+        raise ValueError("plan takes the options of a new run, it takes no --resume")
+    check_options(config, typed_names(arguments))
+    print("\n".join(lines(config)))
+    return 0
+
+
+def lines(config: TrainConfig) -> list[str]:
+    """The plan of a run. Raises ValueError or OSError for options that cannot be."""
+    simulation = Simulation(config)
+    threads = config.threads or simulation.suitable_threads(config.batch_size)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        trial = tried(simulation, cadence(config))
+    finally:
+        torch.set_num_threads(before)
+    steps = simulation.steps
+    interval = replace(config, steps=steps).evaluation_interval
+    evaluations = math.ceil(steps / interval) + 1
+    stepping, evaluating = steps * trial.step_seconds, evaluations * trial.evaluation_seconds
+    sent = trial.bytes_a_step * steps
+    gradients = trial.gradients_a_step * steps / config.agents
+    written = sum(t.nbytes for t in simulation.tensors().values())
+    return [
+        f"time    {duration(stepping + evaluating)}: {steps:,} steps of {1e3 * trial.step_seconds:.3g} ms take "
+        f"{duration(stepping)}, {evaluations:,} evaluations of {trial.evaluation_seconds:.2g} s "
+        f"{duration(evaluating)}",
+        f"        measured over {trial.steps} steps on {simulation.device}, CPU threads {threads}, "
+        f"engine {simulation.engine.engine}",
+        f"memory  {size(resident_bytes(simulation.optimizer))} of models, gradients and state{_peak()}",
+        f"sent    {size(sent / config.agents)} an agent, {size(sent)} in all",
+        f"work    {gradients:,.0f} gradients an agent, of {config.batch_size} samples each",
+        f"disk    {size(CHECKPOINTS * written)} of checkpoints",
+    ]
+
+
+def cadence(config: TrainConfig) -> int:
+    """Steps after which what is sent repeats."""
+    return config.gossip_every * (int(config.period) if config.period.isdigit() else 1)
+
+
+def tried(simulation: Simulation, cadence: int) -> Trial:
+    """Take some steps, as many as fit into a few seconds and whole cadences of them where that is feasible."""
+    seconds: list[float] = []
+    for step in range(WARMUP):
+        simulation.step(step)
+    sent, computed = simulation.totals()[0], simulation.evaluations
+    deadline = time.perf_counter() + SECONDS
+    while len(seconds) < FEWEST or len(seconds) % cadence:
+        seconds.append(_timed(simulation, WARMUP + len(seconds)))
+        if time.perf_counter() > deadline + 3 * SECONDS:
+            break
+    while time.perf_counter() < deadline and len(seconds) + cadence <= MOST:
+        for _ in range(cadence):
+            seconds.append(_timed(simulation, WARMUP + len(seconds)))
+    count = len(seconds)
+    begin = time.perf_counter()
+    simulation.evaluate()
+    return Trial(
+        count,
+        # gossips that come now and then count with their share, outliers of the machine do not
+        statistics.median(seconds) if cadence == 1 else statistics.fmean(seconds),
+        time.perf_counter() - begin,
+        (simulation.totals()[0] - sent) / count,
+        (simulation.evaluations - computed) / count,
+    )
+
+
+def _timed(simulation: Simulation, step: int) -> float:
+    begin = time.perf_counter()
+    simulation.step(step)
+    if simulation.device.type == "cuda":
+        torch.cuda.synchronize(simulation.device)
+    return time.perf_counter() - begin
+
+
+def _peak() -> str:
+    """The most memory that this process has had, where the system tells."""
+    if resource is None:
+        return ""
+    # kilobytes, but on macOS bytes
+    unit = 1 if sys.platform == "darwin" else 1024
+    most = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"; the trial took {size(most)}, data and torch itself included"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, with two digits."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return (
+                f"{seconds / length:.2g} {unit}"
+                if seconds < 100 * length
+                else f"{seconds / length:,.0f} {unit}"
+            )
+    return f"{seconds:.2g} s"

@@ -1,0 +1,87 @@
+"""`plan` says what a run will send and compute, and writes nothing; `export` writes what plain torch loads."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import fastsaddle as fs
+from fastsaddle.cli import main
+from fastsaddle.sim.commands import plan
+from fastsaddle.sim.run.memory_needed import size
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SMALL = ("--agents", "4", "--steps", "24", "--batch-size", "4", "--eval-every", "12")
+
+
+@pytest.fixture(autouse=True)
+def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "SECONDS", 0.1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--algorithm qsaddle",
+        "--algorithm nsaddle --topology star",
+        "--algorithm qgm --gossip-every 3 --compressor stochastic-quantizer:4",
+        "--algorithm dppf --period 4",
+        "--algorithm gradient-tracking --topology one-peer-exponential",
+        "--algorithm qsaddle --sam looksam:2",
+    ],
+)
+def test_bytes_and_gradients_are_those_of_the_run(
+    options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMALL, *options.split()]
+    assert main(["plan", *words]) == 0
+    assert not list(tmp_path.iterdir())
+    said = capsys.readouterr().out
+    assert main(["train", *words, "--out", "run"]) == 0
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert f"{size(row['bytes_sent'] / 4)} an agent, {size(row['bytes_sent'])} in all" in said
+    assert f"{row['gradient_evaluations'] / 4:,.0f} gradients an agent" in said
+    assert re.search(r"^time .* 24 steps of .* ms take .*, 3 evaluations", said, re.MULTILINE)
+
+
+def test_a_plan_is_of_a_new_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--resume", "run"]) == 2
+    assert main(["plan", "--algorithm", "qgm", "--rho", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "it takes no --resume" in said and "qgm takes no --rho" in said
+    for seconds, words in ((0.5, "0.5 s"), (90, "90 s"), (3000, "50 min"), (1e6, "278 h")):
+        assert plan.duration(seconds) == words
+
+
+def test_exported_models_are_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fs.sim.train(agents=4, steps=6, out="run", quiet=True)
+    for words, agent in ((["--consensus"], None), (["--agent", "2"], 2)):
+        assert main(["export", "run", *words, "--out", "model.safetensors"]) == 0
+        expected = run.model(agent)
+        found = load_file("model.safetensors")
+        assert all(torch.equal(found[n], v) for n, v in expected.state_dict().items())
+        fresh = torch.nn.Sequential(
+            *(torch.nn.Flatten(), torch.nn.Linear(64, 50), torch.nn.ReLU()),
+            torch.nn.Linear(50, 10),
+        )
+        fresh.load_state_dict(found)
+        x = torch.randn(3, 64)
+        assert torch.equal(fresh(x), expected(x))
+    with safe_open("model.safetensors", "pt") as file:
+        assert file.metadata()["model"] == "agent 2" and file.metadata()["step"] == "6"
+    before = Path("model.safetensors").read_bytes()
+    assert main(["export", "run", "--agent", "4", "--out", "model.safetensors"]) == 2
+    assert main(["export", "run", "--consensus", "--out", "model.pt"]) == 2
+    assert main(["export", "nowhere", "--consensus", "--out", "model.safetensors"]) == 2
+    assert Path("model.safetensors").read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+    said = capsys.readouterr().err
+    assert "agents are 0 to 3, got 4" in said and "nowhere is not a run" in said
+    for words in ([], ["--consensus", "--agent", "1"]):
+        with pytest.raises(SystemExit) as end:
+            main(["export", "run", *words, "--out", "m.safetensors"])
+        assert end.value.code == 2
