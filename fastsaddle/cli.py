@@ -28,6 +28,10 @@ COMMANDS = {
         "say what time, memory and bytes a run will take",
         "fastsaddle.sim.commands.plan",
     ),
+    "reproduce": (
+        "make a committed table anew, and hold it against what it was",
+        "fastsaddle.sim.commands.reproduce",
+    ),
     "export": ("write a trained model as a file for plain torch", "fastsaddle.sim.commands.export"),
     "info": (
         "show versions, devices, backends and copy bandwidth; with options a run's memory and graph",

@@ -8,6 +8,7 @@ import tyro
 from fastsaddle.sim.commands.export import ExportOptions
 from fastsaddle.sim.commands.memory import MemoryQuestion
 from fastsaddle.sim.commands.report import ReportOptions
+from fastsaddle.sim.commands.reproduce import ReproduceOptions
 from fastsaddle.sim.comparison.options import CompareOptions
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.help import with_help
@@ -19,6 +20,7 @@ OPTIONS = {
     "report": ReportOptions,
     "plan": TrainConfig,
     "export": ExportOptions,
+    "reproduce": ReproduceOptions,
     "info": MemoryQuestion,
 }
 

@@ -106,6 +106,12 @@ def rows(groups: list[Group]) -> list[dict[str, Any]]:
     ]
 
 
+def options_of(found: list[dict[str, Any]]) -> list[str]:
+    """Which names of `rows` are options: all before the number of runs."""
+    names = list(found[0]) if found else []
+    return names[: names.index("runs")] if names else []
+
+
 def _csv(groups: list[Group]) -> str:
     stream = io.StringIO()
     found = rows(groups)

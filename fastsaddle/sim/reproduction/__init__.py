@@ -1,0 +1,1 @@
+"""Tables that were committed, made anew and held against themselves."""
