@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from reporting.render import timed
-from reporting.tables import label
+from benchmarks.reporting.rows import label, timed
 
 TRACKING = ("GradientTracking.step", "MomentumTracking.step", "D2.step")
 OURS = ("native", "fastsaddle")
@@ -20,7 +19,7 @@ def remarks(report: dict[str, Any]) -> str:
     spoken = (
         (("consensus",), "`consensus` sums in float64: {}"),
         (("mix_dense",), "`mix_dense` is bound by arithmetic: {}"),
-        (("quantize",), "`quantize` nearly is, as random bits are a third of its work: {}"),
+        (("quantize",), "`quantize` nearly is, by the work on its random bits: {}"),
         (("top_k",), "`top_k` ranks what it collects: {}"),
         (("weighted_sum",), "`weighted_sum` reads three times what it writes: {}"),
         (TRACKING, "tracking methods are PyTorch between their ops, in pieces that stay in the caches: {}"),
