@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.reporting.markdown import table
+from benchmarks.reporting.markdown import paragraphs, table
 from benchmarks.reporting.rows import Info, Row, by_speed, label, milliseconds, named
 
 
@@ -35,10 +35,13 @@ def comparison(rows: list[Row]) -> str:
             found.setdefault(label(row), []).append(f"{ratio:.1f} x {info['implementation']}")
     if not found:
         return ""
-    said = [f"`{what}`: {', '.join(ratios)}" for what, ratios in sorted(found.items())]
-    return (
-        "Speed against what one would write today (steps: with their check for non-finite gradients): "
-        f"{'; '.join(said)}."
+    return paragraphs(
+        "Against what one would write in PyTorch today, steps with their check for non-finite gradients:",
+        table(
+            ("what", "times as fast as"),
+            "ll",
+            [(what, ", ".join(ratios)) for what, ratios in sorted(found.items())],
+        ),
     )
 
 

@@ -90,7 +90,7 @@ def gpu_report() -> dict[str, Any]:
 GPU_LINES = """
 A GPU, 7 CPU threads, torch 2.99, 2030-01-02; `copy_` 100.0 GB/s (read + write, median of the run)
 | QGM.step | fastsaddle | 16 x 4,194,304 | 1.25 | 80.0 | 80 |
-against what one would write today (steps: with their check for non-finite gradients): `QGM.step`: 5.0 x torch.compile.
+| QGM.step | 5.0 x torch.compile |
 Percent of the copy bandwidth with 256 MiB a buffer, by agents:
 |  | 16 | 4096 |
 | agent_norm, triton | 88 |  |
@@ -372,7 +372,7 @@ def test_remarks_quote_the_report() -> None:
         moved("e", 20.0, 16, 10, op="error feedback, 8 bits", implementation="fastsaddle"),
     ]
     text = remarks(content)
-    assert "`consensus` sums in float64: 54 to 100. " in text and "2.5 times as long" in text
+    assert "* `consensus` sums in float64: 54 to 100\n" in text and "2.5 times as long" in text
     assert "top_k" not in text and "tracking" not in text
 
 
