@@ -5,7 +5,7 @@
 Q-SADDLe on a ring, Fashion-MNIST split by Dirichlet(0.1), 784-32-10, batches of 32, on the CPU. Every size runs in a
 process of its own, several times over, in turns; the best pass counts. Time is the median of a pass's steps; memory is
 the peak of the resident memory over what was resident right before the agents were built, read from Linux's /proc.
-Both are divided by what the smallest size extrapolates to: 1 is linear, and at most 1.5 is asked for.
+Both are divided by what the smallest size extrapolates to: 1 is linear.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from typing import Any
 
 import machine
 import torch
-from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +33,6 @@ from fastsaddle.sim.gradient_engine import GradientEngine
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH, HIDDEN, CLASSES, ALPHA = 32, 32, 10, 0.1
-LIMIT = 1.5
 
 
 class Training:
@@ -118,34 +116,6 @@ def over_linear(passes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def report(content: dict[str, Any]) -> str:
-    """Markdown: the machine, the table, the verdict."""
-    rows = content["rows"]
-    table = tabulate(
-        [
-            (
-                r["threads"],
-                r["agents"],
-                f"{1e3 * r['seconds']:.1f}",
-                f"{r['time_over_linear']:.2f}",
-                f"{r['bytes'] / 2**20:.0f}",
-                f"{r['memory_over_linear']:.2f}",
-            )
-            for r in rows
-        ],
-        headers=["threads", "agents", "ms a step", "over linear", "MiB at the peak", "over linear"],
-        tablefmt="pipe",
-        colalign=["right"] * 6,
-        disable_numparse=True,
-    )
-    worst = max(max(r["time_over_linear"], r["memory_over_linear"]) for r in rows)
-    counts = " and ".join(sorted({str(r["threads"]) for r in rows}))
-    what = f"Q-SADDLe, ring, Fashion-MNIST, 784-{HIDDEN}-{CLASSES}, batch {BATCH}, chunk {content['chunk']}"
-    verdict = f"The largest ratio is {worst:.2f}; at most {LIMIT} is asked for."
-    where = machine.line(content["machine"], f"threads {counts}")
-    return f"{where}\n\n{what}: median time of a step.\n\n{table}\n\n{verdict}\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -156,7 +126,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4, help="of steps in each pass")
     parser.add_argument("--passes", type=int, default=3, help="over all sizes")
     parser.add_argument("--chunk", type=int, help="agents mapped at once; default: all")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of growth.json, .md")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of growth.json")
     options = parser.parse_args()
     content = {"machine": machine.facts(), "chunk": options.chunk, "passes": [], "rows": []}
     context = multiprocessing.get_context("spawn")
@@ -169,8 +139,7 @@ def main() -> None:
         content["rows"] = over_linear(content["passes"])
         # a pass that is done is kept, should a later one be interrupted
         (options.out / "growth.json").write_text(json.dumps(content, indent=1) + "\n")
-        (options.out / "growth.md").write_text(report(content))
-    print(report(content))
+    print(f"for the tables: python -m benchmarks.reporting show growth --results {options.out}")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ def modeled(options: argparse.Namespace) -> list[dict[str, Any]]:
     from benchmarks.modeling.estimate import Factors
     from benchmarks.modeling.launches import launches, mixes
     from benchmarks.modeling.machines import MACHINES
-    from benchmarks.modeling.table import header, line, row_of
+    from benchmarks.modeling.rows import row_of
+    from benchmarks.reporting.model import header, line
     from fastsaddle.kernels.op import ops
 
     able = {n: op for n, op in ops().items() if n not in WITHOUT_ROWS and not op.is_layer}

@@ -27,7 +27,7 @@
 # missed or not measured; it is printed at the end. DIR/calibration.json is for `python benchmarks/model.py
 # --calibration`, DIR/chosen.json the table of block shapes with the fastest of them, to be committed as
 # kernels/_shared/shapes/chosen.json. Files of several folders are merged by:
-# python benchmarks/report.py A/gpu.json B/gpu.json --keep RESULT
+# python -m benchmarks.reporting keep A/gpu.json B/gpu.json --as RESULT
 #
 # Works from a bare checkout, without network: on Python 3.10 or later with torch, Triton, NumPy, networkx and pytest,
 # and pytest-benchmark for figures; a part that lacks a package says so and is left out. Exits non-zero where there is no
@@ -164,12 +164,12 @@ finish() {
         fi
     done
     if [ ${#files[@]} -gt 0 ]; then
-        "$python" benchmarks/report.py "${files[@]}" --keep "$out/gpu.json" >/dev/null || failed=1
+        "$python" -m benchmarks.reporting keep "${files[@]}" --as "$out/gpu.json" || failed=1
     fi
     if [ -s "$out/shapes.json" ]; then
-        "$python" benchmarks/chosen.py "$out/shapes.json" "$out/chosen.json" || failed=1
+        "$python" -m benchmarks.reporting shapes "$out/shapes.json" --as "$out/chosen.json" || failed=1
     fi
-    "$python" benchmarks/report.py --gpu "$out" >"$out/page.new" && mv "$out/page.new" "$out/page.md" || failed=1
+    "$python" -m benchmarks.reporting gpu "$out" >"$out/page.new" && mv "$out/page.new" "$out/page.md" || failed=1
 }
 
 sanitizer() {

@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import machine
 from peers_process import EngineProcess
-from reporting.peers import report
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Kind = Literal["own", "loop", "rows", "peer", "peer on all cores", "peer without gossip"]
@@ -172,7 +171,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each engine at each size")
     parser.add_argument("--repeats", type=int, default=5, help="turns in which these are spent")
     parser.add_argument("--patience", type=float, default=300, help="seconds to wait for an answer")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of peers.json, peers.md")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of peers.json")
     options = parser.parse_args()
     content: dict[str, Any] = {
         "machine": machine.facts(),
@@ -187,8 +186,7 @@ def main() -> None:
         content["results"] += measure(agents, options.seconds, options.repeats, options.patience)
         # what was measured is kept, should a later size be interrupted
         (options.out / "peers.json").write_text(json.dumps(content, indent=1) + "\n")
-        (options.out / "peers.md").write_text(report(content))
-    print(report(content))
+    print(f"for the tables: python -m benchmarks.reporting show peers --results {options.out}")
 
 
 if __name__ == "__main__":

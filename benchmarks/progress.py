@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.reporting.tables import by_speed, engine, milliseconds, named
+from benchmarks.reporting.rows import by_speed, engine, milliseconds, named
 
 # the plugin's own object, which holds what was timed
 SESSION = "_benchmarksession"

@@ -23,9 +23,9 @@ os.environ.update(ONE_THREAD)
 import machine
 import peers
 from over_ranks import overlap, work
+from over_ranks.engines import ONE, PEER, SPREAD
 from over_ranks.group import measured
 from over_ranks.turns import ratio
-from reporting.ranks import ONE, PEER, SPREAD, report
 
 import fastsaddle as fs
 
@@ -165,7 +165,7 @@ def main() -> None:
         content["parts"] = {name: found for name in PARTS if (found := content["parts"].get(name))}
         # what was measured is kept, should a later part be interrupted
         path.write_text(json.dumps(content, indent=1) + "\n")
-    print(report(content))
+    print(f"for the tables: python -m benchmarks.reporting show ranks --results {options.out}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-Info = dict[str, Any]
+from benchmarks.reporting.markdown import paragraphs, table
+from benchmarks.reporting.rows import Info
+
 STREAMING = ("agent_norm", "sam_perturb", "gossip_step")
 # bytes of a buffer from which on a GPU's ops are judged
 LARGE = 256 * 10**6
@@ -33,26 +34,22 @@ class Figure:
         is_met = self.worst <= self.limit if self.is_ceiling else self.worst >= self.limit
         return "met" if is_met else "missed"
 
-    def line(self) -> str:
-        if self.worst is None:
-            return f"| {self.what} | {self.bound} | {self.verdict} | |"
-        reached = "yes" if self.verdict == "met" else "no"
-        return f"| {self.what} | {self.bound} | {self.worst:.3g} | {reached} |"
+    @property
+    def reached(self) -> str:
+        return {"met": "yes", "missed": "no", "not measured": ""}[self.verdict]
 
 
-def figures_table(infos: list[Info], is_gpu: bool) -> list[str]:
-    """Markdown of all figures of this kind of machine; nothing where none of them was measured."""
+def figures_table(infos: list[Info], is_gpu: bool) -> str:
+    """All figures of this kind of machine; nothing where none of them was measured."""
     figures = of_gpu(infos) if is_gpu else of_cpu(infos)
     if all(figure.worst is None for figure in figures):
-        return []
-    return [
-        "",
-        "Figures to reach, and the worst value of this run:",
-        "",
-        "| what | figure | measured | reached |",
-        "| --- | --- | ---: | --- |",
-        *(figure.line() for figure in figures),
+        return ""
+    rows = [
+        (f.what, f.bound, f.verdict if f.worst is None else f"{f.worst:.3g}", f.reached)
+        for f in figures
     ]
+    words = "Figures to reach, and the worst value of this run:"
+    return paragraphs(words, table(("what", "figure", "measured", "reached"), "llrl", rows))
 
 
 def of_cpu(infos: list[Info]) -> list[Figure]:

@@ -1,12 +1,13 @@
-"""The table of benchmarks/peers.py from its JSON."""
+"""How fast a simulated step is beside other packages, from what benchmarks/peers.py measured."""
 
 from typing import Any
 
-import machine
-from tabulate import tabulate
+from benchmarks.machine import line
+from benchmarks.reporting.markdown import bullets, folded, listed, paragraphs, table
 
 # processor time tells more than the clock where others use the machine too
 BASES = {"best": "best turn", "median": "median turn", "a_cpu_second": "processor time"}
+NOTES = {"peer without gossip": " (no gossip)"}
 
 
 def speeds(content: dict[str, Any], agents: int, kind: str, key: str) -> dict[str, float]:
@@ -31,8 +32,45 @@ def ratios(content: dict[str, Any], agents: int, key: str) -> dict[str, float]:
     return {name: own / max(found.values()) for name, found in others.items() if found}
 
 
-def report(content: dict[str, Any]) -> str:
-    """Markdown: the machine, the table, what differs between the engines, and what was not measured."""
+def peers(content: dict[str, Any]) -> str:
+    """What the ratios are, the table of best turns, and all else folded."""
+    return paragraphs(
+        f"{line(content['machine'], 'one thread and one core a process')}.",
+        words(content),
+        best_turns(content),
+        folded("All turns, what differs, and what was not measured", details(content)),
+    )
+
+
+def words(content: dict[str, Any]) -> str:
+    sizes = content["agents"]
+    found = {agents: ratios(content, agents, "best") for agents in sizes}
+    said = []
+    for name in dict.fromkeys(name for each in found.values() for name in each):
+        times = {agents: f"{each[name]:.1f}" for agents, each in found.items() if name in each}
+        where = "" if len(times) == len(sizes) else f" ({listed([*map(str, times)])} agents)"
+        said.append(f"{listed([*times.values()])} times as fast as the {name}{where}")
+    told = (
+        "Agent-steps per second (784-50-10, batches of 32, one thread; the best turn of one interleaved run) with "
+        f"{listed([f'{agents:,}' for agents in sizes])} agents."
+    )
+    return f"{told} fastsaddle is {listed(said)}." if said else told
+
+
+def best_turns(content: dict[str, Any]) -> str:
+    kinds = {engine["name"]: engine["kind"] for engine in content["engines"]}
+    found = {(r["engine"], r["agents"]): r for r in content["results"]}
+    head = ("agents", *(f"{name}{NOTES.get(kind, '')}" for name, kind in kinds.items()))
+    rows = []
+    for agents in content["agents"]:
+        results = [found.get((engine, agents), {}) for engine in kinds]
+        cells = [f"{r['best']:,.0f}" if "best" in r else "not measured" for r in results]
+        rows.append((f"{agents:,}", *cells))
+    return table(head, "r" * len(head), rows)
+
+
+def details(content: dict[str, Any]) -> str:
+    """All turns, what differs between the engines, and what was not measured."""
     sizes, engines, results = content["agents"], content["engines"], content["results"]
     cells = {(r["engine"], r["agents"]): r for r in results}
     rows = [
@@ -44,22 +82,7 @@ def report(content: dict[str, Any]) -> str:
         for name in dict.fromkeys(name for each in found for name in each):
             texts = [f"{each[name]:.2f}" if name in each else "" for each in found]
             rows.append([f"fastsaddle / {name}, by {basis}", *texts])
-    table = tabulate(
-        rows,
-        headers=["agents", *map(str, sizes)],
-        tablefmt="pipe",
-        colalign=["left", *["right"] * len(sizes)],
-        disable_numparse=True,
-    )
-    what = "best turn, median turn, and least milliseconds of processor time a step"
-    lines = [
-        machine.line(content["machine"], "one thread and one core a process"),
-        "",
-        f"Agent-steps per second (a local step on a batch of 32 and communication; 784-50-10): {what}.",
-        "",
-        table,
-    ]
-    parts = {
+    lists = {
         "What differs": [f"{e['name']}: {e['words']}" for e in engines],
         "Notes": sorted({f"{r['engine']}: {r['note']}" for r in results if r["note"]}),
         "Not measured": [
@@ -71,10 +94,11 @@ def report(content: dict[str, Any]) -> str:
             f"{e['name']}: pip install {e['package']}" for e in engines if e["version"] is None
         ],
     }
-    for title, entries in parts.items():
-        if entries:
-            lines += ["", f"{title}:", "", *(f"* {entry}" for entry in entries)]
-    return "\n".join(lines) + "\n"
+    return paragraphs(
+        "Best turn, median turn, and least milliseconds of processor time a step:",
+        table(["agents", *map(str, sizes)], "l" + "r" * len(sizes), rows),
+        *(paragraphs(f"{title}:", bullets(entries)) for title, entries in lists.items() if entries),
+    )
 
 
 def cell(engine: dict[str, Any], found: dict[str, Any] | None) -> str:

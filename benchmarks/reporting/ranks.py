@@ -1,15 +1,16 @@
-"""The table of benchmarks/ranks.py from its JSON: figures to reach over processes, each beside what was measured."""
+"""What agents over processes cost, from what benchmarks/ranks.py measured: figures to reach, and what bounds them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import machine
-from over_ranks.turns import spread
-from reporting.figures import Figure
+from benchmarks.over_ranks.engines import ONE, PEER, SPREAD
+from benchmarks.over_ranks.turns import spread
+from benchmarks.reporting.figures import Figure
+from benchmarks.reporting.machines import machines
+from benchmarks.reporting.markdown import paragraphs, table
 
 Turn = dict[str, float]
-ONE, SPREAD, PEER = "fastsaddle", "fastsaddle, 2 processes", "decent-dp, all cores"
 # the ratios to reach
 EXCHANGE, CODES, PROCESSOR, RATE = 1.15, 0.5, 1.25, 3.0
 STEP = {1: 1.6, 4: 1.3}
@@ -28,36 +29,26 @@ class Measured(Figure):
     quartiles: tuple[float, float] | None = None
     processor: float | None = None
 
-    def line(self) -> str:
+    def cells(self) -> tuple[str, ...]:
         if self.worst is None:
-            return f"| {self.what} | {self.bound} | {self.verdict} | | | |"
-        reached = "yes" if self.verdict == "met" else "no"
+            return self.what, self.bound, self.verdict, "", "", ""
         among = "" if self.quartiles is None else "{:.2f} to {:.2f}".format(*self.quartiles)
         processor = "" if self.processor is None else f"{self.processor:.2f}"
         value = f"{self.worst:.2f}" if self.quartiles else f"{self.worst:g}"
-        return f"| {self.what} | {self.bound} | {value} | {among} | {processor} | {reached} |"
+        return self.what, self.bound, value, among, processor, self.reached
 
 
-def report(content: dict[str, Any]) -> str:
-    """Markdown: the machine, the table, what bounds what is missed."""
+def ranks(content: dict[str, Any]) -> str:
+    """The machine, the table, what bounds what is missed."""
     parts = content["parts"]
-    lines = [
-        *machines(parts),
-        "",
-        "| what | figure | measured | quartiles | by processor time | reached |",
-        "| --- | --- | ---: | ---: | ---: | --- |",
-        *(figure.line() for figure in figures(parts)),
-    ]
-    return "\n".join([*lines, "", " ".join(remarks(parts))])
-
-
-def machines(parts: dict[str, Any]) -> list[str]:
-    """A line for each machine, version and day; parts of one are told of together, with their loads."""
-    loads: dict[str, list[float]] = {}
-    for part in parts.values():
-        where = machine.line({**part["machine"], "load": ""}, "one thread a process")
-        loads.setdefault(where, []).append(part["machine"]["load"])
-    return [f"{where}{min(each):g} to {max(each):g}" for where, each in loads.items()]
+    head = ("what", "figure", "measured", "quartiles", "by processor time", "reached")
+    return paragraphs(
+        "\n".join(machines(parts, "one thread a process")),
+        "Gloo over loopback, rows of 1,000,000 parameters. Each figure is the median of the ratios of turns in one "
+        "run, of wall time where nothing else is said.",
+        table(head, "llrrrl", [figure.cells() for figure in figures(parts)]),
+        " ".join(remarks(parts)),
+    )
 
 
 def figures(parts: dict[str, Any]) -> Iterator[Figure]:

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from reporting.render import timed
-from reporting.tables import label
+from benchmarks.reporting.markdown import bullets, paragraphs
+from benchmarks.reporting.rows import label, timed
 
 TRACKING = ("GradientTracking.step", "MomentumTracking.step", "D2.step")
 OURS = ("native", "fastsaddle")
 
 
 def remarks(report: dict[str, Any]) -> str:
-    """One paragraph; what was not measured is not spoken of."""
+    """What was not measured is not spoken of."""
     rows = [row for row in timed(report) if row["extra_info"]["implementation"] in OURS]
 
     def percents(wanted: Callable[[str], bool]) -> str:
@@ -20,25 +20,21 @@ def remarks(report: dict[str, Any]) -> str:
     spoken = (
         (("consensus",), "`consensus` sums in float64: {}"),
         (("mix_dense",), "`mix_dense` is bound by arithmetic: {}"),
-        (("quantize",), "`quantize` nearly is, as random bits are a third of its work: {}"),
+        (("quantize",), "`quantize` makes random bits: {}"),
         (("top_k",), "`top_k` ranks what it collects: {}"),
-        (("weighted_sum",), "`weighted_sum` reads three times what it writes: {}"),
         (TRACKING, "tracking methods are PyTorch between their ops, in pieces that stay in the caches: {}"),
     )  # fmt: skip
     found = [(text, percents(lambda what, names=names: what in names)) for names, text in spoken]
-    clauses = [text.format(percent) for text, percent in found if percent]
-    if not clauses:
-        return ""
-    sentences = [
-        f"Percent of the copy bandwidth where a step is not at the limit: {'; '.join(clauses)}."
-    ]
+    lines = [text.format(percent) for text, percent in found if percent]
     slower = milliseconds(rows, "error feedback, 8 bits"), milliseconds(rows, "compress_ef")
-    if all(slower):
-        sentences.append(
-            f"`compress_ef` through its class, which first makes sure that all numbers are finite, takes "
-            f"{slower[0] / slower[1]:.1f} times as long."
-        )
-    return " ".join(sentences)
+    return paragraphs(
+        "What is not bound by memory, in percent of the copy bandwidth:" if lines else "",
+        bullets(lines),
+        f"`compress_ef` through its class, which first makes sure that all numbers are finite, takes "
+        f"{slower[0] / slower[1]:.1f} times as long."
+        if all(slower)
+        else "",
+    )
 
 
 def span(percents: Iterable[float]) -> str:

@@ -1,4 +1,4 @@
-"""Carry out campaigns, and write what they came to: python -m tests.campaigns --write docs/reliability.md"""
+"""Carry out campaigns: python -m tests.campaigns --keep benchmarks/results/campaigns.json"""
 
 import argparse
 import os
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first attempt")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     parser.add_argument("--minutes", type=float, default=9.5, help="bound of each campaign")
-    parser.add_argument("--write", type=Path, help="renew the table in this page")
+    parser.add_argument("--keep", type=Path, help="renew its rows in this file")
     asked = parser.parse_args(arguments)
     for name in ("count", "jobs", "minutes"):
         value = getattr(asked, name)
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def carry_out(name: str, asked: argparse.Namespace) -> bool:
     """One campaign; whether it found nothing and came to its end."""
-    from tests.campaigns import page, shares
+    from tests.campaigns import outcome, shares
     from tests.campaigns.campaign import Counts
 
     campaign = import_module(f"tests.campaigns.{name}").campaign
@@ -62,7 +62,7 @@ def carry_out(name: str, asked: argparse.Namespace) -> bool:
             print(f"  {finding}", flush=True)
         if time.monotonic() - said > QUIET:
             said = time.monotonic()
-            print(f"  {page.progress(total, count, campaign.unit, said - begin)}", flush=True)
+            print(f"  {outcome.progress(total, count, campaign.unit, said - begin)}", flush=True)
 
     counts = shares.carry_out(
         campaign,
@@ -74,16 +74,16 @@ def carry_out(name: str, asked: argparse.Namespace) -> bool:
         minutes=asked.minutes,
         say=say,
     )
-    row = page.Row.of(name, campaign.unit, counts, seed, time.monotonic() - begin)
-    print(f"{name}: {row.told}", flush=True)
+    row = outcome.row(name, campaign.unit, counts, seed, time.monotonic() - begin)
+    print(f"{name}: {outcome.told(row)}", flush=True)
     if counts.findings:
         print(f"  the folders of what was found are kept in {place}", flush=True)
     else:
         shutil.rmtree(place)
     if counts.tried < count:
         print(f"  only {counts.tried} of {count} {campaign.unit} within {asked.minutes:g} minutes")
-    if asked.write:
-        page.renew(asked.write, row)
+    if asked.keep:
+        outcome.keep(asked.keep, row)
     return not counts.findings and counts.tried >= count
 
 

@@ -1,4 +1,4 @@
-"""The campaigns, with a handful of attempts each, and the page that they write."""
+"""The campaigns, with a handful of attempts each, and what is kept of them."""
 
 import json
 import os
@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns import kills, page, sanitizers, signals, trains
+from benchmarks.reporting.campaigns import campaigns
+from tests.campaigns import kills, outcome, sanitizers, signals, trains
 from tests.campaigns.__main__ import main
 from tests.campaigns.campaign import Campaign, Counts, Draw
 from tests.campaigns.forked import call
 from tests.campaigns.shares import carry_out
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "reliability.md"
+KEPT = ROOT / "benchmarks" / "results" / "campaigns.json"
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -32,14 +33,12 @@ def test_a_few_attempts_find_nothing(
     monkeypatch.setattr(kills, "MOST", 1)
     monkeypatch.setattr(kills, "COMPARES", 10**9)
     monkeypatch.setattr(signals, "BLOCK", 5)
-    table = tmp_path / "page.md"
-    table.write_text(f"before\n{page.BEGIN}{page.END}\nafter\n")
+    kept = tmp_path / "kept.json"
     names = ("kills", "signals", "options")
-    options = ["--seed", str(seed), "--count", "1", "--jobs", "1", "--write", str(table)]
+    options = ["--seed", str(seed), "--count", "1", "--jobs", "1", "--keep", str(kept)]
     assert main(["--only", *names, *options]) == 0
-    rows = table.read_text().splitlines()
-    assert [line.split(" ")[1] for line in rows if f"--seed {seed}" in line] == [*names]
-    assert rows[0] == "before" and rows[-1] == "after"
+    rows = json.loads(kept.read_text())
+    assert [(row["campaign"], row["seed"]) for row in rows] == [(name, seed) for name in names]
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -117,23 +116,24 @@ def test_children_end_as_processes_do(tmp_path: Path) -> None:
     assert ended.killed and not ended.hung and not ended.has_traceback
 
 
-def test_the_page_keeps_other_lines(tmp_path: Path) -> None:
-    copy = tmp_path / "page.md"
-    copy.write_text(PAGE.read_text())
+def test_other_rows_are_kept(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.json"
+    copy.write_text(KEPT.read_text())
     found = Counts(7, Counter({"good": 5, "better": 2}), losses=["one"])
-    page.renew(copy, page.Row.of("some", "things", found, 4, 2.0))
-    page.renew(copy, page.Row.of("other", "things", Counts(1), 5, 2.0))
-    before = copy.read_text()
-    page.renew(copy, page.Row.of("some", "things", Counts(1234), 6, 2.0))
-    renewed = copy.read_text()
+    outcome.keep(copy, outcome.row("some", "things", found, 4, 2.0))
+    outcome.keep(copy, outcome.row("other", "things", Counts(1), 5, 2.0))
+    before = campaigns(json.loads(copy.read_text()))
+    outcome.keep(copy, outcome.row("some", "things", Counts(1234), 6, 2.0))
+    renewed = campaigns(json.loads(copy.read_text()))
+    assert campaigns(json.loads(KEPT.read_text())) in before
     assert (
         "| some | 7 things | 5 good, 2 better | 1 | 0 | 0 | 2 s | `--only some --seed 4`" in before
     )
     assert "--seed 4`" not in renewed and "| some | 1,234 things |" in renewed
     assert renewed.count("| other |") == 1
-    with pytest.raises(ValueError, match="campaigns: begin"):
-        (tmp_path / "empty.md").write_text("")
-        page.renew(tmp_path / "empty.md", page.Row.of("some", "things", found, 4, 2.0))
+    copy.write_text("{}")
+    with pytest.raises(ValueError, match="must hold a list of rows, got dict"):
+        outcome.keep(copy, outcome.row("some", "things", found, 4, 2.0))
 
 
 def test_a_fault_that_a_sanitizer_sees_is_a_loss(

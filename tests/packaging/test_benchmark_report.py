@@ -1,29 +1,25 @@
 """The benchmark report: pages quote what is committed, GPUs' figures appear where there are some."""
 
-import importlib
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from benchmarks.reporting import blocks, pages, peers
+from benchmarks.reporting.__main__ import main
+from benchmarks.reporting.bandwidth_picture import draw
+from benchmarks.reporting.curated import read, write
+from benchmarks.reporting.remarks import remarks
+from benchmarks.reporting.render import render
+from benchmarks.reporting.results import Results
+
 ROOT = Path(__file__).parents[2]
-README, PAGE = ROOT / "README.md", ROOT / "docs" / "measured.md"
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+PAGE, EVIDENCE = DOCS / "measured.md", DOCS / "evidence.md"
 RESULTS = ROOT / "benchmarks" / "results"
-
-
-@pytest.fixture(autouse=True)
-def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-
-
-@pytest.fixture
-def report() -> ModuleType:
-    return importlib.import_module("report")
 
 
 @pytest.fixture
@@ -94,12 +90,12 @@ def gpu_report() -> dict[str, Any]:
 GPU_LINES = """
 A GPU, 7 CPU threads, torch 2.99, 2030-01-02; `copy_` 100.0 GB/s (read + write, median of the run)
 | QGM.step | fastsaddle | 16 x 4,194,304 | 1.25 | 80.0 | 80 |
-against what one would write today (steps: with their check for non-finite gradients): `QGM.step`: 5.0 x torch.compile.
+| QGM.step | 5.0 x torch.compile |
 Percent of the copy bandwidth with 256 MiB a buffer, by agents:
-| | 16 | 4096 |
+|  | 16 | 4096 |
 | agent_norm, triton | 88 |  |
 | gossip_step, triton | 91 | 73 |
-| | 256 MiB | 8 GiB |
+|  | 256 MiB | 8 GiB |
 | gossip_step, 16 agents | 91 | 94 |
 Gradients of 16 agents, batch 32, against one model on the concatenated batch:
 | mlp | batched (chosen) | 1.25 | 0.10 x |
@@ -110,20 +106,28 @@ Gradients of 256 agents, batch 32, against one model on the concatenated batch:
 One step of 4,096 agents with resnet20 outside the closures (4.46 GB a buffer):
 | QSADDLe.step | fastsaddle | 40.0 | 17.90 | 18.00 |
 | QSADDLe.step | eager, dense W | 400.0 | 17.80 | 35.70 |
-| | 512 x 4 | 1024 x 8 |
+|  | 512 x 4 | 1024 x 8 |
 | local_step, 16 x 99 | 70 | 85 |
 | `agent_norm`, `sam_perturb`, `gossip_step`: % of copy bandwidth, 1 to 128 agents | at least 85 | 88 | yes |
-| `agent_norm`, `sam_perturb`, `gossip_step`: % of copy bandwidth, 1,024 agents | at least 70 | not measured | |
+| `agent_norm`, `sam_perturb`, `gossip_step`: % of copy bandwidth, 1,024 agents | at least 70 | not measured |  |
 | launches of a QSADDLe step | at most 5 | 5 | yes |
 | stacking tax, 256 agents | at most 1.5 | 1.5 | yes |
 """.strip().splitlines()
 
 
-@pytest.mark.parametrize("page", [README, PAGE], ids=lambda page: page.name)
-def test_pages_are_written_from_committed_results(report: ModuleType, page: Path) -> None:
-    assert page.read_text() == report.rewritten(page, RESULTS), (
-        "run: python benchmarks/report.py --page docs/measured.md --readme README.md"
-    )
+def test_pages_are_written_from_committed_results() -> None:
+    found = pages.pages()
+    assert {README, PAGE, EVIDENCE} < {*found}
+    for page in found:
+        text = page.read_text()
+        assert text == pages.rewritten(text, Results()), (
+            f"{page.name}: run python -m benchmarks.reporting write"
+        )
+
+
+def test_every_block_is_shown_once() -> None:
+    marks = [name for page in pages.pages() for name in pages.MARK.findall(page.read_text())]
+    assert sorted(name for name in marks if name != "end") == sorted(blocks.BLOCKS)
 
 
 def test_the_few_rows_are_in_the_json() -> None:
@@ -162,11 +166,23 @@ def test_the_few_rows_are_in_the_json() -> None:
     assert f"{1e3 * grown[0]['seconds']:.0f} ms, {grown[0]['bytes'] / 2**20:.0f} MiB" in row
 
 
-def test_pages_of_peers_and_growth_are_written_from_their_json() -> None:
-    for name, module in (("peers", "reporting.peers"), ("growth", "growth")):
-        content = json.loads((RESULTS / f"{name}.json").read_text())
-        written = importlib.import_module(module).report(content)
-        assert (RESULTS / f"{name}.md").read_text() == written
+def test_peers_and_growth_of_the_page_are_in_the_json() -> None:
+    """Counted from the JSON, with no help of the report's code."""
+    text = PAGE.read_text()
+    peers, growth = (
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("peers", "growth")
+    )
+    for found in peers["results"]:
+        if "best" in found:
+            time = f"{1e3 / found['a_cpu_second']:.2f} ms"
+            assert f"| {found['best']:,.0f}, {found['median']:,.0f}, {time} |" in text
+    for row in growth["rows"]:
+        cells = (
+            *(row["threads"], f"{row['agents']:,}"),
+            *(f"{1e3 * row['seconds']:.1f}", f"{row['time_over_linear']:.2f}"),
+            *(f"{row['bytes'] / 2**20:.0f}", f"{row['memory_over_linear']:.2f}"),
+        )
+        assert f"| {' | '.join(map(str, cells))} |" in text
 
 
 def test_every_cell_of_the_page_is_in_the_json() -> None:
@@ -178,40 +194,46 @@ def test_every_cell_of_the_page_is_in_the_json() -> None:
         for i in rows
         if "percent_of_copy" in i
     )
-    text = PAGE.read_text().partition("![percent of copy bandwidth]")[0]
+    text = PAGE.read_text()
     cell = r"^\|.*\| (\d+ x [\d,]+ \| [\d.]+ \| [\d.]+ \| \d+) \|$"
     cells = re.findall(cell, text, re.MULTILINE)
     assert sorted(cells) == expected and len(cells) > 50
 
 
-def test_gpu_results_appear_after_the_cpus(results: Path) -> None:
-    page = importlib.import_module("reporting.page").page
+def page(results: Path) -> str:
+    """All blocks of a page of these results, where nothing was compared."""
+    marks = "\n".join(f"<!-- measured: {name} -->\n{pages.END}" for name in blocks.BLOCKS)
+    return pages.rewritten(marks, Results(results, comparisons=results / "none"))
+
+
+def test_gpu_results_appear(results: Path) -> None:
     (results / "cpu.json").write_text((RESULTS / "cpu.json").read_text())
     without = page(results)
-    assert "Not measured on a GPU: no figure for one is claimed." in without
+    assert without.count("no figure for one is claimed.") == 2
+    assert "Nothing was measured on a GPU yet." in without
     (results / "gpu_other.json").write_text(json.dumps(gpu_report()))
     text = page(results)
-    assert "Not measured on a GPU" not in text and "Not measured beside peers." in text
-    assert text.index("2 CPU threads") < text.index("On a GPU: A GPU, 7 CPU threads")
+    assert "no figure for one is claimed" not in text and "GPU yet" not in text
+    assert "On a GPU: A GPU, 7 CPU threads" in text
     first = {**gpu_report(), "machine_info": machine_info("Another GPU")}
     (results / "gpu_another.json").write_text(json.dumps(first))
     text = page(results)
     assert text.index("On a GPU: Another GPU") < text.index("On a GPU: A GPU")
 
 
-def test_every_table_of_a_gpu(report: ModuleType) -> None:
-    text = report.render(gpu_report())
+def test_every_table_of_a_gpu() -> None:
+    text = render(gpu_report())
     assert [line for line in GPU_LINES if line not in text] == []
     # a row that is laid out by agents is not listed twice
     tables = text.partition("Figures to reach")[0]
     assert tables.count("gossip_step") == 2 and tables.count("local_step") == 1
 
 
-def test_a_figure_that_is_missed_is_told(report: ModuleType) -> None:
+def test_a_figure_that_is_missed_is_told() -> None:
     content = gpu_report()
     (tax,) = [r for r in content["benchmarks"] if r["name"] == "test_tax[16]"]
     tax["extra_info"]["stacking_tax"] = 1.31
-    assert "| stacking tax, 16 agents | at most 1.3 | 1.31 | no |" in report.render(content)
+    assert "| stacking tax, 16 agents | at most 1.3 | 1.31 | no |" in render(content)
     native = {"op": "agent_norm", "implementation": "native"}
     content["machine_info"] = machine_info("cpu")
     content["benchmarks"] = [
@@ -220,15 +242,14 @@ def test_a_figure_that_is_missed_is_told(report: ModuleType) -> None:
         moved("c", 3.0, 256, 10, **native),
         moved("d", 2.0, 16, 10, op="agent_norm", implementation="reference"),
     ]
-    text = report.render(content)
+    text = render(content)
     assert "`sam_perturb`: % of copy bandwidth, 16 agents | at least 77 | 76 | no |" in text
-    assert "| stacking tax, mlp, 16 agents | at most 1.1 | not measured | |" in text
+    assert "| stacking tax, mlp, 16 agents | at most 1.1 | not measured |  |" in text
     del content["benchmarks"][:]
-    assert "Figures" not in report.render(content)
+    assert "Figures" not in render(content)
 
 
-def test_peers_are_spoken_of_where_they_were_measured(results: Path) -> None:
-    peers = importlib.import_module("reporting.page").peers
+def test_peers_are_spoken_of_where_they_were_measured() -> None:
     kinds = {"fastsaddle": "own", "a": "peer", "b": "peer without gossip"}
     speeds = {("fastsaddle", 16): 800.0, ("fastsaddle", 64): 600.0, ("a", 16): 100.0}
     content = {
@@ -241,8 +262,7 @@ def test_peers_are_spoken_of_where_they_were_measured(results: Path) -> None:
         ]
         + [{"engine": "a", "agents": 64, "failure": "why"}],
     }
-    (results / "peers.json").write_text(json.dumps(content))
-    words, table = peers(results)
+    words, table = peers.words(content), peers.best_turns(content)
     assert words.endswith(
         "with 16 and 64 agents. fastsaddle is 5.0 and 1.5 times as fast as the fastest peer and "
         "8.0 times as fast as the fastest peer that gossips (16 agents)."
@@ -255,16 +275,16 @@ def test_peers_are_spoken_of_where_they_were_measured(results: Path) -> None:
 
 
 def test_nothing_measured(results: Path) -> None:
-    assert importlib.import_module("reporting.page").page(results).split("\n\n") == [
-        "Not measured on a CPU.",
+    text = re.sub(r"<!--.*?-->\n?", "", page(results))
+    assert {*text.splitlines()} == {
+        *("Not measured.", "Not measured on a CPU.", "Not run."),
         "Not measured on a GPU: no figure for one is claimed.",
-        "Not measured beside peers.",
-        "Growth with the number of agents: not measured.",
-        "Agents over processes: not measured.",
-    ]
+        *("", "What is fast:", "What is slow, or lost:"),
+        "* Nothing was measured on a GPU, and no figure for one is claimed.",
+    }
 
 
-def test_files_of_a_machine_are_merged(report: ModuleType, tmp_path: Path) -> None:
+def test_files_of_a_machine_are_merged(tmp_path: Path) -> None:
     whole, later = gpu_report(), gpu_report()
     (again,) = [r for r in later["benchmarks"] if r["name"] == "test_training"]
     again["extra_info"]["steps_per_second"] = 0.875
@@ -272,61 +292,75 @@ def test_files_of_a_machine_are_merged(report: ModuleType, tmp_path: Path) -> No
     paths = [tmp_path / name for name in ("a.json", "b.json", "kept.json")]
     for path, content in zip(paths, (whole, later), strict=False):
         path.write_text(json.dumps(content))
-    report.write(report.read(paths[:2]), paths[2])
+    write(read(paths[:2]), paths[2])
     kept = json.loads(paths[2].read_text())
-    assert "0.88 | 896" in report.render(kept) and len(kept["benchmarks"]) == len(whole["benchmarks"])  # fmt: skip
+    assert "0.88 | 896" in render(kept) and len(kept["benchmarks"]) == len(whole["benchmarks"])  # fmt: skip
     assert "a-host" not in paths[2].read_text() and kept["machine_info"]["cuda"] == "13.1"
     # what is kept can be read again, and stays what it is
-    assert report.read([paths[2], paths[2]]) == kept
+    assert read([paths[2], paths[2]]) == kept
     later["machine_info"]["device"] = "cpu"
     paths[1].write_text(json.dumps(later))
     with pytest.raises(ValueError, match="of one device can be merged, got A GPU and cpu"):
-        report.read(paths[:2])
+        read(paths[:2])
     paths[1].write_text("{}")
     with pytest.raises(ValueError, match=r"b\.json must be pytest-benchmark's JSON"):
-        report.read(paths[:2])
+        read(paths[:2])
 
 
-def test_files_of_old_are_read(report: ModuleType, tmp_path: Path) -> None:
+def test_files_of_old_are_read(tmp_path: Path) -> None:
     """They call an op a room."""
     old = json.dumps(gpu_report()).replace("test_op[", "test_room[").replace('"op":', '"room":')
     assert old.count('"room":') == 4
     path = tmp_path / "old.json"
     path.write_text(old)
-    assert report.render(report.read([path])) == report.render(gpu_report())
+    assert render(read([path])) == render(gpu_report())
 
 
-def test_check_and_rewrite(
-    report: ModuleType, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_and_write(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{report.BEGIN}\nstale\n{report.END}\nafter\n")
+    begin, end = "<!-- measured: gpus -->", "<!-- measured: end -->"
+    page.write_text(f"before\n{begin}\nstale\n{end}\nafter\n")
 
-    def run(*words: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["report.py", *words, "--results", str(results)])
-        report.main()
+    def run(command: str) -> None:
+        main([command, str(page), "--results", str(results)])
 
     with pytest.raises(SystemExit, match=r"page\.md differs from"):
-        run("--check", str(page))
+        run("check")
     assert "stale" in page.read_text()
-    run("--page", str(page))
-    few = tmp_path / "few.md"
-    few.write_text(f"{report.FEW}\n{report.FEW_END}\n")
-    run("--readme", str(few))
-    run("--check", str(page), str(few))
-    assert few.read_text() == f"{report.FEW}\nNot measured on a CPU.\n{report.FEW_END}\n"
-    text = page.read_text()
-    assert text.startswith("before\n") and text.endswith(f"{report.END}\nafter\n")
+    run("write")
+    run("check")
+    claim = "Not measured on a GPU: no figure for one is claimed."
+    assert page.read_text() == f"before\n{begin}\n{claim}\n{end}\nafter\n"
     (results / "gpu_a.json").write_text(json.dumps(gpu_report()))
     with pytest.raises(SystemExit, match="differs"):
-        run("--check", str(page))
-    page.write_text(f"{report.END} and {report.BEGIN}")
-    with pytest.raises(SystemExit, match=r"must hold the marks .* in this order"):
-        run("--page", str(page))
+        run("check")
+    for text, words in (
+        (f"{end} and {begin}", "must come in pairs"),
+        (begin, "measured: end --> is missing"),
+        (f"{begin}\n{begin}\n{end}", "must come in pairs"),
+        (f"<!-- measured: no-such -->\n{end}", "must name one of few, .* got 'no-such'"),
+    ):
+        page.write_text(text)
+        with pytest.raises(SystemExit, match=words):
+            run("write")
+        assert page.read_text() == text
+
+
+def test_commands(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps(gpu_report()))
+    main(["keep", str(report), "--as", str(results / "gpu_a.json")])
+    main(["tables", str(report)])
+    tables = capsys.readouterr().out
+    main(["show", "gpus", "--results", str(results)])
+    assert capsys.readouterr().out == f"On a GPU: {tables}"
+    main(["draw", str(report), "--as", str(tmp_path / "a.svg")])
+    assert (tmp_path / "a.svg").stat().st_size > 5000
+    with pytest.raises(SystemExit, match=r"NAME must be one of few, .* got 'page'"):
+        main(["show", "page"])
 
 
 def test_remarks_quote_the_report() -> None:
-    remarks = importlib.import_module("reporting.remarks").remarks
     content = gpu_report()
     assert remarks(content) == ""
     both = {"implementation": "native", "op": "consensus"}
@@ -338,13 +372,12 @@ def test_remarks_quote_the_report() -> None:
         moved("e", 20.0, 16, 10, op="error feedback, 8 bits", implementation="fastsaddle"),
     ]
     text = remarks(content)
-    assert "`consensus` sums in float64: 54 to 100. " in text and "2.5 times as long" in text
+    assert "* `consensus` sums in float64: 54 to 100\n" in text and "2.5 times as long" in text
     assert "top_k" not in text and "tracking" not in text
 
 
-def test_picture(report: ModuleType, tmp_path: Path) -> None:
-    draw = importlib.import_module("reporting.picture").draw
-    content = report.read([RESULTS / "cpu.json"])
+def test_picture(tmp_path: Path) -> None:
+    content = read([RESULTS / "cpu.json"])
     paths = [tmp_path / name for name in ("a.svg", "b.svg", "c.png")]
     for path in paths:
         draw(content, path)

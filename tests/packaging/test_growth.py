@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.reporting.growth import growth as report
 from fastsaddle.sim.data.samples import Samples
 
 
@@ -41,7 +42,7 @@ def test_best_pass_over_extrapolation(growth: ModuleType, seed: int) -> None:
     assert [f[:2] for f in found] == [e[:2] for e in expected]
     assert list(itertools.chain(*found)) == pytest.approx(list(itertools.chain(*expected)))
     machine = {"processor": "any", "cores": 2, "torch": "t", "python": "p", "date": "d", "load": 0}
-    text = growth.report({"machine": machine, "chunk": None, "rows": rows})
+    text = report({"machine": machine, "chunk": None, "rows": rows})
     assert "The largest ratio is 2.00; at most 1.5 is asked for." in text
     assert "threads 1 and 2" in text and text.count(" 3000.0 ") == 1
 

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 import fastsaddle as fs
+from benchmarks.reporting.gpu_page import gpu_page
+from benchmarks.reporting.shapes import chosen
 from fastsaddle.kernels._shared.shapes.alternatives import ALTERNATIVES
 from fastsaddle.kernels._shared.shapes.table import entry, read, table
 
@@ -93,7 +95,6 @@ def test_parts_are_kept_and_merged(tmp_path: Path) -> None:
 
 
 def test_a_gpu_s_figures_choose_the_fastest_shapes(tmp_path: Path) -> None:
-    chosen = part("chosen").chosen
     info = {"device": "NVIDIA H200", "torch": "2.11.0", "triton": "3.6.0", "kind": "sm_90"}
     rows = [
         {"choice": kernel, "to_agents": one["agents"], "alternative": name, "percent_of_copy": n}
@@ -151,10 +152,8 @@ def test_a_file_that_was_cut_off_keeps_no_others_out(tmp_path: Path) -> None:
     assert "* launches passed, no figures\n" in page
 
 
-def test_a_page_says_what_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    pages = importlib.import_module("reporting.gpu_page")
-    nothing = pages.gpu_page(tmp_path)
+def test_a_page_says_what_is_met(tmp_path: Path) -> None:
+    nothing = gpu_page(tmp_path)
     assert nothing.startswith("# On a GPU: 0 met, 0 missed, 12 not measured")
     assert "Nothing was measured." in nothing and "No part ran." in nothing
 
@@ -178,7 +177,7 @@ def test_a_page_says_what_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     report = {"machine_info": {**machine, "cuda": "13.0", "cpu": {}}, "benchmarks": rows}
     (tmp_path / "gpu.json").write_text(json.dumps({"datetime": "2026-11-29", **report}))
     (tmp_path / "tests.status").write_text("tests ran out of its 210 s\n")
-    page = pages.gpu_page(tmp_path)
+    page = gpu_page(tmp_path)
     assert page.startswith("# On a GPU: 3 met, 2 missed, 7 not measured\n\nNVIDIA H200, ")
     assert "torch 2.11.0, 2026-11-29" in page and "triton 3.6.0, cuda 13.0, python 3.12.3." in page
     assert "1 to 128 agents | at least 85 | 91 | met |" in page

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.reporting import peers as reporting
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TURNS = f"import sys\nsys.path.insert(0, {str(BENCHMARKS / 'peers')!r})\nfrom _turns import *\n"
 
@@ -114,7 +116,6 @@ def content(speeds: dict[str, float]) -> dict[str, Any]:
 
 
 def test_report() -> None:
-    module = importlib.import_module("reporting.peers")
     peers = {"a": 100.0, "b": 250.0, "c": 1000.0, "d": 400.0}
     full = content({"fastsaddle": 2000.0, "loop": 800.0, **peers})
     expected = {
@@ -123,14 +124,14 @@ def test_report() -> None:
         "fastest peer on all cores": 2,
         "plain loop": 2.5,
     }
-    assert module.ratios(full, 16, "best") == expected
-    assert module.ratios(full, 16, "median") == expected
-    assert set(module.ratios(full, 16, "a_cpu_second").values()) == {1}
-    assert module.ratios(full, 64, "best") == {}
-    assert "2,000, 1,000, 0.50 ms" in module.report(full)
+    assert reporting.ratios(full, 16, "best") == expected
+    assert reporting.ratios(full, 16, "median") == expected
+    assert set(reporting.ratios(full, 16, "a_cpu_second").values()) == {1}
+    assert reporting.ratios(full, 64, "best") == {}
+    assert "2,000, 1,000, 0.50 ms" in reporting.peers(full)
     alone = content({"fastsaddle": 2000.0, "loop": 800.0})
     alone["results"][1] = {"engine": "loop", "agents": 16, "note": "", "failure": "crashed: why"}
-    text = module.report(alone)
-    assert module.ratios(alone, 16, "best") == {}
+    text = reporting.details(alone)
+    assert reporting.ratios(alone, 16, "best") == {}
     assert "* loop, 16 agents: crashed: why" in text and "* a: pip install a-pip" in text
     assert text.count("not installed") == 4 and text.count("not measured") == 1

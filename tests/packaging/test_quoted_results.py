@@ -1,7 +1,7 @@
-"""Accuracies that the pages quote are those of the committed tables of `fastsaddle compare`."""
+"""Tables of accuracies are those of the committed tables of `fastsaddle compare`, with no help of the report's code."""
 
 import csv
-import re
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,8 @@ def percent(row: dict[str, str], name: str = "accuracy") -> str:
 
 def table(page: str, first: str) -> list[list[str]]:
     """Cells of the Markdown table whose head begins with `first`, marks of bold text left out."""
-    lines = page[page.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
+    lines = page[page.index(f"| {first} |") :].splitlines()[2:]
+    lines = [*takewhile(lambda line: line.startswith("|"), lines)]
     return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
 
 
@@ -47,15 +48,6 @@ def test_compression() -> None:
     ]
     cells = [line[2:] for line in table(PAGES[1], "algorithm | sent as")]
     assert [[*c[:3], f"{float(c[3]):.1f}"] for c in cells] == expected
-    by_name = {(r["algorithm"], r["compressor"].rpartition(":")[2]): r for r in found}
-    text = " ".join(PAGES[0].split())
-    for algorithm, words in (("qgm", "for QGM"), ("qsaddle", "for Q-SADDLe")):
-        eight, four, whole = (
-            percent(by_name[algorithm, bits]).split()[0] for bits in ("8", "4", "none")
-        )
-        assert f"{eight} and {four} " in text and f"against {whole} {words}" in text
-        megabytes = [f"{float(by_name[algorithm, bits]['bytes']) / 1e6:.0f}" for bits in ("8", "4")]
-        assert f"in {megabytes[0]} and {megabytes[1]} MB an agent" in text
 
 
 def test_all_systems() -> None:
@@ -73,21 +65,6 @@ def test_all_systems() -> None:
     )
     assert sorted(c[2:] for c in table(PAGES[1], "method | gradients a step")) == expected
     assert len(expected) == 20
-
-
-def test_rho_sweep() -> None:
-    found = {row["rho"]: row for row in rows("rho_sweep")}
-    text = " ".join(PAGES[1].split("## rho sweep")[1].split())
-    best = max(found, key=lambda rho: float(found[rho]["accuracy"]))
-    accuracies = [f"{100 * float(found[rho]['accuracy']):.1f}" for rho in (best, "0.0")]
-    assert f"rho {best} ({accuracies[0]} against {accuracies[1]} percent at rho 0)" in text
-    first, last = found["0.0"], found[best]
-    assert f"falls from {float(first['sam_sharpness']):.4f} to below 0.0001" in text
-    assert float(last["sam_sharpness"]) < 1e-4
-    eigenvalues = float(first["top_eigenvalue"]), float(last["top_eigenvalue"])
-    assert f"from {eigenvalues[0]:.1f} to {eigenvalues[1]:.2f}" in text
-    times = sorted(float(row["step_milliseconds"]) for row in found.values())
-    assert re.search(rf"{times[0]:.1f} to {times[-1]:.1f} ms", text)
 
 
 def test_changing_graphs() -> None:

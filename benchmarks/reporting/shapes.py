@@ -1,45 +1,39 @@
-"""Writes the table of block shapes by what a GPU measured: `python benchmarks/chosen.py FIGURES TABLE`.
+"""The table of block shapes, kernels/_shared/shapes/chosen.json, by what a GPU measured."""
 
-FIGURES is what `bash benchmarks/on_gpu.sh DIR shapes` wrote, DIR/shapes.json. TABLE is the package's
-kernels/_shared/shapes/chosen.json with the fastest shapes for this kind of device, marked with device, versions and
-date: ready to be put in its place. An entry keeps its shape where not all alternatives were measured; figures of a CPU
-change nothing.
-"""
-
-import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 
+def write_table(figures: Path, table: Path) -> None:
+    """Write the table with the fastest shapes for one kind of device, ready to be put in the package's place.
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("figures", type=Path, help="what on_gpu.sh's part shapes wrote")
-    parser.add_argument("table", type=Path, help="write the table there")
-    options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
+    Args:
+        figures: DIR/shapes.json, which `bash benchmarks/on_gpu.sh DIR shapes` wrote.
+        table: where to.
+
+    Raises:
+        ValueError: figures that are not those of shapes.
+    """
     from fastsaddle.kernels._shared.shapes.alternatives import ALTERNATIVES
     from fastsaddle.kernels._shared.shapes.table import PATH, read
 
     try:
-        content = chosen(json.loads(options.figures.read_text()), read(PATH), ALTERNATIVES)
-        options.table.write_text(json.dumps(content, indent=1) + "\n")
-        # what is written can be read
-        read(options.table)
-    except (KeyError, OSError, ValueError) as error:
-        sys.exit(f"chosen: error: {options.figures} must hold figures of shapes, got {error!r}")
+        content = chosen(json.loads(figures.read_text()), read(PATH), ALTERNATIVES)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{figures} must hold figures of shapes, got {error!r}") from error
+    table.write_text(json.dumps(content, indent=1) + "\n")
+    # what is written can be read
+    read(table)
 
 
 def chosen(
     report: Mapping[str, Any], present: Mapping[str, Any], alternatives: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The table with the fastest shapes.
+    """The table with the fastest shapes, each marked with device, versions and date.
+
+    An entry keeps its shape where not all alternatives were measured; figures of a CPU change nothing.
 
     Args:
         report: pytest-benchmark's JSON. present: the table so far. alternatives: names by kernel.
@@ -65,7 +59,3 @@ def chosen(
         if any(entry["from"] == origin for entry in entries):
             result.setdefault(info["kind"], {})[kernel] = entries
     return result
-
-
-if __name__ == "__main__":
-    main()

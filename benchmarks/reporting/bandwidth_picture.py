@@ -6,8 +6,9 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from reporting.render import timed
-from reporting.tables import Row, label, machine
+
+from benchmarks.reporting.machines import machine
+from benchmarks.reporting.rows import Row, label, timed
 
 OURS = ("native", "triton", "fastsaddle")
 # title of a part of the picture -> what belongs to it

@@ -1,4 +1,4 @@
-"""The model's rows, as numbers and as Markdown."""
+"""The model's rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +7,6 @@ from benchmarks.modeling.estimate import Factors, percent_of_copy
 from benchmarks.modeling.launches import ELEMENTS, Launch
 from benchmarks.modeling.machines import Machine
 
-COLUMNS = (
-    *("kernel", "op", "agents", "target", "registers", "spilled", "threads", "resident"),
-    *("programs", "passes", "from L2", "bits", "% of copy"),
-)
 # a launch is not judged that moves less than this share of what its op moves, or of a buffer
 SHARE = 0.05
 
@@ -54,26 +50,3 @@ def row_of(
         },
         "calibrated on": {m.name: calibrated_on.get(m.name) for m in machines},
     }
-
-
-def header() -> str:
-    return f"| {' | '.join(COLUMNS)} |\n|{' --- |' * 2}{' ---: |' * (len(COLUMNS) - 2)}"
-
-
-def line(row: Mapping[str, Any]) -> str:
-    """A row of the table; a star says that a measurement stands behind an estimate."""
-    on = row["calibrated on"]
-    estimates = ", ".join(
-        f"{name} {percent:.0f}{'*' if on[name] else ''}"
-        for name, percent in row["% of copy"].items()
-    )
-    texts = {
-        **row,
-        "agents": f"{row['agents']:,}",
-        "passes": f"{row['passes']:.2f}",
-        "from L2": f"{row['from L2']:.2f}",
-        "programs": f"{row['programs']:,}",
-        "bits": "/".join(map(str, row["bits"])),
-        "% of copy": estimates or "few bytes",
-    }
-    return f"| {' | '.join(str(texts[name]) for name in COLUMNS)} |"
