@@ -10,8 +10,8 @@
     python -m benchmarks.reporting shapes FILE --as TABLE   the table of block shapes by what a GPU measured
 
 Measuring scripts write JSON. `keep` merges that of pytest-benchmark, and leaves out what names a host; results are
-committed under benchmarks/results/ (cpu.json, gpu_<device>.json, peers.json, growth.json, ranks.json, campaigns.json,
-model.json), and tables of `fastsaddle compare` under benchmarks/reproduction/. Pages show nothing else.
+committed under benchmarks/results/ (cpu.json, graphs.json, gpu_<device>.json, peers.json, growth.json, ranks.json,
+campaigns.json, model.json), and tables of `fastsaddle compare` under benchmarks/reproduction/. Pages show nothing else.
 """
 
 import argparse

@@ -7,6 +7,7 @@ from benchmarks.reporting import comparisons
 from benchmarks.reporting.bandwidth import bandwidth_table, comparison
 from benchmarks.reporting.campaigns import campaigns
 from benchmarks.reporting.figures import figures_table
+from benchmarks.reporting.graphs import graphs
 from benchmarks.reporting.growth import growth
 from benchmarks.reporting.machines import machine
 from benchmarks.reporting.markdown import folded, paragraphs
@@ -77,6 +78,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "summary": summary,
     "kernels": kernels,
     "stacking": stacking,
+    "graphs": measured("graphs", graphs),
     "peers": measured("peers", peers),
     "growth": measured("growth", growth),
     "ranks": measured("ranks", ranks),

@@ -17,7 +17,7 @@ class Results:
     """Files below one folder.
 
     Attributes:
-        folder: holds cpu.json, gpu_<device>.json, peers.json, growth.json, ranks.json,
+        folder: holds cpu.json, graphs.json, gpu_<device>.json, peers.json, growth.json, ranks.json,
             campaigns.json and model.json.
         comparisons: holds a folder with a table.csv for each grid of `fastsaddle compare`.
     """
@@ -29,6 +29,12 @@ class Results:
     def cpu(self) -> dict[str, Any] | None:
         """What `pytest benchmarks/` measured on a CPU."""
         path = self.folder / "cpu.json"
+        return read([path]) if path.exists() else None
+
+    @cached_property
+    def graphs(self) -> dict[str, Any] | None:
+        """What benchmarks/steps/test_changing_graphs.py measured on a CPU."""
+        path = self.folder / "graphs.json"
         return read([path]) if path.exists() else None
 
     @cached_property
