@@ -30,7 +30,7 @@ from fastsaddle.sim.run import messages
 ROOT = Path(__file__).parents[2]
 README, ADDING = ROOT / "README.md", ROOT / "docs" / "adding.md"
 NAMED = re.compile(r"(?:#|//) ([\w/]+\.(?:py|cpp|txt))\b")
-PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("methods/*.md")))
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,7 @@ def table(page: str, head: str) -> list[list[str]]:
 
 
 METHODS = (ROOT / "docs" / "methods.md").read_text()
+COMPRESSORS = (ROOT / "docs" / "compressors.md").read_text()
 GRADIENTS: dict[str, Any] = {
     "Plain": lambda: fs.gradients.Plain(),
     "SAM": lambda: fs.gradients.SAM(),
@@ -343,7 +344,9 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*There is a performance drop:UserWarning")
-@pytest.mark.parametrize("name", ["graphs.md", "methods.md", "ops.md", "python.md", "stacks.md"])
+@pytest.mark.parametrize(
+    "name", ["graphs.md", "methods.md", "ops.md", "python.md", "sharpness.md", "stacks.md"]
+)
 def test_code_of_other_pages_runs(name: str, here: Path, one_thread: None) -> None:
     run((ROOT / "docs" / name).read_text(), here)
 
@@ -379,7 +382,7 @@ def test_messages_have_the_sizes_of_the_page() -> None:
         *(made.TopK(0.1), made.RandomK(0.1), made.Sign()),
     )
     shares = [c.wire_bytes(10**6) / 4e6 for c in (eight, four, two, whole, top, random, sign)]
-    cells = " ".join(row[1] for row in table(METHODS, "| compressor |")[1:])
+    cells = " ".join(row[1] for row in table(COMPRESSORS, "| compressor |")[1:])
     assert [float(n) for n in re.findall(r"\b0\.\d+", cells)] == pytest.approx(shares, abs=5e-4)
 
 
