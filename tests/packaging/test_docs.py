@@ -30,7 +30,11 @@ from fastsaddle.sim.run import messages
 ROOT = Path(__file__).parents[2]
 README, ADDING = ROOT / "README.md", ROOT / "docs" / "adding.md"
 NAMED = re.compile(r"(?:#|//) ([\w/]+\.(?:py|cpp|txt))\b")
-PAGES = (README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("methods/*.md")))
+PAGES = (
+    README,
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").glob("methods/*.md")),
+)
 
 
 @dataclass(frozen=True)
@@ -311,7 +315,7 @@ def test_methods_take_the_faults_that_the_page_names() -> None:
 def test_schedules_are_those_of_the_page() -> None:
     page = (ROOT / "docs" / "graphs.md").read_text()
     found = set()
-    for call, texts, kind, *_ in table(page, "| `fs.topology` |")[1:]:
+    for call, texts, kind, *_ in table(page, "| `fs.topology` | `--topology` | W |")[1:]:
         for text in re.findall(r"`([\w:.-]+)`", texts):
             if text == "file.py:name":
                 continue
