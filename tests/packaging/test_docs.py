@@ -364,6 +364,18 @@ def test_the_page_of_ops_is_what_they_say() -> None:
     assert (ROOT / "docs" / "ops.md").read_text() == module.page(), told
 
 
+def test_times_of_ops_are_those_of_the_measured_page() -> None:
+    page, found = (ROOT / "docs" / "ops.md").read_text(), 0
+    measured = (ROOT / "docs" / "measured.md").read_text()
+    for name, _, _, time, percent in table(page, "| op | what it does |")[1:]:
+        if time:
+            found += 1
+            op = re.findall(r"`(\w+)`", name)[0]
+            line = rf"\| {op} \| native \| 16 x 1,000,000 \| {time} \| [\d.]+ \| {percent} \|"
+            assert re.search(line, measured), op
+    assert found >= 15
+
+
 def test_options_have_the_choices_of_the_page() -> None:
     page = (ROOT / "docs" / "command-line.md").read_text()
     cells = {option.strip("`"): rest for option, rest in table(page, "| option |")[1:]}
