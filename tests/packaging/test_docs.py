@@ -30,7 +30,11 @@ from fastsaddle.sim.run import messages
 ROOT = Path(__file__).parents[2]
 README, ADDING = ROOT / "README.md", ROOT / "docs" / "adding.md"
 NAMED = re.compile(r"(?:#|//) ([\w/]+\.(?:py|cpp|txt))\b")
-PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (
+    README,
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").glob("methods/*.md")),
+)
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,7 @@ def table(page: str, head: str) -> list[list[str]]:
 
 
 METHODS = (ROOT / "docs" / "methods.md").read_text()
+COMPRESSORS = (ROOT / "docs" / "compressors.md").read_text()
 GRADIENTS: dict[str, Any] = {
     "Plain": lambda: fs.gradients.Plain(),
     "SAM": lambda: fs.gradients.SAM(),
@@ -310,7 +315,7 @@ def test_methods_take_the_faults_that_the_page_names() -> None:
 def test_schedules_are_those_of_the_page() -> None:
     page = (ROOT / "docs" / "graphs.md").read_text()
     found = set()
-    for call, texts, kind, *_ in table(page, "| `fs.topology` |")[1:]:
+    for call, texts, kind, *_ in table(page, "| `fs.topology` | `--topology` | W |")[1:]:
         for text in re.findall(r"`([\w:.-]+)`", texts):
             if text == "file.py:name":
                 continue
@@ -343,7 +348,9 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*There is a performance drop:UserWarning")
-@pytest.mark.parametrize("name", ["graphs.md", "methods.md", "ops.md", "python.md", "stacks.md"])
+@pytest.mark.parametrize(
+    "name", ["graphs.md", "methods.md", "ops.md", "python.md", "sharpness.md", "stacks.md"]
+)
 def test_code_of_other_pages_runs(name: str, here: Path, one_thread: None) -> None:
     run((ROOT / "docs" / name).read_text(), here)
 
@@ -355,6 +362,18 @@ def test_the_page_of_ops_is_what_they_say() -> None:
     spec.loader.exec_module(module)
     told = "docs/ops.md is not what ops say: python docs/ops.py > docs/ops.md"
     assert (ROOT / "docs" / "ops.md").read_text() == module.page(), told
+
+
+def test_times_of_ops_are_those_of_the_measured_page() -> None:
+    page, found = (ROOT / "docs" / "ops.md").read_text(), 0
+    measured = (ROOT / "docs" / "measured.md").read_text()
+    for name, _, _, time, percent in table(page, "| op | what it does |")[1:]:
+        if time:
+            found += 1
+            op = re.findall(r"`(\w+)`", name)[0]
+            line = rf"\| {op} \| native \| 16 x 1,000,000 \| {time} \| [\d.]+ \| {percent} \|"
+            assert re.search(line, measured), op
+    assert found >= 15
 
 
 def test_options_have_the_choices_of_the_page() -> None:
@@ -379,7 +398,7 @@ def test_messages_have_the_sizes_of_the_page() -> None:
         *(made.TopK(0.1), made.RandomK(0.1), made.Sign()),
     )
     shares = [c.wire_bytes(10**6) / 4e6 for c in (eight, four, two, whole, top, random, sign)]
-    cells = " ".join(row[1] for row in table(METHODS, "| compressor |")[1:])
+    cells = " ".join(row[1] for row in table(COMPRESSORS, "| compressor |")[1:])
     assert [float(n) for n in re.findall(r"\b0\.\d+", cells)] == pytest.approx(shares, abs=5e-4)
 
 
