@@ -20,6 +20,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "gallery",
     "mathml",
     "plain_docstrings",
 ]
@@ -56,5 +57,8 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "min_reported_time": 1,
     "download_all_examples": False,
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "gallery.Order",
+    "reset_modules": ("matplotlib", "gallery.style"),
+    "image_srcset": ["2x"],
+    "capture_repr": (),
 }
