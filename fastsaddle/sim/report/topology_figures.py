@@ -69,6 +69,8 @@ def draw(groups: list[RunGroup]) -> Picture:
     if alone:
         sentences.append(f"Not along a graph, but all with all: {', '.join(alone)}.")
     caption = " ".join(["Agents and the links along which models are averaged.", *sentences])
+    if panels:
+        caption += " The larger the gap, or the smaller the rate, the sooner agents agree."
     if left_out := [f"{text} of {agents}" for text, agents in list(named)[MOST_TOPOLOGIES:]]:
         caption += f" Not shown: {'; '.join(left_out)}."
     return Picture("topology", "Topology", caption, tuple(panels))
