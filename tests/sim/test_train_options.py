@@ -27,8 +27,6 @@ from fastsaddle.cli import main
         ("--eval-every 0", "--eval-every must be >= 1, got 0"),
         ("--checkpoint-every 0", "--checkpoint-every must be >= 1, got 0"),
         ("--chunk 0", "--chunk must be >= 1, got 0"),
-        ("--placement 8,8", "--placement needs several processes"),
-        ("--overlap auto", "--overlap needs several processes"),
         ("--threads 0", "--threads must be >= 1, got 0"),
         (
             "--algorithm dsgd --nesterov",
