@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 AHEAD = "ahead"
 NOT_STACKED = (
     "parameters must be stacked as [agents, ...], as those of fs.AgentStack(model, agents) are, "
-    "got no common first dimension"
+    "got no common first dimension; where each process has one agent, an ordinary module, give process_group="
 )
 
 

@@ -148,11 +148,12 @@ class CompressedGossip(StackedGossip):
         schedule = self._changing.schedule
         # what falls is not sent
         schedule = schedule.schedule if isinstance(schedule, Faulty) else schedule
-        mean = mean_messages(schedule)
-        if mean == self.messages:
+        # of all agents, wherever they are
+        mean, messages = mean_messages(schedule), schedule.union.messages
+        if mean == messages:
             return None
         return (
-            f"compressed messages go to the neighbors of any round of {schedule.name}, {self.messages} in each gossip, "
+            f"compressed messages go to the neighbors of any round of {schedule.name}, {messages} in each gossip, "
             f"where {mean:.4g} models would be sent without a compressor"
         )
 

@@ -85,7 +85,8 @@ class GraphNeeds:
         if schedule.kind not in (*KINDS, *weaker):
             raise ValueError(
                 f"{who} needs a doubly stochastic mixing matrix, but where links of a directed graph fall only the "
-                f"sums of columns can be kept, for push-sum: got {schedule!r}"
+                f"sums of columns can be kept, for push-sum: got {schedule!r}; take links that go both ways, such as "
+                "one-peer-exponential:undirected, or push_sum=True"
             )
 
     def _check_kind(self, schedule: Schedule, who: str, weaker: tuple[str, ...]) -> None:

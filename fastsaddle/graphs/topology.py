@@ -179,7 +179,10 @@ def from_networkx(G: "nx.Graph") -> Topology:
     Raises ValueError for directed graphs, multigraphs, self loops, no nodes, or several components.
     """
     if not isinstance(G, networkx().Graph) or G.is_directed() or G.is_multigraph():
-        raise ValueError(f"G must be an undirected simple graph, got a {type(G).__name__}")
+        raise ValueError(
+            f"G must be an undirected simple graph, got a {type(G).__name__}; of a directed one give the mixing "
+            "matrix: from_matrix(W, directed=True)"
+        )
     if loops := networkx().number_of_selfloops(G):
         raise ValueError(f"G must have no self loops, got {loops}")
     if not len(G):

@@ -67,8 +67,9 @@ def check_parts(optimizer: Optimizer) -> None:
     needs.check(optimizer.topology, gamma, optimizer.who, steps, weaker)
     if optimizer.communicator.push_sum:
         check_weights(optimizer.topology, gamma, optimizer.who)
-    lost = optimizer.communicator.given_up
-    if lost is not None:
+    lost, here = optimizer.communicator.given_up, optimizer.communicator.placement
+    # what all ranks would say alike is said once
+    if lost is not None and (here is None or here.rank == 0):
         warnings.warn(lost, RuntimeWarning, stacklevel=steps - 1)
     if optimizer.state_dtype != torch.float32:
         if not optimizer.rule.keeps_half:

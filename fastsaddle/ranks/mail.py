@@ -10,6 +10,9 @@ import torch
 
 from fastsaddle.ranks.header import ALL, ROUND, SIZE, Header, Kind, tensor_of
 
+# what a rank is doing that sends such messages; a step's rows are of several kinds
+DOING = {Kind.SLICE: "a mean of all agents (consensus)", Kind.TEXT: "a comparison of texts"}
+STEP = "a step"
 # (agent, to) of each message, by peer
 Named = Mapping[int, Sequence[tuple[int, int]]]
 
@@ -27,6 +30,16 @@ class Letter:
     peer: int
     found: Header | None
     expected: Header
+
+    @property
+    def cause(self) -> str:
+        """What its sender did, for an error."""
+        if self.found is None:
+            return "sent what is no message of this version of fastsaddle"
+        found, due = (DOING.get(h.kind, STEP) for h in (self.found, self.expected))
+        if found != due:
+            return f"took {found} where {due} was due"
+        return f"sent {self.found} where {self.expected} was due"
 
 
 class Memory:

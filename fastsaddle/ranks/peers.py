@@ -216,8 +216,7 @@ class Peers:
         first = self._first_told(x.found for x in letters)
         if first is None:
             letter = letters[0]
-            cause = f"sent {letter.found} where {letter.expected} was due"
-            first = self.notes.told(self.notes.error(letter.peer, cause))
+            first = self.notes.told(self.notes.error(letter.peer, letter.cause))
         self._tell(first, {*told, *lost})
         return first
 

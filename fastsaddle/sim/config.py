@@ -73,8 +73,8 @@ class TrainConfig:
     directed-ring, directed-exponential, random-regular:3, erdos-renyi:0.3 (these two with a seed: random-regular:3:7).
     Another graph for each gossip: one-peer-exponential, one-peer-exponential:undirected, base-graph:2 (neighbors a
     round), matchings, equi-dyn, equi-dyn:undirected (these with a seed: matchings:7), matcha:0.5 (half of a ring;
-    matcha:0.5:7:torus has a seed and a graph). Your own: edges.txt (a line an edge: two agents from 0 on, perhaps a
-    weight), matrix.npy, file.py:name."""
+    matcha:0.5:7:torus has a seed and a graph). Your own: edges.txt (a line an edge, which goes both ways: two
+    agents from 0 on, perhaps a weight), matrix.npy, file.py:name."""
 
     faults: str = "none"
     """Links and agents that fail in each round by chance: links:0.1,agents:0.01.
@@ -282,7 +282,8 @@ class TrainConfig:
     """Seconds that a message may take before its sender counts as failed."""
 
     overlap: Literal["off", "auto"] = "off"
-    """auto sends what does not depend on a gradient while it is taken. Bits do not depend on it."""
+    """auto sends what does not depend on a gradient while it is taken: of a --compressor under --gossip-order
+    mix-then-compress alone. Bits do not depend on it."""
 
     def __post_init__(self) -> None:
         """One spelling of each name, so that stored runs and grids with an earlier one count as the same method."""

@@ -75,7 +75,8 @@ OPTIONS: dict[str, tuple[tuple[type[Any], ...], dict[str, Any], str]] = {
 GIVEN: dict[str, tuple[Callable[[], list[Any]], str]] = {
     "leading dimension": (
         lambda: [good(4), nn.Parameter(torch.randn(2, 4))],
-        r"stacked as \[agents, \.\.\.\], as those of fs\.AgentStack.* got no common first dimension",
+        r"stacked as \[agents, \.\.\.\], as those of fs\.AgentStack.* got no common first dimension; "
+        "where each process has one agent, an ordinary module, give process_group=",
     ),
     "no dimension": (lambda: [good(4), nn.Parameter(torch.randn(()))], "stacked.* got no common"),
     "first without": (lambda: [nn.Parameter(torch.randn(())), good(4)], "stacked.* got no common"),

@@ -6,9 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from fastsaddle.ranks import PeerError, TransportError
+import fastsaddle as fs
+from fastsaddle.ranks import PeerError, Placement, ThreadTransport, TransportError
 from fastsaddle.ranks.peers import gone
+from fastsaddle.ranks.thread_transport import run_in_threads
 from fastsaddle.ranks.torch_transport import Batch
 from tests.ranks import processes, work
 from tests.ranks.verdicts import complaints
@@ -81,3 +85,21 @@ def test_the_message_says_who_waits_and_where() -> None:
     assert "nothing from agents 0 to 3 (rank 0): has left" in str(many)
     two = PeerError(1, range(2, 4), 5, "has left", 0, waiting={4: 2})
     assert "agents 2 and 3 (rank 1): has left; agent 4 (rank 2) waits for it" in str(two)
+
+
+@pytest.mark.parametrize("longer", [0, 1])
+def test_unequal_numbers_of_steps_are_told_in_words(longer: int) -> None:
+    def work(transport: ThreadTransport) -> None:
+        here = Placement((1, 1), transport)
+        stack = fs.AgentStack(nn.Linear(3, 2), here)
+        optimizer = fs.QGM(stack.parameters(), lr=0.1, topology="ring", placement=here)
+        for _ in range(4 + (here.rank == longer)):
+            optimizer.step(lambda: stack(torch.ones(1, 5, 3)).sum().backward())
+        stack.consensus()
+
+    causes = {error.cause for error in run_in_threads(2, work, timeout=5)}
+    assert causes <= {
+        "took a step where a mean of all agents (consensus) was due",
+        "took a mean of all agents (consensus) where a step was due",
+    }
+    assert len(causes) == 1

@@ -79,6 +79,17 @@ def test_a_placement_changes_no_bit(name: str, graph: str, seed: int) -> None:
         assert_equal(joined(run_apart(build, start(seed), counts, 4)), whole)
 
 
+@pytest.mark.filterwarnings("always:.*compressed messages go to the neighbors of any round")
+def test_what_a_compressor_gives_up_is_said_once_and_of_all_agents(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    build = partial(make, "QSADDLe, 8 bits", "undirected")
+    run_apart(build, start(0), (3, 1, 2, 2), 0)
+    (warning,) = recwarn
+    # each of the 8 has 3 neighbors in all, and one in a round
+    assert "24 in each gossip, where 8 models" in str(warning.message)
+
+
 def digraph(agents: int = AGENTS) -> fs.Topology:
     """A ring of one direction with some more links: its columns alone sum to one."""
     heard = torch.eye(agents) + torch.eye(agents).roll(1, 0)

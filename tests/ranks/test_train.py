@@ -101,9 +101,11 @@ def test_stopped_on_three_ranks_and_gone_on_with_on_two_and_on_one(tmp_path: Pat
     assert said.count("stopping after this") == 1, said
     stopped = re.search(r"stopped at step (\d+); go on with:\ntorchrun --nproc-per-node 3", said)
     assert stopped is not None, said
+    assert "(torchrun ends with a traceback of its own" in said
     assert checkpoint.find(run)[0][0] == int(stopped[1]) < 400
     said = forked(2, "--resume", str(run), "--minutes", "0.001", folder=tmp_path)
     assert "going on at step" in said and "stopped at step" in said, said
+    assert "traceback of its own" not in said
     assert main(["train", "--resume", str(run)]) == 0
     assert_equal(run, whole)
     assert "is finished" in forked(2, "--resume", str(run), folder=tmp_path)

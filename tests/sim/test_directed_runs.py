@@ -90,6 +90,23 @@ def test_info_tells_of_such_a_graph(here: Path, capsys: pytest.CaptureFixture[st
     assert "columns.npy: " in said and "column-stochastic" in said
 
 
+def test_what_push_sum_has_nothing_to_do_on_is_told(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "edges.txt").write_text("0 1\n1 2\n2 0\n")
+    few = ("--algorithm", "dsgd", "--push-sum", "--steps", "1", "--model", "mlp:5")
+    for graph, agents, is_told in (("edges.txt", 3, True), ("columns.npy", AGENTS, False)):
+        assert main(["train", *few, "--topology", graph, "--agents", str(agents)]) == 0
+        told = f"push-sum changes nothing here: W of {graph} is doubly stochastic"
+        assert (told in capsys.readouterr().out) is is_told
+
+
+def test_faults_of_a_directed_graph_name_a_way_out() -> None:
+    said = "such as one-peer-exponential:undirected, or push_sum=True"
+    with pytest.raises(ValueError, match=said):
+        simulation(topology="one-peer-exponential", faults="links:0.1")
+
+
 def test_bits_on_an_undirected_graph_are_those_without(here: Path) -> None:
     with_it, without = (simulation(algorithm="qgm", push_sum=sums) for sums in (True, False))
     for made in (with_it, without):

@@ -552,10 +552,45 @@ def test_many_topologies(tmp_path: Path) -> None:
 def test_a_torus_has_stubs(tmp_path: Path) -> None:
     graph = topology.torus(3, 4)
     places = topology_figures._positions(graph)
-    segments = topology_figures._segments(graph, np.array([places[i] for i in range(12)]))
+    segments = topology_figures._segments(graph, np.array([places[i] for i in range(12)]), set())
     # 24 links, of which 3 + 4 go around and are two stubs each
     assert len(segments) == 24 + 7
     assert max(np.abs(s[1] - s[0]).max() for s in segments) == 1
+
+
+@pytest.mark.parametrize(
+    ("graph", "arrows", "lines"),
+    [
+        (topology.directed_ring(5), {(i, (i + 1) % 5) for i in range(5)}, 0),
+        # 0 and 4, 1 and 5 ... hear each other
+        (
+            topology.one_peer_exponential(8).union,
+            {(i, (i + hop) % 8) for i in range(8) for hop in (1, 2)},
+            4,
+        ),
+        (topology.ring(6), set(), 6),
+        # too many for arrows
+        (topology.directed_ring(301), set(), 301),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_every_link_is_drawn_whichever_way_it_points(
+    graph: topology.Topology, arrows: set[tuple[int, int]], lines: int
+) -> None:
+    assert topology_figures._arrows(graph) == arrows
+    places = np.random.default_rng(0).random((graph.agents, 2))
+    assert len(topology_figures._segments(graph, places, arrows)) == lines
+    assert graph.edges == len(arrows) + lines
+    patches = topology_figures._draw(graph).axes[0].patches
+    assert len(patches) == len(arrows)
+
+
+def test_arrows_are_told(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", 0, topology="directed-ring", agents=6, every=60)
+    told = "Arrows point from who sends to who hears."
+    assert told in topology_figures.draw(groups_of(path)).caption
+    path = make_run(tmp_path / "other", 0, agents=6, every=60)
+    assert told not in topology_figures.draw(groups_of(path)).caption
 
 
 @pytest.fixture

@@ -142,3 +142,14 @@ def test_nothing_compressed_has_no_card() -> None:
     run = SimpleNamespace(rows=[{"compression_error": 0.0}], diverged=None)
     group: Any = SimpleNamespace(runs=[run])
     assert curve_figures.draw_compression_error([group]) == []
+
+
+@pytest.mark.parametrize(("lines", "columns"), [(1, 1), (3, 3), (4, 2), (5, 3), (7, 3)])
+def test_rows_of_a_legend_are_about_as_long(lines: int, columns: int) -> None:
+    figure = Figure(figsize=(12, 4))
+    axes = figure.subplots()
+    for number in range(lines):
+        axes.plot([0, 1], label=f"a method on some graph, number {number}")
+    plots.legend_below(figure, axes)
+    (legend,) = figure.legends
+    assert legend._ncols == columns

@@ -176,7 +176,10 @@ def test_what_a_function_may_return(here: Path) -> None:
         ("graph:2:3", "graphs.py:graph:2:3 has too many arguments"),
         ("five", "--topology graphs.py:five has 5 agents, but --agents is 4"),
         ("parts", "--topology graphs.py:parts: a topology must be connected"),
-        ("directed", "--topology graphs.py:directed: G must be an undirected simple graph"),
+        (
+            "directed",
+            "--topology graphs.py:directed: G must be an undirected simple graph, .*directed=True",
+        ),
         ("nothing", "--topology graphs.py:nothing must give .*, got NoneType of object"),
         (
             "words",

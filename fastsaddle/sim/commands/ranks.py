@@ -136,6 +136,8 @@ def _train(
             train.say("torchrun has gone", world)
         # a launcher takes any other status for a failure, and starts all processes again
         train.say(train.stopped(job, again(job.directory.path)), world)
+        if asked.found < DEADLINE and launcher is not None:
+            train.say("(torchrun ends with a traceback of its own, which is no failure)", world)
         return 0
     if progress is not None:
         interrupts.doing, interrupts.after = "the pictures", "all steps being done"

@@ -126,7 +126,9 @@ def _curves(groups: list[Group], title: str) -> Figure:
     sent = [mean for g in groups if (mean := g.mean("bytes"))]
     has_bytes = bool(sent) and max(sent) > FEWER_BYTES * min(sent)
     figure = Figure(figsize=(12 if has_bytes else 7, 4.6), layout="constrained")
-    entitle(figure, title)
+    has_bands = any(g.deviation("accuracy") is not None for g in groups)
+    bands = "\nlines: means over seeds, bands: one standard deviation"
+    entitle(figure, title + bands * has_bands)
     panels = figure.subplots(1, 1 + has_bytes, sharey=True, squeeze=False)[0]
     drawn = []
     for number, g in enumerate(groups):

@@ -91,9 +91,12 @@ def read_all(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
         elif (directory / CONFIG).exists():
             begun = [directory]
         else:
+            holds_runs = next(directory.glob(f"*/{CONFIG}"), None) is not None
             raise ValueError(
                 f"{directory} is neither a run (it has no {CONFIG}) "
                 f"nor a comparison (it has no {COMPARISON})"
+                + f"; runs lie in it: name them, as {directory}/*"
+                * holds_runs
             )
         for path in begun:
             name = Path(directory.resolve().name, path.relative_to(directory))

@@ -7,6 +7,7 @@ import networkx as nx
 import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 
 from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.graphs.schedule import Schedule, most_neighbors
@@ -68,6 +69,8 @@ def draw(groups: list[RunGroup]) -> Picture:
     if alone:
         sentences.append(f"Not along a graph, but all with all: {', '.join(alone)}.")
     caption = " ".join(["Agents and the links along which models are averaged.", *sentences])
+    if panels:
+        caption += " The larger the gap, or the smaller the rate, the sooner agents agree."
     if left_out := [f"{text} of {agents}" for text, agents in list(named)[MOST_TOPOLOGIES:]]:
         caption += f" Not shown: {'; '.join(left_out)}."
     return Picture("topology", "Topology", caption, tuple(panels))
@@ -89,6 +92,8 @@ def _describe(schedule: Schedule, text: str) -> str:
             " Drawn are the links of all rounds; in one round an agent hears at most "
             f"{topologies.of_neighbors(most_neighbors(schedule))}."
         )
+    if _arrows(graph):
+        sentence += " Arrows point from who sends to who hears."
     if TORUS.fullmatch(graph.name):
         sentence += " Open ends at a border meet at the opposite one."
     if graph.edges > MOST_EDGES:
@@ -99,7 +104,8 @@ def _describe(schedule: Schedule, text: str) -> str:
 def _draw(graph: Topology) -> Figure:
     positions = _positions(graph)
     places = np.array([positions[i] for i in range(graph.agents)])
-    segments = [] if graph.edges > MOST_EDGES else _segments(graph, places)
+    arrows = _arrows(graph)
+    segments = [] if graph.edges > MOST_EDGES else _segments(graph, places, arrows)
     few = graph.agents <= MOST_LABELED
     with inked():
         figure = Figure(figsize=(SIZE, SIZE), layout="constrained")
@@ -111,6 +117,12 @@ def _draw(graph: Topology) -> Figure:
             lines.set(rasterized=True, color="#808080")
         axes.add_collection(lines)
         radius = 9.0 if graph.agents <= 40 else max(1.5, 60 / graph.agents**0.5)
+        for sender, hearer in arrows:
+            ends = tuple(places[sender]), tuple(places[hearer])
+            style = {"arrowstyle": "-|>", "mutation_scale": radius, "color": INK, "linewidth": 1.0}
+            # a scatter's size is its diameter's square
+            room = radius * 2.4**0.5 / 2
+            axes.add_patch(FancyArrowPatch(*ends, shrinkA=room, shrinkB=room, alpha=0.45, **style))
         axes.scatter(*places.T, s=radius**2 * (2.4 if few else 1), c=NODE, linewidths=0, zorder=2)
         if few:
             size = max(2.5, min(8.0, 0.8 * radius))
@@ -141,19 +153,29 @@ def _positions(graph: Topology) -> Positions:
     return nx.spectral_layout(links)
 
 
-def _segments(graph: Topology, places: np.ndarray) -> list[np.ndarray]:
-    """A line for each link; one that goes around the torus is two stubs."""
+def _arrows(graph: Topology) -> set[tuple[int, int]]:
+    """Links that point one way, as (who sends, who hears); none where there are too many to tell arrows apart."""
+    if graph.edges > FEW_LINES:
+        return set()
+    links = {(j, i) for i, row in enumerate(graph.neighbors) for j in row}
+    return {(j, i) for j, i in links if (i, j) not in links}
+
+
+def _segments(
+    graph: Topology, places: np.ndarray, arrows: set[tuple[int, int]]
+) -> list[np.ndarray]:
+    """A line for each link that is no arrow; one that goes around the torus is two stubs."""
     wraps = TORUS.fullmatch(graph.name) is not None
+    links = {(min(i, j), max(i, j)) for i, row in enumerate(graph.neighbors) for j in row}
     segments = []
-    for i, row in enumerate(graph.neighbors):
-        for j in (j for j in row if j > i):
-            step = places[j] - places[i]
-            if wraps and np.abs(step).max() > 1:
-                stub = -0.45 * np.sign(step)
-                segments += [
-                    np.stack([places[i], places[i] + stub]),
-                    np.stack([places[j], places[j] - stub]),
-                ]
-            else:
-                segments.append(np.stack([places[i], places[j]]))
+    for i, j in sorted(links - {(min(link), max(link)) for link in arrows}):
+        step = places[j] - places[i]
+        if wraps and np.abs(step).max() > 1:
+            stub = -0.45 * np.sign(step)
+            segments += [
+                np.stack([places[i], places[i] + stub]),
+                np.stack([places[j], places[j] - stub]),
+            ]
+        else:
+            segments.append(np.stack([places[i], places[j]]))
     return segments

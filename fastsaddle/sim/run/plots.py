@@ -142,7 +142,10 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     handles, texts = axes.get_legend_handles_labels()
     width = CHARACTERS_AN_INCH * figure.get_figwidth()
     columns = int(np.clip(width // (max(map(len, texts), default=1) + 8), 1, len(texts) or 1))
-    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(texts) // columns))
+    rows = max(1, -(-len(texts) // columns))
+    # no row much shorter than the others
+    columns = max(1, -(-len(texts) // rows))
+    figure.set_figheight(figure.get_figheight() + 0.2 * rows)
     figure.legend(
         handles, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize="small"
     )

@@ -9,6 +9,8 @@ from rich.table import Table
 
 from fastsaddle.graphs import spectrum
 from fastsaddle.graphs.faults import Faulty
+from fastsaddle.graphs.needs import KINDS
+from fastsaddle.graphs.schedule import kind_of
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run import checkpoint, faults, independence, topologies
@@ -33,6 +35,7 @@ def describe(job: Job) -> list[str]:
         f"{split_name(config, labels)} gives {split.mean_classes:.1f} classes an agent, "
         f"{split.mean_top_share:.0%} of its samples in the largest",
         *_messages(job),
+        *_push_sum(job),
         *_faults(job),
         f"{config.device}, CPU threads {config.threads}, engine {config.engine}, "
         f"{config.precision}, backend {' and '.join(backends)}{_graph(job)}; writing to {job.directory.path}",
@@ -83,6 +86,15 @@ def _faults(job: Job) -> list[str]:
         return []
     rounds = simulation.optimizer.communicator.gossips_begun(simulation.steps)
     return [faults.described(simulation.topology, job.config.faults, rounds)]
+
+
+def _push_sum(job: Job) -> list[str]:
+    """A line where push-sum is asked for, but all weights stay one."""
+    if not job.config.push_sum or kind_of(job.simulation.topology) not in KINDS:
+        return []
+    return [
+        f"push-sum changes nothing here: W of {label(job.config.topology)} is doubly stochastic in each round"
+    ]
 
 
 def _messages(job: Job) -> list[str]:
