@@ -11,8 +11,8 @@ from fastsaddle.graphs.drawing import html
 from fastsaddle.graphs.mixing_matrix import Kind, Topology, check_connected, networkx
 
 Value = TypeVar("Value")
-# graphs of the last rounds that were asked for
-KEPT = 64
+# graphs of the last rounds that were asked for, and bytes that their W may take
+KEPT, KEPT_BYTES = 64, 2**26
 # rounds that stand for all of them where these never end
 LOOKED_AT = 1000
 # and those that an estimate is over
@@ -130,7 +130,7 @@ class Drawn:
     def __init__(self, name: str, union: Topology, kind: Kind, most: int) -> None:
         self.name, self.union, self.kind, self.agents = name, union, kind, union.agents
         self.most_neighbors = most
-        self._last: Recent[Topology] = Recent(KEPT)
+        self._last: Recent[Topology] = Recent(kept(union))
 
     def draw(self, round: int) -> Topology:
         """The graph of a round, made anew."""
@@ -145,6 +145,11 @@ class Drawn:
 
     def __repr__(self) -> str:
         return f"Schedule({self.name}, agents={self.agents}, drawn)"
+
+
+def kept(graph: Topology) -> int:
+    """How many graphs of this size are kept once they are made."""
+    return min(KEPT, max(1, KEPT_BYTES // graph.W.nbytes))
 
 
 def sequence(graphs: Sequence[Topology], name: str = "sequence") -> Schedule:

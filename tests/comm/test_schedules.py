@@ -1,8 +1,10 @@
 """Schedules against definitions written here: which graph each round has, what a period's product is."""
 
 import copy
+import gc
 import math
 import pickle
+import weakref
 from itertools import pairwise
 
 import networkx as nx
@@ -275,6 +277,17 @@ def test_rounds_are_pure(schedule: fs.Schedule) -> None:
     check_rounds(schedule, 30)
     for other in (copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
         assert all(torch.equal(other.at(t).W, schedule.at(t).W) for t in (29, 0, 3))
+
+
+def test_few_large_graphs_are_kept() -> None:
+    """64 of 4,096 agents would take 8 GB."""
+    n = 1536
+    failing = fs.Faults(links=0.1).over(fs.topology.matchings(n))
+    weighed = fs.topology.row_stochastic(fs.Faults(links=0.1).over(fs.topology.directed_ring(n)))
+    for schedule in (failing, weighed):
+        graphs = [weakref.ref(schedule.at(t)) for t in range(12)]
+        gc.collect()
+        assert 1 <= sum(graph() is not None for graph in graphs) <= 3
 
 
 def test_kinds() -> None:
