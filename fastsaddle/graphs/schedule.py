@@ -168,6 +168,29 @@ def is_schedule(given: object) -> bool:
     return isinstance(given, Schedule) and not isinstance(given, type)
 
 
+def graph_of(schedule: Schedule, round: int) -> Topology:
+    """The graph of a round.
+
+    Raises:
+        ValueError: a schedule of somebody's own gives something else, other agents, or edges that its union has not.
+    """
+    graph = schedule.at(round)
+    if isinstance(schedule, Topology | Drawn | Periodic):
+        return graph
+    where = f"at({round}) of the schedule {schedule.name}"
+    if not isinstance(graph, Topology) or graph.agents != schedule.agents:
+        raise ValueError(
+            f"{where} must be an fs.Topology of {schedule.agents} agents, got {graph!r}"
+        )
+    outside = ((graph.W > 0) & ~(schedule.union.W > 0)).fill_diagonal_(False).nonzero()
+    if len(outside):
+        i, j = outside[0].tolist()
+        raise ValueError(
+            f"{where} must have no edges that its union has not, got agent {i} hearing {j}"
+        )
+    return graph
+
+
 def rounds_over(schedule: Schedule) -> int:
     """Rounds that means and rates are over: a period, or 200 where there is none."""
     return ESTIMATED_OVER if schedule.period is None else schedule.period
@@ -186,7 +209,7 @@ def kind_of(schedule: Schedule) -> Kind:
     told: Kind | None = getattr(schedule, "kind", None)
     if told is not None:
         return told
-    return min((schedule.at(t).kind for t in rounds_of(schedule)), key=KINDS.index)
+    return min((graph_of(schedule, t).kind for t in rounds_of(schedule)), key=KINDS.index)
 
 
 def most_neighbors(schedule: Schedule) -> int:
@@ -196,11 +219,11 @@ def most_neighbors(schedule: Schedule) -> int:
         return told
     graphs = [schedule.union]
     if schedule.period is not None:
-        graphs = [schedule.at(t) for t in range(schedule.period)]
+        graphs = [graph_of(schedule, t) for t in range(schedule.period)]
     return max(len(near) for graph in graphs for near in graph.neighbors)
 
 
 def mean_messages(schedule: Schedule) -> float:
     """Models sent by all agents together in one gossip, the mean of a period or of the first 200."""
     rounds = range(rounds_over(schedule))
-    return sum(schedule.at(t).messages for t in rounds) / len(rounds)
+    return sum(graph_of(schedule, t).messages for t in rounds) / len(rounds)
