@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from fastsaddle.graphs.mixing_matrix import Topology
-from fastsaddle.graphs.schedule import Schedule, most_neighbors
+from fastsaddle.graphs.schedule import Schedule, graph_of, most_neighbors
 from fastsaddle.optimizer.hyperparameters import is_number
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class ChangingLists:
 
     def _graph(self, number: int) -> Topology:
         """That of a round, which must not have more neighbors than the schedule says."""
-        graph = self.schedule.at(number)
+        graph = graph_of(self.schedule, number)
         most = max(map(len, graph.neighbors))
         if most >= self.width:
             raise ValueError(

@@ -8,7 +8,7 @@ import torch
 
 from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.mixing_matrix import DOUBLY, SYMMETRIC, Kind, Topology
-from fastsaddle.graphs.schedule import KEPT, Schedule, kind_of, most_neighbors
+from fastsaddle.graphs.schedule import Schedule, kept, kind_of, most_neighbors
 
 
 def column_stochastic(graph: Schedule) -> Schedule:
@@ -51,7 +51,7 @@ class Reweighed:
         self.agents, self.name, self.period = schedule.agents, schedule.name, schedule.period
         self.most_neighbors = most_neighbors(schedule)
         self.union = _equal(schedule.union, kind)
-        self._of = lru_cache(KEPT)(_equal)
+        self._of = lru_cache(kept(self.union))(_equal)
 
     def at(self, round: int) -> Topology:
         return self._of(self.schedule.at(round), self.kind)

@@ -17,13 +17,16 @@ class EquiDyn(Drawn):
         draws.check_seed(seed)
         self.seed, self.directed = int(seed), directed
         # all turns of a round are as likely as it is
-        own = torch.eye(n, dtype=torch.float64, device="cpu")
-        mean = torch.zeros_like(own)
+        heard = torch.zeros(n, dtype=torch.float64, device="cpu")
         for hop in range(1, n):
             share = 1.0 if directed else len(_pairs(n, hop, 0)) / n
-            there = own.roll(hop, 0)
-            mean += share / (n - 1) / 2 * (there if directed else there + there.T)
-        mean += (1 - mean.sum(1)).diag()
+            heard[hop] += share / (n - 1) / 2
+            if not directed:
+                heard[n - hop] += share / (n - 1) / 2
+        heard[0] = 1 - heard.sum()
+        # row i takes heard[hop] of the agent so many places before it
+        places = torch.arange(n, device="cpu")
+        mean = heard[(places[:, None] - places) % n]
         name = f"equi-dyn:{'' if directed else 'undirected:'}{seed}"
         super().__init__(
             name, Topology(name, mean), DOUBLY if directed else SYMMETRIC, min(1, n - 1)

@@ -14,7 +14,15 @@ import torch
 from fastsaddle.graphs import draws, fault_log
 from fastsaddle.graphs.fault_log import Fallen, Log
 from fastsaddle.graphs.mixing_matrix import SYMMETRIC, Topology
-from fastsaddle.graphs.schedule import Drawn, Recent, Schedule, is_schedule, kind_of, most_neighbors
+from fastsaddle.graphs.schedule import (
+    Drawn,
+    Recent,
+    Schedule,
+    graph_of,
+    is_schedule,
+    kind_of,
+    most_neighbors,
+)
 
 # rounds that are drawn together for steps, one after the other, and how many such blocks are kept
 BLOCK, KEPT = 64, 4
@@ -137,7 +145,7 @@ class Faulty(Drawn):
         return self._of(round).agents[0].clone()
 
     def draw(self, round: int) -> Topology:
-        graph = self.schedule.at(round)
+        graph = graph_of(self.schedule, round)
         lost = self.links[~self._reached(round)]
         lost = lost[graph.W[lost[:, 1], lost[:, 0]] > 0]
         if self._is_symmetric:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,8 +76,9 @@ class Topology:
     @cached_property
     def neighbors(self) -> tuple[tuple[int, ...], ...]:
         """For each agent i the agents j != i with W_ij > 0, ascending."""
-        linked = self._links.tolist()
-        return tuple(tuple(j for j, link in enumerate(row) if link) for row in linked)
+        heard = self._links.nonzero()[:, 1].tolist()
+        ends = accumulate(self._links.sum(1).tolist(), initial=0)
+        return tuple(tuple(heard[first:end]) for first, end in pairwise(ends))
 
     @property
     def edges(self) -> int:

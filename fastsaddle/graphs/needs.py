@@ -8,7 +8,7 @@ import torch
 
 from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.mixing_matrix import Topology
-from fastsaddle.graphs.schedule import Schedule, rounds_of
+from fastsaddle.graphs.schedule import Schedule, graph_of, rounds_of
 from fastsaddle.graphs.spectrum import extrapolated_growth
 
 # of W, the strongest first
@@ -95,7 +95,7 @@ class GraphNeeds:
             return
         kind = weaker[0] if weaker else "symmetric" if self.symmetric else "doubly stochastic"
         for t in rounds_of(schedule):
-            found = schedule.at(t).kind
+            found = graph_of(schedule, t).kind
             if found not in allowed:
                 remedy = "" if found not in REMEDIES else f": {REMEDIES[found]}"
                 raise ValueError(
@@ -136,7 +136,7 @@ def check_weights(schedule: Schedule | None, consensus_step: float, who: str) ->
     if schedule is None or consensus_step < 1:
         return
     for t in rounds_of(schedule):
-        empty = (schedule.at(t).W.sum(1) == 0).nonzero()
+        empty = (graph_of(schedule, t).W.sum(1) == 0).nonzero()
         if len(empty):
             raise ValueError(
                 f"{who} with push_sum=True needs agents that keep or hear something, but row {int(empty[0])} of "

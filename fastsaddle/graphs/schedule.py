@@ -11,8 +11,8 @@ from fastsaddle.graphs.drawing import html
 from fastsaddle.graphs.mixing_matrix import Kind, Topology, check_connected, networkx
 
 Value = TypeVar("Value")
-# graphs of the last rounds that were asked for
-KEPT = 64
+# graphs of the last rounds that were asked for, and bytes that their W may take
+KEPT, KEPT_BYTES = 64, 2**26
 # rounds that stand for all of them where these never end
 LOOKED_AT = 1000
 # and those that an estimate is over
@@ -130,7 +130,7 @@ class Drawn:
     def __init__(self, name: str, union: Topology, kind: Kind, most: int) -> None:
         self.name, self.union, self.kind, self.agents = name, union, kind, union.agents
         self.most_neighbors = most
-        self._last: Recent[Topology] = Recent(KEPT)
+        self._last: Recent[Topology] = Recent(kept(union))
 
     def draw(self, round: int) -> Topology:
         """The graph of a round, made anew."""
@@ -147,6 +147,11 @@ class Drawn:
         return f"Schedule({self.name}, agents={self.agents}, drawn)"
 
 
+def kept(graph: Topology) -> int:
+    """How many graphs of this size are kept once they are made."""
+    return min(KEPT, max(1, KEPT_BYTES // graph.W.nbytes))
+
+
 def sequence(graphs: Sequence[Topology], name: str = "sequence") -> Schedule:
     """Graphs of your own, one a gossip, from the first again after the last.
 
@@ -161,6 +166,29 @@ def sequence(graphs: Sequence[Topology], name: str = "sequence") -> Schedule:
 def is_schedule(given: object) -> bool:
     """Whether it says which graph each round has."""
     return isinstance(given, Schedule) and not isinstance(given, type)
+
+
+def graph_of(schedule: Schedule, round: int) -> Topology:
+    """The graph of a round.
+
+    Raises:
+        ValueError: a schedule of somebody's own gives something else, other agents, or edges that its union has not.
+    """
+    graph = schedule.at(round)
+    if isinstance(schedule, Topology | Drawn | Periodic):
+        return graph
+    where = f"at({round}) of the schedule {schedule.name}"
+    if not isinstance(graph, Topology) or graph.agents != schedule.agents:
+        raise ValueError(
+            f"{where} must be an fs.Topology of {schedule.agents} agents, got {graph!r}"
+        )
+    outside = ((graph.W > 0) & ~(schedule.union.W > 0)).fill_diagonal_(False).nonzero()
+    if len(outside):
+        i, j = outside[0].tolist()
+        raise ValueError(
+            f"{where} must have no edges that its union has not, got agent {i} hearing {j}"
+        )
+    return graph
 
 
 def rounds_over(schedule: Schedule) -> int:
@@ -181,7 +209,7 @@ def kind_of(schedule: Schedule) -> Kind:
     told: Kind | None = getattr(schedule, "kind", None)
     if told is not None:
         return told
-    return min((schedule.at(t).kind for t in rounds_of(schedule)), key=KINDS.index)
+    return min((graph_of(schedule, t).kind for t in rounds_of(schedule)), key=KINDS.index)
 
 
 def most_neighbors(schedule: Schedule) -> int:
@@ -191,11 +219,11 @@ def most_neighbors(schedule: Schedule) -> int:
         return told
     graphs = [schedule.union]
     if schedule.period is not None:
-        graphs = [schedule.at(t) for t in range(schedule.period)]
+        graphs = [graph_of(schedule, t) for t in range(schedule.period)]
     return max(len(near) for graph in graphs for near in graph.neighbors)
 
 
 def mean_messages(schedule: Schedule) -> float:
     """Models sent by all agents together in one gossip, the mean of a period or of the first 200."""
     rounds = range(rounds_over(schedule))
-    return sum(schedule.at(t).messages for t in rounds) / len(rounds)
+    return sum(graph_of(schedule, t).messages for t in rounds) / len(rounds)

@@ -277,10 +277,15 @@ def resolve(topology: Schedule | str, agents: int) -> Schedule:
 
 
 def check_topology(topology: object) -> None:
-    """Raise ValueError for what is neither a topology, nor a schedule, nor a text."""
+    """Raise ValueError for what is neither a topology, nor a schedule of some period or none, nor a text."""
     if not isinstance(topology, str) and not is_schedule(topology):
         raise ValueError(
             f"topology must be a Schedule, a Topology or a string, got {_other(topology)}"
+        )
+    period = getattr(topology, "period", None)
+    if period is not None and (not isinstance(period, Integral) or period < 1):
+        raise ValueError(
+            f"the period of a schedule must be a whole number >= 1, or None, got {period!r}"
         )
 
 

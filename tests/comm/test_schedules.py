@@ -1,9 +1,12 @@
 """Schedules against definitions written here: which graph each round has, what a period's product is."""
 
 import copy
+import gc
 import math
 import pickle
+import weakref
 from itertools import pairwise
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -277,6 +280,15 @@ def test_rounds_are_pure(schedule: fs.Schedule) -> None:
         assert all(torch.equal(other.at(t).W, schedule.at(t).W) for t in (29, 0, 3))
 
 
+def test_few_large_graphs_are_kept() -> None:
+    """64 of 4,096 agents would take 8 GB."""
+    n = 1536
+    schedule = fs.Faults(links=0.1).over(fs.topology.matchings(n))
+    graphs = [weakref.ref(schedule.at(t)) for t in range(12)]
+    gc.collect()
+    assert 1 <= sum(graph() is not None for graph in graphs) <= 3
+
+
 def test_kinds() -> None:
     rows = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.2, 0.6], [0.1, 0.0, 0.9]])
     make = fs.topology.from_matrix
@@ -298,6 +310,52 @@ def test_what_a_column_stochastic_w_sends_adds_up_to_one() -> None:
         assert (held.sum(0) == 1).all()
         wanted = (1 - gamma) * torch.eye(7) + gamma * W
         torch.testing.assert_close(held, wanted, rtol=0, atol=1e-7)
+
+
+class Own:
+    """Somebody's own schedule."""
+
+    name, agents = "own", 5
+
+    def __init__(self, period: Any, graph: Any, bad: int = 0) -> None:
+        self.period, self.graph, self.bad = period, graph, bad
+        self.union = fs.topology.ring(5)
+
+    def at(self, round: int) -> Any:
+        return self.graph if round == self.bad else self.union
+
+
+@pytest.mark.parametrize("period", [None, 3])
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (fs.topology.ring(4), r"must be an fs\.Topology of 5 agents, got Topology\(ring, agents=4"),
+        (torch.eye(5), r"must be an fs\.Topology of 5 agents, got tensor"),
+        (None, r"must be an fs\.Topology of 5 agents, got None"),
+        (
+            fs.topology.from_matrix(torch.eye(5)[[0, 1, 4, 3, 2]], allow_disconnected=True),
+            "must have no edges that its union has not, got agent 2 hearing 4",
+        ),
+    ],
+)
+def test_a_schedule_of_ones_own_keeps_its_word(period: Any, graph: Any, said: str) -> None:
+    p = torch.nn.Parameter(torch.randn(5, 3))
+    with pytest.raises(ValueError, match=rf"at\(2\) of the schedule own {said}"):
+        fs.DSGD([p], lr=0.1, topology=Own(period, graph, 2))
+    # behind the rounds that are looked at
+    late = fs.DSGD([p], lr=0.1, topology=Own(None, graph, 1001))
+    late.param_groups[0]["steps_done"] = 1001
+    p.grad = torch.randn(5, 3)
+    before = p.detach().clone()
+    with pytest.raises(ValueError, match=rf"at\(1001\) of the schedule own {said}"):
+        late.step()
+    assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize("period", [0, -1, 2.5])
+def test_a_period_is_a_number_of_rounds(period: Any) -> None:
+    with pytest.raises(ValueError, match=r"a whole number >= 1, or None, got"):
+        fs.DSGD([torch.nn.Parameter(torch.randn(5, 3))], topology=Own(period, fs.topology.ring(5)))
 
 
 def test_refused() -> None:
