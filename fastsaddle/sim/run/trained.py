@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsaddle.agents import AgentStack
+from fastsaddle.methods.averaging import LocalSGD
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.run import checkpoint, initial_models
@@ -64,6 +65,9 @@ def _stack(
     """All agents of a checkpoint."""
     device = dataset.train_inputs.device
     stack = initial_models.build_stack(replace(config, init="same"), dataset, device)
+    # an optimizer lays rows out by its parameter groups; this one has the run's groups
+    groups = initial_models.decay_groups(stack, config.weight_decay, config.norm_decay)
+    LocalSGD(groups, lr=0.0, agents=stack.agents)
     live = {"x": stack.x, **{f"buffer.{name}": b for name, b in stack.buffers.items()}}
     for name, tensor in live.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
