@@ -90,9 +90,10 @@ class LocalOptimizers:
 
     def __init__(self, make: Local, owner: Optimizer) -> None:
         groups = [group["params"] for group in owner.param_groups]
+        self._stacked = owner.stacked
         self.parameters = [
             [
-                [Parameter(p.detach()[agent].float(), p.requires_grad) for p in group]
+                [Parameter(self._of(agent, p.detach()).float(), p.requires_grad) for p in group]
                 for group in groups
             ]
             for agent in range(owner.agents)
@@ -113,6 +114,10 @@ class LocalOptimizers:
         self._attached: list[tuple[Parameter, torch.Tensor | None, int]] = []
         self._rows: tuple[Any, int] = (None, -1)
 
+    def _of(self, agent: int, tensor: torch.Tensor) -> torch.Tensor:
+        """An agent's part of a parameter, its gradient or its rows; a single agent's may be ordinary ones."""
+        return tensor[agent] if self._stacked else tensor
+
     def attach(self, owner: Optimizer) -> None:
         """Point parameters and gradients at the owner's buffers, wherever those lie now; frozen ones at the owner's."""
         theirs = owner.parameters
@@ -123,20 +128,20 @@ class LocalOptimizers:
         attached = []
         for agent, groups in enumerate(self.parameters):
             mine = [p for group in groups for p in group]
-            if [p.shape for p in mine] != [p.shape[1:] for p in theirs]:
+            if [p.shape for p in mine] != [self._of(agent, p).shape for p in theirs]:
                 raise ValueError(
                     "parameters cannot be added to an optimizer with local optimizers of its own"
                 )
-            for p, stacked in zip(mine, theirs, strict=True):
-                p.requires_grad_(stacked.requires_grad)
+            for p, whole in zip(mine, theirs, strict=True):
+                p.requires_grad_(whole.requires_grad)
                 p.grad = None
-                if stacked.requires_grad:
-                    value, gradient = lying[id(stacked)]
-                    p.data = value[agent]
-                    p.grad = gradient[agent]
+                if whole.requires_grad:
+                    value, gradient = lying[id(whole)]
+                    p.data = self._of(agent, value)
+                    p.grad = self._of(agent, gradient)
                 else:
                     # it has no columns, and would keep alive those that it had
-                    p.data = stacked.detach()[agent].float()
+                    p.data = self._of(agent, whole.detach()).float()
                 attached.append((p, p.grad, p.data_ptr()))
         self._attached, self._rows = attached, (rows, rows.version)
 

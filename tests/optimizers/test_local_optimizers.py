@@ -69,6 +69,25 @@ def test_each_agent_has_its_own_rate(name: str, local: str, seed: int) -> None:
         assert torch.allclose(p.detach(), expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("local", LOCAL)
+def test_an_ordinary_module_is_stepped_whole(local: str, seed: int) -> None:
+    """Without a graph parameters have no agents in front; all of each must move as in plain torch."""
+    torch.manual_seed(seed)
+    given = [nn.Parameter(torch.randn(shape)) for shape in ((4, 5), (), (7,), (2, 3, 2))]
+    twin = [nn.Parameter(p.detach().clone()) for p in given]
+    optimizer = fs.Optimizer(given, 0.1, rule=fs.rules.Torch(LOCAL[local]))
+    own = LOCAL[local](twin)
+    own.param_groups[0]["lr"] = 0.1
+    for _, grads in zip(range(5), gradients(seed, given), strict=False):
+        for p, q, grad in zip(given, twin, grads, strict=True):
+            p.grad.copy_(grad)
+            q.grad = grad.clone()
+        optimizer.step()
+        own.step()
+    for p, q in zip(given, twin, strict=True):
+        assert torch.allclose(p, q, rtol=1e-6, atol=1e-7)
+
+
 class Failing(torch.optim.AdamW):
     """Counts its steps everywhere that torch's optimizers keep things, and fails where it is told to."""
 
