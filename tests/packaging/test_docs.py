@@ -1,9 +1,10 @@
-"""The code of README.md and docs/adding.md runs as printed, in a folder of its own.
+"""The code of README.md and of the pages runs as printed, in a folder of its own.
 
 A block of Python, C++ or text whose first line is a comment with a file's name is that file; other blocks of Python run
 as they are, section by section, and so do the lines of blocks marked `sh`. Blocks marked `text` are only read.
 """
 
+import csv
 import json
 import os
 import re
@@ -73,7 +74,9 @@ def run(text: str, folder: Path) -> None:
             for line in block.text.splitlines():
                 program, *words = shlex.split(line)
                 assert program == "fastsaddle"
-                assert main([*words, "--out", f"run-{len(list(folder.iterdir()))}"]) == 0
+                if "--out" not in words:
+                    words += ["--out", f"run-{len(list(folder.iterdir()))}"]
+                assert main(words) == 0
 
 
 @pytest.fixture
@@ -341,7 +344,7 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
     row = json.loads((here / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     told = [key for cells in table(page, "| key |")[1:] for key in re.findall(r"`(\w+)`", cells[0])]
     assert told == list(row)
-    files = re.findall(r"^\| ((?:`[\w.-]+`(?:, )?)+) \|", page.split("## ")[1], re.MULTILINE)
+    files = [cells[0] for cells in table(page, "| file | content |")[1:]]
     named = {name for cell in files for name in re.findall(r"`([\w.-]+)`", cell)}
     found = {re.sub(r"-\d+\.", "-STEP.", path.name) for path in (here / "run").iterdir()}
     assert found == named
@@ -349,10 +352,80 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
 
 @pytest.mark.filterwarnings("ignore:(?s).*There is a performance drop:UserWarning")
 @pytest.mark.parametrize(
-    "name", ["graphs.md", "methods.md", "ops.md", "python.md", "sharpness.md", "stacks.md"]
+    "name",
+    [
+        "coming-from.md",
+        "command-line.md",
+        "concepts.md",
+        "graphs.md",
+        "index.md",
+        "methods.md",
+        "ops.md",
+        "python.md",
+        "questions.md",
+        "sharpness.md",
+        "stacks.md",
+        "start.md",
+    ],
 )
 def test_code_of_other_pages_runs(name: str, here: Path, one_thread: None) -> None:
     run((ROOT / "docs" / name).read_text(), here)
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [("ranks.md", "two_ranks.py"), ("coming-from.md", "decentralized.py")]
+)
+def test_scripts_of_pages_run_over_two_processes(page: str, name: str, here: Path) -> None:
+    (script,) = [b.text for b in blocks((ROOT / "docs" / page).read_text()) if b.file == name]
+    (here / name).write_text(script)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node", "2", name],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_lines_of_the_first_page_are_what_train_says(here: Path, one_thread: None) -> None:
+    page = (ROOT / "docs" / "start.md").read_text()
+    told = re.findall(
+        r"^step +(\d+)/600 .*?consensus accuracy ([\d.]+)%.*?worst ([\d.]+)%.*?([\d.]+) MB sent$",
+        page,
+        re.MULTILINE,
+    )
+    assert [int(step) for step, *_ in told] == [0, 300, 600]
+    assert main(["train", "--out", "run"]) == 0
+    rows = map(json.loads, (here / "run" / "metrics.jsonl").read_text().splitlines())
+    found = {row["step"]: row for row in rows}
+    for step, consensus, worst, megabytes in told:
+        row = found[int(step)]
+        # another processor may round otherwise
+        assert 100 * row["consensus_accuracy"] == pytest.approx(float(consensus), abs=1.5)
+        assert 100 * row["worst_accuracy"] == pytest.approx(float(worst), abs=2.5)
+        assert row["bytes_sent"] / 1e6 == pytest.approx(float(megabytes), abs=0.05)
+
+
+def test_the_first_page_compares_as_compare_does(here: Path) -> None:
+    page = (ROOT / "docs" / "start.md").read_text()
+    told = dict(re.findall(r"^ (dsgd|qsaddle) +([\d.]+) ± ", page, re.MULTILINE))
+    assert main(["compare", "--algorithm", "dsgd", "qsaddle", "--seed", "0", "1", "2"]) == 0
+    (file,) = here.glob("runs/*/table.csv")
+    with file.open(newline="") as stream:
+        found = {r["algorithm"]: 100 * float(r["accuracy"]) for r in csv.DictReader(stream)}
+    assert {name: float(text) for name, text in told.items()} == pytest.approx(found, abs=1.0)
+
+
+def test_the_front_picture_is_what_the_tables_say() -> None:
+    specification = spec_from_file_location("front_picture", ROOT / "docs" / "front_picture.py")
+    assert specification is not None and specification.loader is not None
+    pictures = sys.modules["front_picture"] = module_from_spec(specification)
+    specification.loader.exec_module(pictures)
+    told = "docs/results.svg is not what the tables say: python docs/front_picture.py"
+    assert (ROOT / "docs" / "results.svg").read_text() == pictures.page(), told
 
 
 def test_the_page_of_ops_is_what_they_say() -> None:
