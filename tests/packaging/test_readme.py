@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import tyro
+import yaml
 
 import fastsaddle as fs
 from fastsaddle.cli import main
@@ -92,3 +93,8 @@ def test_commands_are_literal() -> None:
         "bash benchmarks/on_gpu.sh DIR",
     ):
         assert command in README
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == fs.__version__ and citation["license"] == "Apache-2.0"
