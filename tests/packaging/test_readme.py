@@ -47,7 +47,7 @@ def test_comparisons_and_trainings_are_real() -> None:
 
 def test_all_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
     commands = set(re.findall(r"^    fastsaddle (\w+)", README, flags=re.MULTILINE))
-    assert commands == {"train", "compare", "report", "info"}
+    assert commands == {"train", "compare", "report", "export", "plan", "info"}
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
     assert all(command in said for command in commands)
