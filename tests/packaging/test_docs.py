@@ -418,6 +418,15 @@ def test_the_first_page_compares_as_compare_does(here: Path) -> None:
     assert {name: float(text) for name, text in told.items()} == pytest.approx(found, abs=1.0)
 
 
+def test_the_memory_of_the_page_is_what_info_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "questions.md").read_text()
+    (command,) = re.findall(r"^    fastsaddle (info --model .*)$", page, re.MULTILINE)
+    assert main(shlex.split(command)) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "links" not in line]
+    told = page[page.index("resnet20, samples") :].split("```")[0].splitlines()
+    assert told == said[: len(told)]
+
+
 def test_the_front_pictures_are_what_the_tables_say() -> None:
     specification = spec_from_file_location("front_picture", ROOT / "docs" / "front_picture.py")
     assert specification is not None and specification.loader is not None
