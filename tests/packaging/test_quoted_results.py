@@ -114,34 +114,3 @@ def test_trade_offs() -> None:
     ]
     cells = table(PAGES[1], "sent along")
     assert [[line[1], *line[3:]] for line in cells] == expected
-
-
-def test_questions() -> None:
-    """Accuracies, bytes and learning rates of docs/questions.md, at Dirichlet 0.1."""
-    text = " ".join((ROOT / "docs" / "questions.md").read_text().split())
-    systems = [row for row in rows("all_systems") if row["alpha"] == "0.1"]
-
-    def of(algorithm: str, sam: str) -> str:
-        (row,) = [r for r in systems if (r["algorithm"], r["sam"]) == (algorithm, sam)]
-        return percent(row).split()[0]
-
-    best, full, plain = of("qsaddle", "momentum"), of("qsaddle", "full"), of("qgm", "")
-    assert f"{best} percent, where full Q-SADDLe had {full} and QGM {plain}" in text
-    assert best == max(percent(r).split()[0] for r in systems if r["algorithm"] == "qsaddle")
-    rates = {(r["algorithm"], r["alpha"]): float(r["lr"]) for r in rows("all_systems")}
-    expected = {"dsgd": 0.3, "qgm": 0.1, "qsaddle": 0.1, "d2": 0.03}
-    assert {name: rates[name, "0.1"] for name in expected} == expected
-    assert {rates[f"{name}tracking", "0.1"] for name in ("gradient", "momentum")} == {0.03}
-    assert max(rates["qgadam", alpha] for alpha in ("0.1", "0.01")) == 0.0003
-    assert (rates["dsgdm", "0.1"], rates["dsgdm", "0.01"]) == (0.1, 0.01)
-    sent = {
-        (row["compressor"].rpartition(":")[2]): row
-        for row in rows("trade_offs")
-        if (row["topology"], row["gossip_every"]) == ("ring", "1")
-    }
-    four, whole = (
-        (percent(sent[bits]).split()[0], f"{float(sent[bits]['bytes']) / 1e6:.1f}")
-        for bits in ("4", "none")
-    )
-    assert f"four bits had {four[0]} percent for {four[1]} MB an agent" in text
-    assert f"whole models {whole[0]} for {whole[1]} " in text
