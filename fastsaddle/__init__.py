@@ -34,7 +34,7 @@ from fastsaddle.ranks.placement import Placement, place
 # fastsaddle.kernels.<op> is the op, not its folder
 vars(kernels).update(ops())
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
