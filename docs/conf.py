@@ -55,7 +55,7 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "show_memory": False,
     "show_signature": False,
-    "min_reported_time": 1,
+    "write_computation_times": False,
     "download_all_examples": False,
     "within_subsection_order": "gallery.Order",
     "reset_modules": ("matplotlib", "gallery.style"),
