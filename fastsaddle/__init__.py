@@ -3,7 +3,7 @@
 from importlib import import_module  # noqa: I001  (_checkout finds the kernels where the link is lost)
 from typing import Any
 
-from fastsaddle import _checkout  # noqa: F401
+from fastsaddle import _checkout, _logs  # noqa: F401
 from fastsaddle import comm, compressors, gradients, integrations, kernels, ranks, rules
 from fastsaddle.agents import AgentStack
 from fastsaddle.comm.choco import Choco

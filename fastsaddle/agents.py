@@ -1,6 +1,7 @@
 """n copies of a module as one flat buffer: the model of every agent, called all at once."""
 
 import copy
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +19,8 @@ from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.transposition import Transposition
 from fastsaddle.stacks import losses, mapping
 from fastsaddle.stacks.modules import check_module, drawn_anew
+
+LOG = logging.getLogger(__name__)
 
 
 class AgentStack:
@@ -254,6 +257,7 @@ class AgentStack:
                 self._is_criterion_mapped = False
                 said = f"torch.vmap cannot map the criterion: {mapping.first_sentence(error)}"
                 said += "; agents are run one after another"
+                LOG.info(said)
                 warnings.warn(said, RuntimeWarning, stacklevel=2)
         else:
             found = losses.in_turn(criterion, arguments, self.agents)
@@ -295,6 +299,7 @@ class AgentStack:
         if self._is_mapped and found.obstacle is not None:
             self._is_mapped = False
             said = f"torch.vmap cannot map {found.obstacle}; agents are run one after another"
+            LOG.info(said)
             warnings.warn(said, RuntimeWarning, stacklevel=3)
 
     @property

@@ -6,6 +6,7 @@ It holds no Python or torch symbols. torch is imported first, so that the loader
 import ctypes
 import hashlib
 import importlib.metadata
+import logging
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -15,6 +16,8 @@ from typing import Any
 from fastsaddle.kernels._shared.buckets.reference import BUCKET_RULE, COUNT_RULE
 from fastsaddle.kernels._shared.step.reference import LIST_RULE
 from fastsaddle.kernels.arguments import INDEX_RULE, LAYER_RULE
+
+LOG = logging.getLogger(__name__)
 
 SOURCES = (".cpp", ".h")
 LIBRARY_NAME = "_native.so"
@@ -86,6 +89,7 @@ def _opened(path: Path | None) -> ctypes.CDLL:
             "the native library was compiled from other sources: install the package again, "
             "or run python setup.py build_ext --inplace"
         )
+    LOG.debug("the native library is %s", path)
     return opened
 
 

@@ -15,6 +15,7 @@ import contextlib
 import contextvars
 import importlib
 import inspect
+import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ import torch
 
 from fastsaddle.kernels import documentation, generated, native, threads
 from fastsaddle.kernels.arguments import Argument, Rows
+
+LOG = logging.getLogger(__name__)
 
 LIBRARY = torch.library.Library("fastsaddle", "DEF")
 
@@ -269,7 +272,16 @@ class Op:
         way = self.implementation(backend), backend != "reference"
         if _forced.get() is None:
             self._chosen[kind] = way
+            self._say(backend, kind)
         return way
+
+    def _say(self, backend: str, kind: str) -> None:
+        """Log, once a kind of device, what runs there and why better ones do not."""
+        better = PREFERENCE.get(kind, ())
+        better = better[: better.index(backend)] if backend in better else better
+        reasons = "; ".join(f"{name} cannot: {self._reason(name, kind)}" for name in better)
+        level = logging.INFO if reasons else logging.DEBUG
+        LOG.log(level, "%s runs on %s by %s%s", self.name, kind, backend, reasons and f" ({reasons})")
 
     def choice(self, device: torch.device | str) -> str:
         """The backend that runs tensors of `device` now: the forced one, or the first that can.

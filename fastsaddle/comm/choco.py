@@ -24,6 +24,7 @@ from fastsaddle.kernels.choco_encode import choco_encode
 from fastsaddle.kernels.choco_mix import choco_mix
 from fastsaddle.kernels.choco_step import choco_step
 from fastsaddle.kernels.mix_neighbors import mix_neighbors
+from fastsaddle.optimizer.ranges import ranged
 from fastsaddle.optimizer.state import ROUND, State
 
 ORDERS = ("compress-then-mix", "mix-then-compress")
@@ -277,14 +278,15 @@ class CompressedGossip(StackedGossip):
             step: taken first, by one kernel with the rest; its models are `exchange.memory("h", ...)`.
         """
         compressor, quantizer = self.choco.compressor, fused(self.choco)
-        if quantizer is not None:
-            told = self._quantized(x, exchange, quantizer, messages, step)
-        else:
-            difference = exchange.memory("difference", x.shape)
-            torch.sub(x, exchange.states["x_hat"], out=difference)
-            random = (exchange.seed, exchange.number)
-            place = {"layout": exchange.layout, "first_agent": self.first_agent}
-            told = Told(compressor.encode(difference, *random, **place), difference=difference)
+        with ranged("encode"):
+            if quantizer is not None:
+                told = self._quantized(x, exchange, quantizer, messages, step)
+            else:
+                difference = exchange.memory("difference", x.shape)
+                torch.sub(x, exchange.states["x_hat"], out=difference)
+                random = (exchange.seed, exchange.number)
+                place = {"layout": exchange.layout, "first_agent": self.first_agent}
+                told = Told(compressor.encode(difference, *random, **place), difference=difference)
         self._count(exchange, told.payload.nbytes // len(x))
         return told
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ from fastsaddle.ranks.transposition import Transposition
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
+
+LOG = logging.getLogger(__name__)
 
 
 class OverRanks(Communicator):
@@ -187,6 +190,10 @@ class RankGossip(OverRanks, StackedGossip):
         self._buffers: dict[Plan, Buffers] = {}
         self._memory = Memory()
         self._slots_sent: list[tuple[int, Mail, torch.dtype]] = []
+        LOG.debug(
+            "rank %d sends rows of agents %s, and hears %s, by rank",
+            *(placement.rank, plan.sends, plan.receives),
+        )
 
     @property
     def _rows_at_once(self) -> int:

@@ -17,6 +17,7 @@ from fastsaddle.kernels.sam_perturb import sam_perturb
 from fastsaddle.optimizer.flat_layout import round_up
 from fastsaddle.optimizer.hyperparameters import COMMON, Range, check_group
 from fastsaddle.optimizer.own_gradient import with_gradient
+from fastsaddle.optimizer.ranges import ranged
 from fastsaddle.optimizer.state import ROUND, State
 
 if TYPE_CHECKING:
@@ -243,6 +244,14 @@ class SAM(Gradient):
     def _perturb(
         self, optimizer: Optimizer, zero_grad: bool, refuses: bool = True, aside: bool = False
     ) -> None:
+        """`_move`, as a range for whoever profiles the step."""
+        if optimizer.live.stages is None:
+            self._move(optimizer, zero_grad, refuses, aside)
+            return
+        with ranged("perturb"):
+            self._move(optimizer, zero_grad, refuses, aside)
+
+    def _move(self, optimizer: Optimizer, zero_grad: bool, refuses: bool, aside: bool) -> None:
         """With gradients in their buffer: move all groups, or raise with nothing moved.
 
         Aside, parameters stay, and `rows.at` are the perturbed models.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,8 @@ from fastsaddle.optimizer.state import ROUND, State
 
 if TYPE_CHECKING:
     from fastsaddle.optimizer.shell import Optimizer
+
+LOG = logging.getLogger(__name__)
 
 # the key of a bfloat16 parameter's float32 master in the state
 MASTER = "master"
@@ -34,6 +37,8 @@ def bind(optimizer: Optimizer) -> None:
     live.rows, live.version = rows, -1
     mine = [p for group in groups for p in group]
     if not fits:
+        if live.layouts:
+            LOG.info("%s: buffers are laid out anew, as parameters were moved", optimizer.who)
         live.made = {}
         live.layouts = [rows.layout.group(index) for index in range(len(groups))]
         shape = (len(groups), len(optimizer.rule.sends), optimizer.agents, 2)

@@ -12,6 +12,7 @@ from fastsaddle.optimizer.flat_parameters import FlatParameters
 from fastsaddle.optimizer.heard import Heard
 from fastsaddle.optimizer.hyperparameters import Scalars
 from fastsaddle.optimizer.phase import Phase
+from fastsaddle.optimizer.ranges import Stages
 
 if TYPE_CHECKING:
     from fastsaddle.rules.any_torch import LocalOptimizers
@@ -57,6 +58,7 @@ class Live:
         compared: of each parameter of each group, whether it moves, when all ranks compared them at last; is_loaded:
             whether a state was loaded since.
         trains: whether parameters stand at the perturbed models between steps, see `Optimizer.train`.
+        stages: the ranges of the step in progress; None where nobody profiles it.
     """
 
     def __init__(self) -> None:
@@ -87,6 +89,7 @@ class Live:
         self.trains = False
         self.compared: tuple[tuple[bool, ...], ...] = ()
         self.is_loaded = False
+        self.stages: Stages | None = None
 
     @property
     def rounds(self) -> torch.Tensor:

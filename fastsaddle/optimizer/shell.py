@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.base import Communicator, Round
 from fastsaddle.comm.gossip import Gossip
+from fastsaddle.comm.ranged_round import RangedRound
 from fastsaddle.compressors._wire import listed
 from fastsaddle.gradients.base import AtRows, Gradient, Plain
 from fastsaddle.kernels._shared.bfloat16.reference import STATE_DTYPES
@@ -50,6 +52,7 @@ from fastsaddle.optimizer.live import Live
 from fastsaddle.optimizer.memory import check_memory
 from fastsaddle.optimizer.own_gradient import call_for_own, must_be_own, note_zeroed
 from fastsaddle.optimizer.phase import Phase
+from fastsaddle.optimizer.ranges import Stages, are_wanted, ranged
 from fastsaddle.optimizer.saved_state import (
     check_state,
     models_ahead,
@@ -62,6 +65,8 @@ from fastsaddle.optimizer.undo import cannot_fail, copies, put_back
 from fastsaddle.ranks.placement import Placement, placed
 from fastsaddle.rules.base import Rule
 from fastsaddle.rules.momentum import Momentum
+
+LOG = logging.getLogger(__name__)
 
 Closure = Callable[[], Any]
 
@@ -200,6 +205,17 @@ class Optimizer(torch.optim.Optimizer):
         self._bind()
         if is_new:
             note_zeroed(self)
+        LOG.debug(
+            "%s: gradient %s, rule %s, communicator %s, graph %s; %d agents here, %d numbers each, on %s",
+            self.who,
+            type(gradient).__name__,
+            rule.described,
+            type(self.communicator).__name__,
+            getattr(self.topology, "name", None),
+            self.agents,
+            self.dim,
+            self.rows.x.device,
+        )
 
     # -- what it is made of
 
@@ -545,6 +561,8 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeError: it added its gradient to others where it must not.
         """
         call, rows = partial(interruptible, closure), self.rows
+        if self.live.stages is not None:
+            call = in_range("evaluate", call)
         writes_all = isinstance(closure, AtRows)
         # of a part of the parameters they would not be the norm's
         rows.squares, rows.wants_squares = None, writes_all and self.moves_all
@@ -638,8 +656,11 @@ class Optimizer(torch.optim.Optimizer):
         if phase.steps:
             raise RuntimeError("a step is in progress: a closure must not step its own optimizer")
         told, live.scaler = live.scaler, {}
+        stages = live.stages
         with Commit(), torch.no_grad():
             try:
+                if stages is not None:
+                    stages.to("begin")
                 self.communicator.begin(self)
                 compare(self)
                 if told and closure is not None:
@@ -657,10 +678,14 @@ class Optimizer(torch.optim.Optimizer):
                 if told and overflowed(self, told):
                     self._undo()
                     return None
+                if stages is not None:
+                    stages.to("take")
                 loss = self.gradient.take(self, closure, closure_passes)
                 unscale(self, told)
                 self._commit()
                 if live.trains:
+                    if stages is not None:
+                        stages.to("ahead")
                     self.gradient.go_ahead(self)
             except BaseException as error:
                 self._undo()
@@ -672,16 +697,29 @@ class Optimizer(torch.optim.Optimizer):
 
     # what messages call it
     _step.__name__, _step.__qualname__ = "step", "Optimizer.step"
+
+    def _staged_step(self, *args: Any, **kwargs: Any) -> Any:
+        """A step whose phases are ranges, where anybody profiles."""
+        if not are_wanted():
+            return self._step(*args, **kwargs)
+        before, self.live.stages = self.live.stages, Stages()
+        try:
+            return self._step(*args, **kwargs)
+        finally:
+            self.live.stages.to(None)
+            self.live.stages = before
+
     # hooks and a record for profilers around it
-    _watched_step = torch.optim.Optimizer.profile_hook_step(_step)
+    _watched_step = torch.optim.Optimizer.profile_hook_step(_staged_step)
 
     @wraps(_step, assigned=("__doc__", "__annotations__"))
     def step(self, *args: Any, **kwargs: Any) -> Any:
         # torch records each step, whether or not anybody looks: a twentieth of the time of a small one
-        is_watched = self._has_hooks or torch.autograd._profiler_enabled()
+        if not (self._has_hooks or are_wanted()):
+            return self._step(*args, **kwargs)
         # a subclass's own step has been wrapped by torch, which calls hooks then
         is_wrapped = getattr(type(self).step, "__globals__", None) is vars(hooks)
-        return (self._step if is_wrapped or not is_watched else self._watched_step)(*args, **kwargs)
+        return (self._staged_step if is_wrapped else self._watched_step)(*args, **kwargs)
 
     # or torch would wrap it once more
     step.hooked = True  # type: ignore[attr-defined]
@@ -714,8 +752,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def _commit(self) -> None:
         """From gradients to the next models, whole or not at all."""
-        live, phase = self.live, self.live.phase
+        live, phase, stages = self.live, self.live.phase, self.live.stages
         with use_backend(self.backend):
+            if stages is not None:
+                stages.to("found")
             found = self.gradient.found(self)
             self.communicator.agree(found.norm)
             down = self.communicator.down(self)
@@ -739,8 +779,14 @@ class Optimizer(torch.optim.Optimizer):
             try:
                 nbytes: int | torch.Tensor = 0
                 if groups:
+                    if stages is not None:
+                        stages.to("step")
                     self.rule.advance(groups, self)
+                    if stages is not None and self.communicator.meets(self):
+                        stages.to("average")
                     nbytes = self.communicator.finish(self)
+                if stages is not None:
+                    stages.to("keep")
                 self.gradient.keep(self)
                 if down is not None:
                     leave_as_kept(self, down, kept)
@@ -797,7 +843,8 @@ class Optimizer(torch.optim.Optimizer):
             self.communicator.resume([e for v in views for e in v.exchanges])
             self.live.heard.is_old = False
         meetings = self.communicator.meetings(self) if gossips else ()
-        return [Round(self.communicator, v.exchanges, sends, gossips, meetings) for v in views]
+        kind = Round if self.live.stages is None else RangedRound
+        return [kind(self.communicator, v.exchanges, sends, gossips, meetings) for v in views]
 
     def begin_rounds(self) -> Iterator[tuple[Round, slice]]:
         """Begin this step's exchanges before its gradients: each group's round and columns."""
@@ -857,7 +904,8 @@ class Optimizer(torch.optim.Optimizer):
         try:
             with Commit() as commit, torch.no_grad():
                 try:
-                    self.gradient.perturb(self, zero_grad)
+                    with ranged("perturb"):
+                        self.gradient.perturb(self, zero_grad)
                     commit.deliver()
                 except BaseException:
                     # while further signals wait
@@ -1153,6 +1201,16 @@ class Optimizer(torch.optim.Optimizer):
             for name in self.defaults.keys() - {"differentiable"}:
                 group.setdefault(name, self.defaults[name])
         self._bind()
+
+
+def in_range(name: str, call: Closure) -> Closure:
+    """The same as a range, for whoever profiles."""
+
+    def inside() -> Any:
+        with ranged(name):
+            return call()
+
+    return inside
 
 
 # what __getstate__ keeps besides torch's own and what is counted

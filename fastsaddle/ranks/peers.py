@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from fastsaddle.optimizer.ranges import ranged
 from fastsaddle.ranks.errors import PeerError, TransportError
 from fastsaddle.ranks.header import ALL, MOST_SAID, SIZE, Header, Kind, tensor_of
 from fastsaddle.ranks.mail import Letter, Mail
@@ -104,7 +105,8 @@ class Peers:
         (pending, mail), self._under_way = self._under_way, None
         self.placement.under_way.remove(self)
         try:
-            pending.wait()
+            with ranged("exchange"):
+                pending.wait()
         except TransportError as error:
             raise self._missed(error, pending, mail) from error
         except BaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,8 @@ from fastsaddle.ranks.transport import Transport
 
 if TYPE_CHECKING:
     from fastsaddle.ranks.peers import Peers
+
+LOG = logging.getLogger(__name__)
 
 Overlap = Literal["off", "auto"]
 
@@ -47,6 +50,15 @@ class Placement:
         if not all(is_whole(count) and count >= 1 for count in self.counts):
             raise ValueError(f"each rank must hold at least one agent, got {list(self.counts)}")
         check_overlap(self.overlap)
+        LOG.info(
+            "rank %d of %d holds agents %d to %d of %d, overlap %s",
+            self.rank,
+            self.transport.size,
+            self.first_agent,
+            self.first_agent + self.agents - 1,
+            self.all_agents,
+            self.overlap,
+        )
 
     @cached_property
     def under_way(self) -> list[Peers]:

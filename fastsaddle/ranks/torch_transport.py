@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -16,6 +17,8 @@ import torch.distributed as dist
 
 from fastsaddle.ranks.errors import NotesGone, TransportError
 from fastsaddle.ranks.pulse import Pulse
+
+LOG = logging.getLogger(__name__)
 
 TIMEOUT = timedelta(seconds=120)
 # seconds that the store may take to answer
@@ -63,6 +66,13 @@ class TorchTransport:
         self._store = dist.distributed_c10d._get_default_store()
         self.server = served_by(self._store, self._peers)
         self._pulse = Pulse(timeout.total_seconds())
+        LOG.info(
+            "rank %d of %d is connected by %s, a message may take %s",
+            self.rank,
+            self.size,
+            " and ".join(f"{name} for {kind}" for kind, name in backends.items()),
+            timeout,
+        )
 
     @property
     def stopped(self) -> float:

@@ -1,5 +1,6 @@
 """Gradients of all agents into the flat gradient buffer: by the engine that was asked for, or by one that can."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,8 @@ from fastsaddle.sim.engines._precision import check_precision, in_float32, produ
 
 # of one agent: outputs and targets to a scalar, or to (scalar, more that is to be returned)
 Loss = Callable[[Any, Any], Any]
+
+LOG = logging.getLogger(__name__)
 
 # larger parts leave the caches and the allocator's memory: 1,024 agents took 1.2 times as long all at once
 CPU_CHUNK = 64
@@ -156,6 +159,11 @@ class GradientEngine:
         self.reads_rows = self._kind.reads_rows
         self.chunk = None if self.one_by_one else chunk
         self._runs = choice(stack=self.stack, chunk=self.chunk, precision=self.precision)
+        LOG.info(
+            "gradients by engine %s, which %s; %s agents at once, %s",
+            *(engine, "auto has chosen" if self._is_auto else "was asked for"),
+            *("one by one, so 1" if self.one_by_one else self.chunk or "all", self.precision),
+        )
 
     def _try(self, inputs: Tensor) -> None:
         """Once in each mode: go on with another engine where that of auto cannot run on such inputs."""
@@ -169,6 +177,7 @@ class GradientEngine:
             if not self._is_auto:
                 raise ValueError(said)
             self._take(_choice.choose_one_by_one(self.stack.device, self.stack.agents))
+            LOG.info("%s; %s takes its place", said, self.engine)
             warnings.warn(f"{said}; {self.engine} takes its place", RuntimeWarning, stacklevel=4)
         self._tried.add(mode)
 

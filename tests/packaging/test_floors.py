@@ -11,9 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # lowest first; a file stands on the floor of its longest name here, "" is fastsaddle/__init__.py with the public names
 FLOORS = (
-    ("kernels", "_checkout", "graphs.drawing", "stacks.padding_rows", "stacks.settings"),
+    ("kernels", "_checkout", "_logs", "graphs.drawing", "stacks.padding_rows", "stacks.settings"),
     (
         "optimizer.hyperparameters",
+        "optimizer.ranges",
         "ranks.counts",
         "ranks.errors",
         "ranks.header",
@@ -59,7 +60,7 @@ FLOORS = (
     ("sharpness.objective",),
     ("sharpness",),
     ("comm.base",),
-    ("comm.stacked", "comm.stacked_average"),
+    ("comm.ranged_round", "comm.stacked", "comm.stacked_average"),
     ("comm.choco", "comm.over_ranks", "comm.push_sum"),
     (
         *("comm.average_over_ranks", "comm.choco_over_ranks", "comm.push_pull"),

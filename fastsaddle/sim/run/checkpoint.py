@@ -3,6 +3,7 @@
 One process writes a file, several write a folder: see spread_checkpoint.py.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from fastsaddle.sim.run import spread_checkpoint, tensor_files
 from fastsaddle.sim.run.whole_files import PARTIAL
+
+LOG = logging.getLogger(__name__)
 
 KEPT = 2
 COUNTER = "counter."
@@ -112,6 +115,7 @@ def find(directory: Path) -> list[tuple[int, Path]]:
 def remove_leftovers(directory: Path) -> None:
     """Remove what killed processes left half written, by this module or by safetensors' save_file."""
     for path in filter(is_leftover, directory.iterdir()):
+        LOG.info("%s was left half written, and is removed", path)
         path.unlink()
     spread_checkpoint.remove_unsealed(directory)
 

@@ -1,5 +1,6 @@
 """Assemble a run: a new one from options, or one to go on with from its directory alone."""
 
+import logging
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ from fastsaddle.sim.run.run_dir import RunDirectory, check_new, make_unique
 from fastsaddle.sim.run.simulation import LINE, Simulation
 from fastsaddle.sim.run.tensorboard import writer_class
 from fastsaddle.sim.run.world import World
+
+LOG = logging.getLogger(__name__)
 
 CLASSES = "classes.png"
 CURVES = "curves.png"
@@ -92,6 +95,7 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
 
     job = Job(config, simulation, _directory(world, create))
     _describe_partition(job)
+    LOG.info("a new run in %s", job.directory.path)
     return job
 
 
@@ -221,8 +225,10 @@ def _restore(job: Job) -> None:
         reason = next((r for r in reasons if r is not None), None)
         if reason is not None:
             job.notes.append(f"{reason}; trying the one before")
+            LOG.info("%s", job.notes[-1])
             continue
         job.step = step
+        LOG.info("going on from step %d, by %s", step, path)
         # a kill may have come before it was done
         if world is None or world.is_first:
             checkpoint.remove_old(job.directory.path, step)

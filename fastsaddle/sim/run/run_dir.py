@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import re
 import time
 import weakref
@@ -19,6 +20,8 @@ from fastsaddle.sim.run.directory_lock import LOCK, lock
 from fastsaddle.sim.run.labels import label
 from fastsaddle.sim.run.records import Extension, Recorded, Row
 from fastsaddle.sim.run.whole_files import sync, write_synced
+
+LOG = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 # options that came with a later version, whose default is not what was done before
@@ -118,7 +121,11 @@ class RunDirectory:
 
     def drop_rows_after(self, step: int) -> None:
         """Forget evaluations of steps that will be done again, and a line torn by a crash."""
-        self.rows = [row for row in self.rows if row["step"] <= step]
+        kept = [row for row in self.rows if row["step"] <= step]
+        if len(kept) < len(self.rows):
+            more = len(self.rows) - len(kept)
+            LOG.info("%d evaluations after step %d are to be done again", more, step)
+        self.rows = kept
         write_synced(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def remove_leftovers(self) -> None:

@@ -1,5 +1,6 @@
 """All agents' training state on one device, built from the options; `step` is one round."""
 
+import logging
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastsaddle.gradients.base import AtRows
 from fastsaddle.graphs.faults import Faulty
 from fastsaddle.graphs.mixing_matrix import Topology
 from fastsaddle.optimizer.hyperparameters import Range
+from fastsaddle.optimizer.ranges import ranged
 from fastsaddle.sim import choices, methods
 from fastsaddle.sim.config import MOST_STEPS, TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
@@ -30,6 +32,8 @@ from fastsaddle.sim.run.free_processors import are_free
 from fastsaddle.sim.run.sharp_samples import SharpSamples, is_wanted
 from fastsaddle.sim.run.step_graph import CudaRecorder, StepGraph, StepInputs
 from fastsaddle.sim.run.world import World
+
+LOG = logging.getLogger(__name__)
 
 # multiplications of a forward pass
 SMALL_STEP = 8_000_000
@@ -115,6 +119,7 @@ class Simulation:
             config, self.device, self.optimizer, self.engine.engine
         )
         self.graph: StepGraph | None = None
+        LOG.info("CUDA graph %s: %s", self.cuda_graph, self.cuda_graph_reason)
         if self.cuda_graph == "on":
             self.graph = StepGraph(self, CudaRecorder(self.device))
 
@@ -152,7 +157,8 @@ class Simulation:
 
     def advance(self, inputs: StepInputs) -> Tensor:
         """The step itself, which a graph can hold: nothing that changes is read from the host, but `inputs`."""
-        samples, labels = self.data.gather(inputs.draws, self._place)
+        with ranged("batch"):
+            samples, labels = self.data.gather(inputs.draws, self._place)
         for group, settings in zip(self.optimizer.param_groups, inputs.settings, strict=True):
             group.update(settings)
         targets = labels if self.cross is None else self.cross.targets(samples, labels)
@@ -293,7 +299,8 @@ class Simulation:
         """
         self.optimizer.raise_if_skipped()
         center = self.optimizer.center
-        return evaluate(self.stack, self.dataset, self.engine.one_by_one, self.world, center)
+        with ranged("evaluation"):
+            return evaluate(self.stack, self.dataset, self.engine.one_by_one, self.world, center)
 
     def sums(self, step: int) -> tuple[int, float, float, float]:
         """Steps since the evaluation before the one at `step`, and sums over them: of losses and of both norms.

@@ -8,6 +8,7 @@ agents, not to processes: any number of them can go on from it.
 """
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from fastsaddle.sim import json_files
 from fastsaddle.sim.run.agent_rows import joined, part
 from fastsaddle.sim.run.tensor_files import read_checked, write
 from fastsaddle.sim.run.whole_files import write_synced
+
+LOG = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -120,6 +123,7 @@ def remove_unsealed(directory: Path) -> None:
     """Remove folders that killed processes left without their manifest."""
     for path in directory.glob("checkpoint-*"):
         if path.is_dir() and FOLDER.fullmatch(path.name) and not (path / MANIFEST).exists():
+            LOG.info("%s was left half written, and is removed", path)
             shutil.rmtree(path)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsaddle.optimizer.commit import Commit
+from fastsaddle.optimizer.ranges import ranged
 
 # eager steps before the capture: they compile kernels, and fill what is made once and kept
 WARM_UP = 3
@@ -111,7 +112,8 @@ class StepGraph:
                 self._replay = self._record()
             else:
                 self._owner.counted = tuple(map(add, self._owner.counted, self._moved))
-            self._replay()
+            with ranged("replay"):
+                self._replay()
         assert self._loss is not None
         return self._loss.clone()
 

@@ -1,5 +1,6 @@
 """The loop of a run: train, evaluate, checkpoint, and stop between two steps when asked to."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor
 
 from fastsaddle.graphs.faults import Faulty
+from fastsaddle.optimizer.ranges import ranged
 from fastsaddle.sim.run import agent_rows, checkpoint, spread_checkpoint
 from fastsaddle.sim.run.faults import FaultLog
 from fastsaddle.sim.run.job import Job
+
+LOG = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
@@ -62,7 +66,9 @@ def run(job: Job, observers: Sequence[Observer], is_stopped: Callable[[], bool])
                 fallen.extend(job.step)
                 fallen.sync()
             directory.sync()
-            save(job)
+            with ranged("checkpoint"):
+                save(job)
+            LOG.info("checkpoint of step %d in %s", job.step, directory.path)
             saved = job.step
         if is_last or stopped:
             return
