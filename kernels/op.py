@@ -281,7 +281,9 @@ class Op:
         better = better[: better.index(backend)] if backend in better else better
         reasons = "; ".join(f"{name} cannot: {self._reason(name, kind)}" for name in better)
         level = logging.INFO if reasons else logging.DEBUG
-        LOG.log(level, "%s runs on %s by %s%s", self.name, kind, backend, reasons and f" ({reasons})")
+        LOG.log(
+            level, "%s runs on %s by %s%s", self.name, kind, backend, reasons and f" ({reasons})"
+        )
 
     def choice(self, device: torch.device | str) -> str:
         """The backend that runs tensors of `device` now: the forced one, or the first that can.

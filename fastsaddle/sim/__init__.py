@@ -1,7 +1,8 @@
 """The simulator: data, its split over agents, networks, all agents' gradients; whole runs from Python.
 
 `train` runs what `fastsaddle train` runs and gives a `Run`, `compare` a `Comparison`; `load` opens what either wrote.
-An `Observer` is told how a run goes. They are loaded when they are first asked for, and need the extra [sim].
+An `Observer` is told how a run goes, a `Tracker` writes it down elsewhere. They are loaded when they are first asked
+for, and need the extra [sim].
 """
 
 from importlib import import_module
@@ -16,15 +17,28 @@ if TYPE_CHECKING:
     from fastsaddle.sim.api.run import Run
     from fastsaddle.sim.api.train import train
     from fastsaddle.sim.commands.stopped import StoppedError
-    from fastsaddle.sim.run.trainer import Observer
+    from fastsaddle.sim.observer import Observer
+    from fastsaddle.sim.tracker import Tracked, Tracker
 
-__all__ = ["Comparison", "Observer", "Run", "StoppedError", "compare", "load", "train"]
+__all__ = [
+    "Comparison",
+    "Observer",
+    "Run",
+    "StoppedError",
+    "Tracked",
+    "Tracker",
+    "compare",
+    "load",
+    "train",
+]
 # name -> the module that has it
 PLACES = {
     "Comparison": "fastsaddle.sim.api.comparison",
-    "Observer": "fastsaddle.sim.run.trainer",
+    "Observer": "fastsaddle.sim.observer",
     "Run": "fastsaddle.sim.api.run",
     "StoppedError": "fastsaddle.sim.commands.stopped",
+    "Tracked": "fastsaddle.sim.tracker",
+    "Tracker": "fastsaddle.sim.tracker",
     "compare": "fastsaddle.sim.api.compare",
     "load": "fastsaddle.sim.api.load",
     "train": "fastsaddle.sim.api.train",

@@ -35,6 +35,7 @@ PLACES = {
     "partitions": "data.partitions",
     "feature_skews": "data.feature_skews",
     "engines": "engines",
+    "trackers": "trackers",
 }
 
 

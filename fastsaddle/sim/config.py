@@ -18,6 +18,7 @@ from fastsaddle.sim.engines import _choice
 from fastsaddle.sim.engines._precision import Precision
 from fastsaddle.sim.help import with_help
 from fastsaddle.sim.run import faults, messages, schedule
+from fastsaddle.sim.trackers import _choice as trackers
 
 
 @with_help
@@ -27,7 +28,7 @@ class TrainConfig:
 
     Without options: Q-SADDLe, 16 agents on a ring, scikit-learn's digits split by Dirichlet(0.1). Ctrl-C leaves a
     checkpoint, and `fastsaddle train --resume DIR` goes on bit for bit. Algorithm, gradient, dataset, model, topology,
-    partition, feature skew, compressor and engine can be your own: file.py:Name.
+    partition, feature skew, compressor, engine and tracker can be your own: file.py:Name.
     """
 
     algorithm: str = "qsaddle"
@@ -258,8 +259,14 @@ class TrainConfig:
     checkpoint_every: int | None = None
     """Steps between checkpoints. None: one after each evaluation."""
 
+    track: str = "none"
+    """Who else writes the run down: tensorboard, wandb (offline), or your own; several with commas between them.
+
+    wandb:PROJECT names a project. Both write into the run's directory, and are packages of their own. Your own is a
+    fs.sim.Tracker as file.py:Name, or by its name where a package offers it."""
+
     tensorboard: bool = False
-    """Write TensorBoard's event files into the run's directory too (needs the package tensorboard)."""
+    """The same as --track tensorboard."""
 
     out: Path | None = None
     """The run's own directory, new or empty. None: runs/<a unique name>."""
@@ -315,6 +322,8 @@ class TrainConfig:
         schedule.parse(self.schedule, self.steps)
         if self.engine != _choice.AUTO:
             _choice.find(self.engine)
+        for text in self.trackers:
+            trackers.find(text)
         self._check_algorithm()
         source = choices.find(self.dataset, "datasets")
         is_own = choices.own_choice(self.dataset) is not None
@@ -367,6 +376,13 @@ class TrainConfig:
                 f"--placement must be numbers of agents >= 1 such as 3,1,2,2, got {self.placement!r}"
             )
         return tuple(map(int, parts))
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Who writes the run down besides, each once. Raises ValueError for a text that names none."""
+        asked = trackers.names_in(self.track)
+        further = ("tensorboard",) if self.tensorboard and "tensorboard" not in asked else ()
+        return (*asked, *further)
 
     @property
     def choco(self) -> Choco | None:

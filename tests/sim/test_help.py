@@ -16,7 +16,7 @@ from fastsaddle.sim.run.simulation import Simulation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # options that say where a run lies and when it is looked at; test_python.py and test_train_cli.py see them act
-OF_FILES = {"out", "resume", "minutes", "tensorboard"}
+OF_FILES = {"out", "resume", "minutes", "track", "tensorboard"}
 # option -> another value, with which the run is another one
 FLIPS: dict[str, Any] = {
     **{"partition": "iid", "alpha": 5.0, "split_seed": 7, "feature_skew": "noise:0.5"},

@@ -127,5 +127,5 @@ def test_tensorboard_is_asked_for_before_anything_is_written(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     assert main(["train", "--tensorboard", "--out", str(tmp_path / "run")]) == 2
-    assert "--tensorboard needs the package tensorboard" in capsys.readouterr().err
+    assert "--track tensorboard needs the package tensorboard" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

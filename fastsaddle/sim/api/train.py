@@ -15,12 +15,14 @@ from rich.console import Console
 from fastsaddle.sim.api import notebook, options
 from fastsaddle.sim.api.run import Run
 from fastsaddle.sim.commands import train as command
+from fastsaddle.sim.observer import Observer
 from fastsaddle.sim.run.interrupts import Interrupts
 from fastsaddle.sim.run.job import Job
 from fastsaddle.sim.run.progress import Progress
 from fastsaddle.sim.run.summary import describe
-from fastsaddle.sim.run.trainer import Observer, run
+from fastsaddle.sim.run.trainer import run
 from fastsaddle.sim.run.world import is_launched
+from fastsaddle.sim.tracker import Tracker
 
 
 def train(*, observers: Sequence[Observer] = (), quiet: bool = False, **given: Any) -> Run:
@@ -31,7 +33,8 @@ def train(*, observers: Sequence[Observer] = (), quiet: bool = False, **given: A
     once. torch's number of threads and its random state are afterwards what they were.
 
     Args:
-        observers: are told of each step and each evaluation, see `fs.sim.Observer`.
+        observers: are told of each step and each evaluation, see `fs.sim.Observer`. A `fs.sim.Tracker` among them is
+            opened and closed too, and what it raises does not end the run.
         quiet: print nothing. Otherwise there is a bar, in notebooks too, or a line for each evaluation where there is
             neither a terminal nor a notebook.
         given: `algorithm="qsaddle"`, `agents=16`, `topology="ring"`, `out=DIR` ...: `fastsaddle train --help-all`, or
@@ -89,10 +92,12 @@ def _carry_out(
     with ExitStack() as stack:
         interrupts = stack.enter_context(_interrupts(quiet, again))
         shown = _shown(job, quiet, stack)
-        told = [interrupts, *shown, command.Drawer(job, quiet), *command.recorders(job, stack)]
+        trackers = [one for one in observers if isinstance(one, Tracker)]
+        others = [one for one in observers if not isinstance(one, Tracker)]
+        recorders = command.recorders(job, stack, trackers)
         run(
             job,
-            [*told, *observers],
+            [interrupts, *shown, command.Drawer(job, quiet), *recorders, *others],
             lambda: bool(interrupts.received) or time.monotonic() > deadline,
         )
     if job.step < job.config.steps:

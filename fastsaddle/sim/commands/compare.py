@@ -25,6 +25,7 @@ from fastsaddle.sim.run.labels import Labels, of_agents, of_gradient
 from fastsaddle.sim.run.messages import NONE
 from fastsaddle.sim.run.summary import split_name
 from fastsaddle.sim.run.whole_files import write_synced
+from fastsaddle.sim.trackers import _choice as trackers
 
 PLOT = "comparison.png"
 
@@ -203,5 +204,6 @@ def _stored(choice: tuning.Chosen) -> dict[str, Any]:
 
 def _absolute(options: dict[str, Any]) -> dict[str, Any]:
     """The same options, readable from any directory."""
-    absolute = {**dict.fromkeys(choices.OPTIONS, choices.absolute), "faults": faults.absolute}
+    further = {"faults": faults.absolute, "track": trackers.absolute}
+    absolute = {**dict.fromkeys(choices.OPTIONS, choices.absolute), **further}
     return {n: absolute[n](v) if n in absolute and v is not None else v for n, v in options.items()}

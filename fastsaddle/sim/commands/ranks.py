@@ -17,11 +17,12 @@ from fastsaddle.ranks.torch_transport import first_line
 from fastsaddle.sim.commands import train
 from fastsaddle.sim.config import OVER_RANKS, TrainConfig
 from fastsaddle.sim.json_files import read
+from fastsaddle.sim.observer import Observer
 from fastsaddle.sim.run import world as worlds
 from fastsaddle.sim.run.interrupts import Interrupts
 from fastsaddle.sim.run.job import Job
 from fastsaddle.sim.run.run_dir import CONFIG
-from fastsaddle.sim.run.trainer import Observer, run
+from fastsaddle.sim.run.trainer import run
 from fastsaddle.sim.run.world import AbsentError, ElsewhereError, Stopping, World
 
 # told of like signals, by numbers that no signal has

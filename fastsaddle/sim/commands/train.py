@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import (
     ExitStack,
     closing,
@@ -22,15 +22,17 @@ from fastsaddle.sim.choices import check_once
 from fastsaddle.sim.commands import train_help
 from fastsaddle.sim.commands.stopped import StoppedError
 from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
+from fastsaddle.sim.observer import Observer
 from fastsaddle.sim.run import job as jobs
 from fastsaddle.sim.run.interrupts import Interrupts
 from fastsaddle.sim.run.job import CLASSES, CURVES, Job
 from fastsaddle.sim.run.progress import Progress
 from fastsaddle.sim.run.step_graph import CaptureError
 from fastsaddle.sim.run.summary import describe, resume_command, summarize, title
-from fastsaddle.sim.run.tensorboard import TensorBoard
-from fastsaddle.sim.run.trainer import Observer, run
+from fastsaddle.sim.run.tracking import Tracking
+from fastsaddle.sim.run.trainer import run
 from fastsaddle.sim.run.world import World, is_launched, speaks
+from fastsaddle.sim.tracker import Tracker
 from fastsaddle.sim.uses import check_typed, is_wanted
 
 # the exit status of a run that stopped at its deadline: to be tried again
@@ -215,11 +217,10 @@ def tell_end(job: Job, console: Console, progress: Progress) -> None:
     summarize(job, progress.steps_per_second, console)
 
 
-def recorders(job: Job, stack: ExitStack) -> list[Observer]:
-    """Those who write more than metrics.jsonl, to be closed by `stack`."""
-    if not job.config.tensorboard:
-        return []
-    return [stack.enter_context(TensorBoard(job.directory.path, job.step))]
+def recorders(job: Job, stack: ExitStack, more: Sequence[Tracker] = ()) -> list[Observer]:
+    """Those who write more than metrics.jsonl, and `more` of them, to be closed by `stack`."""
+    trackers = [*job.trackers, *more]
+    return [stack.enter_context(Tracking(job, trackers))] if trackers else []
 
 
 class Drawer:

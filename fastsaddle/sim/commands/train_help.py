@@ -33,8 +33,8 @@ PANELS: dict[str, tuple[str, ...]] = {
     ),
     "run": (
         *("steps", "epochs", "batch_size", "seed", "device", "threads", "engine", "precision"),
-        *("chunk", "cuda_graph", "eval_every", "checkpoint_every", "tensorboard", "out", "resume"),
-        "minutes",
+        *("chunk", "cuda_graph", "eval_every", "checkpoint_every", "track", "tensorboard", "out"),
+        *("resume", "minutes"),
     ),
     "torchrun": OVER_RANKS,
 }

@@ -25,7 +25,7 @@ from fastsaddle.sim.uses import is_wanted, obstacle
 # how a run is carried out, not what it computes: a finished run stays finished when they change
 CARRIED_OUT = (
     *("data_dir", "download", "device", "engine", "chunk", "cuda_graph", "threads"),
-    *("checkpoint_every", "tensorboard"),
+    *("checkpoint_every", "track", "tensorboard"),
 )
 SEEDS = ("seed", "split_seed")
 VALIDATION = "validation"

@@ -28,8 +28,9 @@ from fastsaddle.sim.run import (
 from fastsaddle.sim.run.follower import Follower
 from fastsaddle.sim.run.run_dir import RunDirectory, check_new, make_unique
 from fastsaddle.sim.run.simulation import LINE, Simulation
-from fastsaddle.sim.run.tensorboard import writer_class
 from fastsaddle.sim.run.world import World
+from fastsaddle.sim.tracker import Tracker
+from fastsaddle.sim.trackers import _choice
 
 LOG = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ CURVES = "curves.png"
 class Job:
     """A simulation and the directory that it writes to.
 
-    `step` counts the steps done, `notes` is what the user should hear before it goes on.
+    `step` counts the steps done, `notes` is what the user should hear before it goes on. `trackers` write it down
+    elsewhere, of several processes in the first one.
     """
 
     config: TrainConfig
@@ -49,6 +51,7 @@ class Job:
     directory: RunDirectory
     step: int = 0
     notes: list[str] = field(default_factory=list)
+    trackers: list[Tracker] = field(default_factory=list)
 
 
 def start(config: TrainConfig, world: World | None = None) -> Job:
@@ -59,8 +62,7 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
     config.check()
     if config.out is not None:
         _on_first(world, partial(check_new, config.out))
-    if config.tensorboard:
-        writer_class()
+    trackers = _trackers(config, world)
     simulation = Simulation(config, world)
     named = {n: getattr(config, n) for n in choices.OPTIONS}
     own = {n: choices.absolute(text) for n, text in named.items() if text is not None}
@@ -69,6 +71,7 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
         config,
         data_dir=config.data_dir.resolve() if config.data_dir else None,
         faults=faults.absolute(config.faults),
+        track=_choice.absolute(config.track),
         device=str(simulation.device),
         momentum=simulation.optimizer.defaults.get("momentum"),
         engine=choices.absolute(simulation.engine.engine),
@@ -93,10 +96,15 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
     def create() -> RunDirectory:
         return RunDirectory.create(config.out or make_unique(config), record)
 
-    job = Job(config, simulation, _directory(world, create))
+    job = Job(config, simulation, _directory(world, create), trackers=trackers)
     _describe_partition(job)
     LOG.info("a new run in %s", job.directory.path)
     return job
+
+
+def _trackers(config: TrainConfig, world: World | None) -> list[Tracker]:
+    """Those that the options name. Raises ImportError, with what to install, before anything is written."""
+    return _on_first(world, lambda: _choice.made(config.trackers)) or []
 
 
 def _on_first(world: World | None, work: Callable[[], Any]) -> Any:
@@ -161,9 +169,10 @@ def go_on(
     if steps is not None or epochs is not None:
         config = replace(config, steps=config.steps if steps is None else steps, epochs=epochs)
         config.check()
+    trackers = _trackers(config, world)
     simulation = Simulation(config, world)
     config = replace(config, steps=simulation.steps)
-    job = Job(config, simulation, directory)
+    job = Job(config, simulation, directory, trackers=trackers)
     now = _surroundings(job.simulation.device)
     for name in now:
         if now[name] != directory.config.get(name):

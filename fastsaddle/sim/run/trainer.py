@@ -5,35 +5,18 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastsaddle.graphs.faults import Faulty
 from fastsaddle.optimizer.ranges import ranged
+from fastsaddle.sim.observer import Observer
 from fastsaddle.sim.run import agent_rows, checkpoint, spread_checkpoint
 from fastsaddle.sim.run.faults import FaultLog
 from fastsaddle.sim.run.job import Job
 
 LOG = logging.getLogger(__name__)
-
-
-class Observer(Protocol):
-    """Somebody who is told what happens in a run.
-
-    A class of your own inherits from it and has those of its methods that it needs. What a method raises ends the run,
-    whose checkpoint before is whole.
-    """
-
-    def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
-        """After each step: how many are done, the mean training loss, still on its device, and what all steps took."""
-
-    def begin_evaluation(self, step: int) -> None:
-        """Before each evaluation: how many steps are done."""
-
-    def show_evaluation(self, row: dict[str, Any]) -> None:
-        """After each evaluation: the new line of metrics.jsonl."""
 
 
 def run(job: Job, observers: Sequence[Observer], is_stopped: Callable[[], bool]) -> None:

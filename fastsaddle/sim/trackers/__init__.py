@@ -1,0 +1,1 @@
+"""Built-in trackers, a file each. The folder is the list."""
