@@ -359,6 +359,7 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
         "graphs.md",
         "index.md",
         "methods.md",
+        "observability.md",
         "ops.md",
         "python.md",
         "questions.md",
@@ -435,6 +436,15 @@ def test_the_front_pictures_are_what_the_tables_say() -> None:
     for name, drawn in pictures.pages().items():
         told = f"docs/{name} is not what the tables say: python docs/front_picture.py"
         assert (ROOT / "docs" / name).read_text() == drawn, told
+
+
+def test_the_trace_of_the_page_is_that_of_its_step(
+    here: Path, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
+    page = sections(ROOT / "docs" / "observability.md")["Profiling"]
+    run(page, here)
+    (trace,) = [block.text for block in blocks(page) if block.language == "text"]
+    assert capsys.readouterr().out == trace
 
 
 def test_the_page_of_ops_is_what_they_say() -> None:
