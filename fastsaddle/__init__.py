@@ -32,7 +32,7 @@ from fastsaddle.ranks.errors import PeerError
 from fastsaddle.ranks.placement import Placement, place
 
 # fastsaddle.kernels.<op> is the op, not its folder
-vars(kernels).update(ops())
+vars(kernels).update(ops(), __all__=sorted(ops()))
 
 __version__ = "0.2.0"
 

@@ -26,7 +26,7 @@ class Average:
 
     Args:
         agents: how many; None takes the leading dimension of the parameters.
-        period: steps from one meeting to the next, >= 1, or `fs.QSR(...)`, which lengthens them as lr falls.
+        period: steps from one meeting to the next, >= 1, or an `fs.QSR`, which lengthens the period as lr falls.
         pull: alpha, in [0, 1].
         push: lambda, >= 0. Both become entries of the parameter groups, equal in all of them and read at each meeting.
 

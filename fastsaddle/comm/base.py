@@ -130,7 +130,7 @@ class Exchange:
         layout: where tensors lie in the columns.
         states: the communicator's own state for this buffer, by name, `[agents, columns]` float32, updated. Public
             copies may be bfloat16 where a step is one kernel.
-        seed: of a compressor's random numbers.
+        seed: seed of a compressor's random numbers.
         number: int64, 0-d: steps done before; where `Gossip` does not talk once a step, gossips done before.
         squares: `[agents, 2]` float64: squared norms of what was to be sent and what compression lost of it;
             overwritten, untouched where nothing is compressed.

@@ -51,7 +51,7 @@ class SAM(Gradient):
     Args:
         rho: perturbation radius, >= 0, a number or a tensor, 0-d or `[agents]`; an entry of the parameter groups.
         adaptive: perturb by rho x^2 g / || |x| g || instead (ASAM, Kwon et al. 2021, arXiv:2102.11600, without its
-            constant); suitable rho is then about ten times larger.
+            constant); a suitable rho is then about ten times larger.
         sam: a cheaper way to the gradient, `fs.LookSAM(...)`, `fs.MomentumSAM()` or `fs.ESAM(...)`; None takes both
             passes. State with LookSAM: `sharp_direction`, `step`; with ESAM `step`.
         closure_passes: what a closure given to `step` does, 2 or 1 as above.

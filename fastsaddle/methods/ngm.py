@@ -35,30 +35,31 @@ class NGM(Optimizer):
     `residual_1` ..., with quasi-global momentum of mixed models `previous_mixed` and `previous_lr`.
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
-            None is one agent on ordinary parameters.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
+            ...]` float32, as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
+            see `fs.topology.parse`. None is a single agent with ordinary parameters.
         cross_gradients: "data" or "model".
         momentum: beta, in [0, 1).
         qg_momentum: None keeps local momentum u; a number mu makes it quasi-global (as in `QGM`), from the displacement
             of x in a whole step.
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
         mixed_self_gradient: take the self-gradient, and weight decay, at the mixed model instead, as the authors' code
             does; quasi-global momentum then follows mixed models, as theirs does.
-        compressor: what messages are compressed with, an `fs.compressors.Compressor`, by CHOCO gossip, or an `fs.Choco`
-            for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
-            copies, and `step`, the rounds done.
-        consensus_step: gamma in [0, 1]; the authors' code takes 0.1 with "data".
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the mixing.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers that a compressor draws, in [0, 2^63).
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        compressor: compresses messages: an `fs.compressors.Compressor`, used by CHOCO gossip, or an `fs.Choco` with
+            options of its own. None, like `fs.compressors.Identity()`, sends whole models. It adds state: `x_hat`, the
+            public copies, and `step`, the number of rounds done.
+        consensus_step: gamma, in [0, 1]; the authors' code takes 0.1 with "data".
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; with "skip" such
+            agents skip their local step, and their models are still mixed.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: seed of the random numbers that a compressor draws, in [0, 2^63).
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
@@ -113,36 +114,37 @@ class NSADDLe(Optimizer):
     `sharp_direction_1`, ...
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
-            None is one agent on ordinary parameters.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
+            ...]` float32, as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
+            see `fs.topology.parse`. None is a single agent with ordinary parameters.
         cross_gradients: "data" or "model".
         rho: perturbation radius, >= 0; the default 0.05 is SAM's.
         momentum: beta, in [0, 1).
         qg_momentum: None keeps local momentum u; a number mu makes it quasi-global (as in `QGM`), from the displacement
             of x in a whole step.
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
         mixed_self_gradient: take the self-gradient, and weight decay, at the mixed model instead, as the authors' code
             does; quasi-global momentum then follows mixed models, as theirs does.
         adaptive: perturb by rho x^2 g / || |x| g || instead (ASAM, Kwon et al. 2021, arXiv:2102.11600, without its
-            constant); suitable rho is then about ten times larger.
+            constant); a suitable rho is then about ten times larger.
         perturb: "all" gradients, or "self".
         sam: a cheaper way to the SAM gradient, `fs.LookSAM(...)`, `fs.MomentumSAM()` (along the momentum of the agent
             that takes the gradient) or `fs.ESAM(...)`.
-        compressor: what messages are compressed with, an `fs.compressors.Compressor`, by CHOCO gossip, or an `fs.Choco`
-            for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
-            copies, and `step`, the rounds done.
-        consensus_step: gamma in [0, 1]; the authors' code takes 0.1 with "data".
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the mixing.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers that a compressor and ESAM draw, in [0, 2^63).
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        compressor: compresses messages: an `fs.compressors.Compressor`, used by CHOCO gossip, or an `fs.Choco` with
+            options of its own. None, like `fs.compressors.Identity()`, sends whole models. It adds state: `x_hat`, the
+            public copies, and `step`, the number of rounds done.
+        consensus_step: gamma, in [0, 1]; the authors' code takes 0.1 with "data".
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; with "skip" such
+            agents skip their local step, and their models are still mixed.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: seed of the random numbers that a compressor and ESAM draw, in [0, 2^63).
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the

@@ -23,21 +23,23 @@ class PushPull(Optimizer):
     `gradient` (g).
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` of any kind, an `fs.Schedule` of graphs that change, or a name;
-            None is one agent on ordinary parameters. R and C are its W where that is such a matrix, else the same edges
-            with equal weights.
-        push_topology: the graph of C, where it is another one.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
+            ...]` float32, as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: who talks to whom: an `fs.Topology` of any kind, an `fs.Schedule` of graphs that change, or a name.
+            None is a single agent with ordinary parameters. R and C are its W where W is such a matrix; otherwise they
+            have the same edges with equal weights.
+        push_topology: the graph of C, if it differs from `topology`.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        consensus_step: gamma in [0, 1]: R and C are (1 - gamma) I + gamma R and (1 - gamma) I + gamma C.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of random numbers, which this method has none of, in [0, 2^63).
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here, and the graph must be doubly stochastic. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        consensus_step: gamma, in [0, 1]: the matrices used are (1 - gamma) I + gamma R and (1 - gamma) I + gamma C.
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; "skip" counts them as
+            zero.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: in [0, 2^63); not used, as this method draws no random numbers.
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process, and the graph must be doubly stochastic. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the

@@ -25,19 +25,21 @@ class RelaySGD(Optimizer):
     `relay_1` ... (what arrived from each neighbor, ascending), `momentum_buffer`, `step`.
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: a tree, such as `fs.topology.chain(n)`, "chain" or "binary_tree"; W's weights are not used. None is
-            one agent.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
+            ...]` float32, as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: a tree, such as `fs.topology.chain(n)`, "chain" or "binary_tree"; the weights of W are not used. None
+            is a single agent with ordinary parameters.
         momentum: beta, in [0, 1).
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; "skip" counts them as
+            zero.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the

@@ -89,16 +89,16 @@ class Optimizer(torch.optim.Optimizer):
         weight_decay: L2 coefficient, >= 0, added to the gradient.
         nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
             step out, while their models still take part in the mixing (rules that track sums count a zero gradient).
-        maximize: ascend instead of descending.
+        maximize: ascend the loss instead of descending it.
         state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies: 2 bytes less for each number of
             theirs. Steps compute in float32 all the same, and round what they keep stochastically, so without bias
             (see kernels/_shared/bfloat16); a reconstruction. For `fs.rules.Momentum`; public copies then need a
             `StochasticQuantizer` whose step is one kernel.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of all random numbers, in [0, 2^63).
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: seed of all random numbers, in [0, 2^63).
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     A parameter that requires no gradient stands still. One that requires a gradient and got none counts as one with a
     zero gradient: it decays and is mixed. Parameters and gradients lie in flat buffers, and are followed where they are

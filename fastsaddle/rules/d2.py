@@ -41,7 +41,7 @@ class D2(Tracking):
 
     Args:
         momentum: beta in [0, 1), of the local step: heavy ball, or Nesterov's form; the paper has none.
-        nesterov: use Nesterov's form.
+        nesterov: use Nesterov's form instead of heavy ball.
     """
 
     hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}

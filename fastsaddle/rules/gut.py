@@ -34,7 +34,7 @@ class GUT(Tracking):
     Args:
         tracking: mu >= 0; the published runs take 0.9 without momentum and 0.005 to 0.08 with it.
         momentum: beta in [0, 1): heavy ball, or Nesterov's form.
-        nesterov: use Nesterov's form.
+        nesterov: use Nesterov's form instead of heavy ball.
     """
 
     hyperparameters = {

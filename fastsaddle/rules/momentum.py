@@ -53,7 +53,7 @@ class Momentum(Rule):
         kind: "none", "local" or "quasi-global".
         momentum: beta, in [0, 1).
         qg_momentum: mu, in [0, 1), of the quasi-global buffer; None means beta.
-        nesterov: use Nesterov's form.
+        nesterov: use Nesterov's form instead of heavy ball.
 
     Raises:
         ValueError: another kind, or numbers out of range.

@@ -37,9 +37,9 @@ class QGAdam(Rule):
     gradient. State: `exp_avg` ("second") or `quasi_global` ("both"), `quasi_global_sq`, and `step`.
 
     Args:
-        betas: both in [0, 1).
+        betas: beta1 and beta2, both in [0, 1).
         eps: added to the root of the second moment, >= 0.
-        quasi_global: which moments are.
+        quasi_global: which moments are quasi-global: "second" or "both".
 
     Raises:
         ValueError: betas that are not two numbers in [0, 1), or another word for `quasi_global`.

@@ -52,7 +52,7 @@ class GradientTracking(Tracking):
 
     Args:
         momentum: beta in [0, 1), of the step along y: heavy ball, or Nesterov's form.
-        nesterov: use Nesterov's form.
+        nesterov: use Nesterov's form instead of heavy ball.
     """
 
     hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}
