@@ -272,11 +272,10 @@ class Plain(Gradient):
     Example:
         >>> import torch
         >>> import fastsaddle as fs
-        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
-        >>> optimizer = fs.Optimizer(stack.parameters(), gradient=fs.gradients.Plain())
-        Traceback (most recent call last):
-            ...
-        ValueError: an AgentStack of 4 agents needs a topology of as many, got None
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = fs.Optimizer(model.parameters(), gradient=fs.gradients.Plain())
+        >>> optimizer.evaluations
+        1
     """
 
 
