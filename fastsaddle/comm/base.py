@@ -644,7 +644,9 @@ class Communicator:
         return rows[:0]
 
     def resume(self, exchanges: list[Exchange]) -> None:
-        """Called when states were loaded: get the rows of agents elsewhere in `halos` from their owners, who do the same.
+        """Called when states were loaded: get the rows of agents elsewhere in `halos` from their owners.
+
+        All ranks do the same.
 
         Args:
             exchanges: those of all row buffers.

@@ -47,6 +47,17 @@ class LocalSGD(Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
             many agents, a period below 1, `local` together with weight decay or maximize.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.LocalSGD(stack.parameters(), lr=0.1, agents=4, period=1)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        96
     """
 
     def __init__(
@@ -116,6 +127,17 @@ class DPPF(Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
             many agents, a period below 1, `local` together with weight decay or maximize.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.DPPF(stack.parameters(), lr=0.1, agents=4, period=1)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        96
     """
 
     def __init__(
@@ -184,6 +206,17 @@ class EASGD(Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
             many agents, a period below 1, `local` together with weight decay or maximize.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.EASGD(stack.parameters(), lr=0.1, agents=4, period=1)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        96
     """
 
     def __init__(

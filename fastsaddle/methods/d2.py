@@ -56,6 +56,17 @@ class D2(Optimizer):
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, a mixing matrix that is not symmetric or has an eigenvalue below -1/3, graphs that change among
             which differences grow.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=5)
+        >>> optimizer = fs.D2(stack.parameters(), lr=0.1, topology="ring")
+        >>> inputs, targets = torch.randn(5, 8, 3), torch.randn(5, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        160
     """
 
     def __init__(

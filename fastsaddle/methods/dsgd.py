@@ -46,6 +46,17 @@ class DSGD(Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, graphs that are not doubly stochastic, a compressor whose public copies cannot be bfloat16.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.DSGD(stack.parameters(), lr=0.1, topology="ring")
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(
@@ -116,6 +127,17 @@ class DSGDm(Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, graphs that are not doubly stochastic, a compressor whose public copies cannot be bfloat16.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.DSGDm(stack.parameters(), lr=0.1, topology="ring", momentum=0.9)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(

@@ -49,6 +49,21 @@ class GUT(Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, graphs that are not doubly stochastic.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.GUT(stack.parameters(), lr=0.1, topology="ring")
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(

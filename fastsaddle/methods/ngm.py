@@ -64,6 +64,21 @@ class NGM(Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, a mixing matrix that is not symmetric, with a compressor graphs that change.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.NGM(stack.parameters(), lr=0.1, topology="ring")
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.bytes_sent
+        256
     """
 
     def __init__(
@@ -149,6 +164,21 @@ class NSADDLe(Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, a mixing matrix that is not symmetric, with a compressor graphs that change.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.NSADDLe(stack.parameters(), lr=0.1, topology="ring", rho=0.05)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.bytes_sent
+        256
     """
 
     def __init__(

@@ -55,6 +55,17 @@ class QGAdam(Optimizer):
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, graphs that are not doubly stochastic, betas that are not two numbers in [0, 1), another word for
             `quasi_global`.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.QGAdam(stack.parameters(), lr=1e-3, topology="ring")
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(

@@ -44,6 +44,17 @@ class RelaySGD(Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, a mixing matrix that is not symmetric, a graph that is no tree, or changes.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.RelaySGD(stack.parameters(), lr=0.1, topology="chain")
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        96
     """
 
     def __init__(

@@ -63,6 +63,21 @@ class DSADDLe(Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, graphs that are not doubly stochastic, a compressor whose public copies cannot be bfloat16.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.DSADDLe(stack.parameters(), lr=0.1, topology="ring", rho=0.05)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(
@@ -154,6 +169,21 @@ class QSADDLe(Optimizer):
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, graphs that are not doubly stochastic, a compressor whose public copies cannot be bfloat16.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.QSADDLe(stack.parameters(), lr=0.1, topology="ring", rho=0.05)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(

@@ -42,6 +42,16 @@ class D2(Tracking):
     Args:
         momentum: beta in [0, 1), of the local step: heavy ball, or Nesterov's form; the paper has none.
         nesterov: use Nesterov's form instead of heavy ball.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=5)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(), rule=fs.rules.D2(), communicator=fs.comm.Gossip("ring")
+        ... )
+        >>> [*optimizer.flat_state]
+        ['correction', 'momentum_buffer']
     """
 
     hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}

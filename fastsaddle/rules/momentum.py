@@ -57,6 +57,17 @@ class Momentum(Rule):
 
     Raises:
         ValueError: another kind, or numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> rule = fs.rules.Momentum("quasi-global", momentum=0.9)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(), rule=rule, communicator=fs.comm.Gossip("ring")
+        ... )
+        >>> [*optimizer.flat_state]
+        ['quasi_global']
     """
 
     needs = GraphNeeds(symmetric=False)
@@ -124,6 +135,17 @@ class AdaptedMomentum(Momentum):
 
     Raises:
         ValueError: another kind or displacement, or numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> rule = fs.rules.AdaptedMomentum("local", momentum=0.9)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(), rule=rule, communicator=fs.comm.Gossip("ring")
+        ... )
+        >>> [*optimizer.flat_state]
+        ['momentum_buffer']
     """
 
     needs = GraphNeeds()

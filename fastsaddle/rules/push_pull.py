@@ -21,6 +21,18 @@ class PushPull(Tracking):
     count alike on any strongly connected graph. Two rows are sent along each edge a step. With `fs.comm.Gossip` R and C
     are W, which must be doubly stochastic, and with a compressor each row has its own public copy: a reconstruction.
     State: `tracked` (y), `gradient` (g).
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     rule=fs.rules.PushPull(),
+        ...     communicator=fs.comm.PushPull("directed-ring"),
+        ... )
+        >>> [*optimizer.flat_state]
+        ['tracked', 'gradient']
     """
 
     states = (State("tracked"), State("gradient"))

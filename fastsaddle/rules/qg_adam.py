@@ -43,6 +43,19 @@ class QGAdam(Rule):
 
     Raises:
         ValueError: betas that are not two numbers in [0, 1), or another word for `quasi_global`.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     lr=1e-3,
+        ...     rule=fs.rules.QGAdam(),
+        ...     communicator=fs.comm.Gossip("ring"),
+        ... )
+        >>> [*optimizer.flat_state]
+        ['exp_avg', 'quasi_global_sq']
     """
 
     hyperparameters = {"betas": Pair((0.9, 0.999)), "eps": POSITIVE}

@@ -36,6 +36,16 @@ class Relay(Tracking):
     Args:
         momentum: beta in [0, 1), of the local step: heavy ball, or Nesterov's form.
         nesterov: use Nesterov's form instead of heavy ball.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(), rule=fs.rules.Relay(), communicator=fs.comm.Gossip("chain")
+        ... )
+        >>> [*optimizer.flat_state]
+        ['relay_1', 'relay_2', 'momentum_buffer']
     """
 
     hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}

@@ -53,6 +53,18 @@ class GradientTracking(Tracking):
     Args:
         momentum: beta in [0, 1), of the step along y: heavy ball, or Nesterov's form.
         nesterov: use Nesterov's form instead of heavy ball.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     rule=fs.rules.GradientTracking(momentum=0.9),
+        ...     communicator=fs.comm.Gossip("ring"),
+        ... )
+        >>> [*optimizer.flat_state]
+        ['tracked', 'gradient', 'momentum_buffer']
     """
 
     hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}
@@ -83,6 +95,18 @@ class MomentumTracking(Tracking):
 
     Args:
         momentum: beta, in [0, 1).
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     rule=fs.rules.MomentumTracking(momentum=0.9),
+        ...     communicator=fs.comm.Gossip("ring"),
+        ... )
+        >>> [*optimizer.flat_state]
+        ['momentum_buffer', 'correction']
     """
 
     hyperparameters = {"momentum": Range(0, 1, default=0.9)}
