@@ -16,6 +16,8 @@ from sphinx.application import Sphinx
 SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields|Examples?):$")
 CODE = re.compile(r"(`+[^`]+`+)")
 MARKS = re.compile(r"([\\|*])|(_)(?!\w)")
+# values such as "ring", which typographic quotes would spoil
+VALUE = re.compile(r'(?<![^\s(])"[\w.:-]+"(?!\w)')
 BULLET = re.compile(r"\s*\* ")
 # a dotted name, and maybe a call of it
 NAME = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?$")
@@ -84,6 +86,8 @@ def escaped(line: str, at: str = "") -> str:
     bullet = BULLET.match(line)
     start = bullet.end() if bullet else 0
     parts = CODE.split(line[start:])
+    parts[0::2] = [VALUE.sub(lambda m: f"`{m[0]}`", part) for part in parts[0::2]]
+    parts = CODE.split("".join(parts))
     words = [MARKS.sub(lambda m: "\\" + m[0], part) for part in parts[0::2]]
     codes = [linked(code, at) for code in parts[1::2]]
     joined = [words[0]]

@@ -242,8 +242,8 @@ class Exchange:
 class Communicator:
     """How rows move between agents. Your own is a subclass that writes `mix`; give it as `communicator=`.
 
-    The other methods have general forms, which a communicator overrides if it can do better. Rows are `[agents,
-    columns]` float32, of one parameter group. Methods that send add to `exchange.nbytes`.
+    The other methods have general forms, which a communicator overrides if it can do better. Rows are
+    `[agents, columns]` float32, of one parameter group. Methods that send add to `exchange.nbytes`.
 
     Attributes:
         agents: rows of the buffers here; None before `connect` if it comes from the parameters.

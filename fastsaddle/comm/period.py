@@ -20,9 +20,6 @@ class QSR:
         growth: alpha, > 0 and finite, in the unit of lr; 0.0175 is an example of theirs for AdamW.
         total: steps of the whole run, >= 1, the last of which then synchronizes; None if it is not known.
 
-    Attributes:
-        first: steps until the first synchronization.
-
     Raises:
         ValueError: base or total is not a whole number >= 1, or growth is not > 0 and finite.
 

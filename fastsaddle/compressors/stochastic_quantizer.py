@@ -35,9 +35,11 @@ class StochasticQuantizer(Compressor):
 
     Alistarh et al. 2017 (arXiv:1610.02132). The default is a true wire format of `bits` bits, sign included (127 levels
     at 8 bits, 7 at 4, 1 at 2). Every `bucket` elements of a tensor share a float32 scale: their largest magnitude over
-    the levels. Buckets begin anew with each tensor. `StochasticQuantizer(bits, bucket=None, norm="l2", levels=2**bits -
-    1)` is the quantizer of the published decentralized codes, with one scale a tensor; it needs one more bit an
-    element, for the sign, and is counted so.
+    the levels. Buckets begin anew with each tensor.
+
+    The quantizer of the published decentralized codes has one scale a tensor, and needs one more bit an element, for
+    the sign: `StochasticQuantizer(8, bucket=None, norm="l2", levels=255)`, or `levels=2**bits - 1` with other bits. It
+    is counted so.
 
     Args:
         bits: 8, 4 or 2.

@@ -133,7 +133,7 @@ def directed_ring(n: int) -> Topology:
 
 
 def directed_exponential(n: int) -> Topology:
-    """Each agent hears those 1, 2, 4, ... places before it, all with the same weight as itself.
+    """Each agent hears those 1, 2, 4, 8 and so on places before it, all with the same weight as itself.
 
     W is doubly stochastic but not symmetric. Assran et al. 2019 (arXiv:1811.10792) and Ying et al. 2021
     (arXiv:2110.13363); `one_peer_exponential` takes one of these hops a round.
@@ -173,7 +173,7 @@ def fully_connected(n: int) -> Topology:
 
 
 def exponential(n: int) -> Topology:
-    """Each agent talks to those 1, 2, 4, ... places away, in both directions.
+    """Each agent talks to those 1, 2, 4, 8 and so on places away, in both directions.
 
     This is the undirected form of the exponential graph of Assran et al. 2019 (arXiv:1811.10792) and Ying et al. 2021
     (arXiv:2110.13363); `directed_exponential` is theirs.

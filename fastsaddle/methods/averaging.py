@@ -15,7 +15,7 @@ from fastsaddle.rules.momentum import Momentum
 
 
 class LocalSGD(Optimizer):
-    """`period` local steps, then every model becomes the agents' mean.
+    """Local SGD: `period` local steps, then every model becomes the mean of all models.
 
         x_i = x_i - lr sgd(g_i)                   each step
         x_i = (1/n) sum_j x_j                     each `period` steps
@@ -92,7 +92,7 @@ class LocalSGD(Optimizer):
 
 
 class DPPF(Optimizer):
-    """Distributed pull-push force: `period` local steps, then pull and push along the line to the mean.
+    """DPPF: `period` local steps, then models are pulled toward their mean and pushed away from it.
 
         D_i = x_i - mean
         x_i = mean + (1 - pull + push / ||D_i||) D_i              one norm over the whole model of each agent
@@ -174,7 +174,7 @@ class DPPF(Optimizer):
 
 
 class EASGD(Optimizer):
-    """Elastic averaging: `period` local steps, then agents and a center pull at each other.
+    """Elastic averaging SGD: `period` local steps, then the agents and a center pull at each other.
 
         x_i    = (1 - pull / n) x_i + (pull / n) center
         center = (1 - pull) center + pull (1/n) sum_j x_j         with the models before they were pulled

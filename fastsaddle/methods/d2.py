@@ -15,7 +15,7 @@ from fastsaddle.rules import d2
 
 
 class D2(Optimizer):
-    """D2, free of the bias of heterogeneous data, one row sent to each neighbor a step.
+    """D2: removes the bias of heterogeneous data, and sends only one row to each neighbor a step.
 
         c_i = c_i lr / (lr of the step before)                    (left alone where either is zero)
         h_i = x_i - lr sgd(g_i)
@@ -27,12 +27,12 @@ class D2(Optimizer):
     when lr changes, as in the rate-safe form of the code of arXiv:2102.04761. Differences are mixed, not models, so
     that rounding leaves the sum of c at zero. State: `correction` (c), `momentum_buffer`, `previous_lr`.
 
-    W's smallest eigenvalue must be above -1/3. A ring of an even number of agents has exactly -1/3: it is warned of
-    there, and `consensus_step=0.5`, which mixes by (W + I) / 2, is what others use.
+    W's smallest eigenvalue must be above -1/3. A ring of an even number of agents has exactly -1/3: this
+    gives a warning; others use `consensus_step=0.5` there, which mixes by (W + I) / 2.
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.

@@ -15,13 +15,17 @@ from fastsaddle.rules.momentum import Momentum
 
 
 class DSGD(Optimizer):
-    """Decentralized SGD: h_i = x_i - lr (g_i + weight_decay x_i), then x_i = sum_j W_ij h_j.
+    """Decentralized SGD: every agent takes a step of SGD, then mixes its model with its neighbors'.
 
-    D-PSGD (Lian et al. 2017, arXiv:1705.09056) in adapt-then-combine order, one model sent to each neighbor a step.
+        h_i = x_i - lr (g_i + weight_decay x_i)
+        x_i = sum_j W_ij h_j
+
+    D-PSGD (Lian et al. 2017, arXiv:1705.09056) in adapt-then-combine order. Each agent sends one model to each neighbor
+    a step.
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.
@@ -93,14 +97,18 @@ class DSGD(Optimizer):
 
 
 class DSGDm(Optimizer):
-    """DSGD with local momentum: m_i = momentum m_i + g_i, heavy ball u = m_i or Nesterov u = g_i + momentum m_i.
+    """DSGD with local momentum: every agent has a momentum buffer of its own, and only models travel.
 
-    The buffer starts at zero and is in gradient units: a change of lr leaves it as it is. The momentum is each agent's
-    own; only models travel. State: `momentum_buffer`.
+        m_i = momentum m_i + g_i
+        h_i = x_i - lr (m_i, or g_i + momentum m_i with Nesterov)
+        x_i = sum_j W_ij h_j
+
+    Lian et al. 2017 (arXiv:1705.09056) with the momentum of torch.optim.SGD. The buffer starts at zero and is in
+    gradient units: a change of lr leaves it as it is. State: `momentum_buffer`.
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.

@@ -14,7 +14,7 @@ from fastsaddle.rules import gut
 
 
 class GUT(Optimizer):
-    """GUT: every agent follows an estimate of the network's mean update, gossip included.
+    """GUT: every agent steps along a tracked estimate of the mean update of all agents, gossip included.
 
         xm_i = sum_j W_ij x_j
         d_i  = grad F_i(xm_i) - (xm_i - x_i) / lr_prev
@@ -28,8 +28,8 @@ class GUT(Optimizer):
     `previous` (xp), `previous_mixed` (W xp), `update` (d), `momentum_buffer`; groups remember lr_prev as `previous_lr`.
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float or a 0-d tensor. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.

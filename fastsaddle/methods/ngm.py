@@ -18,7 +18,7 @@ from fastsaddle.rules.momentum import AdaptedMomentum
 
 
 class NGM(Optimizer):
-    """Each agent steps along the mean of its own gradient and of cross-gradients, and mixes models.
+    """NGM: each agent steps along the mean of its own gradient and of cross-gradients, and mixes models.
 
         data:   G_i = W_ii grad F_i(x_i) + sum_j W_ij grad F_j(x_i)       taken by the neighbors, on their batches
         model:  G_i = W_ii grad F_i(x_i) + sum_j W_ij grad F_i(x_j)       at the neighbors' models, on the own batch
@@ -35,8 +35,8 @@ class NGM(Optimizer):
     `residual_1` ..., with quasi-global momentum of mixed models `previous_mixed` and `previous_lr`.
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.
@@ -120,7 +120,7 @@ class NGM(Optimizer):
 
 
 class NSADDLe(Optimizer):
-    """NGM whose gradients are SAM gradients: grad F_j(y + rho g / ||g||) with g = grad F_j(y), for each model y.
+    """N-SADDLe: NGM with SAM gradients, grad F_j(y + rho g / ||g||) with g = grad F_j(y) at each model y.
 
     Choudhary et al. 2024 (arXiv:2405.13961). A reconstruction: the paper's own algorithm could not be read, and whether
     cross-gradients are perturbed with their own norms is an open point; they are here, and `perturb="self"` perturbs
@@ -129,8 +129,8 @@ class NSADDLe(Optimizer):
     `sharp_direction_1`, ...
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.

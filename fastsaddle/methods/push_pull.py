@@ -13,7 +13,7 @@ from fastsaddle.rules import push_pull as rules
 
 
 class PushPull(Optimizer):
-    """Push-Pull: models are pulled by R, whose rows sum to one, gradients pushed by C, whose columns do.
+    """Push-Pull: models are pulled by R, whose rows sum to one, gradients are pushed by C, whose columns sum to one.
 
         y_i = sum_j C_ij y_j + g_i - g_i of the step before        (y_i = g_i at first)
         x_i = sum_j R_ij (x_j - lr y_j)
@@ -23,8 +23,8 @@ class PushPull(Optimizer):
     `gradient` (g).
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology` of any kind, an `fs.Schedule` of graphs that change, or a name.
             None is a single agent with ordinary parameters. R and C are its W where W is such a matrix; otherwise they

@@ -15,7 +15,7 @@ from fastsaddle.rules import qg_adam
 
 
 class QGAdam(Optimizer):
-    """QG-Adam, as its authors' code selects it ("second") and as their paper describes it ("both").
+    """QG-Adam: Adam whose second moment, or both moments, follow how step and gossip moved the model.
 
         m    = beta1 m_i + (1 - beta1) g_i           or, "both": beta1 m_i + g_i, not kept
         v    = beta2 v_i + (1 - beta2) g_i^2         not kept
@@ -29,8 +29,8 @@ class QGAdam(Optimizer):
     `quasi_global` ("both"), `quasi_global_sq`, and `step`.
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.

@@ -15,7 +15,7 @@ from fastsaddle.rules.momentum import Momentum
 
 
 class QGM(Optimizer):
-    """QG-DSGDm: momentum is built from what local step and gossip together moved, so it leans to the global direction.
+    """QG-DSGDm: quasi-global momentum, which follows how local step and gossip together moved the model.
 
         m   = beta mh_i + g_i                     not kept
         h_i = x_i - lr (m, or g_i + beta m with Nesterov)
@@ -27,8 +27,8 @@ class QGM(Optimizer):
     models travel. State: `quasi_global`.
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.

@@ -13,20 +13,21 @@ from fastsaddle.rules.relay import Relay
 
 
 class RelaySGD(Optimizer):
-    """RelaySum/Model: after as many steps as the tree is wide, every agent holds an exact average of older models.
+    """RelaySGD: models are relayed along a tree, so that every agent holds an exact average of older models.
 
         h_i    = x_i - lr sgd(g_i)
         m_ij   = h_i + sum_{k != j} m_ki of the step before        sent to each neighbor j, with the number of its terms
         x_i    = ((n - sum_j n_ji) h_i + sum_j m_ji) / n
 
     Vogels et al. 2021 (arXiv:2110.04175), RelaySum/Model as in the authors' description: what has not arrived yet
-    counts as h_i (their production code takes the initial model). The number of terms is known from the step, so that
-    one row is sent to each neighbor. Suitable rates are about as many times larger as messages travel steps. State:
-    `relay_1` ... (what arrived from each neighbor, ascending), `momentum_buffer`, `step`.
+    counts as h_i (their production code takes the initial model). The average is complete after as many steps as the
+    diameter of the tree. The number of terms follows from the step, so that only one row is sent to each neighbor.
+    Suitable learning rates are larger, by about the number of steps that messages travel. State: `relay_1` ... (what
+    arrived from each neighbor, ascending), `momentum_buffer`, `step`.
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: a tree, such as `fs.topology.chain(n)`, "chain" or "binary_tree"; the weights of W are not used. None
             is a single agent with ordinary parameters.

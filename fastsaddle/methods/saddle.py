@@ -22,7 +22,7 @@ from fastsaddle.rules.momentum import Momentum
 
 
 class DSADDLe(Optimizer):
-    """D-SADDLe: D-PSGD with SAM gradients.
+    """D-SADDLe: decentralized SGD with SAM gradients.
 
         gs_i = grad F_i(x_i + rho g_i / ||g_i||)   on the same batch as g_i = grad F_i(x_i)
         x_i  = sum_j W_ij (x_j - lr (gs_j + weight_decay x_j))
@@ -31,8 +31,8 @@ class DSADDLe(Optimizer):
     `topology=None` it is SAM with plain SGD on an ordinary module. For ways to call `step` see `fs.gradients.SAM`.
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.
@@ -119,7 +119,7 @@ class DSADDLe(Optimizer):
 
 
 class QSADDLe(Optimizer):
-    """Q-SADDLe: quasi-global momentum with SAM gradients; nothing but models travels.
+    """Q-SADDLe: quasi-global momentum with SAM gradients; only models travel.
 
         gs_i = grad F_i(x_i + rho g_i / ||g_i||)   on the same batch as g_i = grad F_i(x_i)
         m    = beta mh_i + gs_i + weight_decay x_i
@@ -132,8 +132,8 @@ class QSADDLe(Optimizer):
     call `step` see `fs.gradients.SAM`. State: `quasi_global`.
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.

@@ -15,18 +15,18 @@ from fastsaddle.rules import tracking
 
 
 class GradientTracking(Optimizer):
-    """DSGT: y_i follows the mean of all agents' gradients, so that heterogeneous data leave no bias.
+    """DSGT, gradient tracking: each agent steps along an estimate of the mean of all agents' gradients.
 
         y_i = sum_j W_ij y_j + g_i - g_i of the step before        (y_i = g_i at first)
         x_i = sum_j W_ij x_j - lr sgd(y_i)
 
-    Di Lorenzo and Scutari 2016 (arXiv:1602.00391); Nedic, Olshevsky and Shi 2017 (arXiv:1607.03218), in the
-    combine-then-adapt form of the code of arXiv:2102.04761. Two rows are sent to each neighbor a step. State: `tracked`
-    (y), `gradient` (g), `momentum_buffer`.
+    Heterogeneous data leave no bias. Di Lorenzo and Scutari 2016 (arXiv:1602.00391); Nedic, Olshevsky and Shi 2017
+    (arXiv:1607.03218), in the combine-then-adapt form of the code of arXiv:2102.04761. Two rows are sent to each
+    neighbor a step. State: `tracked` (y), `gradient` (g), `momentum_buffer`.
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.
@@ -96,7 +96,7 @@ class GradientTracking(Optimizer):
 
 
 class MomentumTracking(Optimizer):
-    """Momentum tracking: local momentum u_i less its tracked deviation c_i from the agents' mean.
+    """Momentum tracking: local momentum u_i minus c_i, its tracked deviation from the agents' mean.
 
         u_i = beta u_i + g_i
         x_i = sum_j W_ij x_j - lr (u_i - c_i)
@@ -107,8 +107,8 @@ class MomentumTracking(Optimizer):
     a step. State: `momentum_buffer` (u), `correction` (c).
 
     Args:
-        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is stacked, `[n,
-            ...]` float32, as those of `fs.AgentStack` are.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
         lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
         topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
             see `fs.topology.parse`. None is a single agent with ordinary parameters.

@@ -18,6 +18,5 @@ class NonFiniteGradientError(NonFiniteError):
         ...     optimizer.step()
         ... except fs.NonFiniteGradientError as error:
         ...     print(error)
-        gradients must be finite, got NaN or infinity for agents [2]; their updates were not made (nonfinite="skip"
-        leaves such agents out instead)
+        gradients must be finite, got NaN or infinity for agents [2]; ...
     """

@@ -18,7 +18,7 @@ PREVIOUS_LR = "previous_lr"
 
 
 class GUT(Tracking):
-    """GUT: every agent follows an estimate of the network's mean update, gossip included.
+    """GUT: steps along a tracked estimate of the mean update of all agents, gossip included.
 
         xm_i = sum_j W_ij x_j
         d_i  = grad F_i(xm_i) - (xm_i - x_i) / lr_prev

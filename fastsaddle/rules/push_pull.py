@@ -11,7 +11,7 @@ from fastsaddle.rules.tracking import Tracking
 
 
 class PushPull(Tracking):
-    """Push-Pull: models are pulled by R, whose rows sum to one, gradients pushed by C, whose columns do.
+    """Push-Pull: models are pulled by R, whose rows sum to one, gradients are pushed by C, whose columns sum to one.
 
         y_i = sum_j C_ij y_j + g_i - g_i of the step before        (y_i = g_i at first)
         x_i = sum_j R_ij (x_j - lr y_j)

@@ -23,7 +23,7 @@ SMALL = 1e-8
 
 
 class QGAdam(Rule):
-    """QG-Adam, as its authors' code selects it ("second") and as their paper describes it ("both").
+    """QG-Adam: Adam whose second moment, or both moments, follow how step and gossip moved the model.
 
         m    = beta1 m_i + (1 - beta1) g_i           or, "both": beta1 m_i + g_i, not kept
         v    = beta2 v_i + (1 - beta2) g_i^2         not kept

@@ -22,15 +22,16 @@ from fastsaddle.rules.tracking import Tracking
 
 
 class Relay(Tracking):
-    """RelaySum/Model: after as many steps as the tree is wide, every agent holds an exact average of older models.
+    """RelaySum/Model: models are relayed along a tree; every agent holds an exact average of older models.
 
         h_i    = x_i - lr sgd(g_i)
         m_ij   = h_i + sum_{k != j} m_ki of the step before        sent to each neighbor j, with the number of its terms
         x_i    = ((n - sum_j n_ji) h_i + sum_j m_ji) / n
 
     Vogels et al. 2021 (arXiv:2110.04175), RelaySum/Model as in the authors' description: what has not arrived yet
-    counts as h_i (their production code takes the initial model). The number of terms is known from the step, so that
-    one row is sent to each neighbor. State: `relay_1` ... (what arrived from each neighbor, ascending),
+    counts as h_i (their production code takes the initial model). The average is complete after
+    as many steps as the diameter of the tree. The number of terms follows from the step, so that only one row is sent
+    to each neighbor. State: `relay_1` ... (what arrived from each neighbor, ascending),
     `momentum_buffer`, `step`.
 
     Args:

@@ -40,15 +40,15 @@ class Tracking(Rule):
 
 
 class GradientTracking(Tracking):
-    """DSGT: y_i follows the mean of all agents' gradients, so that heterogeneous data leave no bias.
+    """DSGT, gradient tracking: steps along an estimate of the mean of all agents' gradients.
 
         y_i = sum_j W_ij y_j + g_i - g_i of the step before        (y_i = g_i at first)
         x_i = sum_j W_ij x_j - lr sgd(y_i)
 
-    Di Lorenzo and Scutari 2016 (arXiv:1602.00391); Nedic, Olshevsky and Shi 2017 (arXiv:1607.03218), in the
-    combine-then-adapt form of the code of arXiv:2102.04761. Two rows are sent to each neighbor a step. With a
-    compressor each has its own public copy r^, and W r is r + gamma (W r^ - r^): a reconstruction. State: `tracked`
-    (y), `gradient` (g), `momentum_buffer`.
+    Heterogeneous data leave no bias. Di Lorenzo and Scutari 2016 (arXiv:1602.00391); Nedic, Olshevsky and Shi 2017
+    (arXiv:1607.03218), in the combine-then-adapt form of the code of arXiv:2102.04761. Two rows are sent to each
+    neighbor a step. With a compressor each has its own public copy r^, and W r is r + gamma (W r^ - r^): a
+    reconstruction. State: `tracked` (y), `gradient` (g), `momentum_buffer`.
 
     Args:
         momentum: beta in [0, 1), of the step along y: heavy ball, or Nesterov's form.
@@ -83,7 +83,7 @@ class GradientTracking(Tracking):
 
 
 class MomentumTracking(Tracking):
-    """Local momentum u_i less its tracked deviation c_i from the agents' mean.
+    """Momentum tracking: local momentum u_i minus c_i, its tracked deviation from the agents' mean.
 
         u_i = beta u_i + g_i
         x_i = sum_j W_ij x_j - lr (u_i - c_i)

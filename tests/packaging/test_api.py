@@ -4,7 +4,6 @@ import ast
 import doctest
 import inspect
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -39,12 +38,11 @@ def _extension(name: str) -> ModuleType:
 NAMES = _extension("public_names")
 PUBLIC: dict[str, Any] = NAMES.documented()
 CLASSES = {name: obj for name, obj in PUBLIC.items() if inspect.isclass(obj)}
-FUNCTIONS = {name: obj for name, obj in PUBLIC.items() if inspect.isfunction(obj)}
 
 
 def listed(page: Path) -> list[str]:
     """The names that a page documents."""
-    return re.findall(r"^   (fastsaddle\.[\w.]+)$", page.read_text(), re.M)
+    return re.findall(r"^(?:   |\.\. py:data:: )(fastsaddle\.[\w.]+)$", page.read_text(), re.M)
 
 
 def plain(member: Any) -> Any:
@@ -70,18 +68,16 @@ def bases(cls: type) -> list[type]:
 
 
 def own_members(cls: type) -> dict[str, Any]:
-    """Functions and properties that a class defines, and that no documented one of a base stands for."""
+    """Functions and properties that a class documents, or should: no documentation of a base stands for them."""
     found = {}
     for name, member in vars(cls).items():
         function = plain(member)
-        is_public = not name.startswith("_") or name == "__call__"
-        if function is None or not is_public:
+        if function is None or (name.startswith("_") and name != "__call__"):
             continue
-        inherited = any(name in vars(base) for base in bases(cls))
-        if inspect.getdoc(function) is None or function.__doc__ is None:
-            if inherited or any(name in named(base, "Attributes") for base in (cls, *bases(cls))):
-                continue
-        found[name] = member
+        described = any(name in named(base, "Attributes") for base in (cls, *bases(cls)))
+        stands = described or any(name in vars(base) for base in bases(cls))
+        if function.__doc__ or not stands:
+            found[name] = member
     return found
 
 
@@ -116,15 +112,14 @@ def raised(function: Any) -> set[str]:
     return found - {"NotImplementedError"}
 
 
-def undescribed(obj: Any, function: Any, kind: str) -> Iterator[str]:
+def undescribed(function: Any, kind: str) -> Iterator[str]:
     """What a docstring leaves out of what a function takes, raises and returns."""
-    doc = obj.__doc__
+    doc = function.__doc__
     if not doc or not doc.strip():
         yield "no docstring"
         return
     told = sections(doc)
-    known = named(obj, "Args") | (named(obj, "Attributes") if kind == "class" else set())
-    if missing := sorted(parameters(function) - known):
+    if missing := sorted(parameters(function) - named(function, "Args")):
         yield f"Args without {', '.join(missing)}"
     if kind != "property":
         for error in sorted(raised(function)):
@@ -136,38 +131,137 @@ def undescribed(obj: Any, function: Any, kind: str) -> Iterator[str]:
             yield "a tuple without Returns"
 
 
-def initializer(cls: type) -> Any:
-    made = vars(cls).get("__init__")
-    return made if inspect.isfunction(made) else None
-
-
-def constructor_errors(cls: type) -> set[str]:
-    made = vars(cls)
-    return raised(made.get("__post_init__") or made.get("__init__"))
-
-
 def problems(name: str, obj: Any) -> Iterator[str]:
+    """What the docstrings of a public name and of its members leave out."""
     if inspect.isfunction(obj):
-        yield from (f"{name}: {what}" for what in undescribed(obj, obj, "function"))
+        yield from (f"{name}: {what}" for what in undescribed(obj, "function"))
     if not inspect.isclass(obj):
         return
-    own = obj.__doc__ if "__doc__" in vars(obj) else None
-    if not own:
+    if not vars(obj).get("__doc__"):
         yield f"{name}: no docstring"
         return
-    init = vars(obj).get("__init__")
-    if inspect.isfunction(init) and init.__module__.startswith("fastsaddle") or hasattr(obj, "__dataclass_fields__"):
+    made = vars(obj).get("__post_init__") or vars(obj).get("__init__")
+    if inspect.isfunction(made) and made.__module__.startswith("fastsaddle"):
         known = named(obj, "Args") | named(obj, "Attributes")
-        for base in bases(obj):
-            if not inspect.isfunction(init) or "__init__" not in vars(obj):
-                known |= named(base, "Args") | named(base, "Attributes")
         if missing := sorted(parameters(obj.__init__) - known):
             yield f"{name}: Args without {', '.join(missing)}"
-    errors = constructor_errors(obj)
-    for error in sorted(errors):
-        if error not in sections(own).get("Raises", ""):
-            yield f"{name}: Raises without {error}"
+        told = sections(obj.__doc__ or "").get("Raises", "")
+        yield from (f"{name}: Raises without {e}" for e in sorted(raised(made)) if e not in told)
     for member, value in own_members(obj).items():
         kind = "property" if is_property(value) else "function"
-        inner = [f"{name}.{member}: {what}" for what in undescribed(plain(value), plain(value), kind)]
-        yield from inner
+        found = undescribed(plain(value), kind)
+        yield from (f"{name}.{member}: {what}" for what in found)
+
+
+def examples() -> dict[str, doctest.DocTest]:
+    """The examples of every public name and of its members, each with nothing but what it imports itself."""
+    parser = doctest.DocTestParser()
+    found = {}
+    for name, obj in PUBLIC.items():
+        if not callable(obj):
+            continue
+        members = own_members(obj) if inspect.isclass(obj) else {}
+        docs = {name: obj.__doc__} | {f"{name}.{m}": plain(v).__doc__ for m, v in members.items()}
+        for path, doc in docs.items():
+            test = parser.get_doctest(inspect.cleandoc(doc or ""), {}, path, path, 0)
+            if test.examples:
+                found[path] = test
+    return found
+
+
+EXAMPLES = examples()
+# what an example of these would show is in that of another name
+WITHOUT_EXAMPLE = {
+    *("Exchange", "Flag", "Found", "GraphNeeds", "Lists", "LocalStep", "MeanValley", "Pair"),
+    *("Payload", "PeerError", "Pending", "ROUND", "Round", "Rows", "Trace", "Transport"),
+    *("MomentumSAMCallback", "TransportError"),
+}
+
+
+def test_every_public_name_is_on_one_page_and_nothing_else_is() -> None:
+    found = [name for page in PAGES for name in listed(page)]
+    assert sorted(found) == sorted(PUBLIC)
+
+
+def test_every_op_has_a_section_of_its_own() -> None:
+    heads = re.findall(r"^## (\w+)$", (ROOT / "docs" / "ops.md").read_text(), re.M)
+    assert sorted(heads) == fs.kernels.__all__
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "api" / "index.md").read_text()
+    tree = index.partition("{toctree}")[2]
+    listed_pages = re.findall(r"^(\w+)$", tree, re.M)
+    assert sorted(listed_pages) == sorted(page.stem for page in PAGES if page.stem != "index")
+
+
+def test_what_is_imported_by_a_star_exists() -> None:
+    for path, obj in NAMES.spellings().items():
+        assert obj is not None, path
+    for name in fs.__all__:
+        assert hasattr(fs, name), name
+    assert all(hasattr(fs.kernels, name) for name in fs.kernels.__all__)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstrings_are_complete(name: str) -> None:
+    assert not [*problems(name, PUBLIC[name])]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_code_ends_on_its_line(name: str) -> None:
+    """The site takes backticks line by line."""
+    obj = PUBLIC[name]
+    members = own_members(obj).values() if inspect.isclass(obj) else ()
+    for doc in (obj.__doc__, *(plain(member).__doc__ for member in members)):
+        assert not [line for line in (doc or "").splitlines() if line.count("`") % 2]
+
+
+def of_the_field() -> Iterator[str]:
+    """Methods that somebody published: optimizers, what they are made of, compressors and graphs that change."""
+    contracts = ("Optimizer", "Rule", "Gradient", "Plain", "Compressor", "Identity", "Torch")
+    kinds = fs.Optimizer, fs.rules.Rule, fs.gradients.Gradient, fs.compressors.Compressor
+    ascents = ("LookSAM", "MomentumSAM", "ESAM")
+    plans = ("Gossip", "PushPull", "Average", "Elastic", "Choco", "QSR")
+    for name, obj in CLASSES.items():
+        short = name.rpartition(".")[2]
+        if (issubclass(obj, kinds) and short not in contracts) or short in (*ascents, *plans):
+            yield name
+    graphs = ("base_graph", "equi_dyn", "matchings", "matcha", "one_peer_exponential")
+    more = ("exponential", "directed_exponential", "social_network", "erdos_renyi")
+    yield from (f"fastsaddle.topology.{graph}" for graph in (*graphs, *more))
+    measures = ("sam_sharpness", "trace", "top_eigenvalue", "loss_surface", "mean_valley")
+    yield from (f"fastsaddle.sharpness.{measure}" for measure in measures)
+
+
+@pytest.mark.parametrize("name", list(of_the_field()))
+def test_methods_of_the_field_name_their_source(name: str) -> None:
+    assert SOURCE.search(PUBLIC[name].__doc__)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_have_an_example(name: str) -> None:
+    assert (name in EXAMPLES) == (name.rpartition(".")[2] not in WITHOUT_EXAMPLE)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run_as_printed(name: str, one_thread: None) -> None:
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
+    runner.run(EXAMPLES[name], out=said.append)
+    assert not runner.failures, "".join(said)
+
+
+def test_a_gap_in_a_docstring_is_found() -> None:
+    def told(n: int, p: float) -> tuple[int, float]:
+        """A pair.
+
+        Args:
+            n: a number.
+        """
+        if n < 0:
+            raise ValueError(n)
+        return n, p
+
+    gaps = ["Args without p", "Raises without ValueError", "a tuple without Returns"]
+    assert [*undescribed(told, "function")] == gaps
