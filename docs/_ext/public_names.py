@@ -17,6 +17,7 @@ MODULES = (
     "sharpness",
     "metrics",
     "integrations",
+    "sim",
 )
 
 

@@ -97,8 +97,8 @@ class Faults:
             A schedule, to be passed as `topology=`. Its `down(round)` says which agents are down, bool `[agents]`.
 
         Raises:
-            ValueError: not a schedule, one that has faults already or whose W is only row-stochastic, or agents and links
-                that it does not have.
+            ValueError: not a schedule, one that has faults already or whose W is only row-stochastic, or agents and
+                links that it does not have.
             FileNotFoundError: the log does not exist.
 
         Example:

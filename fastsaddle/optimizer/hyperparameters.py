@@ -108,7 +108,7 @@ class Flag:
     default: bool = False
 
     def check(self, name: str, value: Any, agents: int | None = None) -> None:
-        """Raise an error unless a value says yes or no; None is no.
+        """Raise an error unless a value is True, False or None, which counts as no.
 
         Args:
             name: name of the entry, for the message.
@@ -116,7 +116,7 @@ class Flag:
             agents: not used.
 
         Raises:
-            ValueError: it does not.
+            ValueError: it is something else.
         """
         if value is True or value is False:
             return

@@ -174,7 +174,7 @@ EXAMPLES = examples()
 WITHOUT_EXAMPLE = {
     *("Exchange", "Flag", "Found", "GraphNeeds", "Lists", "LocalStep", "MeanValley", "Pair"),
     *("Payload", "PeerError", "Pending", "ROUND", "Round", "Rows", "Trace", "Transport"),
-    *("MomentumSAMCallback", "TransportError"),
+    *("MomentumSAMCallback", "TransportError", "compare", "load", "Observer", "StoppedError"),
 }
 
 
@@ -245,7 +245,10 @@ def test_public_names_have_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_run_as_printed(name: str, one_thread: None) -> None:
+def test_examples_run_as_printed(
+    name: str, one_thread: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     said: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
     runner.run(EXAMPLES[name], out=said.append)

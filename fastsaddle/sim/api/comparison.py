@@ -22,10 +22,12 @@ class Comparison:
     Raises:
         ValueError: the directory is none of a comparison, a file in it is damaged, or no run has been evaluated.
 
-    >>> import fastsaddle as fs
-    >>> comparison = fs.sim.compare(algorithm=["dsgd", "qgm"], agents=4, steps=20, out=DIR, quiet=True)
-    >>> len(comparison.runs)
-    2
+    Example:
+        >>> import fastsaddle as fs
+        >>> options = {"agents": 4, "steps": 4, "seed": 0, "out": "example", "quiet": True}
+        >>> comparison = fs.sim.compare(algorithm=["dsgd", "qgm"], **options)
+        >>> len(comparison.runs)
+        2
     """
 
     def __init__(self, directory: str | Path) -> None:
