@@ -18,6 +18,7 @@ CODE = re.compile(r"(`+[^`]+`+)")
 MARKS = re.compile(r"([\\|*])|(_)(?!\w)")
 # values such as "ring", which typographic quotes would spoil
 VALUE = re.compile(r'(?<![^\s(])"[\w.:-]+"(?!\w)')
+PAGE = re.compile(r"\bdocs/([\w-]+)\.md\b")
 BULLET = re.compile(r"\s*\* ")
 # a dotted name, and maybe a call of it
 NAME = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?$")
@@ -89,6 +90,7 @@ def escaped(line: str, at: str = "") -> str:
     parts[0::2] = [VALUE.sub(lambda m: f"`{m[0]}`", part) for part in parts[0::2]]
     parts = CODE.split("".join(parts))
     words = [MARKS.sub(lambda m: "\\" + m[0], part) for part in parts[0::2]]
+    words = [PAGE.sub(r":doc:`/\1`", word) for word in words]
     codes = [linked(code, at) for code in parts[1::2]]
     joined = [words[0]]
     for code, word in zip(codes, words[1:], strict=True):

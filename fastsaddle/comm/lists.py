@@ -35,7 +35,7 @@ class Lists:
 
     @property
     def width(self) -> int:
-        """Length of the lists: the largest number of neighbors plus one."""
+        """Length of the lists, the largest number of neighbors plus one."""
         return self.neighbors.shape[1]
 
     def whose(self, slot: int) -> torch.Tensor:

@@ -53,12 +53,12 @@ class Topology:
 
     @property
     def period(self) -> int:
-        """1: as a schedule, it has the same graph in every round."""
+        """1, because as a schedule it has the same graph in every round."""
         return 1
 
     @property
     def union(self) -> "Topology":
-        """The topology itself: as a schedule, it has no other edges."""
+        """The topology itself, because as a schedule it has no other edges."""
         return self
 
     def at(self, round: int) -> "Topology":
@@ -92,7 +92,7 @@ class Topology:
 
     @cached_property
     def neighbors(self) -> tuple[tuple[int, ...], ...]:
-        """For each agent i, the agents j != i with W_ij > 0, ascending: those that i hears."""
+        """For each agent i the agents that it hears, those j != i with W_ij > 0, ascending."""
         heard = self._links.nonzero()[:, 1].tolist()
         ends = accumulate(self._links.sum(1).tolist(), initial=0)
         return tuple(tuple(heard[first:end]) for first, end in pairwise(ends))
@@ -104,12 +104,12 @@ class Topology:
 
     @property
     def messages(self) -> int:
-        """Models that all agents together send in one gossip round: the sum of the degrees."""
+        """Models that all agents together send in one gossip round, the sum of the degrees."""
         return int(self._links.sum())
 
     @cached_property
     def spectral_gap(self) -> float:
-        """1 - |lambda_2(W)|, in [0, 1]: the larger, the faster gossip averages.
+        """1 - |lambda_2(W)|, in [0, 1]. The larger it is, the faster gossip averages.
 
         It is 1 for a single agent and 0 where gossip never reaches consensus.
         """

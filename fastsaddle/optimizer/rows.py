@@ -77,7 +77,7 @@ class Rows:
 
     @property
     def lr(self) -> torch.Tensor:
-        """The learning rate, float32, 0-d or `[agents, 1]`: it broadcasts over rows."""
+        """The learning rate, float32, 0-d or `[agents, 1]`, so that it broadcasts over rows."""
         return self["lr"]
 
     def number(self, name: str) -> Any:

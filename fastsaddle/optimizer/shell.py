@@ -236,7 +236,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def who(self) -> str:
-        """Its name in messages: the name of its class, or of its rule."""
+        """Its name in messages, which is that of its class or of its rule."""
         return type(self).__name__ if self.is_named else self.rule.name
 
     @property
@@ -300,7 +300,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def passes(self) -> int:
-        """Number of gradients that the next step takes at each model: 1, or 2 for SAM where it needs both passes."""
+        """Number of gradients that the next step takes at each model, 1, or 2 for SAM if it needs both passes."""
         return self.gradient.passes(self)
 
     def _leading(self) -> int | None:

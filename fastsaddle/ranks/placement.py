@@ -59,7 +59,7 @@ class Placement:
 
     @cached_property
     def under_way(self) -> list[Peers]:
-        """The exchange that has begun and is not finished, if there is one: a list of at most one."""
+        """The exchange that has begun and is not finished, as a list of at most one."""
         return []
 
     def finish(self) -> None:

@@ -83,7 +83,7 @@ class Plan:
 
     @cached_property
     def receives(self) -> dict[int, tuple[int, ...]]:
-        """For each other rank, its agents that are heard here, ascending: the halo, rank by rank."""
+        """For each other rank, its agents that are heard here, ascending. Together they are the halo."""
         found: dict[int, list[int]] = {}
         for j in self.halo:
             found.setdefault(owner_of(self.counts, j), []).append(j)

@@ -24,17 +24,17 @@ class MeanValley:
 
     @property
     def mean(self) -> float:
-        """The mean width: the larger, the flatter."""
+        """The mean width. The larger it is, the flatter is the minimum."""
         return float(self.widths.mean())
 
     @property
     def negative(self) -> float:
-        """The inverse mean valley as -mean: the larger, the sharper."""
+        """The inverse mean valley as -mean. The larger it is, the sharper is the minimum."""
         return -self.mean
 
     @property
     def reciprocal(self) -> float:
-        """The inverse mean valley as 1 / mean: the larger, the sharper."""
+        """The inverse mean valley as 1 / mean. The larger it is, the sharper is the minimum."""
         return 1 / self.mean
 
 

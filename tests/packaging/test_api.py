@@ -174,7 +174,15 @@ EXAMPLES = examples()
 WITHOUT_EXAMPLE = {
     *("Exchange", "Flag", "Found", "GraphNeeds", "Lists", "LocalStep", "MeanValley", "Pair"),
     *("Payload", "PeerError", "Pending", "ROUND", "Round", "Rows", "Trace", "Transport"),
-    *("MomentumSAMCallback", "TransportError", "compare", "load", "Observer", "StoppedError"),
+    *(
+        "MomentumSAMCallback",
+        "TransportError",
+        "Comparison",
+        "compare",
+        "load",
+        "Observer",
+        "StoppedError",
+    ),
 }
 
 
@@ -215,6 +223,14 @@ def test_code_ends_on_its_line(name: str) -> None:
     members = own_members(obj).values() if inspect.isclass(obj) else ()
     for doc in (obj.__doc__, *(plain(member).__doc__ for member in members)):
         assert not [line for line in (doc or "").splitlines() if line.count("`") % 2]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_is_said_of_a_property_is_no_type(name: str) -> None:
+    """Napoleon takes what stands before a colon for one."""
+    for member, value in own_members(CLASSES[name]).items():
+        if is_property(value):
+            assert ": " not in (plain(value).__doc__ or "").split("\n\n")[0], member
 
 
 def of_the_field() -> Iterator[str]:

@@ -59,7 +59,7 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The whole content of config.json: options, versions, machine, graph."""
+        """The whole content of config.json, with options, versions, machine and graph."""
         return self._read().record
 
     @property
