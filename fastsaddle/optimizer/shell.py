@@ -115,9 +115,9 @@ class Optimizer(torch.optim.Optimizer):
     state and counters as they were before it.
 
     Attributes:
-        gradient: the first part.
-        rule: the second part.
-        communicator: the third part, connected to these parameters.
+        gradient: where the gradient is taken.
+        rule: what is done with it.
+        communicator: how rows travel; connected to these parameters.
         plan: the communicator as it was given.
         agents: number of agents in this process, the rows of the buffers; 1 for ordinary parameters.
         stacked: whether parameters are `[agents, ...]`; False for a single agent's ordinary ones.
