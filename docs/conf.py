@@ -23,6 +23,7 @@ extensions = [
     "gallery",
     "mathml",
     "plain_docstrings",
+    "api_pages",
 ]
 exclude_patterns = ["_build", "gallery/**/*.ipynb", "gallery/**/*.py", "gallery/**/*.md5"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
@@ -31,8 +32,14 @@ myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath",
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
+autodoc_inherit_docstrings = False
+autodoc_default_options = {"special-members": "__call__, __getitem__"}
+autodoc_preserve_defaults = True
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
 autodoc_typehints_format = "short"
+autosummary_generate = False
+python_maximum_signature_line_length = 80
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False

@@ -4,7 +4,17 @@ from importlib import import_module  # noqa: I001  (_checkout finds the kernels 
 from typing import Any
 
 from fastsaddle import _checkout, _logs  # noqa: F401
-from fastsaddle import comm, compressors, gradients, integrations, kernels, ranks, rules
+from fastsaddle import (
+    comm,
+    compressors,
+    gradients,
+    integrations,
+    kernels,
+    metrics,
+    ranks,
+    rules,
+    sharpness,
+)
 from fastsaddle.agents import AgentStack
 from fastsaddle.comm.choco import Choco
 from fastsaddle.comm.period import QSR
@@ -32,7 +42,7 @@ from fastsaddle.ranks.errors import PeerError
 from fastsaddle.ranks.placement import Placement, place
 
 # fastsaddle.kernels.<op> is the op, not its folder
-vars(kernels).update(ops())
+vars(kernels).update(ops(), __all__=sorted(ops()))
 
 __version__ = "0.2.0"
 
@@ -84,11 +94,13 @@ __all__ = [
     "gradients",
     "integrations",
     "kernels",
+    "metrics",
     "place",
     "ranks",
     "rules",
     "second_pass",
     "sharpest",
+    "sharpness",
     "sim",
     "topology",
     "use_backend",

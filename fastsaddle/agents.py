@@ -24,35 +24,48 @@ LOG = logging.getLogger(__name__)
 
 
 class AgentStack:
-    """`agents` copies of `module`; parameter `name` of all agents is one Parameter `[agents, *shape]`.
+    """`agents` copies of a module, with the parameters of all agents stacked as `[agents, *shape]`.
 
-    A stack is called as the module is, with tensors `[agents, batch, ...]`, and `loss` makes of its outputs what is to
-    be differentiated; docs/stacks.md says which modules work.
+    Call a stack like the module, with tensors `[agents, batch, ...]`; `loss` turns the outputs into the scalar to
+    differentiate. docs/stacks.md says which modules work.
 
     Args:
-        module: the model; it is copied and stays as it is. A parameter with several names (tied weights) is one here.
-        agents: how many copies; or `fs.place(agents)`, who holds which where they are spread over processes: this
-            stack then has those of this rank, with their numbers.
-        init: "same" gives all agents the module's values (what the published runs do); "independent" draws each
-            agent's values anew with every layer's `reset_parameters`, seeded with `(seed, agent)`.
-        seed: for "independent".
-        device: where the buffers lie; default: where the module is.
+        module: the model. It is copied and stays as it is. Tied weights, one parameter with several names, stay one
+            here.
+        agents: number of copies; or an `fs.Placement` from `fs.place`, and this process then has the copies of its
+            rank.
+        init: "same" gives all agents the module's values, as the published runs do; "independent" draws each agent's
+            values anew with every layer's `reset_parameters`, seeded by `(seed, agent)`.
+        seed: seed of "independent".
+        device: the device of all buffers; None is that of the module.
 
     Attributes:
-        agents: how many are here.
-        placement: who holds which, where they are in several processes; else None. first_agent: number of the first.
-        x: all parameters, `[agents, stride]` float32, perturbed where an optimizer has perturbed them; g: their
-            gradients, the same shape.
-        layout: where in a row each parameter lies.
-        buffers: the module's buffers (BatchNorm statistics), stacked `[agents, ...]`, by name.
-        device: where all of them are.
+        agents: number of agents in this process.
+        placement: which process holds which agents; None where all are here.
+        first_agent: number of the first agent here.
+        x: all parameters, `[agents, stride]` float32; perturbed while an optimizer has perturbed them.
+        g: the gradients of `x`, shaped alike.
+        layout: where in a row each parameter lies; `layout.views(rows)` cuts rows into parameters.
+        buffers: the module's buffers, such as BatchNorm statistics, by name, each stacked `[agents, ...]`.
+        device: the device of all of them.
         training: whether the models are in training mode.
-        template: the module that agents are copies of: calls take its layers' modes, and nothing else that is changed
-            in it later.
+        template: the module that the agents are copies of. Calls take the modes of its layers from it, and nothing else
+            that is changed in it later.
 
     Raises:
-        ValueError: `agents` is no whole number of at least one, no parameters, an unknown `init`, parameters that are
-            not float32, or parameters that share memory without being one object.
+        ValueError: `agents` is no whole number >= 1, `init` is unknown, or the module has no parameters, parameters
+            that are not float32, or parameters that share memory without being one object.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> outputs = stack(torch.randn(4, 8, 3))
+        >>> stack.loss(torch.nn.functional.mse_loss, outputs, torch.randn(4, 8, 1)).backward()
+        >>> stack.g.shape
+        torch.Size([4, 128])
+        >>> stack.consensus()
+        Linear(in_features=3, out_features=1, bias=True)
     """
 
     def __init__(
@@ -154,37 +167,47 @@ class AgentStack:
         return self.template.training
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters, each `[agents, *shape]`."""
+        """All parameters, each `[agents, *shape]`, to be given to an optimizer."""
         yield from self._named.values()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All parameters with the module's names."""
+        """All parameters, each `[agents, *shape]`, with the module's names."""
         yield from self._named.items()
 
     def named_models(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each parameter's part of `rows.at`, where gradients are taken, with the module's names."""
+        """The models that gradients are to be taken at, parameter by parameter, with the module's names.
+
+        They differ from `named_parameters` where an optimizer keeps the perturbed models in a buffer of their own.
+        """
         self.rows.verify()
         parts = self.rows.parts(self.rows.at)
         views = {id(p): part for p, part in zip(self.rows.parameters, parts, strict=True)}
         yield from ((name, views[id(p)]) for name, p in self._named.items())
 
     def named_gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The part of `g` that belongs to each parameter, `[agents, *shape]`, with the module's names."""
+        """The gradients of all parameters, each `[agents, *shape]`, with the module's names: parts of `g`."""
         parts = self.rows.parts(self.g)
         views = {id(p): part for p, part in zip(self.rows.parameters, parts, strict=True)}
         yield from ((name, views[id(p)]) for name, p in self._named.items())
 
     def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All buffers `[agents, ...]` with the module's names."""
+        """All buffers, each `[agents, ...]`, with the module's names."""
         yield from self.buffers.items()
 
     def zero_grad(self) -> None:
-        """Zero all gradients, which stay in `g`."""
+        """Set all gradients to zero; they stay parts of `g`."""
         self.rows.verify()
         self.rows.zero_gradients()
 
     def train(self, mode: bool = True) -> "AgentStack":
-        """Put every agent's model into training mode, or into evaluation."""
+        """Put every agent's model into training mode, or into evaluation mode.
+
+        Args:
+            mode: True is training mode, False evaluation mode.
+
+        Returns:
+            The stack itself.
+        """
         self.template.train(mode)
         # at once: a backward pass may compute parts again
         for replica in self._replicas:
@@ -192,20 +215,28 @@ class AgentStack:
         return self
 
     def eval(self) -> "AgentStack":
-        """Put every agent's model into evaluation mode."""
+        """Put every agent's model into evaluation mode: `train(False)`.
+
+        Returns:
+            The stack itself.
+        """
         return self.train(False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Every agent's model on its own batch: `[agents, batch, ...]` to `[agents, batch, ...]`.
+        """Run every agent's model on its own batch.
 
-        Arguments are those of the module. Tensors in them, also inside lists, tuples, dicts and other trees that torch
-        knows, are `[agents, ...]`; everything else goes to all agents as it is. A module that returns a tree of tensors
-        or None gives the same tree, each leaf `[agents, ...]`.
+        `torch.vmap` computes all agents at once. Where it cannot map the module (recurrent layers, spectral norms),
+        agents run one after another, and the first call warns. Random layers such as dropout draw differently for each
+        agent. Buffers change as the module's own would, whether `forward` writes into them or assigns them, but not in
+        SAM's second pass and not inside `frozen_buffers()`.
 
-        All agents are computed at once by `torch.vmap`; where it cannot map the module (recurrent layers, spectral
-        norms), agent after agent, which the first call says in a warning. Random layers (dropout) draw differently for
-        each agent. Buffers move as the module's own would, whether `forward` writes into them or assigns them, but not
-        in SAM's second pass nor inside `frozen_buffers()`.
+        Args:
+            args: as for the module. Tensors, also inside lists, tuples, dicts and other trees that torch knows, are
+                `[agents, ...]`; everything else goes to all agents as it is.
+            kwargs: the same, by name.
+
+        Returns:
+            What the module returns, a tensor or a tree of tensors and None, with each tensor `[agents, ...]`.
 
         Raises:
             ValueError: the leading dimension of a tensor is not the number of agents, an argument is a PackedSequence,
@@ -229,21 +260,21 @@ class AgentStack:
         return outputs
 
     def loss(self, criterion: Callable[..., torch.Tensor], *of: Any) -> torch.Tensor:
-        """The mean over agents of each one's loss; `backward` gives every agent the gradient of its own loss.
+        """The mean of the agents' losses, whose `backward` gives every agent the gradient of its own loss.
 
-        So an agent learns as if it were alone: its gradient is not divided by the number of agents, as that of a mean
-        over all samples would be.
+        Each agent so learns as if it were alone: its gradient is not divided by the number of agents, as the gradient
+        of a mean over all samples would be.
 
         Args:
-            criterion: called with one agent's part of `of`, such as its outputs `[batch, classes]` and targets
-                `[batch]`; a scalar, such as `torch.nn.functional.cross_entropy` gives: the mean over the agent's batch.
+            criterion: called with one agent's part of `of`, such as outputs `[batch, classes]` and targets `[batch]`;
+                returns a scalar, the mean over that agent's batch, as `torch.nn.functional.cross_entropy` does.
             of: outputs and targets, or whatever the criterion takes: tensors `[agents, ...]`, or trees of them.
 
         Returns:
             A scalar.
 
         Raises:
-            ValueError: the leading dimension of a tensor is not the number of agents, or the criterion does not give a
+            ValueError: the leading dimension of a tensor is not the number of agents, or the criterion returns no
                 scalar.
         """
         arguments = mapping.Arguments(of)
@@ -268,9 +299,9 @@ class AgentStack:
         inputs: torch.Tensor,
         surroundings: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> str | None:
-        """Why `torch.vmap` cannot map the module: its layer and the error, in one line; None where it can.
+        """Why `torch.vmap` cannot map the module: the layer and the error, in one line. None if it can.
 
-        It is tried on the first agent, forward and, where gradients are enabled, backward; everything stays as it was.
+        It is tried on the first agent, forward and, where gradients are enabled, backward; nothing changes.
 
         Args:
             inputs: `[agents, batch, ...]`.
@@ -304,10 +335,10 @@ class AgentStack:
 
     @property
     def called(self) -> nn.Module:
-        """The module that passes call, in the template's mode.
+        """The module that calls run, in the modes of `template`.
 
-        What `forward` keeps in attributes (spectral norms their last weights, networks an auxiliary loss) stays in it:
-        the template could not be copied with them.
+        What `forward` keeps in attributes, such as the last weights of a spectral norm or an auxiliary loss, stays in
+        it.
         """
         if self._called is None:
             self._called = mapping.copy_of(self.template)
@@ -330,12 +361,12 @@ class AgentStack:
 
     @property
     def buffers_rest(self) -> bool:
-        """Whether passes leave the buffers as they are."""
+        """Whether calls leave the buffers as they are."""
         return self._are_frozen or self.rows.second_pass
 
     @contextmanager
     def frozen_buffers(self) -> Iterator[None]:
-        """Inside the block calls leave the buffers (running statistics, counters) as they are."""
+        """A context in which calls leave the buffers (running statistics, counters) as they are."""
         before, self._are_frozen = self._are_frozen, True
         try:
             yield
@@ -343,7 +374,7 @@ class AgentStack:
             self._are_frozen = before
 
     def pass_buffers(self) -> dict[str, torch.Tensor]:
-        """The stacked buffers for one pass: copies where they are to stay."""
+        """The stacked buffers by name, as one pass uses them: copies where the buffers are to stay as they are."""
         if self.buffers_rest:
             return {name: value.clone() for name, value in self.buffers.items()}
         return dict(self.buffers)
@@ -355,16 +386,25 @@ class AgentStack:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """The module mapped over the leading dimension of parameters, buffers and arguments by `torch.vmap`.
+        """Run the module, mapped by `torch.vmap` over the leading dimension of parameters, buffers and arguments.
 
-        Buffers that it assigns are put into `buffers`; the stack's own are not touched then.
+        The stack's own parameters and buffers are not touched.
+
+        Args:
+            parameters: `[agents, *shape]` by name.
+            buffers: `[agents, ...]` by name; what the module assigns to a buffer is put here.
+            args: as for a call of the stack.
+            kwargs: the same, by name.
+
+        Returns:
+            As a call of the stack.
         """
         return mapping.mapped(self.called, parameters, buffers, mapping.Arguments(args, kwargs))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Copies of all parameters and persistent buffers, `[agents, ...]`, with the names of `module.state_dict()`.
+        """Copies of all parameters and persistent buffers, `[agents, ...]`, with the names of the module's state dict.
 
-        They are the models, also while an optimizer has perturbed them.
+        The parameters are the models, also while an optimizer has perturbed them.
         """
         parts = zip(self.rows.parameters, self.rows.parts(self.rows.models()), strict=True)
         models = {id(p): part for p, part in parts}
@@ -376,17 +416,18 @@ class AgentStack:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, torch.Tensor], strict: bool = True) -> Any:
-        """Take over the values of a stack's state dict, or those of a plain module's for all agents alike.
+        """Load the state dict of a stack, or that of a plain module for all agents alike.
 
         Args:
-            state: for each name `[agents, ...]`, or the module's own shape, which every agent gets.
-            strict: whether names must be those of `state_dict()`; otherwise others stay, or are passed over.
+            state: for each name `[agents, ...]`, or the module's own shape, which every agent then gets.
+            strict: whether the names must be those of `state_dict()`. If not, missing ones keep their values and
+                unexpected ones are ignored.
 
         Returns:
-            A named tuple of the missing and the unexpected names, as `torch.nn.Module.load_state_dict`.
+            A named tuple of the missing and the unexpected names, as from `torch.nn.Module.load_state_dict`.
 
         Raises:
-            ValueError: other names, or shapes; nothing has changed then.
+            ValueError: a name or a shape does not fit; nothing has changed.
             RuntimeError: an optimizer has perturbed the parameters.
         """
         if self.rows.phase is not None and self.rows.phase.home is not None:
@@ -430,10 +471,14 @@ class AgentStack:
         """Move all parameters, gradients and buffers to a device; optimizers of the parameters follow.
 
         Args:
-            args, kwargs: as for `torch.nn.Module.to`: a device, a tensor on it, or torch.float32.
+            args: as for `torch.nn.Module.to`: a device, a tensor on it, or torch.float32.
+            kwargs: the same, by name.
+
+        Returns:
+            The stack itself.
 
         Raises:
-            ValueError: another dtype.
+            ValueError: another dtype is asked for.
         """
         device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
         if dtype not in (None, torch.float32):
@@ -457,12 +502,12 @@ class AgentStack:
         return f"AgentStack(\n  {size}\n  {lines}\n)"
 
     def agent(self, index: int, perturbed: bool = False) -> nn.Module:
-        """The model of agent `index` of those here, as a plain module of its own.
+        """The model of one agent as a plain module of its own.
 
         Args:
-            index: from 0 on, of the agents here; negative ones count from the last.
-            perturbed: whether parameters are taken where they stand, which is where gradients are wanted; otherwise
-                they are the model's, also while an optimizer has perturbed it.
+            index: number of the agent among those here, from 0 on; negative numbers count from the end.
+            perturbed: whether to take the parameters as they are while an optimizer has perturbed them; otherwise they
+                are the model's.
 
         Raises:
             IndexError: there is no such agent.
@@ -473,15 +518,16 @@ class AgentStack:
         )
 
     def consensus(self, row: torch.Tensor | None = None) -> nn.Module:
-        """The averaged model as a plain module; statistics are averaged, counters taken from agent 0.
+        """The averaged model as a plain module: the mean of all agents' parameters.
 
-        Over several processes every rank must call it, and gets the mean of all agents.
+        Floating-point buffers are averaged too; counters are agent 0's. With agents in several processes every rank
+        must call it, and gets the mean of all agents.
 
         Args:
-            row: `[stride]` float32, such as an optimizer's `center`: takes the place of the agents' mean.
+            row: `[stride]` float32, used in place of the agents' mean, such as an optimizer's `center`.
 
         Raises:
-            ValueError: a row of another shape.
+            ValueError: the row has another shape.
         """
         if row is not None and row.shape != (self.layout.stride,):
             raise ValueError(f"row must be [{self.layout.stride}], got {tuple(row.shape)}")

@@ -51,13 +51,22 @@ _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", 
 
 @contextlib.contextmanager
 def use_backend(backend: str | None) -> Iterator[None]:
-    """Run every op on `backend` ("reference", "native" or "triton") inside the `with` block.
+    """Run every op on one backend inside a `with` block.
 
-    None leaves the choice as it is. Nests, and is local to the thread. An op that cannot run there raises
-    ImportError and says why.
+    Blocks nest, and are local to their thread. An op that the backend cannot run raises ImportError and says why.
+
+    Args:
+        backend: "reference" (plain PyTorch), "native" (C++ on a CPU) or "triton"; None changes nothing.
 
     Raises:
-        ValueError: `backend` is none of the three names.
+        ValueError: another name.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> with fs.use_backend("reference"):
+        ...     fs.metrics.consensus_mean(torch.ones(4, 32))[:2]
+        tensor([1., 1.])
     """
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")

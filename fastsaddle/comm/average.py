@@ -20,18 +20,30 @@ from fastsaddle.ranks.placement import Placement, is_stack
 class Average:
     """Every `period` steps: x_i = mean + (1 - pull + push / ||x_i - mean||) (x_i - mean).
 
-    The defaults make it the mean itself (McMahan et al. 2016, arXiv:1602.05629); pull and push are DPPF's (Dimlioglu
-    and Choromanska 2025, arXiv:2507.20424). A meeting is an all-reduce: 2 (n - 1) models are sent by all n agents
-    together, as in its ring algorithm. Groups remember `steps_done` and `next_synchronization`.
+    By default it is the mean itself (McMahan et al. 2016, arXiv:1602.05629); pull and push are DPPF's (Dimlioglu and
+    Choromanska 2025, arXiv:2507.20424). A meeting is an all-reduce: all n agents together send 2 (n - 1) models, as in
+    the ring algorithm. Parameter groups remember `steps_done` and `next_synchronization`.
 
     Args:
-        agents: how many; None takes the leading dimension of the parameters.
-        period: steps from one meeting to the next, >= 1, or `fs.QSR(...)`, which lengthens them as lr falls.
-        pull: alpha, in [0, 1].
-        push: lambda, >= 0. Both become entries of the parameter groups, equal in all of them and read at each meeting.
+        agents: number of agents; None is the leading dimension of the parameters.
+        period: steps from one meeting to the next, >= 1, or an `fs.QSR`, which lengthens the period as lr falls.
+        pull: alpha, in [0, 1]; an entry of the parameter groups, equal in all of them and read at each meeting.
+        push: lambda, >= 0; likewise.
 
     Raises:
-        ValueError: agents or a period below 1.
+        ValueError: agents or period is below 1.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(stack.parameters(), communicator=fs.comm.Average(period=2))
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        0
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        96
     """
 
     agents: int | None = None
@@ -46,10 +58,19 @@ class Average:
 
     @property
     def defaults(self) -> dict[str, Any]:
+        """Values of the entries of the parameter groups."""
         return {"pull": self.pull, "push": self.push, **_first(self.period)}
 
     def connect(self, leading: int | None, placement: Placement | None = None) -> StackedAverage:
-        """The communicator for parameters with `leading` rows, None where these have no common number."""
+        """The communicator for an optimizer's parameters.
+
+        Args:
+            leading: first dimension of the parameters; None if they have no common one.
+            placement: which process holds which agents; None if all are here.
+
+        Raises:
+            ValueError: the parameters are not stacked, or not for this number of agents.
+        """
         if placement is not None:
             return RankAverage(placement, self.period, _is_stack(self.agents, leading, placement))
         return StackedAverage(_agents(self.agents, leading), self.period)
@@ -66,11 +87,19 @@ class Elastic:
     of arXiv:2403.04206. The center starts at the agents' mean and is the model to evaluate. State: `center` `[1, ...]`.
 
     Args:
-        agents, period: as in `Average`.
+        agents: number of agents; None is the leading dimension of the parameters.
+        period: steps from one meeting to the next, >= 1, or an `fs.QSR`, which lengthens the period as lr falls.
         pull: c, in [0, 1]; an entry of the parameter groups, equal in all of them.
 
     Raises:
-        ValueError: agents or a period below 1.
+        ValueError: agents or period is below 1.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(stack.parameters(), communicator=fs.comm.Elastic(period=2))
+        >>> model = stack.consensus(optimizer.center)
     """
 
     agents: int | None = None
@@ -84,10 +113,19 @@ class Elastic:
 
     @property
     def defaults(self) -> dict[str, Any]:
+        """Values of the entries of the parameter groups."""
         return {"pull": self.pull, **_first(self.period)}
 
     def connect(self, leading: int | None, placement: Placement | None = None) -> StackedElastic:
-        """The communicator for parameters with `leading` rows, None where these have no common number."""
+        """The communicator for an optimizer's parameters.
+
+        Args:
+            leading: first dimension of the parameters; None if they have no common one.
+            placement: which process holds which agents; None if all are here.
+
+        Raises:
+            ValueError: the parameters are not stacked, or not for this number of agents.
+        """
         if placement is not None:
             return RankElastic(placement, self.period, _is_stack(self.agents, leading, placement))
         return StackedElastic(_agents(self.agents, leading), self.period)

@@ -37,16 +37,24 @@ NOT_STACKED = (
 
 @dataclass(frozen=True)
 class LocalStep:
-    """What a gossip step does before and after the exchange: the arguments of the gossip_step op.
+    """What a gossip step does before and after the exchange: the arguments of the op `fs.kernels.gossip_step`.
 
-    Attributes:
-        saved: `[agents, columns]` float32, the models to return to after a perturbation; None where there was none.
-        g: `[agents, columns]` float32 gradients.
+    `fs.rules.Rows.local_step` makes it.
+
+    Args:
+        saved: the models to return to after a perturbation, `[agents, columns]` float32; None if there was none.
+        g: gradients, `[agents, columns]` float32.
         momentum: `[agents, columns]` float32 or bfloat16, updated; None for kind 0.
-        lr, weight_decay, beta, mu: float32, 0-d or `[agents]`.
-        norm: `[agents]` float32, or None: agents whose norm is not finite take no local step.
+        lr: learning rate, float32, 0-d or `[agents]`.
+        weight_decay: L2 coefficient, likewise.
+        beta: factor of the momentum, likewise.
+        mu: factor of a quasi-global buffer, likewise.
+        norm: `[agents]` float32, or None: agents for which it is not finite take no local step.
         kind: 0 no momentum, 1 local, 2 quasi-global.
-        seed, number: of the draws that round bfloat16 momentum; the number is int64, 0-d: rounds done before.
+        nesterov: use Nesterov's form instead of heavy ball.
+        maximize: ascend instead of descending.
+        seed: seed of the draws that round bfloat16 momentum.
+        number: steps done before, int64, 0-d, for the same draws.
         first_agent: number of the first row's agent, for the same draws.
     """
 
@@ -67,7 +75,7 @@ class LocalStep:
 
     @property
     def random(self) -> tuple[int, torch.Tensor, int]:
-        """Seed, step and first agent as ops take them."""
+        """Seed, number of the step and first agent, as ops take them."""
         return self.seed, self.number, self.first_agent
 
 
@@ -124,24 +132,25 @@ def fused_step_(x: torch.Tensor, step: LocalStep, lists: Lists) -> None:
 
 @dataclass
 class Exchange:
-    """What the messages of one row buffer are made of in one round.
+    """What the messages of one row buffer are made of in one round. A communicator gets it with each row that is sent.
 
-    Attributes:
+    Args:
         layout: where tensors lie in the columns.
         states: the communicator's own state for this buffer, by name, `[agents, columns]` float32, updated. Public
-            copies may be bfloat16 where a step is one kernel.
-        seed: of a compressor's random numbers.
-        number: int64, 0-d: steps done before; where `Gossip` does not talk once a step, gossips done before.
-        squares: `[agents, 2]` float64: squared norms of what was to be sent and what compression lost of it;
-            overwritten, untouched where nothing is compressed.
-        nbytes: bytes sent so far by the agents here, counted by the communicator; int64 0-d on the device where rounds
-            of a period send unlike.
-        meetings: who talks to whom in each gossip of this step, where graphs change; empty where W stays.
-        origin: whose states these are copies of; None where they are the states themselves.
-        kept: rows that one step after the other may use, by what for.
-        heard: what the last `publish` brought of other processes' agents, behind the rows that were published.
-        halos: of states that are kept of the agents heard, too: `[agents + heard, columns]`, whose first rows are those
-            in `states`.
+            copies may be bfloat16 if a step is one kernel.
+        seed: seed of a compressor's random numbers.
+        number: steps done before, int64, 0-d; if `fs.comm.Gossip` does not talk exactly once a step, gossips done
+            before.
+        squares: `[agents, 2]` float64: squared norms of what was to be sent and of what compression lost. It is
+            overwritten, and left as it is if nothing is compressed.
+        nbytes: bytes sent so far by the agents here, counted by the communicator; int64, 0-d, on the device if the
+            rounds of a period send different amounts.
+        meetings: who talks to whom in each gossip of this step, if graphs change; empty if W stays.
+        origin: the exchange whose states these are copies of; None if they are the states themselves.
+        kept: memory that one step after the other may use, by purpose.
+        heard: rows of agents in other processes that the last `publish` brought.
+        halos: states that are also kept of the agents heard, `[agents + heard, columns]`; their first rows are those in
+            `states`.
     """
 
     layout: FlatLayout
@@ -157,37 +166,59 @@ class Exchange:
     halos: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def halo_of(self, name: str) -> torch.Tensor:
-        """A state of the agents here, then of those heard elsewhere."""
+        """A state of the agents here, followed by those heard elsewhere.
+
+        Args:
+            name: name of the state.
+        """
         return self.halos.get(name, self.states[name])
 
     @property
     def meeting(self) -> Meeting | None:
-        """Who talks to whom in this gossip; None where W stays."""
+        """Who talks to whom in this gossip; None if W stays."""
         return self.meetings[0] if self.meetings else None
 
     def messages_of(self, communicator: Communicator) -> int | torch.Tensor:
-        """Rows that such a gossip sends."""
+        """Number of rows that a gossip sends.
+
+        Args:
+            communicator: how rows travel.
+        """
         return communicator.messages if self.meeting is None else self.meeting.messages
 
     def count(self, messages: int | torch.Tensor) -> None:
-        """So many rows of the layout were sent whole."""
+        """Count rows that were sent whole.
+
+        Args:
+            messages: number of rows of the layout.
+        """
         self.nbytes = self.nbytes + 4 * self.layout.dim * messages
 
     def memory(
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
-        """Rows in memory that is kept for the next step, holding anything: fresh memory would cost more."""
+        """Memory that is kept for the next step, not yet filled.
+
+        Args:
+            name: name of the purpose.
+            shape: shape of the tensor.
+            dtype: dtype of the tensor.
+        """
         found = self.kept.get(name)
         if found is None or found.shape != shape or found.dtype != dtype:
             found = self.kept[name] = torch.empty(shape, dtype=dtype, device=self.squares.device)
         return found
 
     def copy_of(self, rows: torch.Tensor) -> torch.Tensor:
-        """A copy of `rows` in such memory."""
+        """A copy of rows in memory that is kept for the next step.
+
+        Args:
+            rows: what to copy.
+        """
         return self.memory("copy", rows.shape, rows.dtype).copy_(rows)
 
     def apart(self) -> Exchange:
-        """The same with copies of its states, which become the states when it is settled."""
+        """The same exchange with copies of its states; `settle` makes the copies the states."""
         halos = {name: rows.clone() for name, rows in self.halos.items()}
         states = {
             name: halos[name][: len(rows)] if name in halos else rows.clone()
@@ -197,11 +228,11 @@ class Exchange:
         return replace(self, states=states, halos=halos, squares=squares, origin=self)
 
     def forget_ahead(self) -> None:
-        """What may have been sent for the next step is not what that step will send."""
+        """Forget what was sent for the next step, because that step will send something else."""
         self.kept.pop(AHEAD, None)
 
     def settle(self) -> None:
-        """Make copies of states the states."""
+        """Make the copies of `apart` the states."""
         if self.origin is not None:
             for name in self.states:
                 self.origin.halo_of(name).copy_(self.halo_of(name))
@@ -209,37 +240,54 @@ class Exchange:
 
 
 class Communicator:
-    """Moves rows between agents. Your own is one class: give it to an optimizer as `communicator=`, and write `mix`.
+    """How rows move between agents. Your own is a subclass that writes `mix`; give it as `communicator=`.
 
-    The words below it have general forms, which a communicator overrides where it knows better. Rows are
-    `[agents, columns]` float32, of one parameter group. Words that send count `exchange.nbytes`.
+    The other methods have general forms, which a communicator overrides if it can do better. Rows are
+    `[agents, columns]` float32, of one parameter group. Methods that send add to `exchange.nbytes`.
 
     Attributes:
-        agents: rows of the buffers here; None before `connect` where they come from the parameters.
+        agents: rows of the buffers here; None before `connect` if it comes from the parameters.
         first_agent: number of the first row's agent.
-        all_agents: agents of the whole network.
+        all_agents: number of agents of the whole network.
         stacked: whether parameters are `[agents, ...]`; otherwise they are ordinary ones of a single agent.
-        placement: who holds which agents, where they are in several processes; None where all are here.
-        heard: how many agents elsewhere those here hear.
-        schedule: which graph each gossip has, of all agents; None where there is none.
-        topology: the graph with every edge of any round, of all agents; None where there is none.
+        placement: which process holds which agents; None if all are here.
+        heard: number of agents elsewhere that those here hear.
+        schedule: which graph each gossip has, of all agents; None if there is none.
+        topology: the graph with every edge of any round, of all agents; None if there is none.
         consensus_step: gamma.
-        messages: rows sent in one exchange by the agents here, to all their neighbors together; where graphs change, to
-            those of any round.
+        messages: rows that the agents here send in one exchange, to all neighbors together; if graphs change, to those
+            of any round.
         states: what it keeps for each row buffer that is sent; for the models under these names.
-        shared_states: what it keeps besides, once for the whole optimizer.
-        hyperparameters, defaults: its entries of the parameter groups, what they may be, and their values.
+        shared_states: what else it keeps, once for the whole optimizer.
+        hyperparameters: its entries of the parameter groups, and what values they may have.
+        defaults: the values of these entries.
         averages: whether agents meet in a mean of all, not in a mixing matrix.
-        push_sum: whether what is mixed are sums, of which models are a weight's share; see `Gossip`.
-        pushes: whether rows that are to keep their sum have a matrix of their own; see `PushPull`.
-        is_compressed: whether messages are less than the rows.
-        is_elementwise: whether columns have nothing to do with each other and states are none, so that a row may be
-            exchanged piece by piece.
-        may_refuse: whether it can raise in the middle of a step, as compressors do where numbers are not finite: all
-            is copied before, and put back then.
-        refuses_first: whether an exchange that is refused has changed nothing.
-        decides_on_host: what it reads or counts on the host, which keeps a step out of a CUDA graph; None: nothing.
-        once_a_step: whether each step has one exchange of each row, no more and no less.
+        push_sum: whether the rows are sums, and the models are sums over weights; see `fs.comm.Gossip`.
+        pushes: whether rows that are to keep their sum have a matrix of their own; see `fs.comm.PushPull`.
+        is_compressed: whether messages are smaller than the rows.
+        is_elementwise: whether columns are independent and there are no states, so that a row may be exchanged piece by
+            piece.
+        may_refuse: whether it can raise an error in the middle of a step, as compressors do if numbers are not finite.
+            Everything is then copied before the step, and put back.
+        refuses_first: whether an exchange that raises an error has changed nothing.
+        decides_on_host: what it reads or counts on the host, so that a step cannot be part of a CUDA graph; None if
+            there is nothing.
+        once_a_step: whether each step has exactly one exchange of each row.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> class Neighborly(fs.comm.Communicator):
+        ...     def __init__(self, agents):
+        ...         self.agents = agents
+        ...     def mix(self, x, exchange):
+        ...         exchange.count(self.agents)
+        ...         return (x + x.roll(1, 0)) / 2
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(stack.parameters(), communicator=Neighborly(4))
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        64
     """
 
     agents: int | None = None
@@ -270,7 +318,7 @@ class Communicator:
 
     @property
     def bytes_on_wire(self) -> int:
-        """What has left this process for others, headers included."""
+        """Bytes that have left this process for others, headers included."""
         return 0
 
     @property
@@ -279,12 +327,12 @@ class Communicator:
 
     @property
     def most_neighbors(self) -> int:
-        """How many an agent hears in one exchange at most."""
+        """Most agents that an agent hears in one exchange."""
         return 0 if self.topology is None else max(map(len, self.topology.neighbors))
 
     @property
     def given_up(self) -> str | None:
-        """What is lost of what a schedule saves; None where nothing is."""
+        """What is lost of the savings of a schedule, in words; None if nothing is lost."""
         return None
 
     @property
@@ -293,71 +341,128 @@ class Communicator:
         return self.topology is not None or (self.agents or 1) == 1
 
     def connect(self, leading: int | None) -> Communicator:
-        """A communicator for an optimizer whose parameters have `leading` rows (None: no common number of them).
+        """The communicator for an optimizer's parameters; it may be this one.
 
-        What it keeps between steps is in the optimizer, so that one may serve several.
+        What it keeps between steps is in the optimizer, so one communicator may serve several.
+
+        Args:
+            leading: first dimension of the parameters; None if they have no common one.
 
         Raises:
-            ValueError: parameters that are not stacked.
+            ValueError: the parameters are not stacked.
         """
         if self.agents is None:
             raise ValueError(f"{type(self).__name__} must say how many agents it has")
         return self
 
     def check_groups(self, groups: list[dict[str, Any]]) -> None:
-        """Raise ValueError, before anything moves, for parameter groups that it cannot work with."""
+        """Raise an error, before anything moves, for parameter groups that it cannot work with.
+
+        Args:
+            groups: the parameter groups.
+
+        Raises:
+            ValueError: it cannot work with them.
+        """
 
     def gossips(self, optimizer: Optimizer) -> bool:
-        """Whether agents exchange rows in the step that begins now; they take local steps alone where not."""
+        """Whether agents exchange rows in the step that begins now; if not, they take only local steps.
+
+        Args:
+            optimizer: whose step it is.
+        """
         return True
 
     def meetings(self, optimizer: Optimizer) -> tuple[Meeting, ...]:
-        """Who talks to whom in each gossip of the step that begins now; empty where that stays."""
+        """Who talks to whom in each gossip of the step that begins now.
+
+        Args:
+            optimizer: whose step it is.
+
+        Returns:
+            One entry for each gossip; empty if the graph never changes.
+        """
         return ()
 
     def down(self, optimizer: Optimizer) -> torch.Tensor | None:
-        """Who has no part in the step that begins now, bool; None where all have.
+        """Which agents have no part in the step that begins now.
 
-        Agents here, `[agents]`, and behind them those elsewhere whose states are kept here, where there are such.
+        They neither step nor talk, and everything that is kept of them stays as it is.
 
-        They neither step nor talk, and all that is kept of them stays as it is.
+        Args:
+            optimizer: whose step it is.
+
+        Returns:
+            bool `[agents]`, followed by agents elsewhere whose states are kept here; None if all take part.
         """
         return None
 
     def gossips_begun(self, steps: int) -> int:
-        """How many gossips there have been, and begin with the steps before one, after so many steps."""
+        """Number of gossips that have begun after some steps; one that begins with the steps before it counts.
+
+        Args:
+            steps: steps done.
+        """
         return steps
 
     def meets(self, optimizer: Optimizer) -> bool:
-        """Whether the step that begins now ends with an exchange, when all groups have stepped."""
+        """Whether the step that begins now ends with an exchange, when all groups have stepped.
+
+        Args:
+            optimizer: whose step it is.
+        """
         return False
 
     def finish(self, optimizer: Optimizer) -> int:
-        """Called when all groups have stepped. Returns bytes sent."""
+        """Called when all groups have stepped.
+
+        Args:
+            optimizer: whose step it is.
+
+        Returns:
+            Bytes sent.
+        """
         return 0
 
     def synchronize(self, optimizer: Optimizer) -> int:
-        """Bring all agents together now. Returns bytes sent.
+        """Bring all agents together now.
+
+        Args:
+            optimizer: whose agents they are.
+
+        Returns:
+            Bytes sent.
 
         Raises:
-            RuntimeError: they never meet.
+            RuntimeError: agents never meet, because they mix in each step.
         """
         raise RuntimeError(f"{type(self).__name__} has no synchronization, agents mix in each step")
 
     def center(self, optimizer: Optimizer) -> torch.Tensor | None:
-        """The row `[stride]` of the model to evaluate; None where that is the agents' mean."""
+        """The row `[stride]` of the model to evaluate; None if that is the agents' mean.
+
+        Args:
+            optimizer: whose agents they are.
+        """
         return None
 
     def lists(self, device: torch.device) -> Lists:
-        """The neighbor lists of a W that stays, on a device; where graphs change `Round.lists` has a step's.
+        """The neighbor lists of a W that stays; if graphs change, `fs.comm.Round.lists` has those of a step.
+
+        Args:
+            device: the device of the lists.
 
         Raises:
-            RuntimeError: it has none.
+            RuntimeError: it has no lists.
         """
         raise RuntimeError(f"{type(self).__name__} has no neighbor lists")
 
     def alone(self, device: torch.device) -> Lists:
-        """Lists by which every agent reads its own row alone, on a device."""
+        """Neighbor lists by which every agent reads only its own row.
+
+        Args:
+            device: the device of the lists.
+        """
         own = torch.arange(self.agents or 1, dtype=torch.int32, device=device)[:, None]
         return Lists(own, torch.ones(len(own), 1, dtype=torch.float32, device=device), own[:, 1:])
 
@@ -376,93 +481,186 @@ class Communicator:
     def mix_all(
         self, rows: tuple[torch.Tensor, ...], exchanges: list[Exchange]
     ) -> tuple[torch.Tensor, ...]:
-        """`mix` of several row buffers of one step, in one exchange where that can be."""
+        """`mix` of several row buffers of one step, in one exchange if possible.
+
+        Args:
+            rows: the row buffers, each `[agents, columns]`.
+            exchanges: the exchange of each.
+
+        Returns:
+            The mixed rows, new, in the same order.
+        """
         return tuple(self.mix(x, e) for x, e in zip(rows, exchanges, strict=True))
 
     def mix(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        """One exchange: W x with the consensus step folded in, new, `[agents, columns]`. Counts `exchange.nbytes`."""
+        """One exchange: W x with the consensus step folded in. It adds to `exchange.nbytes`.
+
+        Args:
+            x: rows, `[agents, columns]` float32.
+            exchange: what the messages are made of.
+
+        Returns:
+            `[agents, columns]`, new.
+        """
         # what a communicator is
         raise NotImplementedError
 
     def differences(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        """One exchange: `mix(x) - x`, new; where it can, so that what an edge moves cancels to the bit."""
+        """One exchange: `mix(x) - x`, if possible such that what an edge moves cancels exactly.
+
+        Args:
+            x: rows, `[agents, columns]` float32.
+            exchange: what the messages are made of.
+
+        Returns:
+            `[agents, columns]`, new.
+        """
         return self.mix(x, exchange) - x
 
     def pushed(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        """`mix` by a matrix whose columns sum to one, so that the sum of all agents' rows is kept."""
+        """`mix` by a matrix whose columns sum to one, so that the sum of all agents' rows is kept.
+
+        Args:
+            x: rows, `[agents, columns]` float32.
+            exchange: what the messages are made of.
+
+        Returns:
+            `[agents, columns]`, new.
+        """
         return self.mix(x, exchange)
 
     def gossip_step_(self, x: torch.Tensor, step: LocalStep, exchange: Exchange) -> None:
-        """Local step, one exchange of the models after it, momentum; all in place on `x`."""
+        """Local step, one exchange of the models after it, momentum; all in place on `x`.
+
+        Args:
+            x: models, `[agents, columns]` float32.
+            step: what the local step does.
+            exchange: what the messages are made of.
+        """
         mixed = self.mix(local_models(x, step), exchange)
         take_mixed(x, step.saved, mixed, step, self.alone(x.device))
 
     def publish(self, x: torch.Tensor, exchange: Exchange) -> None:
-        """One exchange of which nothing is mixed yet: neighbors know models x from now on; states follow."""
+        """One exchange of which nothing is mixed yet: neighbors know the models from now on, and states follow.
+
+        Args:
+            x: models, `[agents, columns]` float32.
+            exchange: what the messages are made of.
+        """
         exchange.count(exchange.messages_of(self))
 
     def copies(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        """What neighbors know of models x after `publish`, then of the agents heard from elsewhere; may be x itself."""
+        """What neighbors know of the models after `publish`, followed by the models of agents heard from elsewhere.
+
+        Args:
+            x: the models that were published.
+            exchange: the same as for `publish`.
+
+        Returns:
+            `[agents + heard, columns]`; may be x itself.
+        """
         return x
 
     def pulled(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-        """x mixed with what was published, new: `publish` and `pulled` are `mix` in two words."""
+        """The models mixed with what was published: `publish` and `pulled` together are `mix`.
+
+        Args:
+            x: the models that were published.
+            exchange: the same as for `publish`.
+
+        Returns:
+            `[agents, columns]`, new.
+        """
         return self.mix(x, replace(exchange))
 
     def loaded(self) -> None:
-        """States were loaded: what was made of them before is old."""
+        """Called when states were loaded: what was made of the earlier ones is out of date."""
 
     def catch_up(self) -> None:
-        """Take in what was sent to agents here and has not been read yet: rows are to be laid out anew, or copied."""
+        """Take in messages that have not been read yet, because rows are about to be laid out anew, or copied."""
 
     def send_ahead(self, rows: list[tuple[torch.Tensor, Exchange]]) -> None:
-        """Called when a step is done, with overlap: begin to send rows that the next step mixes as they are now.
+        """Called with overlap when a step is done: begin to send rows that the next step mixes as they are now.
 
         Args:
-            rows: of all parameter groups, with the exchanges that they will be mixed in.
+            rows: rows of all parameter groups, with the exchanges in which they will be mixed.
         """
 
     def halo(self, x: torch.Tensor) -> torch.Tensor:
-        """Rows of the agents here, then of the foreign ones that they hear; x itself where there are none."""
+        """Rows of the agents here, followed by those of agents elsewhere that they hear.
+
+        Args:
+            x: rows of the agents here.
+
+        Returns:
+            `[agents + heard, ...]`; x itself if all agents are here.
+        """
         return x
 
     def deliver(self, rows: torch.Tensor) -> torch.Tensor:
-        """Send a row along each directed edge: `lists(...).incoming` says where what was sent to an agent lies.
+        """Send one row along each directed edge; `incoming` of `lists(...)` says where what was sent to an agent lies.
 
-        `rows` are blocks of one row an agent: block k is sent to each one's k-th neighbor. Where all agents are here
-        they are given back as they are.
+        Args:
+            rows: blocks of one row for each agent; block k is sent to each agent's k-th neighbor.
+
+        Returns:
+            The rows sent, followed by those that arrived from elsewhere.
         """
         return rows
 
     def send_slot(self, slot: int, rows: torch.Tensor) -> None:
-        """Begin `deliver` for one block, `[agents, ...]` float32 or uint8, which goes to each one's neighbor `slot`.
+        """Begin `deliver` for one block. If one block is sent so, all are, one after the other; see `slots_arrived`.
 
-        Where one is sent so, all are, one after the other; `slots_arrived` then gives what has come.
+        Args:
+            slot: which of its neighbors each agent sends to, from 0 on.
+            rows: the block, `[agents, ...]` float32 or uint8.
         """
 
     def slots_arrived(self) -> torch.Tensor | None:
-        """What `send_slot` has brought, `[arriving, ...]`, each row once; None where nothing was sent so."""
+        """What `send_slot` has brought, `[arriving, ...]`, each row once; None if nothing was sent so."""
         return None
 
     @property
     def overlaps(self) -> bool:
-        """Whether messages are to travel while gradients are taken."""
+        """Whether messages travel while gradients are taken."""
         return self.placement is not None and self.placement.overlap == "auto"
 
     @property
     def arriving(self) -> tuple[tuple[int, int], ...]:
-        """(agent, which of its neighbors, from 0 on) of each edge from elsewhere to here, as `deliver` brings them."""
+        """For each edge from elsewhere to here, (agent, place of the sender among its neighbors), in the order of
+        `deliver`.
+        """
         return ()
 
     def deliver_bytes(self, rows: torch.Tensor) -> torch.Tensor:
-        """`deliver` of uint8 `[rows, bytes]`, but what has come from elsewhere alone, uint8 `[arriving, bytes]`."""
+        """`deliver` of bytes, but returning only what came from elsewhere.
+
+        Args:
+            rows: uint8 `[rows, bytes]`.
+
+        Returns:
+            uint8 `[arriving, bytes]`.
+        """
         return rows[:0]
 
     def resume(self, exchanges: list[Exchange]) -> None:
-        """States were loaded: take the rows of agents elsewhere in `halos` from their owners, who all do the same."""
+        """Called when states were loaded: get the rows of agents elsewhere in `halos` from their owners.
+
+        All ranks do the same.
+
+        Args:
+            exchanges: those of all row buffers.
+        """
 
     def mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean `[columns]` float32 of x `[agents, columns]`, and squared distances to it `[agents]` float64."""
+        """The mean of all agents' rows, and each agent's distance to it.
+
+        Args:
+            x: `[agents, columns]` float32.
+
+        Returns:
+            The mean `[columns]` float32, and the squared distances to it `[agents]` float64.
+        """
         mean = torch.empty(x.shape[1], dtype=torch.float32, device=x.device)
         squared_distance = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
         if x.shape[1]:
@@ -472,15 +670,26 @@ class Communicator:
         return mean, squared_distance
 
     def rows_of_all(self, x: torch.Tensor) -> torch.Tensor:
-        """All agents' rows in their order, new, `[all agents, ...]`, of x `[agents, ...]`."""
+        """The rows of all agents in order, also of those in other processes.
+
+        Args:
+            x: rows of the agents here, `[agents, ...]`.
+
+        Returns:
+            `[all agents, ...]`, new.
+        """
         return x.clone()
 
     def point(self, x: torch.Tensor) -> contextlib.AbstractContextManager[None]:
-        """While closures run: rows x are those that gradients are taken at (for push-sum, numerators over weights)."""
+        """A context for closures, in which the rows are where gradients are taken (for push-sum, sums over weights).
+
+        Args:
+            x: the rows.
+        """
         return contextlib.nullcontext()
 
     def join(self, agreement: Agreement, steps: Callable[[], int]) -> None:
-        """Called once where agents are in several processes, when all ranks have made the same optimizer.
+        """Called once over processes, when all ranks have made the same optimizer.
 
         Args:
             agreement: what ranks know of each other.
@@ -488,42 +697,61 @@ class Communicator:
         """
 
     def begin(self, optimizer: Optimizer) -> None:
-        """Before anything of a step: raise where agents in other processes are out of reach for good."""
+        """Called before a step: raise an error if agents in other processes are out of reach for good.
+
+        Args:
+            optimizer: whose step it is.
+        """
 
     def compare(
         self, cause: str, facts: Callable[[], Mapping[str, str]], together: bool = False
     ) -> None:
-        """Something has changed here that must change alike on all ranks: raise everywhere where it has not.
+        """Something changed here that must change alike on all ranks: raise an error on every rank if it did not.
 
         Args:
-            cause: what, in at most 72 characters.
+            cause: what changed, in at most 72 characters.
             facts: gives what must be equal everywhere, by name.
-            together: whether all ranks are known to exchange with each other next, and not with neighbors alone.
+            together: whether all ranks exchange with each other next, and not only with neighbors.
         """
 
     def look(self) -> None:
-        """Where results are read: raise for what could not be seen when it came, as on a GPU."""
+        """Called where results are read: raise errors that could not be seen earlier, as on a GPU."""
 
     def agree(self, norm: torch.Tensor) -> None:
-        """Before a step changes anything: raise everywhere or nowhere, where agents are in several processes."""
+        """Called before a step changes anything: over processes, raise an error on every rank or on none.
+
+        Args:
+            norm: norms of the gradients, `[agents]`.
+        """
 
     def is_anywhere(self, here: bool) -> bool:
-        """Whether something that is so here, or is not, is so in any of the processes; all of them must ask."""
+        """Whether something is so in any of the processes; all of them must ask.
+
+        Args:
+            here: whether it is so here.
+        """
         return here
 
     def withdraw(self, error: BaseException) -> None:
-        """A step has failed here by `error`: tell those in other processes who wait for this one."""
+        """Called when a step has failed here: tell the processes that wait for this one.
+
+        Args:
+            error: what was raised.
+        """
 
 
 class Round:
-    """One parameter group's exchanges in one step: what `comm` is in `Rule.step`.
+    """One parameter group's exchanges in one step: what `comm` is in `fs.rules.Rule.step`.
+
+    Args:
+        communicator: how rows travel.
+        exchanges: the exchange of each row buffer that the rule sends, in order.
+        sends: names of these row buffers.
+        gossips: whether this step has an exchange at all; if not, mixed rows are the rows as they were.
+        meetings: who talks to whom in each gossip of the step, if graphs change.
 
     Attributes:
-        communicator: how rows travel.
-        gossips: whether this step has an exchange at all; where not, rows mixed are rows as they were.
-        meetings: who talks to whom in each gossip of the step, where graphs change.
-        exchanges: of each row buffer that the rule sends, in order.
-        told: where the gradient has published the models already: those mixed.
+        told: the mixed models, if the gradient has published them already.
     """
 
     def __init__(
@@ -552,10 +780,16 @@ class Round:
         return self.meetings[0].messages if self.meetings else self.communicator.messages
 
     def mixed(self, *rows: torch.Tensor) -> Any:
-        """W rows, new: sum_j W_ij rows_j with the consensus step folded in; a tuple where several are given.
+        """W rows, with the consensus step folded in: sum_j W_ij rows_j.
 
-        With a compressor each row buffer of a step has its own public copies, in the order of `Rule.sends`:
-        rows + gamma (W copies - copies), after the copies have moved by what was sent.
+        With a compressor each row buffer of a step has its own public copies, in the order of `fs.rules.Rule.sends`;
+        the result is rows + gamma (W copies - copies), after the copies have moved by what was sent.
+
+        Args:
+            rows: one row buffer or several, each `[agents, columns]`.
+
+        Returns:
+            The mixed rows, new; a tuple if several are given.
         """
         if not self.gossips:
             return _one_or_all(tuple(x.clone() for x in rows))
@@ -563,48 +797,89 @@ class Round:
         return _one_or_all(self.communicator.mix_all(rows, exchanges))
 
     def pushed(self, x: torch.Tensor) -> torch.Tensor:
-        """`mixed(x)` of a row whose sum over all agents is to be kept, also where W keeps agreement alone."""
+        """`mixed(x)` of a row whose sum over all agents is to be kept, also if W itself does not keep sums.
+
+        Args:
+            x: the row buffer, `[agents, columns]`.
+
+        Returns:
+            The mixed rows, new.
+        """
         return self.communicator.pushed(x, self._take()) if self.gossips else x.clone()
 
     def differences(self, *rows: torch.Tensor) -> Any:
-        """`mixed(rows) - rows`, new, but what an edge moves cancels to the bit; a tuple where several are given."""
+        """`mixed(rows) - rows`, such that what an edge moves cancels exactly.
+
+        Args:
+            rows: one row buffer or several, each `[agents, columns]`.
+
+        Returns:
+            The differences, new; a tuple if several are given.
+        """
         if not self.gossips:
             return _one_or_all(tuple(map(torch.zeros_like, rows)))
         return _one_or_all(tuple(self.communicator.differences(x, self._take()) for x in rows))
 
     def mixed_models(self, x: torch.Tensor) -> torch.Tensor:
-        """`mixed(x)` of the models, which are not sent again where the gradient has published them in this step."""
+        """`mixed(x)` of the models; they are not sent again if the gradient has published them in this step.
+
+        Args:
+            x: the models, `[agents, columns]`.
+
+        Returns:
+            The mixed models.
+        """
         return self.mixed(x) if self.told is None else self.told
 
     def gossip_step_(self, x: torch.Tensor, step: LocalStep) -> None:
-        """Local step, exchange, momentum: all in place on the models x, in one kernel where that can be."""
+        """Local step, exchange and momentum, all in place on the models, in one kernel if possible.
+
+        Args:
+            x: the models, `[agents, columns]`.
+            step: what the local step does, from `fs.rules.Rows.local_step`.
+        """
         if self.gossips:
             self.communicator.gossip_step_(x, step, self._take())
         else:
             fused_step_(x, step, self.communicator.alone(x.device))
 
     def apart(self) -> Exchange:
-        """Go on with copies of the models' states, as nothing may change yet; `settle` makes them the states."""
+        """Go on with copies of the models' states, because nothing may change yet; `settle` makes them the states."""
         self.exchanges[0] = self.exchanges[0].apart()
         return self.exchanges[0]
 
     def settle(self) -> None:
-        """The step is done."""
+        """Called when the step is done."""
         for exchange in self.exchanges:
             exchange.settle()
 
     def deliver(self, rows: torch.Tensor) -> torch.Tensor:
-        """A row along each directed edge, see `Communicator.deliver`."""
+        """Send one row along each directed edge, see `fs.comm.Communicator.deliver`.
+
+        Args:
+            rows: blocks of one row for each agent; block k is sent to each agent's k-th neighbor.
+
+        Returns:
+            The rows sent, followed by those that arrived from elsewhere.
+        """
         exchange = self._take()
         exchange.count(self.messages)
         return self.communicator.deliver(rows)
 
     def lists(self, device: torch.device) -> Lists:
-        """The neighbor lists of the step's first exchange."""
+        """The neighbor lists of the step's first exchange.
+
+        Args:
+            device: the device of the lists.
+        """
         return self.meetings[0].lists if self.meetings else self.communicator.lists(device)
 
     def piece(self, part: slice) -> Round:
-        """The same round for some of the group's columns, where nothing is compressed. The first one's bytes count."""
+        """The same round for some of the group's columns, if nothing is compressed. Bytes count once.
+
+        Args:
+            part: the columns.
+        """
         # not made anew: that would forget the bytes of what the gradient has sent
         piece = copy.copy(self)
         piece.told = None if self.told is None else self.told[:, part]

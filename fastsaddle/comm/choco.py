@@ -34,27 +34,36 @@ DECAY, SMALL = 0.999, 1e-8
 
 @dataclass(frozen=True)
 class Choco:
-    """How compressed messages are used; give it as an optimizer's `compressor=` where the defaults do not do.
+    """How compressed messages are used; give it as `compressor=` to set more than the compressor.
 
     With h the models after the local step, x_hat the public copies (zero at first) and gamma the consensus step:
 
         compress-then-mix    x_hat += Q(h - x_hat);  x = h + gamma (W x_hat - x_hat)
         mix-then-compress    x = h + gamma (W x_hat - x_hat);  x_hat += Q(x - x_hat)
 
-    Koloskova et al. 2019: arXiv:1902.00340, and the second order in the deep learning code of arXiv:1907.09356. What
-    an agent has not yet sent stays in its model, so nothing is lost: CHOCO is its own error feedback. The mean over
-    agents is that of uncompressed gossip, whatever Q, unless gamma is adaptive: agents then pull unlike each other.
+    The first order is that of Koloskova et al. 2019 (arXiv:1902.00340), the second that of the deep learning code of
+    arXiv:1907.09356. What an agent has not yet sent stays in its model, so nothing is lost: CHOCO is its own error
+    feedback. The mean over agents is that of uncompressed gossip, whatever Q is, unless gamma is adaptive, because
+    agents then pull with different strengths.
 
     Args:
-        compressor: Q.
-        order: one of the two above; the second may overlap sending with the next local step.
+        compressor: Q, an `fs.compressors.Compressor`.
+        order: one of the two above; the second can overlap sending with the next local step.
         running_sum: keep sum_{j != i} W_ij x_hat_j up to date instead of the neighbors' copies, as the published code
-            does; the same up to rounding, one more state `weighted_sum`, and for a W that does not change.
+            does. The result is the same up to rounding; it adds the state `weighted_sum` and needs a W that does not
+            change.
         adaptive: AdaGossip (Aketi et al. 2024, arXiv:2404.05919): gamma / (sqrt(v) + 1e-8), at most one, for each
-            element, v being the running mean of the squared pull W x_hat - x_hat; one more state `pull_square`.
+            element, where v is the running mean of the squared pull W x_hat - x_hat. It adds the state `pull_square`.
 
     Raises:
-        ValueError: not a compressor, or an order that is none of the two.
+        ValueError: something that is no compressor, or another order.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> choco = fs.Choco(fs.compressors.Sign(), order="mix-then-compress")
+        >>> optimizer = fs.DSGD(stack.parameters(), topology="ring", compressor=choco, consensus_step=0.4)
     """
 
     compressor: Compressor

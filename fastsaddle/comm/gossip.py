@@ -20,28 +20,41 @@ from fastsaddle.ranks.placement import Placement, is_stack
 
 @dataclass(frozen=True)
 class Gossip:
-    """x_i = h_i + gamma (sum_j W_ij h_j - h_i), every `every` steps, `rounds` times in a row.
+    """Gossip along a graph: x_i = h_i + gamma (sum_j W_ij h_j - h_i).
 
-    Xiao and Boyd 2004; in decentralized SGD by Lian et al. 2017 (arXiv:1705.09056). Several local steps between
-    gossips, and several gossips in a row, are DFedAvg's and DFedSAM-MGS's (Shi et al. 2023, arXiv:2302.04083).
+    h is what a step makes before it mixes. Xiao and Boyd 2004; in decentralized SGD by Lian et al. 2017
+    (arXiv:1705.09056). Several local steps between gossips, and several gossips in a row, are those of DFedAvg and
+    DFedSAM-MGS (Shi et al. 2023, arXiv:2302.04083).
 
     Args:
-        topology: who talks to whom: a name such as "ring" (the number of agents comes from the parameters), a
-            `Topology`, a `Schedule` of graphs that change, of which gossip t, counted from 0, has `at(t)`, or None for
-            one agent on ordinary parameters.
-        compressor: what messages are compressed with, a `Compressor` or an `fs.Choco`; None sends rows whole, and so
-            does `Identity()`.
+        topology: who talks to whom: a name such as "ring" (the number of agents comes from the parameters), an
+            `fs.Topology`, or an `fs.Schedule` of graphs that change, whose `at(t)` is the graph of gossip t, counted
+            from 0. None is a single agent with ordinary parameters.
+        compressor: compresses messages: an `fs.compressors.Compressor` or an `fs.Choco`. None, like
+            `fs.compressors.Identity()`, sends whole rows.
         consensus_step: gamma, in [0, 1].
-        every: steps from one gossip to the next, >= 1; the agents take local steps alone in between.
-        rounds: gossips in a row where there is one, >= 1; of a schedule they have successive graphs.
-        dense: whether W is multiplied as a dense matrix, whose sums have a tolerance; "auto": from degree 64 on.
-        push_sum: mix sums x = w z and weights w by a column-stochastic W, z = x / w being the models (push-sum, Kempe,
-            Dobra and Gehrke 2003; in SGD by Assran et al. 2019, arXiv:1811.10792). For `fs.rules.Momentum`, without a
-            compressor. State: `push_weight`, w, float64.
+        every: steps from one gossip to the next, >= 1; in between agents take only local steps.
+        rounds: number of gossips in a row, >= 1; with a schedule they have successive graphs.
+        dense: whether to multiply by W as a dense matrix, whose sums have a tolerance; "auto": from degree 64 on.
+        push_sum: push-sum along a column-stochastic W (Kempe, Dobra and Gehrke 2003; in SGD Assran et al. 2019,
+            arXiv:1811.10792): sums x and weights w are mixed, and the models are z = x / w. It is for
+            `fs.rules.Momentum` without a compressor, and adds the state `push_weight` (w), float64.
 
     Raises:
-        ValueError: gamma out of range, `every` or `rounds` below 1, something that is no compressor, another `dense`,
-            push_sum with a compressor.
+        ValueError: gamma is out of range, `every` or `rounds` is below 1, something is no topology or no compressor,
+            another `dense`, or push_sum with a compressor.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(stack.parameters(), communicator=fs.comm.Gossip("ring", every=2))
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        0
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        128
     """
 
     topology: Schedule | str | None
@@ -68,18 +81,19 @@ class Gossip:
 
     @property
     def defaults(self) -> dict[str, Any]:
+        """Values of the entries of the parameter groups."""
         on_host = self.every > 1 or (self.topology is not None and is_drawn(self.topology))
         return {STEPS_DONE.name: 0} if on_host else {}
 
     def connect(self, leading: int | None, placement: Placement | None = None) -> StackedGossip:
-        """The communicator for parameters with `leading` rows, None where these have no common number of them.
+        """The communicator for an optimizer's parameters.
 
         Args:
-            leading: the parameters' first dimension.
-            placement: who holds which agents, where they are in several processes.
+            leading: first dimension of the parameters; None if they have no common one.
+            placement: which process holds which agents; None if all are here.
 
         Raises:
-            ValueError: parameters that cannot be stacked, or an unknown name.
+            ValueError: the parameters are not stacked, or the name of a topology is unknown.
         """
         choco = as_choco(self.compressor)
         often = (self.every, self.rounds)

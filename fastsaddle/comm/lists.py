@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lists:
-    """One round's lists, as kernels take them.
+    """The neighbor lists of one round, as kernels take them.
 
-    Attributes:
-        neighbors: int32 `[agents, width]`: rows of the halo, each agent's own first, then its neighbors', ascending,
-            padded with -1.
-        weights: float32 `[agents, width]`, W with the consensus step folded in; zero where a list has ended.
-        incoming: int32 `[agents, width - 1]`: rows of what `Communicator.deliver` gives, by the slot of the neighbor
-            that sent them, padded with -1.
+    Args:
+        neighbors: int32 `[agents, width]`: rows of the halo; each agent's own row first, then its neighbors' in
+            ascending order, padded with -1.
+        weights: float32 `[agents, width]`: W with the consensus step folded in; zero in the padding.
+        incoming: int32 `[agents, width - 1]`: rows of what `fs.comm.Communicator.deliver` returns, in the order of the
+            neighbors that sent them, padded with -1.
     """
 
     neighbors: torch.Tensor
@@ -35,10 +35,15 @@ class Lists:
 
     @property
     def width(self) -> int:
+        """Length of the lists, the largest number of neighbors plus one."""
         return self.neighbors.shape[1]
 
     def whose(self, slot: int) -> torch.Tensor:
-        """Int64 `[agents]`: who stands at `slot` of each agent's list; itself where the list has ended."""
+        """The agent at one place of each list, int64 `[agents]`; the agent itself where the list has ended.
+
+        Args:
+            slot: the place, 0 for the agent itself.
+        """
         neighbors = self.neighbors.long()
         return torch.where(neighbors[:, slot] < 0, neighbors[:, 0], neighbors[:, slot])
 

@@ -8,20 +8,26 @@ from fastsaddle.optimizer.hyperparameters import is_number, is_whole
 
 @dataclass(frozen=True)
 class QSR:
-    """The quadratic synchronization rule: the next period is as long as 1 / lr^2 allows.
+    """The quadratic synchronization rule: the next period grows with 1 / lr^2.
 
         H = max(min(max(floor((growth / lr)^2), base), steps left), 1)
 
     Gu et al. 2024 (arXiv:2310.14423), equation 2 and the authors' code. The first period is the base, and so is one
-    that begins at lr = 0; one that begins in a warm-up, at a small lr, is long.
+    that begins at lr = 0. A period that begins in a warm-up, at a small lr, is long.
 
     Args:
-        base: the shortest period, in steps.
-        growth: alpha, in the unit of lr; 0.0175 is an example of theirs for AdamW.
-        total: steps of the whole run, whose last one then synchronizes; None knows no end.
+        base: shortest period, in steps, >= 1.
+        growth: alpha, > 0 and finite, in the unit of lr; 0.0175 is an example of theirs for AdamW.
+        total: steps of the whole run, >= 1, the last of which then synchronizes; None if it is not known.
 
     Raises:
-        ValueError: base or total below 1, growth that is not > 0 and finite.
+        ValueError: base or total is not a whole number >= 1, or growth is not > 0 and finite.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> rule = fs.QSR(base=4, growth=0.02)
+        >>> rule.period(lr=0.01, done=0), rule.period(lr=0.001, done=0)
+        (4, 400)
     """
 
     base: int = 4
@@ -40,7 +46,12 @@ class QSR:
         return self.base if self.total is None else min(self.base, self.total)
 
     def period(self, lr: float, done: int) -> int:
-        """Steps until the next synchronization, `done` steps being behind."""
+        """Steps until the next synchronization.
+
+        Args:
+            lr: learning rate at the beginning of the period.
+            done: steps already done.
+        """
         longest = max(int((self.growth / lr) ** 2), self.base) if lr > 0 else self.base
         return max(1, longest if self.total is None else min(longest, self.total - done))
 

@@ -22,19 +22,30 @@ from fastsaddle.ranks.placement import Placement, is_stack
 
 @dataclass(frozen=True)
 class PushPull:
-    """Two matrices on graphs that point one way: R, whose rows sum to one, for models; C, whose columns do, for sums.
+    """Gossip along two matrices: models by R, whose rows sum to one, and sums by C, whose columns sum to one.
 
-    For `fs.rules.PushPull`. Pu, Shi, Xu and Nedic 2018 (arXiv:1810.06653); Xin and Khan 2018 (arXiv:1803.02503).
+    It is for `fs.rules.PushPull`, on graphs that point one way. Pu, Shi, Xu and Nedic 2018 (arXiv:1810.06653); Xin and
+    Khan 2018 (arXiv:1803.02503).
 
     Args:
-        topology: who talks to whom: a name, a `Topology` of any kind or a `Schedule`. R and C are its W where W is such
-            a matrix, else the same edges with equal weights, see `fs.topology.row_stochastic` and
-            `fs.topology.column_stochastic`.
-        push: the graph of C, where it is another one.
+        topology: who talks to whom: a name, an `fs.Topology` of any kind, or an `fs.Schedule`. R and C are its W where
+            W is such a matrix; otherwise they have the same edges with equal weights, see `fs.topology.row_stochastic`
+            and `fs.topology.column_stochastic`.
+        push: the graph of C, if it differs from `topology`.
         consensus_step: gamma, in [0, 1], of both.
 
     Raises:
-        ValueError: gamma out of range, something that is no topology.
+        ValueError: gamma is out of range, or something is no topology.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     rule=fs.rules.PushPull(),
+        ...     communicator=fs.comm.PushPull("directed-ring"),
+        ... )
     """
 
     topology: Schedule | str
@@ -51,21 +62,22 @@ class PushPull:
 
     @property
     def defaults(self) -> dict[str, Any]:
+        """Values of the entries of the parameter groups."""
         return {STEPS_DONE.name: 0} if is_drawn(self.topology) else {}
 
     def connect(
         self, leading: int | None, placement: Placement | None = None
     ) -> PushPullGossip | RankGossip:
-        """The communicator for parameters with `leading` rows, None where these have no common number of them.
+        """The communicator for an optimizer's parameters.
 
         Args:
-            leading: the parameters' first dimension.
-            placement: who holds which agents, where they are in several processes: these take W for R and for C.
+            leading: first dimension of the parameters; None if they have no common one.
+            placement: which process holds which agents, which then use W for R and for C; None if all are here.
 
         Raises:
-            ValueError: parameters that are not stacked, an unknown name, a `push` whose rounds do not go with those of
-                `topology`, directed graphs with `fs.Faults`, faults of agents along one of two graphs; over processes
-                a `push`.
+            ValueError: the parameters are not stacked, a name is unknown, the rounds of `push` do not go with those of
+                `topology`, directed graphs have `fs.Faults`, or agents fail along one of two graphs alone; over
+                processes, `push` is given.
         """
         if placement is not None:
             graph = resolve(self.topology, placement.all_agents)

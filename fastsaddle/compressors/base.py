@@ -22,15 +22,15 @@ Ranges = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Payload:
-    """What every agent would send: packed bytes, scales and indices.
+    """What every agent would send: packed bytes, scales and indices. `fs.compressors.Compressor.encode` makes it.
 
     Attributes:
         shape: `(agents, columns)` of what was encoded.
-        layout: its layout; None where it was one tensor without padding.
-        parts: tensors `[agents, ...]` by name, each agent's part contiguous.
-        travels: for some parts, the ranges of bytes of a row that are sent, ascending; the others are sent whole.
+        layout: its layout; None if it was one tensor without padding.
+        parts: tensors `[agents, ...]` by name, with each agent's part contiguous.
+        travels: for some parts, the ranges of bytes of a row that are sent, ascending; the other parts are sent whole.
             Padding is not sent, nor is what the receiver can make itself.
-        made: for parts of which nothing is sent, how they are made: from numbers of agents, `[agents, ...]`.
+        made: for parts that are not sent, how the receiver makes them: from numbers of agents to `[agents, ...]`.
     """
 
     shape: tuple[int, int]
@@ -41,15 +41,23 @@ class Payload:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all agents together would send to one neighbor each; equal for all agents."""
+        """Bytes that all agents together send if each sends to one neighbor; all messages are equally long."""
         return self.shape[0] * self._each
 
     def message(self, agent: int) -> torch.Tensor:
-        """The very bytes of one agent's message, uint8, `nbytes / agents` of them."""
+        """The bytes of one agent's message, uint8 `[nbytes / agents]`.
+
+        Args:
+            agent: the agent's row.
+        """
         return self._joined({name: part[[agent]] for name, part in self.parts.items()})[0]
 
     def packed(self, out: torch.Tensor | None = None) -> torch.Tensor:
-        """All messages, uint8 `[agents, nbytes / agents]`, new or in `out`: row i is `message(i)`."""
+        """All messages, uint8 `[agents, nbytes / agents]`: row i is `message(i)`.
+
+        Args:
+            out: where to write them; None makes a new tensor.
+        """
         return self._joined(self.parts, out)
 
     @classmethod
@@ -57,12 +65,12 @@ class Payload:
         """The payload of other agents whose messages have arrived.
 
         Args:
-            packed: uint8 `[agents, bytes]`, their messages; may be a part of a larger buffer.
+            packed: their messages, uint8 `[agents, bytes]`; may be a part of a larger buffer.
             like: a payload of the same compressor, layout, seed and step.
             agents: their numbers.
 
         Raises:
-            ValueError: bytes that are no messages like these, or a part that neither travels nor can be made.
+            ValueError: the bytes are no messages like these, or a part neither travels nor can be made.
         """
         if packed.dtype != torch.uint8 or packed.shape != (len(agents), like._each):
             raise ValueError(
@@ -117,10 +125,20 @@ def row_bytes(part: torch.Tensor) -> int:
 class Compressor(ABC):
     """A map Q of every agent's row to fewer bytes.
 
-    What it claims holds for any x of `dim` elements, in expectation over its draws:
+    Your own is a subclass that writes `encode`, `decode_add_` and `wire_bytes`; docs/adding.md has one. `delta` and
+    `omega` are what it claims about its error, for any x of `dim` elements, in expectation over its draws:
 
-        delta: E ||Q(x) - x||^2 <= (1 - delta) ||x||^2            a contraction, where delta > 0
-        omega: E Q(x) = x and E ||Q(x) - x||^2 <= omega ||x||^2   unbiased; None where it is not
+        delta: E ||Q(x) - x||^2 <= (1 - delta) ||x||^2            a contraction, if delta > 0
+        omega: E Q(x) = x and E ||Q(x) - x||^2 <= omega ||x||^2   unbiased; None if it is biased
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> compressor = fs.compressors.TopK(0.25)
+        >>> x = torch.tensor([[4.0, -3.0, 2.0, 1.0]])
+        >>> payload = compressor.encode(x)
+        >>> payload.nbytes, compressor.decode(payload)
+        (8, tensor([[4., 0., 0., 0.]]))
     """
 
     @abstractmethod
@@ -133,45 +151,68 @@ class Compressor(ABC):
         layout: FlatLayout | None = None,
         first_agent: int = 0,
     ) -> Payload:
-        """Compress every row of x; equal arguments give equal bytes, in any process and with any other rows.
+        """Compress every row of x.
+
+        Equal arguments give equal bytes, in any process and together with any other rows.
 
         Args:
-            x: `[agents, columns]` float32, untouched.
-            seed: of all random numbers, in [0, 2^63).
-            step: tells apart messages of one agent: an int, or int64, 0-d or `[agents]`, on x's device.
-            layout: where tensors lie in a row (`[agents, layout.stride]`; padding holds zeros and does not count);
-                None is one tensor without padding.
+            x: `[agents, columns]` float32; it is not changed.
+            seed: seed of all random numbers, in [0, 2^63).
+            step: tells messages of one agent apart: an int, or int64, 0-d or `[agents]`, on the device of x.
+            layout: where tensors lie in a row (`[agents, layout.stride]`; padding holds zeros and does not count); None
+                is one tensor without padding.
             first_agent: number of the first row's agent.
 
         Raises:
-            ValueError: x is not float32 rows of that layout, or on a CPU is not finite.
+            ValueError: x is not float32 rows of that layout, or, on a CPU, is not finite.
         """
 
     @abstractmethod
     def decode_add_(
         self, payload: Payload, out: torch.Tensor, weight: float | torch.Tensor = 1.0
     ) -> None:
-        """out += weight * Q(x), in place on float32 rows shaped like x; `weight` may be a tensor, 0-d or `[agents]`.
+        """out += weight * Q(x), in place.
+
+        Args:
+            payload: what `encode` returned for x.
+            out: float32 rows shaped like x.
+            weight: a number, or a tensor, 0-d or `[agents]`.
 
         Raises:
-            ValueError: `out` or `weight` is shaped otherwise.
+            ValueError: `out` or `weight` has another shape.
         """
 
     @abstractmethod
     def wire_bytes(self, dim: int) -> int:
-        """Bytes of one agent's message for one tensor of `dim` elements, scales and indices included."""
+        """Bytes of one agent's message for one tensor, scales and indices included.
+
+        Args:
+            dim: elements of the tensor.
+        """
 
     def delta(self, dim: int) -> float:
-        """The claimed contraction for tensors of `dim` elements; 0 claims none."""
+        """The claimed contraction; 0 claims none.
+
+        Args:
+            dim: elements of the tensor.
+        """
         omega = self.omega(dim)
         return 0.0 if omega is None else max(0.0, 1.0 - omega)
 
     def omega(self, dim: int) -> float | None:
-        """The claimed variance for tensors of `dim` elements; None where it is biased."""
+        """The claimed variance; None if the compressor is biased.
+
+        Args:
+            dim: elements of the tensor.
+        """
         return None
 
     def decode(self, payload: Payload) -> torch.Tensor:
-        """Q(x), float32, shaped like x, padding zero."""
+        """Q(x), float32 and shaped like x, with zeros in the padding.
+
+        Args:
+            payload: what `encode` returned for x.
+        """
         device = next(iter(payload.parts.values())).device
         out = torch.zeros(payload.shape, dtype=torch.float32, device=device)
         self.decode_add_(payload, out)
@@ -189,8 +230,21 @@ class Compressor(ABC):
     ) -> Payload:
         """Error feedback: encode v = x + residual, and leave v - Q(v) in `residual`, in place.
 
-        Karimireddy et al. 2019 (arXiv:1901.09847). Arguments and errors as in `encode`; `residual` is shaped like x,
-        and is as before where an error is raised.
+        Karimireddy et al. 2019 (arXiv:1901.09847).
+
+        Args:
+            x: as for `encode`.
+            residual: what earlier messages left out, shaped like x; unchanged if an error is raised.
+            seed: as for `encode`.
+            step: as for `encode`.
+            layout: as for `encode`.
+            first_agent: as for `encode`.
+
+        Returns:
+            The payload of v.
+
+        Raises:
+            ValueError: `residual` has another shape than x, or as `encode`.
         """
         refuse_other_shape("residual", residual, x.shape)
         v = x.detach() + residual
@@ -200,5 +254,9 @@ class Compressor(ABC):
         return payload
 
     def message_bytes(self, layout: FlatLayout) -> int:
-        """Bytes of one agent's message for all tensors of a layout."""
+        """Bytes of one agent's message for all tensors of a layout.
+
+        Args:
+            layout: where tensors lie in a row.
+        """
         return sum(self.wire_bytes(n) for n in map(prod, layout.shapes) if n)

@@ -23,11 +23,19 @@ class RandomK(Compressor):
     """k elements of every tensor, drawn without replacement; the receiver draws the same indices from the seed.
 
     Stich et al. 2018 (arXiv:1809.07599). k = max(1, int(keep * elements)). A message is a 64-bit seed and k float32
-    values; indices follow from seed, step and agent and do not travel.
+    values; the indices follow from seed, step and agent, and do not travel.
 
     Args:
-        keep: fraction that is sent, in (0, 1].
-        unbiased: multiply values by elements / k, so that they are right on average; then it contracts nothing.
+        keep: share of the elements that is sent, in (0, 1].
+        unbiased: multiply the values by elements / k, which makes them right on average; it is then no contraction.
+
+    Raises:
+        ValueError: keep is out of range.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.compressors.RandomK(0.1).wire_bytes(1000)
+        408
     """
 
     keep: float = 0.1

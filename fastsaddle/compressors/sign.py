@@ -22,11 +22,18 @@ from fastsaddle.optimizer.flat_layout import FlatLayout
 
 @dataclass(frozen=True)
 class Sign(Compressor):
-    """Scaled sign: (||x||_1 / elements) sign(x) of every tensor, sign(0) = +1.
+    """One bit an element: (||x||_1 / elements) sign(x) of every tensor, with sign(0) = +1.
 
-    Karimireddy et al. 2019 (arXiv:1901.09847); Koloskova et al. 2019 (arXiv:1907.09356). Biased; `seed` and `step`
-    draw nothing. Its contraction is ||x||_1^2 / (elements ||x||_2^2), never below the claimed 1 / elements and about
-    0.64 for normal x.
+    Karimireddy et al. 2019 (arXiv:1901.09847); Koloskova et al. 2019 (arXiv:1907.09356). It is biased and draws
+    nothing: `seed` and `step` have no effect. Its contraction is ||x||_1^2 / (elements ||x||_2^2), which is never below
+    the claimed 1 / elements and about 0.64 for normal x.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> sign = fs.compressors.Sign()
+        >>> sign.decode(sign.encode(torch.tensor([[4.0, -3.0, 2.0, 1.0]])))
+        tensor([[ 2.5000, -2.5000,  2.5000,  2.5000]])
     """
 
     def encode(

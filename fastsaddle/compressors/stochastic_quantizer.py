@@ -31,23 +31,35 @@ NORMS = ("max", "l2")
 
 @dataclass(frozen=True)
 class StochasticQuantizer(Compressor):
-    """QSGD (Alistarh et al. 2017, arXiv:1610.02132): x = code * scale on average, codes of `bits` bits.
+    """QSGD: each number becomes a code of `bits` bits times the scale of its bucket, right on average.
 
-    By default a true wire format of `bits` bits, sign included (127 levels at 8 bits, 7 at 4, 1 at 2), with a float32
-    scale for every `bucket` elements of a tensor, the largest magnitude over the levels. Buckets begin anew with each
-    tensor. `StochasticQuantizer(bits, bucket=None, norm="l2", levels=2**bits - 1)` is the quantizer of the published
-    decentralized codes, with one scale a tensor; it needs one bit more an element, for the sign, and is counted so.
+    Alistarh et al. 2017 (arXiv:1610.02132). The default is a true wire format of `bits` bits, sign included (127 levels
+    at 8 bits, 7 at 4, 1 at 2). Every `bucket` elements of a tensor share a float32 scale: their largest magnitude over
+    the levels. Buckets begin anew with each tensor.
+
+    The quantizer of the published decentralized codes has one scale a tensor, and needs one more bit an element, for
+    the sign: `StochasticQuantizer(8, bucket=None, norm="l2", levels=255)`, or `levels=2**bits - 1` with other bits. It
+    is counted so.
 
     Args:
         bits: 8, 4 or 2.
         bucket: elements that share a scale, a multiple of 32; None is a whole tensor.
         norm: what the scale comes from: "max", the largest magnitude, or "l2", the Euclidean norm.
-        levels: largest code; None is 2^(bits - 1) - 1. From 2^(bits - 1) on, signs are sent apart.
+        levels: largest code; None is 2^(bits - 1) - 1. From 2^(bits - 1) on, signs are sent separately.
         biased: multiply by tau = 1 / (1 + omega), which makes it a contraction (Koloskova et al. 2019,
-            arXiv:1907.09356, section 3.3). CHOCO gossip needs one: with 2 bits it diverges without.
+            arXiv:1907.09356, section 3.3). CHOCO gossip needs one: without it, 2 bits diverge.
 
     Raises:
-        ValueError: one of them is out of range.
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> eight_bits = fs.compressors.StochasticQuantizer(8)
+        >>> optimizer = fs.DSGD(stack.parameters(), topology="ring", compressor=eight_bits)
+        >>> eight_bits.wire_bytes(1000)
+        1008
     """
 
     bits: int = 8
@@ -71,12 +83,12 @@ class StochasticQuantizer(Compressor):
 
     @property
     def most(self) -> int:
-        """Largest code: the number of levels."""
+        """The largest code, which is the number of levels."""
         return 2 ** (self.bits - 1) - 1 if self.levels is None else self.levels
 
     @property
     def has_sign_plane(self) -> bool:
-        """Whether signs are sent apart from the codes, one bit each."""
+        """Whether signs are sent separately from the codes, one bit each."""
         return self.most >= 2 ** (self.bits - 1)
 
     def encode(
@@ -177,17 +189,24 @@ class StochasticQuantizer(Compressor):
         return self.bits, self.most, NORMS.index(self.norm), seed, number, first_agent
 
     def blank(self, agents: int, layout: FlatLayout, device: torch.device) -> Payload:
-        """The payload of so many rows of a layout, whose parts hold anything."""
+        """A payload with memory for the given rows, not yet filled.
+
+        Args:
+            agents: number of rows.
+            layout: where tensors lie in a row.
+            device: the device of its parts.
+        """
         return self._empty((agents, layout.stride), layout, layout, device)
 
     def in_messages(self, messages: torch.Tensor, layout: FlatLayout) -> Payload | None:
-        """The payload whose parts are those of messages themselves: who writes the one writes the other.
+        """A payload whose parts lie in the messages themselves: writing the one writes the other.
 
         Args:
             messages: uint8 `[agents, message_bytes(layout)]`; may be a part of a larger buffer.
-            layout: as in `encode`.
+            layout: as for `encode`.
 
-        Returns None where messages leave out padding between tensors, or their scales lie askew.
+        Returns:
+            The payload; None if messages leave out padding between tensors, or their scales are not aligned.
         """
         width = layout.ranges[-1][1]
         sizes = [width * self.bits // 8, 4 * len(table_of(layout, self.bucket, messages.device))]

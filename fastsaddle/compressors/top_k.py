@@ -12,13 +12,24 @@ from fastsaddle.optimizer.flat_layout import FlatLayout
 
 @dataclass(frozen=True)
 class TopK(Compressor):
-    """The k elements of largest magnitude of every tensor, as they are, with their indices.
+    """The k elements of largest magnitude of every tensor, with their indices.
 
-    Stich et al. 2018 (arXiv:1809.07599). k = max(1, int(keep * elements)); of equal magnitudes the first is kept.
-    Values are float32 and indices int32: 8 bytes an element. Biased; `seed` and `step` draw nothing.
+    Stich et al. 2018 (arXiv:1809.07599). k = max(1, int(keep * elements)); among equal magnitudes the first is kept.
+    Values are float32 and indices int32: 8 bytes an element. It is biased and draws nothing: `seed` and `step` have no
+    effect.
 
     Args:
-        keep: fraction that is sent, in (0, 1].
+        keep: share of the elements that is sent, in (0, 1].
+
+    Raises:
+        ValueError: keep is out of range.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> top = fs.compressors.TopK(0.5)
+        >>> top.decode(top.encode(torch.tensor([[4.0, -3.0, 2.0, 1.0]])))
+        tensor([[ 4., -3.,  0.,  0.]])
     """
 
     keep: float = 0.1

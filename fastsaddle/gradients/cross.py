@@ -26,27 +26,46 @@ if TYPE_CHECKING:
 
 
 class Cross(Gradient):
-    """The mean, weighed by W, of an agent's own gradient and of cross-gradients; needs `fs.rules.AdaptedMomentum`.
+    """The mean, weighed by W, of an agent's own gradient and of cross-gradients.
+
+    It needs the rule `fs.rules.AdaptedMomentum`.
 
         data:   G_i = W_ii grad F_i(x_i) + sum_j W_ij grad F_j(x_i)       taken by the neighbors, on their batches
         model:  G_i = W_ii grad F_i(x_i) + sum_j W_ij grad F_i(x_j)       at the neighbors' models, on the own batch
 
-    Aketi, Kodge and Roy 2022 (arXiv:2209.14390). The stack's rows hold, one slot after the other, each agent's own
-    model, its first neighbor's, its second's, ...; the closure evaluates whatever they hold on every agent's own batch,
-    so that a graph of largest degree d takes d + 1 evaluations. BatchNorm's statistics move at the own models only.
-    Parameters return to their values in any case. Models are sent to the neighbors, and with "data" each cross-gradient
-    is sent back. With a compressor models travel by CHOCO gossip, cross-gradients are taken at public copies and sent
-    with error feedback, one memory for each neighbor: State `residual_1` ..., what was kept back, ascending.
+    Aketi, Kodge and Roy 2022 (arXiv:2209.14390). A graph of largest degree d takes d + 1 evaluations a step: the
+    stack's rows hold each agent's own model, then its first neighbor's, its second's and so on, and the closure
+    evaluates whatever they hold on every agent's own batch. BatchNorm's statistics move only at the own models.
+    Parameters return to their values in any case.
+
+    Models are sent to the neighbors, and with "data" each cross-gradient is sent back. With a compressor models travel
+    by CHOCO gossip, cross-gradients are taken at public copies, and are sent with error feedback, one memory for each
+    neighbor. It adds the states `residual_1`, `residual_2`, ...: what was kept back for each neighbor, in ascending
+    order.
 
     Args:
         kind: "data" or "model".
-        of: the gradient that is taken at each model, `Plain()` or `SAM(...)`, each with its own norm.
-        perturb: whether "all" gradients are of that kind, or the "self"-gradient alone, the others being plain.
+        of: the gradient that is taken at each model, `fs.gradients.Plain()` or `fs.gradients.SAM(...)`, each with its
+            own norm; None is plain.
+        perturb: whether "all" gradients are of that kind, or only the "self"-gradient, with the others plain.
         mixed_self_gradient: take the self-gradient, and weight decay, at the mixed model instead, as the authors' code
             does.
 
     Raises:
-        ValueError: another kind, another word for `perturb`, or `of` that is not taken at one model.
+        ValueError: another kind, another word for `perturb`, or `of` is not taken at one model.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     gradient=fs.gradients.Cross("model"),
+        ...     rule=fs.rules.AdaptedMomentum("local"),
+        ...     communicator=fs.comm.Gossip("ring"),
+        ... )
+        >>> optimizer.evaluations
+        3
     """
 
     needs_closure = "takes gradients at the neighbors' models"
@@ -126,7 +145,11 @@ class Cross(Gradient):
         optimizer.made["listeners"] = [sum(len(n) >= slot for n in near) for slot in range(models)]
 
     def passes(self, optimizer: Optimizer) -> int:
-        """Gradients that the next step takes at each model."""
+        """Number of gradients that the next step takes at each model.
+
+        Args:
+            optimizer: whose step it is.
+        """
         return self.of.passes(optimizer)
 
     def take(self, optimizer: Optimizer, closure: Closure | None, passes: int | None = None) -> Any:

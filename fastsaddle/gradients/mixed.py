@@ -17,15 +17,27 @@ if TYPE_CHECKING:
 
 
 class Mixed(Gradient):
-    """The gradient at sum_j W_ij x_j: what GUT steps by. Parameters return to the models themselves afterwards.
+    """The gradient at the mixed model sum_j W_ij x_j, which `fs.rules.GUT` steps by.
 
-    Aketi, Hashemi and Roy 2023 (arXiv:2305.04792) and the authors' code. Weight decay is taken there too.
+    Parameters return to the models themselves afterwards. Aketi, Hashemi and Roy 2023 (arXiv:2305.04792) and the
+    authors' code. Weight decay is taken at the mixed model too.
 
     Args:
-        of: the gradient that is taken there, `Plain()` or `SAM(...)`.
+        of: the gradient that is taken there, `fs.gradients.Plain()` or `fs.gradients.SAM(...)`; None is plain.
 
     Raises:
-        ValueError: `of` that is not taken at one model.
+        ValueError: `of` is not taken at one model.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     gradient=fs.gradients.Mixed(fs.gradients.SAM(rho=0.05)),
+        ...     rule=fs.rules.GUT(tracking=0.1),
+        ...     communicator=fs.comm.Gossip("ring"),
+        ... )
     """
 
     needs_closure = "takes gradients at the mixed models"
@@ -62,7 +74,11 @@ class Mixed(Gradient):
         self.of.bind(optimizer)
 
     def passes(self, optimizer: Optimizer) -> int:
-        """Gradients that the next step takes."""
+        """Number of gradients that the next step takes.
+
+        Args:
+            optimizer: whose step it is.
+        """
         return self.of.passes(optimizer)
 
     def take(self, optimizer: Optimizer, closure: Closure | None, passes: int | None = None) -> Any:

@@ -36,29 +36,43 @@ SLOT_STRIDE = 0xBF58476D1CE4E5B9
 class SAM(Gradient):
     """The gradient at x + rho g / ||g||, with one norm over the whole model of each agent.
 
-    Foret et al. 2020 (arXiv:2010.01412), algorithm 1. Weight decay is not part of the perturbing gradient; it enters
-    the step, at the restored model. `sam` chooses a cheaper way.
+    Foret et al. 2020 (arXiv:2010.01412), algorithm 1. Weight decay is not part of the perturbation: it enters the step,
+    at the restored model. `sam` chooses a cheaper way.
 
-    Three customs of SAM users, told apart by `closure_passes`, never guessed:
+    There are three ways to call a step; `closure_passes` says which one is meant, and it is never guessed:
 
-    * `step(closure)`, closure_passes=2: the closure does zero_grad, loss and backward; it is called twice.
+    * `step(closure)`, closure_passes=2: the closure does zero_grad, loss and backward, and is called twice.
     * `loss.backward(); step(closure, closure_passes=1)`: the closure does loss and backward of the second pass;
       gradients are zeroed before it is called.
-    * `loss.backward(); perturb(zero_grad=True); loss2.backward(); step()`; `first_step` and `second_step` are the same.
+    * `loss.backward(); perturb(zero_grad=True); loss2.backward(); step()`, without a closure; `first_step` and
+      `second_step` are the same under their customary names.
 
-    A step that needs fewer passes (see `Optimizer.passes`) calls the closure less often: with LookSAM most steps need
-    no `perturb()`, with MomentumSAM it needs no gradient.
+    A step that needs fewer passes (see `fs.Optimizer.passes`) calls the closure less often: with `fs.LookSAM` most
+    steps need no `perturb()`, with `fs.MomentumSAM` it needs no gradient.
 
     Args:
-        rho: perturbation radius, >= 0, a number or a tensor, 0-d or `[agents]`; an entry of the parameter groups.
+        rho: perturbation radius, >= 0: a number, or a tensor, 0-d or `[agents]`; an entry of the parameter groups.
         adaptive: perturb by rho x^2 g / || |x| g || instead (ASAM, Kwon et al. 2021, arXiv:2102.11600, without its
-            constant); suitable rho is then about ten times larger.
-        sam: a cheaper way to the gradient, `fs.LookSAM(...)`, `fs.MomentumSAM()` or `fs.ESAM(...)`; None takes both
-            passes. State with LookSAM: `sharp_direction`, `step`; with ESAM `step`.
-        closure_passes: what a closure given to `step` does, 2 or 1 as above.
+            constant); a suitable rho is then about ten times larger.
+        sam: a cheaper way to the gradient: `fs.LookSAM(...)`, `fs.MomentumSAM()` or `fs.ESAM(...)`; None takes both
+            passes. LookSAM adds the states `sharp_direction` and `step`, ESAM adds `step`.
+        closure_passes: which passes call the closure given to `step`: 2 for both, 1 for the second alone.
 
     Raises:
-        ValueError: rho out of range, something else as `sam`, another number of passes.
+        ValueError: rho is out of range, `sam` is something else, or another number of passes.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = fs.Optimizer(model.parameters(), lr=0.1, gradient=fs.gradients.SAM(rho=0.05))
+        >>> inputs = torch.randn(8, 3)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = model(inputs).square().mean()
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
     """
 
     hyperparameters = {"rho": Range(0, inf, default=0.05)}
@@ -112,7 +126,11 @@ class SAM(Gradient):
         return rule.refuses_ascent(self.sam)
 
     def passes(self, optimizer: Optimizer) -> int:
-        """Gradients that the next step takes: 2, or 1 where `sam` saves one."""
+        """Number of gradients that the next step takes: 2, or 1 where `sam` saves one.
+
+        Args:
+            optimizer: whose step it is.
+        """
         if isinstance(self.sam, LookSAM):
             return 1 if int(optimizer.rounds) % self.sam.period else 2
         return 1 if isinstance(self.sam, MomentumSAM) else 2

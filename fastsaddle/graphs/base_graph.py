@@ -17,18 +17,23 @@ Round = list[Edge]
 
 
 def base_graph(n: int, k: int) -> Schedule:
-    """Graphs whose product over a period is the exact mean, for any n; at most k neighbors in each round.
+    """Graphs of at most k neighbors whose product over a period is the exact mean, for any n.
 
-    The base-(k+1) graph of Takezawa et al. 2023 (arXiv:2305.11420), its algorithms 1 to 3: a period has at most
-    2 log_{k+1}(n) + 2 rounds. Each W is symmetric and doubly stochastic; within a group that averages the weights are
-    equal, and the rounds between large and small groups weigh by their sizes.
+    The base-(k+1) graph of Takezawa et al. 2023 (arXiv:2305.11420), algorithms 1 to 3. A period has at most 2
+    log_{k+1}(n) + 2 rounds. Every W is symmetric and doubly stochastic. Within a group that averages all weights are
+    equal; rounds between a large and a small group weigh them by their sizes.
 
     Args:
-        n: agents.
-        k: neighbors in a round at most, >= 1.
+        n: number of agents, >= 1.
+        k: largest number of neighbors in a round, >= 1.
 
     Raises:
-        ValueError: n or k below 1.
+        ValueError: n or k is not a whole number >= 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.base_graph(6, 1)
+        Schedule(base-graph:1, agents=6, period=4)
     """
     check_sizes(n=n, k=k)
     rounds = _rounds(range(n), k)

@@ -12,20 +12,47 @@ from fastsaddle.graphs.schedule import Schedule, kept, kind_of, most_neighbors
 
 
 def column_stochastic(graph: Schedule) -> Schedule:
-    """The same edges with P_ij = 1 / (1 + how many hear j): each agent halves, thirds, ... what it sends.
+    """The same edges with equal weights by sender: W_ij = 1 / (1 + number of agents that hear j).
 
-    Sums are kept along it (push-sum, Assran et al. 2019, arXiv:1811.10792). A W whose columns sum to one stays.
+    Gossip along it keeps the sum of the agents, which push-sum needs (Assran et al. 2019, arXiv:1811.10792).
+
+    Args:
+        graph: a topology or schedule. Where the columns of its W sum to one already, W is left as it is.
+
+    Returns:
+        A topology where one was given, otherwise a schedule.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> W = [[0.5, 0.5, 0], [0, 0.5, 0.5], [0.25, 0.25, 0.5]]
+        >>> graph = fs.topology.from_matrix(W, directed=True)
+        >>> fs.topology.column_stochastic(graph).W.sum(0)
+        tensor([1., 1., 1.], dtype=torch.float64)
     """
     return _weighed(graph, "column-stochastic")
 
 
 def row_stochastic(graph: Schedule) -> Schedule:
-    """The same edges with R_ij = 1 / (1 + how many i hears): each agent takes the mean of itself and those.
+    """The same edges with equal weights by receiver: W_ij = 1 / (1 + number of agents that i hears).
 
-    Agents that agree stay so. A W whose rows sum to one stays.
+    Each agent takes the mean of itself and of those it hears. Agents that agree stay so, but gossip may move the mean
+    (Xin and Khan 2018, arXiv:1803.02503).
+
+    Args:
+        graph: a topology or schedule. Where the rows of its W sum to one already, W is left as it is.
+
+    Returns:
+        A topology where one was given, otherwise a schedule.
 
     Raises:
-        ValueError: a directed graph with `fs.Faults`, which keep sums of columns alone.
+        ValueError: the graph is directed and has `fs.Faults`, which keep only sums of columns.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> W = [[0.5, 0, 0.25], [0.5, 0.5, 0.25], [0, 0.5, 0.5]]
+        >>> graph = fs.topology.from_matrix(W, directed=True)
+        >>> fs.topology.row_stochastic(graph).W.sum(1)
+        tensor([1., 1., 1.], dtype=torch.float64)
     """
     return _weighed(graph, "row-stochastic")
 

@@ -44,16 +44,27 @@ class EquiDyn(Drawn):
 
 
 def equi_dyn(n: int, seed: int = 0, directed: bool = True) -> EquiDyn:
-    """One peer a round, `hop` places on, hop being drawn from 1 to n - 1 for all agents by (seed, round).
+    """One peer a round: every agent hears the one `hop` places before it, with `hop` drawn anew each round.
 
-    Song et al. 2022 (arXiv:2210.07881), OD-EquiDyn over all n - 1 offsets with W = (1 - eta) I + eta A,
-    A_ii = 1/n: here eta = n / (2 (n - 1)), which lets the mean square distance shrink most, to (n - 2) / (2 (n - 1)) of
-    it in a round whatever n is, and makes both weights 1/2. Undirected it is their OU-EquiDyn: from an agent that is
-    drawn, too, each pairs with the one `hop` places on where both are free still, and whoever finds nobody stays alone.
-    It has no period.
+    `hop` is drawn from 1 to n - 1 for all agents together, by (seed, round). Song et al. 2022 (arXiv:2210.07881):
+    OD-EquiDyn over all n - 1 offsets, with W = (1 - eta) I + eta A and A_ii = 1/n. Here eta = n / (2 (n - 1)), which
+    makes both weights 1/2 and shrinks the mean squared distance to consensus the most: to (n - 2) / (2 (n - 1)) of
+    itself in a round, whatever n is. Undirected, it is their OU-EquiDyn: starting from a drawn agent, each pairs with
+    the one `hop` places on if both are still free; agents left over stay alone. It has no period.
+
+    Args:
+        n: number of agents, >= 1.
+        seed: seed of the draws, from 0 to 2^63 - 1.
+        directed: True gives a doubly stochastic W, False pairs with a symmetric W.
 
     Raises:
-        ValueError: n below 1, or a seed that is no whole number from 0 to 2^63 - 1.
+        ValueError: n is below 1, or the seed is out of range.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> graph = fs.topology.equi_dyn(16, seed=1)
+        >>> graph.at(0).messages
+        16
     """
     return EquiDyn(n, seed, directed)
 

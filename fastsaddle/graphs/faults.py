@@ -34,32 +34,36 @@ MOST_AGENTS = 2**16
 
 @dataclass(frozen=True)
 class Faults:
-    """Links that fall and agents that are down, each round anew, over any graph or schedule of graphs.
+    """Links that fail and agents that are down, drawn anew for each round, over any graph or schedule.
 
-        fs.QSADDLe(..., topology=fs.Faults(links=0.1).over(fs.topology.ring(16)))
+    A failed link fails in both directions. Where W is symmetric its weight goes to the two agents themselves, W_ii +=
+    W_ij and W_jj += W_ij, so that W stays symmetric, doubly stochastic and non-negative, and the mean is kept. On a
+    directed graph an agent divides what it sends among the agents it still reaches: columns are scaled to sum to one
+    again, as push-sum needs. An agent that is down takes no local step and talks to nobody, W_ii = 1: its model and its
+    state keep their exact bits. With a compressor, a failed link carries nothing; in the round in which it is back,
+    each end gets the whole public copy of the other, as float32, instead of that round's message.
 
-    A link falls for both: where W is symmetric its weights go to the two agents' own, W_ii += W_ij and W_jj += W_ij, so
-    that W stays symmetric, doubly stochastic and non-negative, and the mean of the agents is kept. On a directed graph
-    an agent divides what it sends among those who are left: columns are scaled to sum to one again, which is for
-    push-sum alone. An agent that is down takes no local step and talks to nobody, W_ii = 1: its model and all that is
-    kept for it stay as they are, to the bit. With a compressor a link that is down carries nothing; in the round in
-    which it is back each end gets the other's public copy whole, as float32, in place of the round's message.
-
-    A round is a gossip with the local steps before it. Draws are by (seed, round, link or agent), each apart: whoever
-    asks, in whatever order, sees the same. Links are drawn whether the round's graph has them or not. Gradients of
-    agents that are down are asked for as those of others, and left unused.
+    A round is a gossip together with the local steps before it. Draws are by (seed, round, link or agent), so they do
+    not depend on who asks, or in which order. Links are drawn whether or not the round's graph has them. Gradients of
+    agents that are down are still computed, and not used.
 
     Args:
         links: probability that a link is down in a round, in [0, 1).
         agents: probability that an agent is down in a round, in [0, 1).
-        slow: agents by number that take part in every k-th round alone, 0, k, 2 k and so on, and are down in the
-            others: `{3: 4}`.
-        seed: of the draws, a whole number from 0 to 2^63 - 1.
-        log: what happened before, to happen again in place of draws: the path of a faults.jsonl, or its records, see
-            `fastsaddle.graphs.fault_log.read`. Rounds that it does not name have no faults.
+        slow: agents that take part only in every k-th round (0, k, 2 k, ...) and are down in the others, as agent
+            number -> k: `{3: 4}`.
+        seed: seed of the draws, a whole number from 0 to 2^63 - 1.
+        log: faults of an earlier run, repeated instead of drawn: the path of its faults.jsonl, or the records. Rounds
+            that it does not name have no faults.
 
     Raises:
-        ValueError: numbers out of range; a log together with draws.
+        ValueError: a number is out of range, or a log is given together with `links`, `agents` or `slow`.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> ring = fs.topology.ring(16)
+        >>> fs.Faults(links=0.1, seed=1).over(ring)
+        Schedule(ring with faults, agents=16, drawn)
     """
 
     links: float = 0.0
@@ -84,12 +88,24 @@ class Faults:
             raise ValueError("log takes the place of links, agents and slow, got both")
 
     def over(self, schedule: Schedule) -> Faulty:
-        """The schedule with these faults.
+        """Put these faults over a topology or schedule.
+
+        Args:
+            schedule: the graph without faults, with at most 65536 agents; its W must not be row-stochastic alone.
+
+        Returns:
+            A schedule, to be passed as `topology=`. Its `down(round)` says which agents are down, bool `[agents]`.
 
         Raises:
-            ValueError: no schedule, one that has faults already, W that is row-stochastic alone, or agents and links
-                that it does not have.
-            FileNotFoundError: there is no such log.
+            ValueError: not a schedule, one that has faults already or whose W is only row-stochastic, or agents and
+                links that it does not have.
+            FileNotFoundError: the log does not exist.
+
+        Example:
+            >>> import fastsaddle as fs
+            >>> graph = fs.Faults(slow={3: 4}).over(fs.topology.ring(8))
+            >>> graph.down(1)
+            tensor([False, False, False,  True, False, False, False, False])
         """
         return Faulty(self, schedule)
 

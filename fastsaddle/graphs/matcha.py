@@ -52,23 +52,28 @@ class Matcha(Drawn):
 
 
 def matcha(graph: Topology, budget: float, seed: int = 0) -> Matcha:
-    """MATCHA (Wang et al. 2019, arXiv:1905.09435): matchings of a graph, each active in a round with its own chance.
+    """MATCHA: a graph split into matchings, each of which is active in a round with its own probability.
 
-    The edges are taken apart into at most one matching more than the largest degree (Misra and Gries). Matching j is
-    active with probability p_j, drawn by (seed, round), and W = I - alpha sum of the active ones' Laplacians. The p_j
-    have the greatest lambda_2 of the mean Laplacian that their sum, budget x matchings, allows; here a projected ascent
-    of 200 steps finds it to some thousandths, in place of the paper's semidefinite program. alpha makes the mean of W^2
-    shrink fastest, as the paper's does, but is at most one over the largest degree, so that W stays non-negative. Both
-    are rounded to multiples of 2^-20. It has no period.
+    Wang et al. 2019 (arXiv:1905.09435). The edges are split into at most one matching more than the largest degree
+    (Misra and Gries 1992). Matching j is active with probability p_j, drawn by (seed, round), and W = I - alpha times
+    the sum of the Laplacians of the active ones. The p_j maximize lambda_2 of the mean Laplacian, given that they sum
+    to budget x matchings; a projected ascent of 200 steps finds them to a few thousandths, where the paper solves a
+    semidefinite program. alpha makes the mean of W^2 shrink fastest, as in the paper, but is at most one over the
+    largest degree, so that W stays non-negative. Both are rounded to multiples of 2^-20. It has no period.
 
     Args:
         graph: an undirected graph; its weights are not used.
-        budget: share of the matchings that a round may have on average, in (0, 1]; 1 is the whole graph always.
-        seed: of the draws.
+        budget: mean share of the matchings that a round has, in (0, 1]; 1 is the whole graph in every round.
+        seed: seed of the draws, from 0 to 2^63 - 1.
 
     Raises:
-        ValueError: a directed graph or a single agent, a budget out of range, or a seed that is no whole number from 0
-            to 2^63 - 1.
+        ValueError: the graph is directed or has a single agent, or the budget or the seed is out of range.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> graph = fs.topology.matcha(fs.topology.ring(8), budget=0.5)
+        >>> graph.union.messages
+        16
     """
     return Matcha(graph, budget, seed)
 

@@ -29,12 +29,22 @@ class Matchings(Drawn):
 
 
 def matchings(n: int, seed: int = 0) -> Matchings:
-    """Random pairs: each round matches all agents, drawn by (seed, round), each matching being as likely as any other.
+    """Random pairs: each round draws a matching of all agents, and every matching is equally likely.
 
-    Who is matched averages with the other, W_ii = W_ij = 1/2; of an odd number of agents one stays alone. Randomized
-    gossip (Boyd et al. 2006, doi:10.1109/TIT.2006.874516) with all pairs at once. It has no period.
+    The two agents of a pair average, W_ii = W_ij = 1/2; with an odd number of agents one stays alone. This is
+    randomized gossip (Boyd et al. 2006, doi:10.1109/TIT.2006.874516) with all pairs at once. Draws are by (seed,
+    round); it has no period.
+
+    Args:
+        n: number of agents, >= 1.
+        seed: seed of the draws, from 0 to 2^63 - 1.
 
     Raises:
-        ValueError: n below 1, or a seed that is no whole number from 0 to 2^63 - 1.
+        ValueError: n is below 1, or the seed is out of range.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.matchings(8, seed=3).at(0).edges
+        4
     """
     return Matchings(n, seed)

@@ -30,10 +30,22 @@ MOST_AT_ONCE = 512
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Topology:
-    """A graph of agents with its mixing matrix; made by the functions of `fs.topology`.
+    """A graph of agents with its mixing matrix W; the functions of `fs.topology` make them.
 
-    `W` is `[agents, agents]` float64 on the CPU. Row i says what agent i receives:
-    x_i <- sum_j W_ij x_j. It is a `Schedule` of one graph that stays.
+    A topology is an `fs.Schedule` whose graph never changes.
+
+    Args:
+        name: the name in messages and tables.
+        W: the mixing matrix, `[agents, agents]` float64 on the CPU. Row i says what agent i takes: x_i <- sum_j W_ij
+            x_j.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> graph = fs.topology.ring(16)
+        >>> graph.neighbors[0], graph.edges, graph.messages
+        ((1, 15), 16, 32)
+        >>> graph.kind
+        'symmetric doubly stochastic'
     """
 
     name: str
@@ -41,25 +53,30 @@ class Topology:
 
     @property
     def period(self) -> int:
-        """As a schedule: its one graph is there in every round."""
+        """1, because as a schedule it has the same graph in every round."""
         return 1
 
     @property
     def union(self) -> "Topology":
-        """As a schedule: all edges are its own."""
+        """The topology itself, because as a schedule it has no other edges."""
         return self
 
     def at(self, round: int) -> "Topology":
-        """As a schedule: itself, whatever the round is."""
+        """The topology itself, in every round.
+
+        Args:
+            round: number of the gossip; not used.
+        """
         return self
 
     @cached_property
     def kind(self) -> Kind:
-        """What W is, to within 1e-6: the strongest that holds.
+        """What W is, to within 1e-6; the strongest of four that holds.
 
-        "symmetric doubly stochastic", "doubly stochastic" (a directed graph whose gossip keeps the mean),
-        "row-stochastic" (agents that agree stay so, their mean drifts before) or "column-stochastic" (sums are kept,
-        for push-sum).
+        * "symmetric doubly stochastic": undirected gossip, which keeps the mean.
+        * "doubly stochastic": directed gossip that keeps the mean.
+        * "row-stochastic": agents that agree stay so, but the mean may drift until they do.
+        * "column-stochastic": the sum is kept, as push-sum needs.
         """
         rows, columns = ((self.W.sum(dim) - 1).abs().max() <= ROUNDING for dim in (1, 0))
         if (self.W - self.W.T).abs().max() <= ROUNDING:
@@ -70,29 +87,32 @@ class Topology:
 
     @property
     def agents(self) -> int:
-        """How many agents talk."""
+        """Number of agents."""
         return self.W.shape[0]
 
     @cached_property
     def neighbors(self) -> tuple[tuple[int, ...], ...]:
-        """For each agent i the agents j != i with W_ij > 0, ascending."""
+        """For each agent i the agents that it hears, those j != i with W_ij > 0, ascending."""
         heard = self._links.nonzero()[:, 1].tolist()
         ends = accumulate(self._links.sum(1).tolist(), initial=0)
         return tuple(tuple(heard[first:end]) for first, end in pairwise(ends))
 
     @property
     def edges(self) -> int:
-        """Pairs of agents that are linked, each counted once."""
+        """Number of linked pairs of agents; a link in both directions counts once."""
         return int((self._links | self._links.T).triu().sum())
 
     @property
     def messages(self) -> int:
-        """Models sent by all agents together in one gossip round: the sum of the degrees."""
+        """Models that all agents together send in one gossip round, the sum of the degrees."""
         return int(self._links.sum())
 
     @cached_property
     def spectral_gap(self) -> float:
-        """1 - |lambda_2(W)|, in [0, 1]: 1 for one agent, 0 where gossip never reaches consensus."""
+        """1 - |lambda_2(W)|, in [0, 1]. The larger it is, the faster gossip averages.
+
+        It is 1 for a single agent and 0 where gossip never reaches consensus.
+        """
         if self.agents == 1:
             return 1.0
         symmetric = torch.equal(self.W, self.W.T)
@@ -102,17 +122,31 @@ class Topology:
     def mixing_lists(
         self, consensus_step: float = 1.0, columns: bool | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return M = (1 - gamma) I + gamma W, gamma being `consensus_step`, as a list per agent.
+        """W with the consensus step folded in, M = (1 - gamma) I + gamma W, as a neighbor list for each agent.
 
-        Indices are `[agents, K]` int32 and weights `[agents, K]` float32, K being the largest
-        degree plus one: the agent itself, its neighbors ascending, then index -1 and weight 0.
-        The self weight is what the rounded neighbor weights leave of one. Where float32 cannot hold
-        that, the row is rounded to multiples of 2^-24: every row sums to one exactly, so the mean
-        of agents that agree never drifts. With `columns`, which None makes of a column-stochastic
-        W, the same is said of columns, and the sum of the agents never drifts. Weights are within
-        1e-7 of M.
+        The self weight is one minus the rounded weights of the neighbors. Where float32 cannot hold that exactly, the
+        row is rounded to multiples of 2^-24, so that every row sums to exactly one and the mean of agents that agree
+        never drifts. Weights are within 1e-7 of M.
 
-        Raises ValueError for a consensus_step outside [0, 1].
+        Args:
+            consensus_step: gamma, in [0, 1].
+            columns: whether the columns, not the rows, sum to exactly one, so that the sum of the agents never drifts;
+                None decides by W: True where it is column-stochastic.
+
+        Returns:
+            Indices `[agents, K]` int32 and weights `[agents, K]` float32, where K is the largest degree plus one: first
+            the agent itself, then its neighbors in ascending order, then index -1 with weight 0.
+
+        Raises:
+            ValueError: consensus_step is outside [0, 1].
+
+        Example:
+            >>> import fastsaddle as fs
+            >>> indices, weights = fs.topology.chain(3).mixing_lists()
+            >>> indices
+            tensor([[ 0,  1, -1],
+                    [ 1,  0,  2],
+                    [ 2,  1, -1]], dtype=torch.int32)
         """
         if not 0 <= consensus_step <= 1:
             raise ValueError(f"consensus_step must be in [0, 1], got {consensus_step!r}")

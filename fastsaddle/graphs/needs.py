@@ -24,14 +24,15 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class GraphNeeds:
-    """What graphs a rule takes. W is doubly stochastic, but where one that keeps sums is enough.
+    """Which graphs a rule takes. By default W must be symmetric and doubly stochastic.
 
-    Attributes:
-        symmetric: W must be symmetric, too, in every round.
-        tree: the graph must have no cycle, and stay.
-        least_eigenvalue: all eigenvalues of W, the consensus step folded in, must be above it; one that is equal is
-            warned of. None asks nothing. Of graphs that change `extrapolated_growth` must be at most one instead.
-        faults: which of `fs.Faults` it survives: "links" where agents must not be down.
+    Args:
+        symmetric: whether W must be symmetric in every round; if not, doubly stochastic is enough.
+        tree: whether the graph must be a tree that never changes.
+        least_eigenvalue: all eigenvalues of W, with the consensus step folded in, must be above it, and one that equals
+            it gives a warning. None asks for nothing. If graphs change, differences must not grow by extrapolation
+            instead.
+        faults: which of `fs.Faults` the rule survives: "all", only "links" (no agent may be down), or "none".
     """
 
     symmetric: bool = True
@@ -47,10 +48,20 @@ class GraphNeeds:
         stacklevel: int = 2,
         weaker: tuple[str, ...] = (),
     ) -> None:
-        """Raise ValueError, naming `who` asks, for graphs that do not do; warn of one that hardly does.
+        """Raise an error for graphs that do not do, and warn of one that hardly does.
 
-        Each round of a period is looked at, or the first 1,000, and the first that fails is named; a schedule that says
-        by its own `kind` what its graphs are is believed. `weaker` are kinds that do, too.
+        It looks at each round of a period, or at the first 1,000, and names the first that fails. A schedule that has
+        its own `kind` is believed.
+
+        Args:
+            schedule: the graph; None is accepted.
+            consensus_step: gamma.
+            who: whose needs these are, for the message.
+            stacklevel: as for `warnings.warn`.
+            weaker: kinds of W that do as well.
+
+        Raises:
+            ValueError: a graph does not do.
         """
         if schedule is None:
             return

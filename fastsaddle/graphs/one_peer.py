@@ -7,15 +7,25 @@ from fastsaddle.graphs.schedule import Periodic, Schedule
 
 
 def one_peer_exponential(n: int, directed: bool = True) -> Schedule:
-    """In round t agents send 2^(t mod L) places on, L = ceil(log2 n) rounds being a period; W_ii = 1/2.
+    """The exponential graph with one hop a round: in round t agents send 2^(t mod L) places on.
 
-    For n = 2^L a period's product is the exact mean. Directed, each agent hears one and sends to one other, and W is
-    doubly stochastic (Assran et al. 2019, arXiv:1811.10792; Ying et al. 2021, arXiv:2110.13363). Undirected, agents
-    that differ in bit t mod L of their number average in pairs, the one-peer hypercube, and those without such a
-    partner, which there are where n is no power of two, stay alone: W is symmetric.
+    A period has L = ceil(log2 n) rounds, W_ii = 1/2, and for n = 2^L the product over a period is the exact mean.
+    Assran et al. 2019 (arXiv:1811.10792); Ying et al. 2021 (arXiv:2110.13363).
+
+    Args:
+        n: number of agents, >= 1.
+        directed: True: each agent hears one agent and sends to another, and W is doubly stochastic. False: agents whose
+            numbers differ in bit t mod L average in pairs, the one-peer hypercube, and W is symmetric; where n is no
+            power of two, agents without such a partner stay alone.
 
     Raises:
-        ValueError: n below 1.
+        ValueError: n is not a whole number >= 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> graph = fs.topology.one_peer_exponential(16)
+        >>> graph.period, graph.at(2).neighbors[5]
+        (4, (1,))
     """
     check_sizes(n=n)
     name = "one-peer-exponential" + ("" if directed else ":undirected")

@@ -28,33 +28,55 @@ KINDS: tuple[Kind, ...] = (
 
 @runtime_checkable
 class Schedule(Protocol):
-    """Which graph gossip number t has, counted from 0; only gossips that happen count. A `Topology` is one, too.
+    """Which graph each gossip has. Gossips are counted from 0, and only those that happen count.
 
-    Your own is any class with these: give it as `topology=`. It may also say `kind` and `most_neighbors`, see the
-    functions of these names.
+    An `fs.Topology` is a schedule of one graph. Your own is any class with these members; pass it as `topology=`. It
+    may also have two attributes that save looking through the rounds: `kind`, what W is in every round (see
+    `fs.Topology.kind`), and `most_neighbors`, the largest number of neighbors in any round.
 
-    Attributes:
-        agents: how many talk.
-        name: in messages and tables.
-        period: after how many rounds the graphs come again; None where they never do. Graphs that come again are laid
-            out on the device once, those that do not are asked for in each step, on the host.
-        union: every edge of any round. Its W is the mean of the rounds' W, or what they are on average.
+    Example:
+        >>> import fastsaddle as fs
+        >>> class Alternating:
+        ...     agents, name, period = 4, "alternating", 2
+        ...     union = fs.topology.fully_connected(4)
+        ...     def at(self, round):
+        ...         return fs.topology.star(4) if round % 2 else fs.topology.ring(4)
+        >>> isinstance(Alternating(), fs.Schedule)
+        True
     """
 
     @property
-    def agents(self) -> int: ...
+    def agents(self) -> int:
+        """Number of agents."""
+        ...
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name in messages and tables."""
+        ...
 
     @property
-    def period(self) -> int | None: ...
+    def period(self) -> int | None:
+        """Rounds until the graphs repeat; None if they never do.
+
+        The graphs of a period are put on the device once. Without a period each step asks for its graph on the host.
+        """
+        ...
 
     @property
-    def union(self) -> Topology: ...
+    def union(self) -> Topology:
+        """A graph with every edge of any round; its W is the mean of the rounds' W, or their expected value."""
+        ...
 
     def at(self, round: int) -> Topology:
-        """The graph of a round >= 0, the same whenever it is asked for; it need not be connected."""
+        """The graph of a round.
+
+        Args:
+            round: number of the gossip, >= 0; the same number must always give the same graph.
+
+        Returns:
+            The graph, which need not be connected.
+        """
         ...
 
 
@@ -153,12 +175,24 @@ def kept(graph: Topology) -> int:
 
 
 def sequence(graphs: Sequence[Topology], name: str = "sequence") -> Schedule:
-    """Graphs of your own, one a gossip, from the first again after the last.
+    """A schedule of graphs of your own, one for each gossip, starting again after the last.
 
-    Each may leave agents alone (`from_matrix(W, allow_disconnected=True)`), all together must connect them.
+    A single graph may leave agents alone, see `from_matrix(W, allow_disconnected=True)`; all of them together must
+    connect every agent.
+
+    Args:
+        graphs: topologies with the same number of agents, at least one.
+        name: the name in messages and tables.
 
     Raises:
-        ValueError: see `Periodic`.
+        ValueError: no graphs, something that is no topology, different numbers of agents, or agents that stay
+            unconnected.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> graphs = [fs.topology.ring(8), fs.topology.star(8)]
+        >>> fs.topology.sequence(graphs)
+        Schedule(sequence, agents=8, period=2)
     """
     return Periodic(name, graphs)
 

@@ -36,11 +36,9 @@ if TYPE_CHECKING:
     import networkx as nx
 
 __all__ = [
-    "Topology",
     "base_graph",
     "binary_tree",
     "chain",
-    "check_topology",
     "column_stochastic",
     "directed_exponential",
     "directed_ring",
@@ -51,49 +49,105 @@ __all__ = [
     "from_matrix",
     "from_networkx",
     "fully_connected",
-    "is_drawn",
     "matcha",
     "matchings",
     "names",
     "one_peer_exponential",
     "parse",
     "random_regular",
-    "resolve",
     "ring",
     "row_stochastic",
     "sequence",
     "social_network",
-    "spelled",
     "star",
     "torus",
 ]
 
 
 def ring(n: int) -> Topology:
-    """Each agent talks to the one before and the one after; ring(2) is a pair, ring(1) a loner."""
+    """Each agent talks to the one before it and the one after it.
+
+    W has 1/3 for an agent itself and for each of its two neighbors. `ring(2)` is a pair, `ring(1)` a single agent.
+
+    Args:
+        n: number of agents, >= 1.
+
+    Raises:
+        ValueError: n is not a whole number >= 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.ring(16)
+        Topology(ring, agents=16, spectral_gap=0.0507)
+        >>> fs.topology.ring(4).neighbors
+        ((1, 3), (0, 2), (1, 3), (0, 2))
+    """
     check_sizes(n=n)
     return _weigh(networkx().circulant_graph(n, [1] if n > 1 else []), "ring")
 
 
 def torus(rows: int, cols: int) -> Topology:
-    """The true two-dimensional torus, a grid that wraps around; agent r * cols + c is at (r, c).
+    """A two-dimensional grid that wraps around: each agent talks to the four beside it.
 
-    With one row it is a ring; with two rows, up and down are one neighbor, counted once.
+    Agent r * cols + c is at row r and column c. With one row it is a ring; with two rows the agent above is also the
+    one below, and is counted once.
+
+    Args:
+        rows: number of rows, >= 1.
+        cols: number of columns, >= 1; there are rows * cols agents.
+
+    Raises:
+        ValueError: rows or cols is not a whole number >= 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.torus(4, 4)
+        Topology(torus:4x4, agents=16, spectral_gap=0.4)
     """
     check_sizes(rows=rows, cols=cols)
     return _weigh(networkx().grid_2d_graph(rows, cols, periodic=True), f"torus:{rows}x{cols}")
 
 
 def directed_ring(n: int) -> Topology:
-    """Each agent hears the one before it alone, in equal parts with itself: W_ii = W_i,i-1 = 1/2, doubly stochastic."""
+    """A ring that points one way: each agent hears only the one before it.
+
+    W_ii = W_i,i-1 = 1/2, which is doubly stochastic but not symmetric.
+
+    Args:
+        n: number of agents, >= 1.
+
+    Raises:
+        ValueError: n is not a whole number >= 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.directed_ring(3).W
+        tensor([[0.5000, 0.0000, 0.5000],
+                [0.5000, 0.5000, 0.0000],
+                [0.0000, 0.5000, 0.5000]], dtype=torch.float64)
+        >>> fs.topology.directed_ring(3).kind
+        'doubly stochastic'
+    """
     check_sizes(n=n)
     return of_hops("directed-ring", n, [1])
 
 
 def directed_exponential(n: int) -> Topology:
-    """Each agent hears those 1, 2, 4, ... places before it, in equal parts with itself, doubly stochastic.
+    """Each agent hears those 1, 2, 4, 8 and so on places before it, all with the same weight as itself.
 
-    Assran et al. 2019, arXiv:1811.10792, and Ying et al. 2021, arXiv:2110.13363, all of whose hops are in each round.
+    W is doubly stochastic but not symmetric. Assran et al. 2019 (arXiv:1811.10792) and Ying et al. 2021
+    (arXiv:2110.13363); `one_peer_exponential` takes one of these hops a round.
+
+    Args:
+        n: number of agents, >= 1.
+
+    Raises:
+        ValueError: n is not a whole number >= 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.directed_exponential(16).neighbors[8]
+        (0, 4, 6, 7)
     """
     check_sizes(n=n)
     hops = [2**p for p in range(n.bit_length()) if 2**p < n]
@@ -101,15 +155,39 @@ def directed_exponential(n: int) -> Topology:
 
 
 def fully_connected(n: int) -> Topology:
-    """Everybody talks to everybody: W = 11^T / n, so a gossip round is an exact average."""
+    """Every agent talks to every other: W = 11^T / n, so one gossip round is an exact average.
+
+    Args:
+        n: number of agents, >= 1.
+
+    Raises:
+        ValueError: n is not a whole number >= 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.fully_connected(8)
+        Topology(fully-connected, agents=8, spectral_gap=1)
+    """
     check_sizes(n=n)
     return _weigh(networkx().complete_graph(n), "fully-connected")
 
 
 def exponential(n: int) -> Topology:
-    """Agents 1, 2, 4, ... places away, in both directions: the undirected exponential graph.
+    """Each agent talks to those 1, 2, 4, 8 and so on places away, in both directions.
 
-    Assran et al. 2019, arXiv:1811.10792, and Ying et al. 2021, arXiv:2110.13363, direct its edges.
+    This is the undirected form of the exponential graph of Assran et al. 2019 (arXiv:1811.10792) and Ying et al. 2021
+    (arXiv:2110.13363); `directed_exponential` is theirs.
+
+    Args:
+        n: number of agents, >= 1.
+
+    Raises:
+        ValueError: n is not a whole number >= 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.exponential(16)
+        Topology(exponential, agents=16, spectral_gap=0.5)
     """
     check_sizes(n=n)
     hops = [2**p for p in range(n.bit_length()) if 2**p < n]
@@ -117,40 +195,102 @@ def exponential(n: int) -> Topology:
 
 
 def star(n: int) -> Topology:
-    """Agent 0 talks to everybody, the others only to agent 0."""
+    """Agent 0 talks to every other agent; the others talk only to agent 0.
+
+    Args:
+        n: number of agents, >= 1.
+
+    Raises:
+        ValueError: n is not a whole number >= 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.star(4).neighbors
+        ((1, 2, 3), (0,), (0,), (0,))
+    """
     check_sizes(n=n)
     return _weigh(networkx().star_graph(n - 1), "star")
 
 
 def chain(n: int) -> Topology:
-    """Each agent talks to the one before and the one after, the ends to one: the tree with the largest diameter."""
+    """A ring with one link removed: each agent talks to the one before it and the one after it.
+
+    The two ends have one neighbor each. It is the tree of largest diameter.
+
+    Args:
+        n: number of agents, >= 1.
+
+    Raises:
+        ValueError: n is not a whole number >= 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.chain(4).neighbors
+        ((1,), (0, 2), (1, 3), (2,))
+    """
     check_sizes(n=n)
     return _weigh(networkx().path_graph(n), "chain")
 
 
 def binary_tree(n: int) -> Topology:
-    """Agent i talks to agents 2i + 1 and 2i + 2, as far as they exist, and to the one that it hangs from."""
+    """A binary tree: agent i talks to its parent and to its children, agents 2i + 1 and 2i + 2.
+
+    Args:
+        n: number of agents, >= 1.
+
+    Raises:
+        ValueError: n is not a whole number >= 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.binary_tree(7).neighbors[1]
+        (0, 3, 4)
+    """
     check_sizes(n=n)
     return _weigh(networkx().full_rary_tree(2, n), "binary-tree")
 
 
 def dyck() -> Topology:
-    """The Dyck graph, 32 agents of degree 3, as its LCF code [5, -5, 13, -13]^8 defines it."""
+    """The Dyck graph: 32 agents with three neighbors each.
+
+    Built from its LCF code [5, -5, 13, -13]^8 (Frucht 1977).
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.dyck()
+        Topology(dyck, agents=32, spectral_gap=0.191)
+    """
     return _weigh(networkx().LCF_graph(32, [5, -5, 13, -13], 8), "dyck")
 
 
 def social_network() -> Topology:
-    """Davis's Southern women: 18 women, then 14 events they attended; 32 agents and 89 edges.
+    """The Southern women graph: 18 women and the 14 events that they attended, 32 agents with 89 edges.
 
-    Davis, Gardner and Gardner 1941, "Deep South"; used by Lin et al. 2021, arXiv:2102.04761.
+    Davis, Gardner and Gardner 1941, "Deep South"; used by Lin et al. 2021 (arXiv:2102.04761). The women come first.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.social_network()
+        Topology(social-network, agents=32, spectral_gap=0.0821)
     """
     return _weigh(networkx().davis_southern_women_graph(), "social-network")
 
 
 def random_regular(n: int, d: int, seed: int = 0) -> Topology:
-    """A graph drawn at random among those where every agent has d neighbors.
+    """A random graph in which every agent has d neighbors.
 
-    Raises ValueError where n * d is odd, d is not in [0, n), or the draw is disconnected.
+    Args:
+        n: number of agents, >= 1.
+        d: neighbors of each agent, in [0, n); n * d must be even.
+        seed: seed of the draw; the same seed gives the same graph.
+
+    Raises:
+        ValueError: n or d is out of range, n * d is odd, or the drawn graph is not connected.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.random_regular(16, 4, seed=1)
+        Topology(random-regular:4:1, agents=16, spectral_gap=0.278)
     """
     check_sizes(n=n)
     if not isinstance(d, Integral) or not 0 <= d < n or n * d % 2:
@@ -162,9 +302,22 @@ def random_regular(n: int, d: int, seed: int = 0) -> Topology:
 
 
 def erdos_renyi(n: int, p: float, seed: int = 0) -> Topology:
-    """Every pair of agents is linked with probability p, drawn from this seed and no other.
+    """A random graph in which every pair of agents is linked with probability p.
 
-    Raises ValueError where p is not in (0, 1] or the draw is disconnected.
+    Erdos and Renyi 1959. The draw depends on this seed alone, not on a global generator.
+
+    Args:
+        n: number of agents, >= 1.
+        p: probability of a link, in (0, 1].
+        seed: seed of the draw; the same seed gives the same graph.
+
+    Raises:
+        ValueError: n or p is out of range, or the drawn graph is not connected.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.erdos_renyi(16, 0.4, seed=7)
+        Topology(erdos-renyi:0.4:7, agents=16, spectral_gap=0.238)
     """
     check_sizes(n=n)
     if not 0 < p <= 1:
@@ -174,9 +327,19 @@ def erdos_renyi(n: int, p: float, seed: int = 0) -> Topology:
 
 
 def from_networkx(G: "nx.Graph") -> Topology:
-    """Any undirected simple graph; agents are its nodes as iterated, edge weights are not used.
+    """The topology of any undirected simple graph of networkx, with Metropolis-Hastings weights.
 
-    Raises ValueError for directed graphs, multigraphs, self loops, no nodes, or several components.
+    Args:
+        G: the graph. Agents are numbered in the order in which it lists its nodes; weights of its edges are not used.
+
+    Raises:
+        ValueError: G is directed, a multigraph, has self loops, no nodes, or is not connected.
+
+    Example:
+        >>> import networkx as nx
+        >>> import fastsaddle as fs
+        >>> fs.topology.from_networkx(nx.petersen_graph())
+        Topology(networkx, agents=10, spectral_gap=0.5)
     """
     if not isinstance(G, networkx().Graph) or G.is_directed() or G.is_multigraph():
         raise ValueError(
@@ -197,13 +360,25 @@ def from_matrix(
     allow_disconnected: bool = False,
     directed: bool = False,
 ) -> Topology:
-    """Any mixing matrix `[agents, agents]`: an array, nested lists or a tensor. It is copied.
+    """The topology of any mixing matrix of your own.
 
-    Raises ValueError unless W is square, finite, non-negative, row-stochastic and symmetric (both
-    within 1e-6) and connected. `directed=True` admits any that is row- or column-stochastic, whose
-    `kind` says which: W[i, j] is what agent i takes of agent j, so that whoever sends p_ji to i
-    writes it into W[i, j]. `require_symmetric=False` admits row-stochastic ones alone;
-    `allow_disconnected=True` admits W = I, agents that never talk, and graphs of a `sequence`.
+    `kind` of the result says what W is. W[i, j] is the weight that agent i gives to what it hears from agent j. If you
+    know what each agent sends, p_ji from j to i, write it into W[i, j].
+
+    Args:
+        W: the mixing matrix `[agents, agents]`: an array, nested lists or a tensor. It is copied as float64.
+        require_symmetric: False also takes a W that is row-stochastic but not symmetric.
+        allow_disconnected: True also takes graphs in several parts, such as W = I or one graph of a `sequence`.
+        directed: True also takes any W that is row- or column-stochastic.
+
+    Raises:
+        ValueError: W is not square, not finite, or negative somewhere; its rows do not sum to one, or it is not
+            symmetric (both within 1e-6, and unless the options allow it); or it is not connected.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.from_matrix([[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+        Topology(matrix, agents=3, spectral_gap=0.5)
     """
     matrix = torch.as_tensor(W, dtype=torch.float64, device="cpu").detach().clone()
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
@@ -230,11 +405,24 @@ def from_matrix(
 
 
 def parse(text: str, agents: int) -> Schedule:
-    """What a command line names, such as `ring`, `torus:4x4`, `erdos-renyi:0.3:7` or `matchings`.
+    """The topology or schedule that a text names, as on the command line.
 
-    `torus` alone is the most square grid of `agents`; a missing seed is 0. Underscores stand for hyphens too.
+    Args:
+        text: such as "ring", "torus:4x4", "erdos-renyi:0.3:7" or "matchings". "torus" alone is the most square grid; a
+            seed that is left out is 0. Underscores may stand for hyphens. `names` lists all names.
+        agents: number of agents, >= 1.
 
-    Raises ValueError for a text of no known form, or one that means another number of agents.
+    Returns:
+        An `fs.Topology`, or a schedule where the graph changes.
+
+    Raises:
+        ValueError: the text has no known form or means another number of agents, or `agents` is not a whole number >=
+            1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.topology.parse("torus:2x8", 16)
+        Topology(torus:2x8, agents=16, spectral_gap=0.146)
     """
     check_sizes(agents=agents)
     for pattern, build in _FORMS.values():
@@ -259,7 +447,16 @@ def spelled(text: str) -> str:
 
 
 def names() -> tuple[str, ...]:
-    """The names of all topologies that a text can mean, without what follows a colon."""
+    """The names that `parse` knows, without what may follow a colon.
+
+    Returns:
+        The names, in the order in which error messages list them.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> "ring" in fs.topology.names()
+        True
+    """
     return tuple(dict.fromkeys(re.split(r"[:\[]", form)[0] for form in _FORMS))
 
 

@@ -15,7 +15,7 @@ from fastsaddle.rules.momentum import Momentum
 
 
 class LocalSGD(Optimizer):
-    """`period` local steps, then every model becomes the agents' mean.
+    """Local SGD: `period` local steps, then every model becomes the mean of all models.
 
         x_i = x_i - lr sgd(g_i)                   each step
         x_i = (1/n) sum_j x_j                     each `period` steps
@@ -26,27 +26,38 @@ class LocalSGD(Optimizer):
     `steps_done` and `next_synchronization`.
 
     Args:
-        params: stacked parameters, `[agents, ...]` float32 each.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        agents: how many; the leading dimension of every parameter.
-        period: steps between meetings, >= 1, or `fs.QSR(...)`, which lengthens them as lr falls.
-        momentum: beta, in [0, 1), of the local steps: heavy ball, or Nesterov's form.
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        params: stacked parameters or groups of them, each `[agents, ...]` float32, as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        agents: number of agents, the leading dimension of every parameter.
+        period: steps from one meeting to the next, >= 1, or an `fs.QSR`, which lengthens the period as lr falls.
+        momentum: beta, in [0, 1), of the local steps.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        local: a callable from one agent's parameters to the torch optimizer that takes its local steps instead of SGD,
-            such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`; its lr follows this one's, its state is saved
-            with this one's.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the averages.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        local: makes the torch optimizer that takes an agent's local steps in place of SGD, called with the agent's
+            parameters, such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`. Its lr follows this optimizer's lr,
+            and its state is saved with this optimizer's.
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; with "skip" such
+            agents skip their local step, and their models are still averaged.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
             many agents, a period below 1, `local` together with weight decay or maximize.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.LocalSGD(stack.parameters(), lr=0.1, agents=4, period=1)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        96
     """
 
     def __init__(
@@ -81,7 +92,7 @@ class LocalSGD(Optimizer):
 
 
 class DPPF(Optimizer):
-    """Distributed pull-push force: `period` local steps, then pull and push along the line to the mean.
+    """DPPF: `period` local steps, then models are pulled toward their mean and pushed away from it.
 
         D_i = x_i - mean
         x_i = mean + (1 - pull + push / ||D_i||) D_i              one norm over the whole model of each agent
@@ -92,30 +103,41 @@ class DPPF(Optimizer):
     costs no communication. State: `momentum_buffer`; groups remember `steps_done` and `next_synchronization`.
 
     Args:
-        params: stacked parameters, `[agents, ...]` float32 each.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        agents: how many; the leading dimension of every parameter.
+        params: stacked parameters or groups of them, each `[agents, ...]` float32, as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        agents: number of agents, the leading dimension of every parameter.
         pull: alpha, in [0, 1].
-        push: lambda, >= 0. Both are read from the parameter groups at every meeting, for schedules, and must be equal
-            in all of them.
-        period: steps between meetings, >= 1, or `fs.QSR(...)`, which lengthens them as lr falls.
-        momentum: beta, in [0, 1), of the local steps: heavy ball, or Nesterov's form.
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        push: lambda, >= 0. Like `pull`, it is read from the parameter groups at every meeting, so schedules may change
+            it, and must be equal in all groups.
+        period: steps from one meeting to the next, >= 1, or an `fs.QSR`, which lengthens the period as lr falls.
+        momentum: beta, in [0, 1), of the local steps.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        local: a callable from one agent's parameters to the torch optimizer that takes its local steps instead of SGD,
-            such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`; its lr follows this one's, its state is saved
-            with this one's.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the averages.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        local: makes the torch optimizer that takes an agent's local steps in place of SGD, called with the agent's
+            parameters, such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`. Its lr follows this optimizer's lr,
+            and its state is saved with this optimizer's.
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; with "skip" such
+            agents skip their local step, and their models are still averaged.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
             many agents, a period below 1, `local` together with weight decay or maximize.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.DPPF(stack.parameters(), lr=0.1, agents=4, period=1)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        96
     """
 
     def __init__(
@@ -152,7 +174,7 @@ class DPPF(Optimizer):
 
 
 class EASGD(Optimizer):
-    """Elastic averaging: `period` local steps, then agents and a center pull at each other.
+    """Elastic averaging SGD: `period` local steps, then the agents and a center pull at each other.
 
         x_i    = (1 - pull / n) x_i + (pull / n) center
         center = (1 - pull) center + pull (1/n) sum_j x_j         with the models before they were pulled
@@ -162,28 +184,39 @@ class EASGD(Optimizer):
     `momentum_buffer`; groups remember `steps_done` and `next_synchronization`.
 
     Args:
-        params: stacked parameters, `[agents, ...]` float32 each.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        agents: how many; the leading dimension of every parameter.
+        params: stacked parameters or groups of them, each `[agents, ...]` float32, as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        agents: number of agents, the leading dimension of every parameter.
         pull: c, in [0, 1]; equal in all parameter groups.
-        period: steps between meetings, >= 1, or `fs.QSR(...)`, which lengthens them as lr falls.
-        momentum: beta, in [0, 1), of the local steps: heavy ball, or Nesterov's form.
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        period: steps from one meeting to the next, >= 1, or an `fs.QSR`, which lengthens the period as lr falls.
+        momentum: beta, in [0, 1), of the local steps.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        local: a callable from one agent's parameters to the torch optimizer that takes its local steps instead of SGD,
-            such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`; its lr follows this one's, its state is saved
-            with this one's.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the averages.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        local: makes the torch optimizer that takes an agent's local steps in place of SGD, called with the agent's
+            parameters, such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`. Its lr follows this optimizer's lr,
+            and its state is saved with this optimizer's.
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; with "skip" such
+            agents skip their local step, and their models are still averaged.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for so
             many agents, a period below 1, `local` together with weight decay or maximize.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.EASGD(stack.parameters(), lr=0.1, agents=4, period=1)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        96
     """
 
     def __init__(

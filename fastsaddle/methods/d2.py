@@ -15,7 +15,7 @@ from fastsaddle.rules import d2
 
 
 class D2(Optimizer):
-    """D2, free of the bias of heterogeneous data, one row sent to each neighbor a step.
+    """D2: removes the bias of heterogeneous data, and sends only one row to each neighbor a step.
 
         c_i = c_i lr / (lr of the step before)                    (left alone where either is zero)
         h_i = x_i - lr sgd(g_i)
@@ -27,32 +27,46 @@ class D2(Optimizer):
     when lr changes, as in the rate-safe form of the code of arXiv:2102.04761. Differences are mixed, not models, so
     that rounding leaves the sum of c at zero. State: `correction` (c), `momentum_buffer`, `previous_lr`.
 
-    W's smallest eigenvalue must be above -1/3. A ring of an even number of agents has exactly -1/3: it is warned of
-    there, and `consensus_step=0.5`, which mixes by (W + I) / 2, is what others use.
+    W's smallest eigenvalue must be above -1/3. A ring of an even number of agents has exactly -1/3: this
+    gives a warning; others use `consensus_step=0.5` there, which mixes by (W + I) / 2.
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
-            None is one agent on ordinary parameters.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
+            see `fs.topology.parse`. None is a single agent with ordinary parameters.
         momentum: beta, in [0, 1).
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        compressor: what rows are compressed with, an `fs.compressors.Compressor` or an `fs.Choco`; None sends them
-            whole. Each row that is sent has its own public copy: state `x_hat`, `step`. A reconstruction.
-        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers that a compressor draws, in [0, 2^63).
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        compressor: compresses messages: an `fs.compressors.Compressor` or an `fs.Choco`; None sends whole rows. Each
+            row that is sent has its own public copy: state `x_hat`, `step`. How the two go together is a
+            reconstruction.
+        consensus_step: gamma, in [0, 1], in x = h + gamma (W h - h); with a compressor x = h + gamma (W x_hat - x_hat).
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; "skip" counts them as
+            zero.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: seed of the random numbers that a compressor draws, in [0, 2^63).
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, a mixing matrix that is not symmetric or has an eigenvalue below -1/3, graphs that change among
             which differences grow.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=5)
+        >>> optimizer = fs.D2(stack.parameters(), lr=0.1, topology="ring")
+        >>> inputs, targets = torch.randn(5, 8, 3), torch.randn(5, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        160
     """
 
     def __init__(

@@ -15,36 +15,52 @@ from fastsaddle.rules.momentum import Momentum
 
 
 class DSGD(Optimizer):
-    """Decentralized SGD: h_i = x_i - lr (g_i + weight_decay x_i), then x_i = sum_j W_ij h_j.
+    """Decentralized SGD: every agent takes a step of SGD, then mixes its model with its neighbors'.
 
-    D-PSGD (Lian et al. 2017, arXiv:1705.09056) in adapt-then-combine order, one model sent to each neighbor a step.
+        h_i = x_i - lr (g_i + weight_decay x_i)
+        x_i = sum_j W_ij h_j
+
+    D-PSGD (Lian et al. 2017, arXiv:1705.09056) in adapt-then-combine order. Each agent sends one model to each neighbor
+    a step.
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
-            None is one agent on ordinary parameters.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
+            see `fs.topology.parse`. None is a single agent with ordinary parameters.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        compressor: what messages are compressed with, an `fs.compressors.Compressor`, by CHOCO gossip, or an `fs.Choco`
-            for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
-            copies, and `step`, the rounds done.
-        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
-        push_sum: mix x = w z and weights w by a column-stochastic W, z = x / w being the models (Assran et al. 2019,
-            arXiv:1811.10792). State: `push_weight`, w. Without a compressor.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the mixing.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers that a compressor and bfloat16 state draw, in [0, 2^63).
+        compressor: compresses messages: an `fs.compressors.Compressor`, used by CHOCO gossip, or an `fs.Choco` with
+            options of its own. None, like `fs.compressors.Identity()`, sends whole models. It adds state: `x_hat`, the
+            public copies, and `step`, the number of rounds done.
+        consensus_step: gamma, in [0, 1], in x = h + gamma (W h - h); with a compressor x = h + gamma (W x_hat - x_hat).
+        push_sum: push-sum along a column-stochastic W (Assran et al. 2019, arXiv:1811.10792): sums x and weights w are
+            mixed, and the models are z = x / w. It adds the state `push_weight` (w) and takes no compressor.
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; with "skip" such
+            agents skip their local step, and their models are still mixed.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: seed of the random numbers that a compressor and bfloat16 state draw, in [0, 2^63).
         state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies, rounded stochastically; see
             `fs.Optimizer`.
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, graphs that are not doubly stochastic, a compressor whose public copies cannot be bfloat16.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.DSGD(stack.parameters(), lr=0.1, topology="ring")
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(
@@ -81,39 +97,55 @@ class DSGD(Optimizer):
 
 
 class DSGDm(Optimizer):
-    """DSGD with local momentum: m_i = momentum m_i + g_i, heavy ball u = m_i or Nesterov u = g_i + momentum m_i.
+    """DSGD with local momentum: every agent has a momentum buffer of its own, and only models travel.
 
-    The buffer starts at zero and is in gradient units: a change of lr leaves it as it is. The momentum is each agent's
-    own; only models travel. State: `momentum_buffer`.
+        m_i = momentum m_i + g_i
+        h_i = x_i - lr (m_i, or g_i + momentum m_i with Nesterov)
+        x_i = sum_j W_ij h_j
+
+    Lian et al. 2017 (arXiv:1705.09056) with the momentum of torch.optim.SGD. The buffer starts at zero and is in
+    gradient units: a change of lr leaves it as it is. State: `momentum_buffer`.
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
-            None is one agent on ordinary parameters.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
+            see `fs.topology.parse`. None is a single agent with ordinary parameters.
         momentum: beta, in [0, 1).
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        compressor: what messages are compressed with, an `fs.compressors.Compressor`, by CHOCO gossip, or an `fs.Choco`
-            for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
-            copies, and `step`, the rounds done.
-        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
-        push_sum: mix x = w z and weights w by a column-stochastic W, z = x / w being the models (Assran et al. 2019,
-            arXiv:1811.10792). State: `push_weight`, w. Without a compressor.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the mixing.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers that a compressor and bfloat16 state draw, in [0, 2^63).
+        compressor: compresses messages: an `fs.compressors.Compressor`, used by CHOCO gossip, or an `fs.Choco` with
+            options of its own. None, like `fs.compressors.Identity()`, sends whole models. It adds state: `x_hat`, the
+            public copies, and `step`, the number of rounds done.
+        consensus_step: gamma, in [0, 1], in x = h + gamma (W h - h); with a compressor x = h + gamma (W x_hat - x_hat).
+        push_sum: push-sum along a column-stochastic W (Assran et al. 2019, arXiv:1811.10792): sums x and weights w are
+            mixed, and the models are z = x / w. It adds the state `push_weight` (w) and takes no compressor.
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; with "skip" such
+            agents skip their local step, and their models are still mixed.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: seed of the random numbers that a compressor and bfloat16 state draw, in [0, 2^63).
         state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies, rounded stochastically; see
             `fs.Optimizer`.
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, graphs that are not doubly stochastic, a compressor whose public copies cannot be bfloat16.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.DSGDm(stack.parameters(), lr=0.1, topology="ring", momentum=0.9)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from fastsaddle.rules import gut
 
 
 class GUT(Optimizer):
-    """GUT: every agent follows an estimate of the network's mean update, gossip included.
+    """GUT: every agent steps along a tracked estimate of the mean update of all agents, gossip included.
 
         xm_i = sum_j W_ij x_j
         d_i  = grad F_i(xm_i) - (xm_i - x_i) / lr_prev
@@ -28,25 +28,42 @@ class GUT(Optimizer):
     `previous` (xp), `previous_mixed` (W xp), `update` (d), `momentum_buffer`; groups remember lr_prev as `previous_lr`.
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a 0-d tensor; read at every step.
-        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
-            None is one agent on ordinary parameters.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float or a 0-d tensor. It is read at every step.
+        topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
+            see `fs.topology.parse`. None is a single agent with ordinary parameters.
         tracking: mu, >= 0; the published runs take 0.9 without momentum and 0.005 to 0.08 with it.
         momentum: beta, in [0, 1).
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
         consensus_step: gamma, in [0, 1]: models are mixed to x + gamma (W x - x).
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; "skip" counts them as
+            zero.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, graphs that are not doubly stochastic.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.GUT(stack.parameters(), lr=0.1, topology="ring")
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from fastsaddle.rules.momentum import AdaptedMomentum
 
 
 class NGM(Optimizer):
-    """Each agent steps along the mean of its own gradient and of cross-gradients, and mixes models.
+    """NGM: each agent steps along the mean of its own gradient and of cross-gradients, and mixes models.
 
         data:   G_i = W_ii grad F_i(x_i) + sum_j W_ij grad F_j(x_i)       taken by the neighbors, on their batches
         model:  G_i = W_ii grad F_i(x_i) + sum_j W_ij grad F_i(x_j)       at the neighbors' models, on the own batch
@@ -35,34 +35,50 @@ class NGM(Optimizer):
     `residual_1` ..., with quasi-global momentum of mixed models `previous_mixed` and `previous_lr`.
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
-            None is one agent on ordinary parameters.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
+            see `fs.topology.parse`. None is a single agent with ordinary parameters.
         cross_gradients: "data" or "model".
         momentum: beta, in [0, 1).
         qg_momentum: None keeps local momentum u; a number mu makes it quasi-global (as in `QGM`), from the displacement
             of x in a whole step.
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
         mixed_self_gradient: take the self-gradient, and weight decay, at the mixed model instead, as the authors' code
             does; quasi-global momentum then follows mixed models, as theirs does.
-        compressor: what messages are compressed with, an `fs.compressors.Compressor`, by CHOCO gossip, or an `fs.Choco`
-            for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
-            copies, and `step`, the rounds done.
-        consensus_step: gamma in [0, 1]; the authors' code takes 0.1 with "data".
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the mixing.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers that a compressor draws, in [0, 2^63).
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        compressor: compresses messages: an `fs.compressors.Compressor`, used by CHOCO gossip, or an `fs.Choco` with
+            options of its own. None, like `fs.compressors.Identity()`, sends whole models. It adds state: `x_hat`, the
+            public copies, and `step`, the number of rounds done.
+        consensus_step: gamma, in [0, 1]; the authors' code takes 0.1 with "data".
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; with "skip" such
+            agents skip their local step, and their models are still mixed.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: seed of the random numbers that a compressor draws, in [0, 2^63).
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, a mixing matrix that is not symmetric, with a compressor graphs that change.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.NGM(stack.parameters(), lr=0.1, topology="ring")
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.bytes_sent
+        256
     """
 
     def __init__(
@@ -104,7 +120,7 @@ class NGM(Optimizer):
 
 
 class NSADDLe(Optimizer):
-    """NGM whose gradients are SAM gradients: grad F_j(y + rho g / ||g||) with g = grad F_j(y), for each model y.
+    """N-SADDLe: NGM with SAM gradients, grad F_j(y + rho g / ||g||) with g = grad F_j(y) at each model y.
 
     Choudhary et al. 2024 (arXiv:2405.13961). A reconstruction: the paper's own algorithm could not be read, and whether
     cross-gradients are perturbed with their own norms is an open point; they are here, and `perturb="self"` perturbs
@@ -113,40 +129,56 @@ class NSADDLe(Optimizer):
     `sharp_direction_1`, ...
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
-            None is one agent on ordinary parameters.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
+            see `fs.topology.parse`. None is a single agent with ordinary parameters.
         cross_gradients: "data" or "model".
         rho: perturbation radius, >= 0; the default 0.05 is SAM's.
         momentum: beta, in [0, 1).
         qg_momentum: None keeps local momentum u; a number mu makes it quasi-global (as in `QGM`), from the displacement
             of x in a whole step.
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
         mixed_self_gradient: take the self-gradient, and weight decay, at the mixed model instead, as the authors' code
             does; quasi-global momentum then follows mixed models, as theirs does.
         adaptive: perturb by rho x^2 g / || |x| g || instead (ASAM, Kwon et al. 2021, arXiv:2102.11600, without its
-            constant); suitable rho is then about ten times larger.
+            constant); a suitable rho is then about ten times larger.
         perturb: "all" gradients, or "self".
         sam: a cheaper way to the SAM gradient, `fs.LookSAM(...)`, `fs.MomentumSAM()` (along the momentum of the agent
             that takes the gradient) or `fs.ESAM(...)`.
-        compressor: what messages are compressed with, an `fs.compressors.Compressor`, by CHOCO gossip, or an `fs.Choco`
-            for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
-            copies, and `step`, the rounds done.
-        consensus_step: gamma in [0, 1]; the authors' code takes 0.1 with "data".
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the mixing.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers that a compressor and ESAM draw, in [0, 2^63).
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        compressor: compresses messages: an `fs.compressors.Compressor`, used by CHOCO gossip, or an `fs.Choco` with
+            options of its own. None, like `fs.compressors.Identity()`, sends whole models. It adds state: `x_hat`, the
+            public copies, and `step`, the number of rounds done.
+        consensus_step: gamma, in [0, 1]; the authors' code takes 0.1 with "data".
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; with "skip" such
+            agents skip their local step, and their models are still mixed.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: seed of the random numbers that a compressor and ESAM draw, in [0, 2^63).
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, a mixing matrix that is not symmetric, with a compressor graphs that change.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.NSADDLe(stack.parameters(), lr=0.1, topology="ring", rho=0.05)
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.bytes_sent
+        256
     """
 
     def __init__(

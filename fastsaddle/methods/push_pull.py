@@ -13,7 +13,7 @@ from fastsaddle.rules import push_pull as rules
 
 
 class PushPull(Optimizer):
-    """Push-Pull: models are pulled by R, whose rows sum to one, gradients pushed by C, whose columns do.
+    """Push-Pull: models are pulled by R, whose rows sum to one, gradients are pushed by C, whose columns sum to one.
 
         y_i = sum_j C_ij y_j + g_i - g_i of the step before        (y_i = g_i at first)
         x_i = sum_j R_ij (x_j - lr y_j)
@@ -23,25 +23,38 @@ class PushPull(Optimizer):
     `gradient` (g).
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology` of any kind, an `fs.Schedule` of graphs that change, or a name;
-            None is one agent on ordinary parameters. R and C are its W where that is such a matrix, else the same edges
-            with equal weights.
-        push_topology: the graph of C, where it is another one.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: who talks to whom: an `fs.Topology` of any kind, an `fs.Schedule` of graphs that change, or a name.
+            None is a single agent with ordinary parameters. R and C are its W where W is such a matrix; otherwise they
+            have the same edges with equal weights.
+        push_topology: the graph of C, if it differs from `topology`.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        consensus_step: gamma in [0, 1]: R and C are (1 - gamma) I + gamma R and (1 - gamma) I + gamma C.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of random numbers, which this method has none of, in [0, 2^63).
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here, and the graph must be doubly stochastic. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        consensus_step: gamma, in [0, 1]: the matrices used are (1 - gamma) I + gamma R and (1 - gamma) I + gamma C.
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; "skip" counts them as
+            zero.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: in [0, 2^63); not used, as this method draws no random numbers.
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process, and the graph must be doubly stochastic. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, a matrix of the wrong kind.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.PushPull(stack.parameters(), lr=0.1, topology="directed-ring")
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from fastsaddle.rules import qg_adam
 
 
 class QGAdam(Optimizer):
-    """QG-Adam, as its authors' code selects it ("second") and as their paper describes it ("both").
+    """QG-Adam: Adam whose second moment, or both moments, follow how step and gossip moved the model.
 
         m    = beta1 m_i + (1 - beta1) g_i           or, "both": beta1 m_i + g_i, not kept
         v    = beta2 v_i + (1 - beta2) g_i^2         not kept
@@ -29,29 +29,43 @@ class QGAdam(Optimizer):
     `quasi_global` ("both"), `quasi_global_sq`, and `step`.
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
-            None is one agent on ordinary parameters.
-        betas: both in [0, 1).
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
+            see `fs.topology.parse`. None is a single agent with ordinary parameters.
+        betas: beta1 and beta2, both in [0, 1).
         eps: added to the root of the second moment, >= 0.
-        quasi_global: which moments are.
+        quasi_global: which moments are quasi-global: "second" or "both".
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        compressor: what rows are compressed with, an `fs.compressors.Compressor` or an `fs.Choco`; None sends them
-            whole. Each row that is sent has its own public copy: state `x_hat`, `step`. A reconstruction.
-        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" counts them as zero.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers that a compressor draws, in [0, 2^63).
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        compressor: compresses messages: an `fs.compressors.Compressor` or an `fs.Choco`; None sends whole rows. Each
+            row that is sent has its own public copy: state `x_hat`, `step`. How the two go together is a
+            reconstruction.
+        consensus_step: gamma, in [0, 1], in x = h + gamma (W h - h); with a compressor x = h + gamma (W x_hat - x_hat).
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; "skip" counts them as
+            zero.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: seed of the random numbers that a compressor draws, in [0, 2^63).
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, graphs that are not doubly stochastic, betas that are not two numbers in [0, 1), another word for
             `quasi_global`.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.QGAdam(stack.parameters(), lr=1e-3, topology="ring")
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(

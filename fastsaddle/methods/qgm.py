@@ -15,7 +15,7 @@ from fastsaddle.rules.momentum import Momentum
 
 
 class QGM(Optimizer):
-    """QG-DSGDm: momentum is built from what local step and gossip together moved, so it leans to the global direction.
+    """QG-DSGDm: quasi-global momentum, which follows how local step and gossip together moved the model.
 
         m   = beta mh_i + g_i                     not kept
         h_i = x_i - lr (m, or g_i + beta m with Nesterov)
@@ -27,34 +27,47 @@ class QGM(Optimizer):
     models travel. State: `quasi_global`.
 
     Args:
-        params: what torch.optim takes. With a topology of n agents each parameter is stacked, `[n, ...]` float32.
-        lr: learning rate, >= 0, a float or a tensor, 0-d or `[agents]`; read at every step.
-        topology: who talks to whom, an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring";
-            None is one agent on ordinary parameters.
+        params: parameters or groups of them, as for torch.optim. With a topology of n agents each is
+            `[n, ...]` float32, stacked as those of `fs.AgentStack` are.
+        lr: learning rate, >= 0: a float, or a tensor, 0-d or `[agents]`. It is read at every step.
+        topology: who talks to whom: an `fs.Topology`, an `fs.Schedule` of graphs that change, or a name such as "ring",
+            see `fs.topology.parse`. None is a single agent with ordinary parameters.
         momentum: beta, in [0, 1).
         qg_momentum: mu, in [0, 1); None means beta.
-        nesterov: use Nesterov's form, as in torch.optim.SGD.
+        nesterov: use Nesterov's form instead of heavy ball, as in torch.optim.SGD.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        compressor: what messages are compressed with, an `fs.compressors.Compressor`, by CHOCO gossip, or an `fs.Choco`
-            for its other forms; None sends models whole, and so does `Identity()`. State with one: `x_hat`, the public
-            copies, and `step`, the rounds done.
-        consensus_step: gamma in x = h + gamma (W h - h), in [0, 1]; with a compressor of the pull towards copies.
-        push_sum: mix x = w z and weights w by a column-stochastic W, z = x / w being the models. EXPERIMENTAL and ours:
-            the buffer takes w' (z - z') / lr, see docs/graphs.md. State: `push_weight`, w. Without a compressor.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the mixing.
-        maximize: ascend instead of descending.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of the random numbers that a compressor and bfloat16 state draw, in [0, 2^63).
+        compressor: compresses messages: an `fs.compressors.Compressor`, used by CHOCO gossip, or an `fs.Choco` with
+            options of its own. None, like `fs.compressors.Identity()`, sends whole models. It adds state: `x_hat`, the
+            public copies, and `step`, the number of rounds done.
+        consensus_step: gamma, in [0, 1], in x = h + gamma (W h - h); with a compressor x = h + gamma (W x_hat - x_hat).
+        push_sum: push-sum along a column-stochastic W: sums x and weights w are mixed, and the models are z = x / w.
+            EXPERIMENTAL and of our own making: the buffer takes w' (z - z') / lr, see docs/graphs.md. It adds the state
+            `push_weight` (w) and takes no compressor.
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; with "skip" such
+            agents skip their local step, and their models are still mixed.
+        maximize: ascend the loss instead of descending it.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: seed of the random numbers that a compressor and bfloat16 state draw, in [0, 2^63).
         state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies, rounded stochastically; see
             `fs.Optimizer`.
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
     Raises:
         ValueError: hyperparameters out of range, parameters that are not float32 on one device or not stacked for the
             topology, graphs that are not doubly stochastic, a compressor whose public copies cannot be bfloat16.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.QGM(stack.parameters(), lr=0.1, topology="ring")
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets).backward()
+        >>> optimizer.step()
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(

@@ -36,15 +36,23 @@ def differ(a: Any, b: Any) -> bool:
 
 @dataclass(frozen=True)
 class Range:
-    """A number in the parameter groups: [least, most), or [least, most] where that is `closed`.
+    """A number in the parameter groups, in [least, most), or in [least, most] if `closed`.
 
-    Values are numbers, or tensors, 0-d or `[agents]`, one for each agent. They are checked when an optimizer or a group
-    is made, and by the next step where they are changed; but for tensors on a GPU, which would have to be waited for.
+    Values are numbers, or tensors, 0-d or `[agents]` with one number for each agent. They are checked when an optimizer
+    or a group is made, and by the next step if they were changed; tensors on a GPU are not checked then, because the
+    step would have to wait for them.
 
-    Attributes:
-        least, most: the bounds; `math.inf` bounds nothing but infinity itself.
-        default: of an optimizer that names none; None: the entry may be None, and is then left to who reads it.
+    Args:
+        least: lower bound.
+        most: upper bound; `math.inf` excludes only infinity itself.
+        default: value if the optimizer is given none. None: the entry may be None, and what that means is up to the
+            rule.
         closed: whether `most` itself is allowed.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> print(fs.rules.Range(0, 1, default=0.9))
+        in [0, 1)
     """
 
     least: float
@@ -53,7 +61,16 @@ class Range:
     closed: bool = False
 
     def check(self, name: str, value: Any, agents: int | None = None) -> None:
-        """Raise ValueError unless `value` is in range, and one number or one for each of `agents`."""
+        """Raise an error unless a value is in range, and one number or one for each agent.
+
+        Args:
+            name: name of the entry, for the message.
+            value: the value.
+            agents: number of agents; None allows any.
+
+        Raises:
+            ValueError: it is not.
+        """
         if value is None:
             if self.default is not None:
                 raise ValueError(f"{name} must be {self}, got None")
@@ -82,12 +99,25 @@ class Range:
 
 @dataclass(frozen=True)
 class Flag:
-    """A yes or no in the parameter groups."""
+    """A yes or no in the parameter groups.
+
+    Args:
+        default: value if the optimizer is given none.
+    """
 
     default: bool = False
 
     def check(self, name: str, value: Any, agents: int | None = None) -> None:
-        """Raise ValueError unless `value` says yes or no; None is no."""
+        """Raise an error unless a value is True, False or None, which counts as no.
+
+        Args:
+            name: name of the entry, for the message.
+            value: the value.
+            agents: not used.
+
+        Raises:
+            ValueError: it is something else.
+        """
         if value is True or value is False:
             return
         if isinstance(value, torch.Tensor) or value not in (True, False, None):
@@ -96,12 +126,25 @@ class Flag:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two numbers in the parameter groups, each in [0, 1), such as Adam's betas."""
+    """Two numbers in the parameter groups, each in [0, 1), such as Adam's betas.
+
+    Args:
+        default: value if the optimizer is given none.
+    """
 
     default: tuple[float, float]
 
     def check(self, name: str, value: Any, agents: int | None = None) -> None:
-        """Raise ValueError unless `value` is two such numbers."""
+        """Raise an error unless a value is two such numbers.
+
+        Args:
+            name: name of the entry, for the message.
+            value: the value.
+            agents: not used.
+
+        Raises:
+            ValueError: it is not.
+        """
         if (
             not isinstance(value, Sequence)
             or len(value) != 2

@@ -17,22 +17,23 @@ MOMENTUM = "momentum_buffer"
 
 @dataclass(eq=False)
 class Rows:
-    """One parameter group of the agents here; buffers are `[agents, columns]` float32.
+    """One parameter group of the agents here, as a rule works on it; buffers are `[agents, columns]` float32.
 
-    Attributes:
-        x: the models, to be overwritten; perturbed ones in a step of a rule that starts from `saved` by itself.
-        saved: the models where x holds others; None where x holds them.
-        gradient: as it was taken: neither signed nor decayed, and not finite for agents whose `norm` is not.
-        at: the models that gradients and weight decay are taken at.
+    Args:
+        x: the models, to be overwritten; in a rule with `takes_saved` they may be perturbed.
+        saved: the models, if x holds perturbed ones; else None.
+        gradient: the gradients as they were taken: not negated, without weight decay, and not finite for agents whose
+            `norm` is not; `g` is ready for use.
+        at: the models at which gradients and weight decay are taken.
         states: the rule's states by name, to be overwritten: rows, or `[agents]` for scalars.
         group: the parameter group, for options that are no numbers.
-        scalars: the hyperparameters that are numbers, as tensors, float32, 0-d or `[agents]`; "" is zero.
+        scalars: the hyperparameters that are numbers, as float32 tensors, 0-d or `[agents]`; "" is zero.
         norm: `[agents]` float32: agents for which it is not finite have no gradient in this step.
-        round: int64, 0-d or `[agents]`: steps done before.
+        round: steps done before, int64, 0-d or `[agents]`.
         columns: where the group lies in a row.
         first_agent: number of the first row's agent.
-        seed: of the draws of this group.
-        may_be_bad: whether gradients that are not finite can have come so far.
+        seed: seed of this group's draws.
+        may_be_bad: whether gradients that are not finite can have come this far.
         made: what the rule makes once for these buffers.
     """
 
@@ -53,7 +54,7 @@ class Rows:
 
     @cached_property
     def g(self) -> torch.Tensor:
-        """Gradients to descend along, weight decay added, zero where they are not finite. To be read only."""
+        """Gradients to descend along, with weight decay added, zero where they are not finite. Do not write to it."""
         g, decay = self.gradient, self.group["weight_decay"]
         g = -g if self.group["maximize"] else g
         if isinstance(decay, torch.Tensor) or decay != 0:
@@ -62,20 +63,29 @@ class Rows:
         return torch.where(self.norm.isfinite()[:, None], g, 0.0) if self.may_be_bad else g
 
     def scalar(self, name: str) -> torch.Tensor:
-        """A hyperparameter, float32, 0-d or `[agents]`; zero where the group has none."""
+        """A hyperparameter as a float32 tensor, 0-d or `[agents]`; zero if the group has none of this name.
+
+        Args:
+            name: name of the entry.
+        """
         return self.scalars.get(name, self.scalars[""])
 
     @property
     def agents(self) -> int:
+        """Number of agents, the rows of the buffers."""
         return self.x.shape[0]
 
     @property
     def lr(self) -> torch.Tensor:
-        """The learning rate, float32, 0-d or `[agents, 1]`."""
+        """The learning rate, float32, 0-d or `[agents, 1]`, so that it broadcasts over rows."""
         return self["lr"]
 
     def number(self, name: str) -> Any:
-        """A hyperparameter as the group has it, in double precision; a tensor as `rows[name]` is."""
+        """A hyperparameter as the group has it, in double precision; for a tensor, as `rows[name]` gives it.
+
+        Args:
+            name: name of the entry.
+        """
         value = self.group[name]
         return self[name] if isinstance(value, torch.Tensor) else value
 
@@ -84,12 +94,21 @@ class Rows:
         return column(self.scalar(name))
 
     def block(self, buffers: int) -> torch.Tensor:
-        """The rule's passing rows and first states as one buffer `[buffers agents, columns]`, in the declared order."""
+        """The rule's passing rows, and its first states behind them, as one buffer, `[buffers * agents, columns]`.
+
+        Args:
+            buffers: number of buffers, in the declared order.
+        """
         block: torch.Tensor = self.made["block"]
         return block[: buffers * self.agents, self.columns]
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once for these buffers, for all groups and pieces, and kept."""
+        """What a callable returns, called once for these buffers, for all groups and pieces, and then kept.
+
+        Args:
+            name: name under which it is kept.
+            make: makes it.
+        """
         # names apart from those of gradients and the optimizer
         mine: dict[str, Any] = self.made.setdefault("once", {})
         if name not in mine:
@@ -107,9 +126,9 @@ class Rows:
 
         Args:
             kind: 0 no momentum, 1 local, 2 quasi-global.
-            momentum: its buffer.
-            mu: the entry that a quasi-global buffer moves by.
-            others: fields of `LocalStep` to be taken instead.
+            momentum: the momentum buffer.
+            mu: name of the entry that moves a quasi-global buffer.
+            others: fields of `fs.comm.LocalStep` to set to other values.
         """
         scalar, group = self.scalar, self.group
         step = LocalStep(
@@ -131,11 +150,11 @@ class Rows:
         return replace(step, **others) if others else step
 
     def descended(self, start: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-        """start - lr sgd(direction), new; moves the state `momentum_buffer` where the rule has one.
+        """start - lr sgd(direction), new; it moves the state `momentum_buffer` if the rule has one.
 
         Args:
             start: `[agents, columns]` float32.
-            direction: the same shape: signed for descent, with weight decay, as `g` is.
+            direction: shaped alike: signed for descent and with weight decay, as `g` is.
         """
         lr, momentum = self.scalar("lr"), self.states.get(MOMENTUM)
         zero = torch.zeros_like(lr)
@@ -154,7 +173,11 @@ class Rows:
         )
 
     def piece(self, part: slice) -> Rows:
-        """Some of the columns."""
+        """The same for some of the columns.
+
+        Args:
+            part: the columns.
+        """
 
         def cut(rows: torch.Tensor) -> torch.Tensor:
             return rows[:, part] if rows.dim() == 2 else rows

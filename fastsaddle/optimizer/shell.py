@@ -76,64 +76,95 @@ REQUIRES_GRAD = attrgetter("requires_grad")
 
 
 class Optimizer(torch.optim.Optimizer):
-    """A step of decentralized learning: where the gradient is taken x the local rule x how rows travel.
+    """A step of decentralized learning, made of three parts: gradient, rule and communicator.
 
-    Every agent's parameters, gradients and state are one row of a flat buffer. The named optimizers (`fs.QSADDLe` and
-    its relatives) are this class with their own three parts.
+    The gradient says where the gradient is taken, the rule what is done with it, the communicator how rows travel.
+    Every agent's parameters, gradients and state are one row of a flat buffer. The named optimizers, such as
+    `fs.QSADDLe`, are this class with parts of their own.
 
     Args:
-        params: what torch.optim takes: tensors, named parameters, or groups of them with their own numbers. With n
-            agents each parameter is stacked, `[n, ...]`, as `fs.AgentStack` has them. float32 or bfloat16.
-        lr: learning rate, >= 0, a number or a tensor, 0-d or `[agents]`; read at every step. A bad value that is set
-            later, of this or another entry of the groups, is refused by the next step before anything moves; tensors
-            on a GPU are not read.
-        gradient: `fs.gradients.Plain()`, `SAM(...)`, `Cross(...)`, `Mixed(...)` or your own; None is plain.
-        rule: `fs.rules.Momentum(...)`, `D2(...)`, ... or your own `fs.rules.Rule`; None is SGD without momentum.
-        communicator: `fs.comm.Gossip("ring", ...)`, `fs.comm.Average(...)` or your own `fs.comm.Communicator`; None is
-            one agent on ordinary parameters, who talks to nobody.
+        params: what torch.optim takes: tensors, named parameters, or groups of them with hyperparameters of their own.
+            With n agents each parameter is stacked, `[n, ...]`, as those of `fs.AgentStack` are. float32 or bfloat16.
+        lr: learning rate, >= 0: a number, or a tensor, 0-d or `[agents]`. It is read at every step. A bad value set
+            later, here or in another entry of the groups, is refused by the next step before anything moves, unless it
+            is a tensor on a GPU, which is not read.
+        gradient: where the gradient is taken, such as `fs.gradients.SAM(...)`, `fs.gradients.Cross(...)`,
+            `fs.gradients.Mixed(...)` or your own `fs.gradients.Gradient`; None is `fs.gradients.Plain()`.
+        rule: what is done with it, such as `fs.rules.Momentum(...)` or your own `fs.rules.Rule`; None is SGD without
+            momentum.
+        communicator: how rows travel, such as `fs.comm.Gossip("ring")`, `fs.comm.Average(...)` or your own
+            `fs.comm.Communicator`; None is a single agent with ordinary parameters.
         weight_decay: L2 coefficient, >= 0, added to the gradient.
-        nonfinite: "raise" refuses NaN and infinite gradients before anything changes; "skip" leaves such agents' local
-            step out, while their models still take part in the mixing (rules that track sums count a zero gradient).
-        maximize: ascend instead of descending.
-        state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies: 2 bytes less for each number of
-            theirs. Steps compute in float32 all the same, and round what they keep stochastically, so without bias
-            (see kernels/_shared/bfloat16); a reconstruction. For `fs.rules.Momentum`; public copies then need a
-            `StochasticQuantizer` whose step is one kernel.
-        backend: "reference", "native" or "triton"; None chooses by device.
-        seed: of all random numbers, in [0, 2^63).
-        placement: who holds which agents, `fs.place(agents)`, where they are spread over processes; parameters are
-            those of the agents here. None: all are here.
-        process_group: short for `fs.place(process_group=...)`: one agent a rank.
+        nonfinite: "raise" raises an error for NaN or infinite gradients before anything changes; with "skip" such
+            agents skip their local step, and their models are still mixed (rules that track sums count a zero
+            gradient).
+        maximize: ascend the loss instead of descending it.
+        state_dtype: torch.float32, or torch.bfloat16 for momentum and public copies, which saves 2 bytes for each of
+            their numbers. Steps still compute in float32 and round what they keep stochastically, so without bias (see
+            kernels/_shared/bfloat16); a reconstruction. For `fs.rules.Momentum`; public copies then need an
+            `fs.compressors.StochasticQuantizer` whose step is one kernel.
+        backend: what computes the ops: "reference", "native" or "triton"; None chooses by device.
+        seed: seed of all random numbers, in [0, 2^63).
+        placement: which process holds which agents, from `fs.place`; parameters are those of the agents of this
+            process. None: all agents are here.
+        process_group: short for `placement=fs.place(process_group=...)`: one agent per rank.
 
-    A parameter that requires no gradient stands still. One that requires a gradient and got none counts as one with a
-    zero gradient: it decays and is mixed. Parameters and gradients lie in flat buffers, and are followed where they are
-    moved (`.to()`, an assigned `.data`), frozen, or exchanged in `param_groups`.
+    A parameter that requires no gradient stays as it is. One that requires a gradient and got none counts as having a
+    zero gradient: it decays and is mixed. Parameters and gradients lie in flat buffers, which follow parameters that
+    are moved (`.to()`, an assigned `.data`), frozen, or exchanged in `param_groups`.
 
-    bfloat16 parameters have a float32 master copy (`master` in their state) that steps work on; after every write it
+    bfloat16 parameters have a float32 master copy (`master` in their state), which steps work on; after every write it
     is rounded to nearest into them.
 
-    A step is done whole or not at all: signals wait for its end, or interrupt a closure, and an error leaves
-    parameters, state and counters as they were before it.
+    A step is done whole or not at all: signals wait for its end or interrupt a closure, and an error leaves parameters,
+    state and counters as they were before it.
 
     Attributes:
-        gradient, rule, communicator: its parts; the communicator is that of these parameters, `plan` what was given.
-        agents: rows of the buffers, agents of this process; 1 for ordinary parameters.
-        placement: who holds which agents, where they are in several processes; else None.
-        topology: the graph, or the schedule of graphs, that was given; None where there is none.
-        rows: the flat buffers of parameters and gradients.
+        gradient: where the gradient is taken.
+        rule: what is done with it.
+        communicator: how rows travel; connected to these parameters.
+        plan: the communicator as it was given.
+        agents: number of agents in this process, the rows of the buffers; 1 for ordinary parameters.
+        stacked: whether parameters are `[agents, ...]`; False for a single agent's ordinary ones.
+        placement: which process holds which agents; None where all are here.
+        topology: the topology or schedule that was given; None if there is none.
+        rows: the flat buffers: `rows.x` are the parameters and `rows.g` the gradients, `[agents, stride]`.
         flat_state: state buffers by name, `[agents, stride]`; `state[p][name]` are views of them.
         scalar_state: state of one number for each group and agent, `[groups, agents]`, by name.
-        bytes_sent: bytes that the agents here sent together, scales and indices included, a message for each edge;
-            settable, for resuming. bytes_on_wire: what has left this process for others, headers included.
-        rounds: int64, 0-d: steps done; where a part draws or counts by it, it is in `state` as `step`.
-        skipped: `[agents]` int32, gradient evaluations that were not finite.
-        phase: where a step in progress stands.
+        declared: the states of all parts, as they declare them.
+        bytes_sent: bytes that the agents here have sent, scales and indices included, one message for each edge. It can
+            be set, to resume a run.
+        bytes_on_wire: bytes that have left this process for others, headers included.
+        rounds: steps done, int64, 0-d. If a part draws or counts by it, it is also in `state` as `step`.
+        skipped: `[agents]` int32, number of gradient evaluations that were not finite.
+        phase: how far a step in progress has come.
 
     Raises:
-        ValueError: hyperparameters out of range, parts that cannot be combined, parameters that are not float32 or
-            bfloat16 on one device, lie in shared memory or in each other, or are not stacked for the graph, a mixing
-            matrix that the rule does not take; over processes, on every rank: what differs between ranks, and where.
-        TransportError: over processes: a rank made no optimizer.
+        ValueError: a hyperparameter is out of range, parts do not go together, the rule does not take the mixing
+            matrix, or the parameters are not float32 or bfloat16 on one device, share memory, or are not stacked for
+            the graph. Over processes it is raised on every rank and says what differs between ranks.
+        TransportError: over processes, a rank made no optimizer.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     lr=0.1,
+        ...     gradient=fs.gradients.SAM(rho=0.05),
+        ...     rule=fs.rules.Momentum("quasi-global", 0.9),
+        ...     communicator=fs.comm.Gossip("ring"),
+        ... )
+        >>> inputs, targets = torch.randn(4, 8, 3), torch.randn(4, 8, 1)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = stack.loss(torch.nn.functional.mse_loss, stack(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.bytes_sent
+        128
     """
 
     def __init__(
@@ -221,7 +252,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def who(self) -> str:
-        """Its name in messages: that of the class, or of the rule."""
+        """Its name in messages, which is that of its class or of its rule."""
         return type(self).__name__ if self.is_named else self.rule.name
 
     @property
@@ -242,12 +273,12 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def states(self) -> tuple[State, ...]:
-        """What all parts keep between steps, each once."""
+        """What all parts keep between steps, each state once."""
         return tuple({state.name: state for state in self.declared}.values())
 
     @property
     def is_named(self) -> bool:
-        """Whether it is one of the named optimizers, or somebody's own."""
+        """Whether it is a subclass, such as one of the named optimizers, and not `fs.Optimizer` itself."""
         return type(self) is not Optimizer
 
     @property
@@ -274,18 +305,18 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def decides_on_host(self) -> str | None:
-        """What a step reads or counts on the host, which keeps it out of a CUDA graph; None where nothing does."""
+        """What a step reads or counts on the host, which keeps it out of a CUDA graph; None if there is nothing."""
         parts = (self.gradient, self.rule, self.communicator)
         return next((p.decides_on_host for p in parts if p.decides_on_host is not None), None)
 
     @property
     def evaluations(self) -> float:
-        """Gradients that a step takes, on average, for each agent."""
+        """Mean number of gradients that a step takes for each agent."""
         return self.gradient.evaluations(self.communicator)
 
     @property
     def passes(self) -> int:
-        """Gradients that the next step takes at each model: 2, or 1 where its gradient needs no more."""
+        """Number of gradients that the next step takes at each model, 1, or 2 for SAM if it needs both passes."""
         return self.gradient.passes(self)
 
     def _leading(self) -> int | None:
@@ -326,12 +357,12 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def layouts(self) -> list[FlatLayout]:
-        """Where each group's tensors lie in its columns."""
+        """Where each group's tensors lie in its columns, one layout for each group."""
         return self.live.layouts
 
     @property
     def made(self) -> dict[str, Any]:
-        """Buffers that are not kept between steps, and what is made once for them."""
+        """Buffers that are not kept between steps, and other things made once for the present buffers."""
         return self.live.made
 
     @property
@@ -369,12 +400,12 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def dim(self) -> int:
-        """Numbers of one agent's model that steps move."""
+        """Number of elements of one agent's model that steps move."""
         return self.live.dim
 
     @property
     def locals(self) -> Any:
-        """The agents' own optimizers of `fs.rules.Torch`; None where there are none."""
+        """The agents' own optimizers, with `fs.rules.Torch`; None otherwise."""
         return self.live.locals
 
     @locals.setter
@@ -386,18 +417,21 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def squares(self) -> torch.Tensor:
-        """`[agents, 2]` float64: of the last step, the squared norms of what was to be sent (with a compressor: the
-        difference to the public copy) and of what compression lost; zeros without a compressor."""
+        """Squared norms of the last step's messages, `[agents, 2]` float64.
+
+        The first is that of what was to be sent (with a compressor, the difference to the public copy), the second that
+        of what compression lost. They are zero without a compressor.
+        """
         return self.live.squares.sum((0, 1))
 
     @property
     def center(self) -> torch.Tensor | None:
-        """The row `[stride]` of the model to evaluate; None where that is the agents' mean."""
+        """The row `[stride]` of the model to evaluate; None if that is the agents' mean."""
         return self.communicator.center(self)
 
     @property
     def perturbed(self) -> bool:
-        """Whether the parameters are at a perturbed model now."""
+        """Whether the parameters hold a perturbed model now."""
         return self.phase.norm is not None
 
     # of torch's GradScaler, which sets them before a step that the optimizer may skip by itself
@@ -420,57 +454,73 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def remembered(self) -> tuple[str, ...]:
-        """Entries of parameter groups that are state, not hyperparameters."""
+        """Entries of the parameter groups that are state, not hyperparameters."""
         return tuple(state.name for state in self.states if state.width == "group")
 
     # -- where things lie
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """Those of all groups in their order, also those that stand still."""
+        """The parameters of all groups in order, including those that require no gradient."""
         return [p for group in self.param_groups for p in group["params"]]
 
     @property
     def count(self) -> int:
-        """Parameters of all groups that steps move."""
+        """Number of parameters, in all groups, that steps move."""
         return self.live.count
 
     def columns(self, index: int) -> slice:
-        """Column range of group `index`."""
+        """The columns of a group in every row.
+
+        Args:
+            index: number of the group.
+        """
         return slice(*self.rows.layout.ranges[index])
 
     @property
     def model_columns(self) -> slice:
-        """Columns of all groups together."""
+        """The columns of all groups together."""
         return slice(0, self.rows.layout.ranges[len(self.param_groups) - 1][1])
 
     @property
     def moves_all(self) -> bool:
-        """Whether rows hold nothing but parameters that steps move."""
+        """Whether the rows hold only parameters that steps move."""
         return self.count == len(self.rows.parameters)
 
     @property
     def model_rows(self) -> torch.Tensor:
-        """The models of all groups, `[agents, columns]`, where parameters hold them."""
+        """The models of all groups, `[agents, columns]`, as far as the parameters hold them."""
         return self.rows.x[:, self.model_columns]
 
     def scalar(self, index: int, name: str) -> torch.Tensor:
-        """Group `index`'s hyperparameter as a float32 tensor on the device."""
+        """A group's hyperparameter as a float32 tensor on the device, 0-d or `[agents]`.
+
+        Args:
+            index: number of the group.
+            name: name of its entry.
+        """
         assert self.live.scalars is not None
         return self.live.scalars.read(self.param_groups[index], index, name)
 
     def seed_of(self, index: int) -> int:
-        """The seed of group `index`'s draws: groups draw apart, by a stride that no small seeds share."""
+        """The seed of a group's random numbers; groups draw independently.
+
+        Args:
+            index: number of the group.
+        """
         return (self.seed + index * GROUP_STRIDE) % 2**63
 
     # -- buffers
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, at any time: the flat buffers are laid out anew and state is carried over.
+        """Add a parameter group, at any time; the flat buffers are laid out anew and state is carried over.
+
+        Args:
+            param_group: `params` and hyperparameters of its own, as for torch.optim.
 
         Raises:
             RuntimeError: parameters are perturbed.
-            ValueError: numbers out of range, or parameters that do not fit; nothing has changed.
+            ValueError: a hyperparameter is out of range, or parameters do not fit; nothing has changed.
         """
         is_bound = self.live.rows is not None
         if is_bound:
@@ -498,9 +548,9 @@ class Optimizer(torch.optim.Optimizer):
             self.rows.phase = self.phase
 
     def follow(self) -> None:
-        """Find parameters that were moved, by hand or into other buffers, and lay the state out like them.
+        """Find parameters that were moved, by hand or into other buffers, and lay out the state like them.
 
-        So are states that somebody exchanged, and what somebody wrote to bfloat16 parameters.
+        It also takes over states that were exchanged by hand, and what was written into bfloat16 parameters.
         """
         self._find()
         if any(self.state[p].get(name) is not part for p, name, part in self.live.held):
@@ -539,26 +589,29 @@ class Optimizer(torch.optim.Optimizer):
         return False
 
     def collect(self) -> None:
-        """Bring every gradient into the flat buffer, and state to where the parameters are."""
+        """Bring every gradient into the flat buffer, and the state to where the parameters are."""
         self.follow()
         self.rows.collect_gradients()
 
     def mark_written(self) -> None:
-        """Tell parameters, and autograd, that they were written through the flat buffer."""
+        """Tell parameters and autograd that the flat buffer was written."""
         self.rows.published()
 
     # -- a step
 
     def evaluate(self, closure: Closure, adds: bool = False) -> Any:
-        """Call a closure, which signals may interrupt, where gradients are wanted: at the communicator's point.
+        """Call a closure at the models where gradients are wanted; signals may interrupt it.
 
         Args:
             closure: evaluates the loss and its gradient.
-            adds: whether it may add to gradients that are there. It may always where it is the only one of a step that
-                takes its gradient at the models, so that gradients accumulate over batches.
+            adds: whether it may add to gradients that are there already. It always may if it is the step's only closure
+                call and takes its gradient at the models, so that gradients accumulate over batches.
+
+        Returns:
+            What the closure returns.
 
         Raises:
-            RuntimeError: it added its gradient to others where it must not.
+            RuntimeError: the closure added its gradient to others where it must not.
         """
         call, rows = partial(interruptible, closure), self.rows
         if self.live.stages is not None:
@@ -581,15 +634,17 @@ class Optimizer(torch.optim.Optimizer):
         gate: torch.Tensor | None = None,
         refuses: bool = True,
     ) -> torch.Tensor:
-        """Norms of all gradients, `[agents]`; on a CPU a non-finite one raises now where that was asked for.
+        """Norms of all gradients, `[agents]` float32.
+
+        On a CPU, and with `nonfinite="raise"`, a norm that is not finite raises an error.
 
         Args:
-            scale: rows like the gradients: norms are those of |scale| g.
+            scale: rows shaped like the gradients; the norms are then those of |scale| g.
             gate: `[agents]`: where it is not finite, so is the norm.
-            refuses: whether anything is raised; where not, later norms must be gated by these.
+            refuses: whether anything is raised. If not, later norms must be gated by these.
 
         Raises:
-            NonFiniteGradientError: see `nonfinite`.
+            NonFiniteGradientError: a gradient is not finite, see `nonfinite`.
         """
         live, rows, columns = self.live, self.rows, self.model_columns
         norm = torch.empty(self.agents, dtype=torch.float32, device=live.skipped.device)
@@ -614,13 +669,15 @@ class Optimizer(torch.optim.Optimizer):
         return norm
 
     def raise_if_skipped(self) -> None:
-        """Raise NonFiniteGradientError if a gradient was not finite since the last call (`nonfinite="raise"`).
+        """Raise an error if a gradient was not finite since the last call, with `nonfinite="raise"`.
 
-        On a CPU `step()` does so by itself, before anything changes. On a GPU the agent's update is skipped without
-        a host synchronization; call this whenever results are read. Saving the state calls it too.
+        On a CPU `step()` does so by itself, before anything changes. On a GPU the agent's update is skipped without a
+        host synchronization: call this whenever you read results. Saving the state calls it too.
 
-        Over processes it raises PeerError where one of them sent something else than was due: a GPU's messages are not
-        looked at when they come, but here, in `gathered` and `consensus`, and every so many exchanges.
+        Raises:
+            NonFiniteGradientError: a gradient was not finite; the message names the agents.
+            PeerError: over processes, one of them sent something else than was due. Messages on a GPU are not looked at
+                when they come, but here, in `gathered` and `consensus`, and every so many exchanges.
         """
         self.communicator.look()
         if self.nonfinite == "raise" and bool(self.skipped.any()):
@@ -637,17 +694,19 @@ class Optimizer(torch.optim.Optimizer):
         """One step of every agent, and what its method sends.
 
         Args:
-            closure: evaluates the loss and its gradient; see `fs.gradients.SAM` for how often it is called there.
-                Where parameters are perturbed it is called once, or has nothing left to do (Lightning passes such).
-            closure_passes: overrides what the gradient was made with, for this step; of SAM alone.
+            closure: evaluates the loss and its gradient; `fs.gradients.SAM` says how often it is called. If parameters
+                are perturbed already it is called once, or has nothing left to do (Lightning passes such closures).
+            closure_passes: for SAM gradients, overrides what the gradient was made with, for this step.
 
         Returns:
-            The closure's first loss, or None where it was not called.
+            The loss of the closure's first call; None if there was none.
 
         Raises:
-            RuntimeError: no closure, and no `perturb()` before, where this step needs it; a closure that adds to
-                gradients that were there before, see `evaluate`; a closure in `GradScaler.step`; a step within a step.
-            NonFiniteGradientError: see `nonfinite`; parameters are as they were. A step that a GradScaler drives is
+            RuntimeError: this step needs a closure or a `perturb()` before it; the closure adds to gradients that were
+                there before, see `evaluate`; a closure was passed in `GradScaler.step`; or a step is called within a
+                step.
+            ValueError: a hyperparameter in a parameter group is out of range; nothing has moved.
+            NonFiniteGradientError: see `nonfinite`; parameters are as they were. If a GradScaler drives the step, it is
                 skipped instead.
             PeerError: a process that holds other agents has failed, now or in an earlier step; parameters are as they
                 were.
@@ -847,7 +906,11 @@ class Optimizer(torch.optim.Optimizer):
         return [kind(self.communicator, v.exchanges, sends, gossips, meetings) for v in views]
 
     def begin_rounds(self) -> Iterator[tuple[Round, slice]]:
-        """Begin this step's exchanges before its gradients: each group's round and columns."""
+        """Begin this step's exchanges before its gradients, for gradients that need the mixed models.
+
+        Returns:
+            Each group's `fs.comm.Round` and columns.
+        """
         self.follow()
         self.phase.rounds = self._open_rounds()
         for comm, views in zip(self.phase.rounds, self._views(), strict=True):
@@ -856,7 +919,11 @@ class Optimizer(torch.optim.Optimizer):
     # -- models elsewhere
 
     def visit(self, models: torch.Tensor | None) -> None:
-        """Let parameters hold other models `[agents, stride]` until `leave`; None: the mixed ones of this step."""
+        """Let the parameters hold other models until `leave`.
+
+        Args:
+            models: `[agents, stride]`; None: the mixed models of this step.
+        """
         phase = self.phase
         if phase.home is None:
             phase.home, phase.end = self.rows.x.clone(), self.model_columns.stop
@@ -871,7 +938,7 @@ class Optimizer(torch.optim.Optimizer):
         self.mark_written()
 
     def leave(self) -> None:
-        """Let parameters hold the models again, exactly."""
+        """Let the parameters hold the models again, exactly, after `visit`."""
         self._go_home()
         self.rows.second_pass = False
 
@@ -884,18 +951,29 @@ class Optimizer(torch.optim.Optimizer):
             self.mark_written()
 
     def perturb(self, zero_grad: bool = False) -> None:
-        """Move every agent to where its second gradient is to be taken, keeping x; `zero_grad` then zeroes gradients.
+        """Move every agent to where its second gradient is to be taken, x + rho g / ||g||, and remember x.
 
-        For SAM gradients: x + rho g / ||g||. `step()` then goes on from x. Agents whose gradient is not finite stay
-        where they are: `step()` refuses it, or is skipped where a GradScaler drives it.
+        For SAM gradients, in loops without closures; `step()` then goes on from x. Agents whose gradient is not finite
+        stay where they are: `step()` then raises an error, or is skipped if a GradScaler drives it.
 
         Args:
-            zero_grad: whether gradients are zeroed afterwards.
+            zero_grad: whether to zero the gradients afterwards.
 
         Raises:
             RuntimeError: the parameters are perturbed already, this gradient perturbs nothing, or a step is in
                 progress.
-            ValueError: rho out of range, or a sparse gradient; nothing has moved.
+            ValueError: rho is out of range, or a gradient is sparse; nothing has moved.
+
+        Example:
+            >>> import torch
+            >>> import fastsaddle as fs
+            >>> model = torch.nn.Linear(3, 1)
+            >>> optimizer = fs.DSADDLe(model.parameters(), lr=0.1, rho=0.05)
+            >>> inputs = torch.randn(8, 3)
+            >>> model(inputs).square().mean().backward()
+            >>> optimizer.perturb(zero_grad=True)
+            >>> model(inputs).square().mean().backward()
+            >>> optimizer.step()
         """
         self._refuse_in_step("perturbed")
         if self.perturbed:
@@ -917,11 +995,19 @@ class Optimizer(torch.optim.Optimizer):
             raise
 
     def first_step(self, zero_grad: bool = False) -> None:
-        """The same as `perturb`, under its customary name."""
+        """The same as `perturb`, under its customary name.
+
+        Args:
+            zero_grad: whether to zero the gradients afterwards.
+        """
         self.perturb(zero_grad)
 
     def second_step(self, zero_grad: bool = False) -> None:
-        """The same as `step()` after `perturb`, under its customary name."""
+        """The same as `step()` after `perturb`, under its customary name.
+
+        Args:
+            zero_grad: whether to zero the gradients afterwards.
+        """
         self.step()
         if zero_grad:
             self.zero_grad()
@@ -937,19 +1023,18 @@ class Optimizer(torch.optim.Optimizer):
             self._restore()
 
     def train(self, mode: bool = True) -> None:
-        """Let parameters stand where the next gradient is to be taken, from here on and after each step.
+        """Keep the parameters where the next gradient is to be taken, from now on and after each step.
 
-        For MomentumSAM, which perturbs by what is known before the gradient, in loops that know no closures:
-        `optimizer.train()` before training, `optimizer.eval()` before the model is evaluated or saved. `rho` is read
-        when parameters move. `state_dict`, `AgentStack.consensus`, `synchronize` and copies go by the models all the
-        same, and copies are in `eval()`. Other optimizers have their models in the parameters always, and do nothing.
+        For `fs.MomentumSAM`, whose perturbation is known before the gradient, in loops without closures: call `train()`
+        before training, and `eval()` before the model is evaluated or saved. `rho` is read when the parameters move.
+        `state_dict`, `AgentStack.consensus`, `synchronize` and copies still use the models, and copies start in
+        `eval()`. For other optimizers the parameters always hold the models, and this does nothing.
 
         Args:
             mode: False is `eval()`.
 
         Raises:
-            RuntimeError: the parameters were perturbed by hand, or a step is in progress.
-            ValueError: rho out of range; nothing has moved.
+            RuntimeError: a step is in progress, or parameters are perturbed by `perturb`.
         """
         self._refuse_in_step("put into train()")
         if not mode:
@@ -961,7 +1046,11 @@ class Optimizer(torch.optim.Optimizer):
                 self.live.trains = self.gradient.go_ahead(self)
 
     def eval(self) -> None:
-        """Let parameters hold the models again after `train()`, exactly; a new optimizer is in this state."""
+        """Let the parameters hold the models again after `train()`, exactly; a new optimizer is in this state.
+
+        Raises:
+            RuntimeError: a step is in progress.
+        """
         self._refuse_in_step("put into eval()")
         if self.live.trains:
             self._restore()
@@ -978,9 +1067,9 @@ class Optimizer(torch.optim.Optimizer):
                 self.train()
 
     def restore(self) -> None:
-        """Undo a perturbation exactly, for evaluation or a skipped step; does nothing where there is none.
+        """Undo a perturbation exactly, to evaluate or to skip a step; without one it does nothing.
 
-        It ends `train()`.
+        It also ends `train()`.
 
         Raises:
             RuntimeError: a step is in progress.
@@ -1002,10 +1091,11 @@ class Optimizer(torch.optim.Optimizer):
             live.trains = False
 
     def synchronize(self) -> None:
-        """Bring all agents together now; `step` does it by itself when it is time.
+        """Bring all agents together now; at the end of a period `step` does so by itself.
 
         Raises:
-            RuntimeError: a method on a graph, whose agents never meet; or parameters are perturbed.
+            RuntimeError: the method works on a graph, so that agents never meet; or parameters are perturbed, or a step
+                is in progress.
         """
         self._refuse_in_step("synchronized")
         self.refuse_perturbed("synchronized")
@@ -1016,22 +1106,21 @@ class Optimizer(torch.optim.Optimizer):
             self.mark_written()
 
     def gathered(self, name: str = "x") -> torch.Tensor:
-        """All agents' rows of a buffer, in the order of agents, new, on every process.
+        """All agents' rows of a buffer, in the order of agents, as a new tensor.
 
-        Over processes every rank must call it, and has then memory for the rows of all agents; `consensus` has not.
+        Over processes every rank must call it, and then holds the rows of all agents; `consensus` needs less memory.
 
         Args:
-            name: "x" are the models, also while parameters are perturbed; else a state that each agent has, by its name
-                in `flat_state` or `scalar_state`.
+            name: "x" for the models, also while parameters are perturbed; otherwise the name of a state in `flat_state`
+                or `scalar_state`, one that each agent has.
 
         Returns:
-            `[all agents, stride]`, where `rows.layout` says which columns are which parameter: `layout.views(rows)`
-            are `[all agents, *shape]` each. The models are float32, states as they are kept. States of one number:
-            `[all agents, groups]`.
+            `[all agents, stride]`: `rows.layout.views(...)` cuts it into parameters, `[all agents, *shape]` each. The
+            models are float32, states are as they are kept. For a state of one number, `[all agents, groups]`.
 
         Raises:
             RuntimeError: a step is in progress.
-            ValueError: no such state, or one that all agents share.
+            ValueError: there is no such state, or all agents share it.
             PeerError: a rank did not call it.
         """
         self._refuse_in_step("gathered")
@@ -1040,19 +1129,19 @@ class Optimizer(torch.optim.Optimizer):
         return gathered_rows(self, name)
 
     def consensus(self, module: torch.nn.Module) -> torch.nn.Module:
-        """The model to evaluate as a plain module, where `module` is the one agent's that is trained here.
+        """The averaged model as a plain module, for a module whose one agent is trained in this process.
 
-        Parameters are the mean of all agents' models, bit for bit that of `AgentStack.consensus` in one process, or
-        EASGD's center where there is one. Frozen ones are averaged too; statistics are averaged, counters taken from
-        agent 0. Over processes every rank must call it, and gets it; without them it is a copy.
+        Parameters are the mean of all agents' models, with the same bits as `AgentStack.consensus` in one process, or
+        the center of EASGD. Frozen parameters and floating-point buffers are averaged too; counters are agent 0's. Over
+        processes every rank must call it, and gets the model; without processes it is a copy.
 
         Args:
-            module: what this optimizer has parameters of; it stays as it is. DDP's wrapper is taken off.
+            module: the module whose parameters this optimizer has; it stays as it is. The wrapper of DDP is taken off.
 
         Raises:
             RuntimeError: a step is in progress.
-            ValueError: several agents are here (a stack has a `consensus()` of its own), or the module has none of the
-                parameters that this optimizer moves.
+            ValueError: several agents are here (use `AgentStack.consensus`), or the optimizer moves no parameter of the
+                module.
             PeerError: a rank did not call it.
         """
         self._refuse_in_step("averaged")
@@ -1061,7 +1150,11 @@ class Optimizer(torch.optim.Optimizer):
         return consensus_of(self, module)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Zero all gradients in one write. They stay views of the flat buffer, whatever `set_to_none` says."""
+        """Set all gradients to zero in one write.
+
+        Args:
+            set_to_none: has no effect: gradients stay views of the flat buffer.
+        """
         self._find()
         self.rows.zero_gradients(len(self.param_groups))
         note_zeroed(self)
@@ -1069,10 +1162,10 @@ class Optimizer(torch.optim.Optimizer):
     # -- saving and loading
 
     def mark_loaded(self) -> None:
-        """Tell that states were written in place, as `load_state_dict` writes them: every rank must, or none.
+        """Tell the optimizer that states were written in place, as `load_state_dict` writes them.
 
-        The next step then begins by taking what is kept here of agents elsewhere from their owners. Nothing is done
-        where all agents are here.
+        Every rank must call it, or none. The next step then first takes what is kept here of agents elsewhere from
+        their owners. Where all agents are here it changes nothing.
         """
         heard = self.live.heard
         heard.is_old, self.live.is_loaded = bool(heard.buffers), True
@@ -1091,14 +1184,23 @@ class Optimizer(torch.optim.Optimizer):
             raise RuntimeError(f"the optimizer cannot be {what} while a step is in progress")
 
     def refuse_perturbed(self, what: str) -> None:
-        """Raise RuntimeError where parameters are perturbed by hand."""
+        """Raise an error if parameters are perturbed by `perturb`.
+
+        Args:
+            what: what the optimizer cannot be then, for the message, such as "saved".
+
+        Raises:
+            RuntimeError: they are.
+        """
         if self.perturbed and not self.live.trains:
             raise RuntimeError(
                 f"the optimizer cannot be {what} while parameters are perturbed: step() or restore() first"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's; with `fs.rules.Torch` also `local`, the states of the agents' own optimizers.
+        """The state of the optimizer, as torch's.
+
+        With `fs.rules.Torch` it also has `local`, the states of the agents' own optimizers.
 
         Raises:
             RuntimeError: parameters are perturbed.
@@ -1115,14 +1217,17 @@ class Optimizer(torch.optim.Optimizer):
         return {**saved, **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave; values are copied into the flat buffers, which stay where they are.
+        """Load what `state_dict` returned; values are copied into the flat buffers, which stay where they are.
 
-        Over processes every rank loads its agents' part, or none does.
+        Over processes every rank loads the part of its agents, or none does.
+
+        Args:
+            state_dict: from an optimizer of the same kind with the same parameter groups.
 
         Raises:
             RuntimeError: parameters are perturbed.
             ValueError: groups or shapes differ, or public copies come without what this compressor keeps beside them;
-                nothing is changed.
+                nothing has changed.
         """
         self.refuse_perturbed("loaded")
         own = state_dict.get("local")

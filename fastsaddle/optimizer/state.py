@@ -12,15 +12,21 @@ class State:
 
     Saving, loading, copies, checkpoints and `fastsaddle info --model` go by these declarations.
 
-    Attributes:
-        name: its key in `optimizer.state[p]` and in `optimizer.flat_state` (in the parameter groups for "group").
+    Args:
+        name: its key in `optimizer.state[p]` and in `optimizer.flat_state` (for width "group", in the parameter
+            groups).
         rows: who has one: "agents", every agent of this process; "one", all of them together; "halo", the agents here
-            and the foreign ones that they hear.
-        width: "columns", a whole row as long as the model; "scalar", one number on the device, for each agent and
-            parameter group (for the whole optimizer there is `ROUND` alone); "agent", one for each agent, whatever the
-            group; "group", a Python number in the parameter group, for what is counted on the host.
-        dtype: of tensors; "state" stands for the optimizer's `state_dtype`.
+            and those elsewhere that they hear.
+        width: "columns", a row as long as the model; "scalar", one number on the device for each agent and parameter
+            group (for the whole optimizer there is only `fs.rules.ROUND`); "agent", one number for each agent; "group",
+            a Python number in the parameter group, for what is counted on the host.
+        dtype: dtype of tensors; "state" is the optimizer's `state_dtype`.
         initial: "zero"; "one", of width "agent"; or "mean", the agents' mean model, of rows "one".
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.rules.State("tracked").is_per_agent
+        False
     """
 
     name: str
@@ -31,7 +37,7 @@ class State:
 
     @property
     def is_per_agent(self) -> bool:
-        """Whether it is a number for each agent, and maybe group."""
+        """Whether it is one number for each agent, and possibly each group."""
         return self.width == "agent" or (self.width == "scalar" and self.rows != "one")
 
 

@@ -5,11 +5,15 @@ from typing import Any
 
 
 class TransportError(RuntimeError):
-    """A message to or from one peer did not arrive.
+    """A message to or from another rank did not arrive.
+
+    Args:
+        peer: the rank at the other end; -1 if it is not known.
+        cause: what the transport said.
 
     Attributes:
-        peer: the rank at the other end; -1 where it is not known.
-        cause: what the transport said.
+        peer: as given.
+        cause: as given.
     """
 
     def __init__(self, peer: int, cause: str) -> None:
@@ -25,16 +29,19 @@ class PeerError(RuntimeError):
     """A step over several processes ended because one of them failed; its optimizer takes no further step.
 
     Parameters are as they were before the step; local momentum and public copies may have moved. Go on from a
-    checkpoint.
+    checkpoint. `fs.ranks` raises it; the arguments become attributes.
 
-    Attributes:
-        rank: which failed first, as far as is known.
+    Args:
+        rank: the rank that failed first, as far as is known.
         agents: numbers of the agents that it holds.
-        step: steps that had been done when it was noticed.
+        step: number of steps that had been done when the failure was noticed.
         cause: what happened there.
         noticed_by: the rank that noticed it first.
-        host: the machine of that rank; empty where it is not known.
-        waiting: agents elsewhere that needed its messages, with their ranks.
+        host: the machine of the failed rank; empty if it is not known.
+        waiting: agents elsewhere that needed its messages, each with its rank.
+
+    Attributes:
+        rank: as given; the others likewise.
     """
 
     def __init__(

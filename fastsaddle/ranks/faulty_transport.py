@@ -11,14 +11,20 @@ from fastsaddle.ranks.transport import Pending, Transport
 
 
 class FaultyTransport:
-    """Another transport with faults.
+    """Another transport with faults added on purpose, for tests: delays, changed order, lost messages.
 
     Args:
         inner: what carries the messages.
-        delay: seconds that pass at most before each message is sent, and before it is waited for; how long is drawn,
-            and so is the order of peers.
-        fails_at: number of the exchange, from 0 on, in which this rank's messages are lost; None loses none.
-        seed: of what is drawn.
+        delay: largest pause, in seconds, before each message is sent and before it is waited for. The pauses and the
+            order of peers are drawn.
+        fails_at: number of the exchange, from 0 on, from which this rank's messages are lost; None loses none.
+        seed: seed of the draws.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> ends = fs.ranks.ThreadTransport.group(2)
+        >>> slow = fs.ranks.FaultyTransport(ends[0], delay=0.01, seed=1)
+        >>> placement = fs.Placement((1, 1), slow)
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class FaultyTransport:
         return self._random.sample(sorted(peers), len(peers))
 
     def pause(self) -> None:
-        """Let some time pass."""
+        """Wait for a drawn time, at most `delay`."""
         if self.delay:
             time.sleep(self._random.random() * self.delay)
 

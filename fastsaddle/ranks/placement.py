@@ -27,15 +27,24 @@ Overlap = Literal["off", "auto"]
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Agents of all ranks, contiguous: the first ranks hold the first ones. `fs.place` makes it.
+    """Which rank holds which agents; made by `fs.place`.
 
-    Attributes:
-        counts: agents of each rank, >= 1.
+    Agents are numbered through all ranks: the first rank holds the first ones.
+
+    Args:
+        counts: number of agents of each rank, >= 1.
         transport: what carries messages between ranks.
-        overlap: whether messages travel while gradients are taken, as `place` says.
+        overlap: "off" or "auto", see `fs.place`.
 
     Raises:
-        ValueError: not one count for each rank, one below 1, or another `overlap`.
+        ValueError: not one count for each rank, a count below 1, or another `overlap`.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> ends = fs.ranks.ThreadTransport.group(2)
+        >>> placement = fs.Placement((3, 1), ends[1])
+        >>> placement.agents, placement.first_agent, placement.owner(0)
+        (1, 3, 0)
     """
 
     counts: tuple[int, ...]
@@ -62,49 +71,57 @@ class Placement:
 
     @cached_property
     def under_way(self) -> list[Peers]:
-        """Whose exchange has begun and not been finished, one at most."""
+        """The exchange that has begun and is not finished, as a list of at most one."""
         return []
 
     def finish(self) -> None:
         """Wait for the exchange that is under way, if there is one.
 
         Raises:
-            PeerError: a peer failed.
+            PeerError: another rank failed.
         """
         for peers in [*self.under_way]:
             peers.finish()
 
     @cached_property
     def notes(self) -> Notes:
-        """What ranks tell each other about failures: after one, nothing over this placement goes on."""
+        """What ranks tell each other about failures. After a failure nothing goes on over this placement."""
         return Notes(self)
 
     @property
     def rank(self) -> int:
-        """This process's number."""
+        """Number of this process."""
         return self.transport.rank
 
     @property
     def agents(self) -> int:
-        """How many agents are here."""
+        """Number of agents in this process."""
         return self.counts[self.rank]
 
     @property
     def all_agents(self) -> int:
-        """How many there are."""
+        """Number of agents in all processes."""
         return sum(self.counts)
 
     @property
     def first_agent(self) -> int:
-        """Number of the first agent here."""
+        """Number of the first agent in this process."""
         return agents_of(self.counts, self.rank).start
 
     def agents_of(self, rank: int) -> range:
-        """Numbers of the agents of a rank."""
+        """Numbers of the agents of a rank.
+
+        Args:
+            rank: number of the rank.
+        """
         return agents_of(self.counts, rank)
 
     def owner(self, agent: int) -> int:
-        """The rank that holds an agent."""
+        """The rank that holds an agent.
+
+        Args:
+            agent: number of the agent.
+        """
         return owner_of(self.counts, agent)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Placement:
@@ -133,24 +150,36 @@ def place(
 ) -> Placement:
     """Spread agents over the processes of a group, which `torch.distributed` must have made.
 
-    Bits do not depend on it: a run may go on with other counts, or on other numbers of ranks.
+    The bits of a run do not depend on the placement: it may go on with other counts, or on another number of ranks.
 
     Args:
-        agents: how many there are; ranks get equally many, the first ones one more where that does not work out. None
-            is one for each rank, or the sum of `counts`.
+        agents: number of agents in all; ranks get equally many, and the first ranks one more if that does not work out.
+            None is one for each rank, or the sum of `counts`.
         process_group: a `torch.distributed.ProcessGroup`, a `DeviceMesh` of one dimension, or None for all processes.
-        counts: agents of each rank instead.
-        timeout: how long a message may take, a timedelta or seconds.
-        overlap: "auto" sends while gradients are taken what does not depend on them, with the same bits: the rows of
-            gradient tracking, Push-Pull's tracked row, the models of momentum tracking and of rules that mix first,
-            cross-gradients one neighbor after the other, and CHOCO's codes where it mixes first. Nobody else may change
-            parameters between steps then. "off": a step waits for its messages. Methods that send what a step has just
-            made (DSGD, QGM, SADDLe) have nothing to overlap.
+        counts: number of agents of each rank, in place of an even split.
+        timeout: how long a message may take: a timedelta, or seconds; 120 s by default.
+        overlap: "off": a step waits for its messages. "auto" sends what does not depend on the gradients while they are
+            taken, with the same bits: the rows of gradient tracking, Push-Pull's tracked row, the models of momentum
+            tracking and of rules that mix first, cross-gradients one neighbor after the other, and CHOCO's codes where
+            it mixes first. Nothing else may then change parameters between steps. Methods that send what a step has
+            just made (DSGD, QGM, SADDLe) have nothing to overlap.
+
+    Returns:
+        The placement, to be passed to `fs.AgentStack` and to the optimizer as `placement=`.
 
     Raises:
         RuntimeError: torch.distributed has not been initialized.
-        ValueError: fewer agents than ranks, counts that are not one for each rank, or do not add up, a timeout that is
+        ValueError: fewer agents than ranks, counts that are not one for each rank or do not add up, a timeout that is
             not positive, or anything of another type.
+
+    Example:
+        >>> import torch.distributed as dist
+        >>> import fastsaddle as fs
+        >>> store = dist.HashStore()
+        >>> dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> fs.place(agents=4)
+        Placement([4], rank=0)
+        >>> dist.destroy_process_group()
     """
     check_counts(agents, counts)
     check_overlap(overlap)

@@ -18,13 +18,24 @@ Edge = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One rank's part of a graph. Both ends of a connection derive it from the same data, so that sizes match.
+    """What one rank sends and receives, worked out from the graph and from the counts of agents.
 
-    Attributes:
+    Both ends of a connection work it out from the same data, so that sizes match.
+
+    Args:
         topology: the whole graph.
-        counts: agents of each rank.
-        rank: whose part this is.
-        mixes: the graph whose W lists have, where not all who hear each other mix in a round; None: `topology`.
+        counts: number of agents of each rank.
+        rank: the rank whose part this is.
+        mixes: the graph whose W the lists have, if not all agents that hear each other mix in a round; None:
+            `topology`.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> plan = fs.ranks.Plan(fs.topology.ring(6), counts=(3, 3), rank=0)
+        >>> plan.own, plan.halo
+        (range(0, 3), (3, 5))
+        >>> plan.sends
+        {1: (0, 2)}
     """
 
     topology: Topology
@@ -34,17 +45,17 @@ class Plan:
 
     @property
     def agents(self) -> int:
-        """How many agents are here."""
+        """Number of agents here."""
         return self.counts[self.rank]
 
     @property
     def first_agent(self) -> int:
-        """Number of the first one."""
+        """Number of the first agent here."""
         return self.own.start
 
     @property
     def span(self) -> tuple[int, int]:
-        """Number of the first one, and that behind the last."""
+        """Number of the first agent here, and the number after that of the last."""
         return self.own.start, self.own.stop
 
     @cached_property
@@ -54,13 +65,13 @@ class Plan:
 
     @cached_property
     def halo(self) -> tuple[int, ...]:
-        """Agents elsewhere that those here hear, ascending, hence grouped by rank."""
+        """Agents elsewhere that those here hear, ascending and therefore grouped by rank."""
         heard = {j for i in self.own for j in self.topology.neighbors[i]}
         return tuple(sorted(heard.difference(self.own)))
 
     @cached_property
     def sends(self) -> dict[int, tuple[int, ...]]:
-        """Peer -> agents here that it hears, ascending."""
+        """For each other rank, the agents here that it hears, ascending."""
         found: dict[int, set[int]] = {}
         for j, near in enumerate(self.topology.neighbors):
             if j not in self.own:
@@ -72,7 +83,7 @@ class Plan:
 
     @cached_property
     def receives(self) -> dict[int, tuple[int, ...]]:
-        """Peer -> its agents that are heard here, ascending: the halo, rank by rank."""
+        """For each other rank, its agents that are heard here, ascending. Together they are the halo."""
         found: dict[int, list[int]] = {}
         for j in self.halo:
             found.setdefault(owner_of(self.counts, j), []).append(j)
@@ -80,21 +91,25 @@ class Plan:
 
     @cached_property
     def edges_out(self) -> dict[int, tuple[Edge, ...]]:
-        """Peer -> directed edges (from here, to there), ascending: a row each where rows belong to edges."""
+        """For each other rank, the directed edges (agent here, agent there), for rows of edges; ascending."""
         return self._by_peer(self._crossing(), 1)
 
     @cached_property
     def edges_in(self) -> dict[int, tuple[Edge, ...]]:
-        """Peer -> directed edges (from there, to here), ascending."""
+        """For each other rank, the directed edges (agent there, agent here), ascending."""
         return self._by_peer(((j, i) for i, j in self._crossing()), 0)
 
     @cached_property
     def messages(self) -> int:
-        """Rows that the agents here send in one exchange, to all who hear them together."""
+        """Rows that the agents here send in one exchange to all agents that hear them."""
         return sum(i in self.own for near in self.topology.neighbors for i in near)
 
     def hearers(self, rank: int) -> list[int]:
-        """Agents elsewhere that hear those of a rank, ascending."""
+        """Agents elsewhere that hear those of a rank, ascending.
+
+        Args:
+            rank: number of the rank.
+        """
         own = agents_of(self.counts, rank)
         near = enumerate(self.topology.neighbors)
         return [j for j, heard in near if j not in own and any(i in own for i in heard)]
@@ -105,11 +120,16 @@ class Plan:
         width: int | None = None,
         columns: bool | None = None,
     ) -> Lists:
-        """Neighbor lists of the agents here, in the order of the graph that mixes, with its very weights and width.
+        """Neighbor lists of the agents here, with exactly the order, weights and width of the whole graph's lists.
 
-        They name rows of agents here, then of the halo. `incoming` names rows of what `deliver` gives: blocks of one
-        row an agent here, block k sent to each one's k-th neighbor, then what arrived, peer by peer. `width` is that of
-        the lists, by default the graph's; `columns` as in `Topology.mixing_lists`.
+        They name rows of the agents here, then of the halo. `incoming` names rows of what
+        `fs.comm.Communicator.deliver` returns: blocks of one row for each agent here, block k sent to each agent's k-th
+        neighbor, then what arrived, rank by rank.
+
+        Args:
+            consensus_step: gamma, in [0, 1], folded into the weights.
+            width: width of the lists; None is that of the graph.
+            columns: as in `fs.Topology.mixing_lists`.
         """
         neighbors, weights = (self.mixes or self.topology).mixing_lists(consensus_step, columns)
         if width is not None:
@@ -135,10 +155,13 @@ class Plan:
         return torch.tensor(rows, dtype=torch.int32, device="cpu").reshape(self.agents, width - 1)
 
     def slot_of(self, edge: Edge) -> int:
-        """Which of its sender's neighbors the end of an edge is, from 0 on.
+        """The place of an edge's receiver among the neighbors of its sender, from 0 on.
+
+        Args:
+            edge: (sender, receiver), numbers of agents.
 
         Raises:
-            ValueError: on every rank that asks: somewhere an agent hears another that does not hear it.
+            ValueError: somewhere an agent hears another that does not hear it; raised on every rank that asks.
         """
         return self._slots[edge]
 

@@ -29,12 +29,22 @@ class Office:
 
 
 class ThreadTransport:
-    """One thread's end of an `Office`.
+    """A transport between threads of one process: for tests, and for trying things without launching processes.
 
     Args:
-        office: what the threads share.
-        rank: this thread's number.
-        timeout: seconds until a message that does not come is an error.
+        office: what the threads of a group share; `group` makes it.
+        rank: number of this thread.
+        timeout: seconds after which a missing message is an error.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> a, b = fs.ranks.ThreadTransport.group(2)
+        >>> sent, received = torch.ones(3), torch.zeros(3)
+        >>> pending = a.exchange({1: sent}, {})
+        >>> b.exchange({}, {0: received}).wait()
+        >>> received
+        tensor([1., 1., 1.])
     """
 
     takes_short = True
@@ -48,7 +58,12 @@ class ThreadTransport:
 
     @classmethod
     def group(cls, size: int, timeout: float = 60.0) -> list[ThreadTransport]:
-        """The ends of a new office, one for each of `size` threads."""
+        """The ends of a new group of threads, one for each.
+
+        Args:
+            size: number of threads.
+            timeout: seconds after which a missing message is an error.
+        """
         office = Office(size)
         return [cls(office, rank, timeout) for rank in range(size)]
 
@@ -68,7 +83,15 @@ class ThreadTransport:
             return self.office.notes.get(key)
 
     def take(self, box: queue.SimpleQueue[torch.Tensor | None], peer: int) -> torch.Tensor:
-        """The next thing in a queue that `peer` fills."""
+        """The next message in a queue.
+
+        Args:
+            box: the queue.
+            peer: the rank that fills it.
+
+        Raises:
+            TransportError: nothing came in time, or the other thread is gone.
+        """
         try:
             value = box.get(timeout=self.timeout)
         except queue.Empty:
@@ -80,7 +103,7 @@ class ThreadTransport:
         return value
 
     def close(self) -> None:
-        """Tell all others that this thread is gone, as a killed process's connections do."""
+        """Tell all others that this thread is gone, as the connections of a killed process do."""
         for peer in range(self.size):
             self.office.boxes[self.rank, peer].put(None)
 

@@ -30,7 +30,9 @@ Result = TypeVar("Result")
 
 
 class TorchTransport:
-    """Buffers over a process group, which is the user's: it is neither made nor destroyed here.
+    """Messages over a process group of torch.distributed, on gloo or NCCL.
+
+    The group is yours: it is neither made nor destroyed here. `fs.place` makes this transport.
 
     Args:
         group: the process group; None is the default one, of all processes.
@@ -39,6 +41,15 @@ class TorchTransport:
     Raises:
         RuntimeError: torch.distributed has not been initialized.
         ValueError: this process is not in the group.
+
+    Example:
+        >>> import torch.distributed as dist
+        >>> import fastsaddle as fs
+        >>> store = dist.HashStore()
+        >>> dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> fs.ranks.TorchTransport().size
+        1
+        >>> dist.destroy_process_group()
     """
 
     def __init__(

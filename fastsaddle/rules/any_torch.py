@@ -24,19 +24,27 @@ Local = Callable[[ParamsT], torch.optim.Optimizer]
 
 
 class Torch(Rule):
-    """Local steps of any torch optimizer, one for each agent; then the models are mixed, where the step mixes.
+    """Local steps of any torch optimizer, one for each agent; then the models are mixed, if the step mixes.
 
-    Learning rates are read from this optimizer's groups at every step, an agent's own from a tensor `[agents]`; weight
-    decay and maximize belong to the local optimizers. Their state is saved with this optimizer's, as `local` in its
-    state.
+    Learning rates are read from this optimizer's groups at every step (from a tensor `[agents]`, each agent's own);
+    weight decay and maximize belong to the local optimizers. Their state is saved with this optimizer's, as `local`.
 
     Args:
-        local: a callable from one agent's parameters (from groups of them where this optimizer has several) to the
-            torch optimizer that steps them, such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`.
+        local: makes the torch optimizer of one agent from its parameters (from groups of them if this optimizer has
+            several), such as `lambda p: torch.optim.AdamW(p, weight_decay=0.01)`.
 
     Raises:
-        ValueError: not a callable; when an optimizer is made with it: weight decay or maximize, a callable that gives
-            no torch optimizer, or one with other groups.
+        ValueError: not a callable; or, when an optimizer is made with it: weight decay or maximize is given, or the
+            callable makes no torch optimizer, or one with other groups.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> rule = fs.rules.Torch(lambda p: torch.optim.AdamW(p, weight_decay=0.01))
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(), lr=1e-3, rule=rule, communicator=fs.comm.Gossip("ring")
+        ... )
     """
 
     needs = GraphNeeds(symmetric=False)

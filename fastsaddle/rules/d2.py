@@ -22,7 +22,7 @@ RATES = "rates of the step before"
 
 
 class D2(Tracking):
-    """D2, free of the bias of heterogeneous data, one row sent to each neighbor a step.
+    """D2: removes the bias of heterogeneous data, and sends only one row to each neighbor a step.
 
         c_i = c_i lr / (lr of the step before)                    (left alone where either is zero)
         h_i = x_i - lr sgd(g_i)
@@ -36,12 +36,22 @@ class D2(Tracking):
     compressor the row h + c has a public copy v^, and c moves by gamma (W v^ - v^): a reconstruction. State:
     `correction` (c), `momentum_buffer`, and `previous_lr`, a number for each agent.
 
-    W's smallest eigenvalue must be above -1/3. A ring of an even number of agents has exactly -1/3: it is warned of
-    there, and `consensus_step=0.5`, which mixes by (W + I) / 2, is what others use.
+    W's smallest eigenvalue must be above -1/3. A ring of an even number of agents has exactly -1/3: this
+    gives a warning; others use `consensus_step=0.5` there, which mixes by (W + I) / 2.
 
     Args:
         momentum: beta in [0, 1), of the local step: heavy ball, or Nesterov's form; the paper has none.
-        nesterov: use Nesterov's form.
+        nesterov: use Nesterov's form instead of heavy ball.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=5)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(), rule=fs.rules.D2(), communicator=fs.comm.Gossip("ring")
+        ... )
+        >>> [*optimizer.flat_state]
+        ['correction', 'momentum_buffer']
     """
 
     hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}

@@ -18,7 +18,7 @@ PREVIOUS_LR = "previous_lr"
 
 
 class GUT(Tracking):
-    """GUT: every agent follows an estimate of the network's mean update, gossip included.
+    """GUT: steps along a tracked estimate of the mean update of all agents, gossip included.
 
         xm_i = sum_j W_ij x_j
         d_i  = grad F_i(xm_i) - (xm_i - x_i) / lr_prev
@@ -34,7 +34,20 @@ class GUT(Tracking):
     Args:
         tracking: mu >= 0; the published runs take 0.9 without momentum and 0.005 to 0.08 with it.
         momentum: beta in [0, 1): heavy ball, or Nesterov's form.
-        nesterov: use Nesterov's form.
+        nesterov: use Nesterov's form instead of heavy ball.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     gradient=fs.gradients.Mixed(),
+        ...     rule=fs.rules.GUT(),
+        ...     communicator=fs.comm.Gossip("ring"),
+        ... )
+        >>> [*optimizer.flat_state]
+        ['previous', 'previous_mixed', 'update', 'momentum_buffer']
     """
 
     hyperparameters = {

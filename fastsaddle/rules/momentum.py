@@ -33,30 +33,45 @@ BETA = Range(0, 1, default=0.9)
 
 
 class Momentum(Rule):
-    """SGD, then gossip of the models after it: adapt, then combine.
+    """SGD with no, local or quasi-global momentum, then gossip: adapt, then combine.
 
         none          u = g
-        local         m_i = momentum m_i + g;  u = m_i, or g + momentum m_i with Nesterov's form
-        quasi-global  m = momentum mh_i + g, not kept, u likewise;  x_i = x_i - lr u is mixed to x'_i, and
-                      mh_i = mu mh_i + (1 - mu) (x_i - x'_i) / lr
+        local         m_i = momentum m_i + g
+                      u = m_i, or g + momentum m_i with Nesterov
+        quasi-global  m = momentum mh_i + g, which is not kept
+                      u = m, or g + momentum m with Nesterov
+        each          h_i = x_i - lr u;  x'_i = sum_j W_ij h_j
+        quasi-global  mh_i = mu mh_i + (1 - mu) (x_i - x'_i) / lr
 
     D-PSGD (Lian et al. 2017, arXiv:1705.09056); heavy ball and Nesterov as in torch.optim.SGD; quasi-global momentum
     (Lin et al. 2021, arXiv:2102.04761, algorithm 1 and the authors' code). Buffers start at zero and are in gradient
-    units: a change of lr leaves them as they are. At lr = 0 agents mix and the quasi-global buffer stays. State:
-    `momentum_buffer` or `quasi_global`.
+    units: a change of lr leaves them as they are. At lr = 0 agents mix and the quasi-global buffer stays as it is.
+    State: `momentum_buffer` or `quasi_global`.
 
-    With `Gossip(push_sum=True)` rows are sums x = w z and w is mixed like them, z = x / w being the models that
-    gradients are taken at (Assran et al. 2019, arXiv:1811.10792). A quasi-global buffer then takes w'_i (z_i - z'_i) /
-    lr, w' being the weight after the step: EXPERIMENTAL, of our own making, see docs/graphs.md.
+    With `fs.comm.Gossip(push_sum=True)` rows are sums x, their weights w are mixed like them, and gradients are taken
+    at the models z = x / w (Assran et al. 2019, arXiv:1811.10792). A quasi-global buffer then takes
+    w'_i (z_i - z'_i) / lr, where w' is the weight after the step. This is EXPERIMENTAL and of our own making, see
+    docs/graphs.md.
 
     Args:
         kind: "none", "local" or "quasi-global".
         momentum: beta, in [0, 1).
         qg_momentum: mu, in [0, 1), of the quasi-global buffer; None means beta.
-        nesterov: use Nesterov's form.
+        nesterov: use Nesterov's form instead of heavy ball.
 
     Raises:
         ValueError: another kind, or numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> rule = fs.rules.Momentum("quasi-global", momentum=0.9)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(), rule=rule, communicator=fs.comm.Gossip("ring")
+        ... )
+        >>> [*optimizer.flat_state]
+        ['quasi_global']
     """
 
     needs = GraphNeeds(symmetric=False)
@@ -107,7 +122,7 @@ class Momentum(Rule):
 
 
 class AdaptedMomentum(Momentum):
-    """SGD from mixed models: combine, then adapt. What the cross-gradient methods step by.
+    """SGD that starts from the mixed models: combine, then adapt. Cross-gradient methods use it.
 
         x_i = x_i + gamma (sum_j W_ij x_j - x_i) - lr u(G_i + weight_decay x_i)
 
@@ -117,13 +132,26 @@ class AdaptedMomentum(Momentum):
 
     Args:
         kind: "none", "local" or "quasi-global".
-        momentum, qg_momentum, nesterov: as in `Momentum`; a qg_momentum of None is mu = beta.
-        displacement: what a quasi-global buffer follows: "models", x before less x after a step, or "mixed", as the
-            authors' code does: mixed models of the step before less those of this step, over the rate of the step
-            before, absorbed before this step's gradient is.
+        momentum: beta, in [0, 1).
+        qg_momentum: mu, in [0, 1), of the quasi-global buffer; None means beta.
+        nesterov: use Nesterov's form instead of heavy ball.
+        displacement: what a quasi-global buffer follows. "models": x before a step minus x after it. "mixed", as in the
+            authors' code: the mixed models of the last step minus those of this step, over the learning rate of the
+            last step, taken in before this step's gradient.
 
     Raises:
         ValueError: another kind or displacement, or numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> rule = fs.rules.AdaptedMomentum("local", momentum=0.9)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(), rule=rule, communicator=fs.comm.Gossip("ring")
+        ... )
+        >>> [*optimizer.flat_state]
+        ['momentum_buffer']
     """
 
     needs = GraphNeeds()

@@ -11,7 +11,7 @@ from fastsaddle.rules.tracking import Tracking
 
 
 class PushPull(Tracking):
-    """Push-Pull: models are pulled by R, whose rows sum to one, gradients pushed by C, whose columns do.
+    """Push-Pull: models are pulled by R, whose rows sum to one, gradients are pushed by C, whose columns sum to one.
 
         y_i = sum_j C_ij y_j + g_i - g_i of the step before        (y_i = g_i at first)
         x_i = sum_j R_ij (x_j - lr y_j)
@@ -21,6 +21,18 @@ class PushPull(Tracking):
     count alike on any strongly connected graph. Two rows are sent along each edge a step. With `fs.comm.Gossip` R and C
     are W, which must be doubly stochastic, and with a compressor each row has its own public copy: a reconstruction.
     State: `tracked` (y), `gradient` (g).
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     rule=fs.rules.PushPull(),
+        ...     communicator=fs.comm.PushPull("directed-ring"),
+        ... )
+        >>> [*optimizer.flat_state]
+        ['tracked', 'gradient']
     """
 
     states = (State("tracked"), State("gradient"))

@@ -23,7 +23,7 @@ SMALL = 1e-8
 
 
 class QGAdam(Rule):
-    """QG-Adam, as its authors' code selects it ("second") and as their paper describes it ("both").
+    """QG-Adam: Adam whose second moment, or both moments, follow how step and gossip moved the model.
 
         m    = beta1 m_i + (1 - beta1) g_i           or, "both": beta1 m_i + g_i, not kept
         v    = beta2 v_i + (1 - beta2) g_i^2         not kept
@@ -37,12 +37,25 @@ class QGAdam(Rule):
     gradient. State: `exp_avg` ("second") or `quasi_global` ("both"), `quasi_global_sq`, and `step`.
 
     Args:
-        betas: both in [0, 1).
+        betas: beta1 and beta2, both in [0, 1).
         eps: added to the root of the second moment, >= 0.
-        quasi_global: which moments are.
+        quasi_global: which moments are quasi-global: "second" or "both".
 
     Raises:
         ValueError: betas that are not two numbers in [0, 1), or another word for `quasi_global`.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     lr=1e-3,
+        ...     rule=fs.rules.QGAdam(),
+        ...     communicator=fs.comm.Gossip("ring"),
+        ... )
+        >>> [*optimizer.flat_state]
+        ['exp_avg', 'quasi_global_sq']
     """
 
     hyperparameters = {"betas": Pair((0.9, 0.999)), "eps": POSITIVE}

@@ -22,20 +22,31 @@ from fastsaddle.rules.tracking import Tracking
 
 
 class Relay(Tracking):
-    """RelaySum/Model: after as many steps as the tree is wide, every agent holds an exact average of older models.
+    """RelaySum/Model: models are relayed along a tree; every agent holds an exact average of older models.
 
         h_i    = x_i - lr sgd(g_i)
         m_ij   = h_i + sum_{k != j} m_ki of the step before        sent to each neighbor j, with the number of its terms
         x_i    = ((n - sum_j n_ji) h_i + sum_j m_ji) / n
 
     Vogels et al. 2021 (arXiv:2110.04175), RelaySum/Model as in the authors' description: what has not arrived yet
-    counts as h_i (their production code takes the initial model). The number of terms is known from the step, so that
-    one row is sent to each neighbor. State: `relay_1` ... (what arrived from each neighbor, ascending),
+    counts as h_i (their production code takes the initial model). The average is complete after
+    as many steps as the diameter of the tree. The number of terms follows from the step, so that only one row is sent
+    to each neighbor. State: `relay_1` ... (what arrived from each neighbor, ascending),
     `momentum_buffer`, `step`.
 
     Args:
         momentum: beta in [0, 1), of the local step: heavy ball, or Nesterov's form.
-        nesterov: use Nesterov's form.
+        nesterov: use Nesterov's form instead of heavy ball.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(), rule=fs.rules.Relay(), communicator=fs.comm.Gossip("chain")
+        ... )
+        >>> [*optimizer.flat_state]
+        ['relay_1', 'relay_2', 'momentum_buffer']
     """
 
     hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}

@@ -40,19 +40,31 @@ class Tracking(Rule):
 
 
 class GradientTracking(Tracking):
-    """DSGT: y_i follows the mean of all agents' gradients, so that heterogeneous data leave no bias.
+    """DSGT, gradient tracking: steps along an estimate of the mean of all agents' gradients.
 
         y_i = sum_j W_ij y_j + g_i - g_i of the step before        (y_i = g_i at first)
         x_i = sum_j W_ij x_j - lr sgd(y_i)
 
-    Di Lorenzo and Scutari 2016 (arXiv:1602.00391); Nedic, Olshevsky and Shi 2017 (arXiv:1607.03218), in the
-    combine-then-adapt form of the code of arXiv:2102.04761. Two rows are sent to each neighbor a step. With a
-    compressor each has its own public copy r^, and W r is r + gamma (W r^ - r^): a reconstruction. State: `tracked`
-    (y), `gradient` (g), `momentum_buffer`.
+    Heterogeneous data leave no bias. Di Lorenzo and Scutari 2016 (arXiv:1602.00391); Nedic, Olshevsky and Shi 2017
+    (arXiv:1607.03218), in the combine-then-adapt form of the code of arXiv:2102.04761. Two rows are sent to each
+    neighbor a step. With a compressor each has its own public copy r^, and W r is r + gamma (W r^ - r^): a
+    reconstruction. State: `tracked` (y), `gradient` (g), `momentum_buffer`.
 
     Args:
         momentum: beta in [0, 1), of the step along y: heavy ball, or Nesterov's form.
-        nesterov: use Nesterov's form.
+        nesterov: use Nesterov's form instead of heavy ball.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     rule=fs.rules.GradientTracking(momentum=0.9),
+        ...     communicator=fs.comm.Gossip("ring"),
+        ... )
+        >>> [*optimizer.flat_state]
+        ['tracked', 'gradient', 'momentum_buffer']
     """
 
     hyperparameters = {"momentum": Range(0, 1, default=0.0), "nesterov": Flag()}
@@ -71,7 +83,7 @@ class GradientTracking(Tracking):
 
 
 class MomentumTracking(Tracking):
-    """Local momentum u_i less its tracked deviation c_i from the agents' mean.
+    """Momentum tracking: local momentum u_i minus c_i, its tracked deviation from the agents' mean.
 
         u_i = beta u_i + g_i
         x_i = sum_j W_ij x_j - lr (u_i - c_i)
@@ -83,6 +95,18 @@ class MomentumTracking(Tracking):
 
     Args:
         momentum: beta, in [0, 1).
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4)
+        >>> optimizer = fs.Optimizer(
+        ...     stack.parameters(),
+        ...     rule=fs.rules.MomentumTracking(momentum=0.9),
+        ...     communicator=fs.comm.Gossip("ring"),
+        ... )
+        >>> [*optimizer.flat_state]
+        ['momentum_buffer', 'correction']
     """
 
     hyperparameters = {"momentum": Range(0, 1, default=0.9)}

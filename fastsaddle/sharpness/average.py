@@ -10,18 +10,27 @@ from fastsaddle.sharpness.objective import Loss, MeanLoss, Model
 def mean_loss(
     model: Model, loss: Loss, inputs: Tensor, targets: Tensor, batch_size: int = 500
 ) -> Tensor:
-    """The mean over all samples, summed over batches in float64.
+    """The mean loss over all samples, summed over batches in float64.
 
     Args:
-        model: any module (the result is a float), or an AgentStack (float64 `[agents]`, on the CPU).
-        loss: takes outputs and targets of a batch; the mean over its samples, a scalar.
-        inputs: `[samples, ...]`, on the model's device, for all agents.
+        model: a module, which gives a float, or an `fs.AgentStack`, which gives float64 `[agents]` on the CPU.
+        loss: called with the outputs and targets of a batch; returns a scalar, the mean over its samples.
+        inputs: `[samples, ...]` on the model's device, the same for all agents.
         targets: `[samples, ...]`.
-        batch_size: samples at once.
+        batch_size: most samples in a batch.
 
     Raises:
-        ValueError: a batch_size below 1, no samples, inputs and targets of different lengths, a model without
-            parameters that require gradients, or a loss that is not a scalar.
+        ValueError: batch_size is below 1, there are no samples, inputs and targets differ in length, the model has no
+            parameters that require gradients, or the loss is not a scalar.
+
+    Example:
+        >>> import torch
+        >>> from fastsaddle import sharpness
+        >>> model = torch.nn.Linear(3, 1, bias=False)
+        >>> _ = torch.nn.init.ones_(model.weight)
+        >>> inputs, targets = torch.ones(10, 3), torch.zeros(10, 1)
+        >>> sharpness.mean_loss(model, torch.nn.functional.mse_loss, inputs, targets)
+        9.0
     """
     mean = MeanLoss.of(model, loss, inputs, targets, batch_size)
     return mean.measure(lambda part: part.values(part.x))

@@ -29,18 +29,35 @@ def top_eigenvalue(
     """The eigenvalue of the Hessian that is largest in magnitude, with its sign, by power iteration.
 
     The value is the Rayleigh quotient v^T H v of the last unit vector v; a symmetric matrix has an eigenvalue at most
-    ||H v - (v^T H v) v|| away from it. The iteration ends once that is at most `tolerance` times the value, and gives a
-    RuntimeWarning if `iterations` did not suffice (the value is then mostly much closer than the bound). The first
-    vector is normal and the same on every device and for all agents, each of which stops by itself.
+    ||H v - (v^T H v) v|| away from it. The iteration ends once that bound is at most `tolerance` times the value; if
+    `iterations` do not suffice, a RuntimeWarning says so (the value is then mostly much closer than the bound). The
+    first vector is normal, and the same on every device and for all agents; each agent stops by itself. Power iteration
+    on Hessian-vector products is that of Yao et al. 2019 (arXiv:1912.07145, PyHessian).
 
     Args:
-        model, loss, inputs, targets, batch_size: as for `mean_loss`; the loss must be twice differentiable.
-        iterations: products with the Hessian at most.
+        model: as for `mean_loss`.
+        loss: as for `mean_loss`; it must be twice differentiable.
+        inputs: as for `mean_loss`.
+        targets: as for `mean_loss`.
+        iterations: most products with the Hessian.
         tolerance: relative, > 0.
-        seed: of the first vector.
+        seed: seed of the first vector.
+        batch_size: most samples in a batch.
+
+    Returns:
+        A float for a module, float64 `[agents]` on the CPU for a stack.
 
     Raises:
         ValueError: fewer than one iteration, a tolerance that is not > 0, or see `mean_loss`.
+
+    Example:
+        >>> import torch
+        >>> from fastsaddle import sharpness
+        >>> model = torch.nn.Linear(3, 1, bias=False)
+        >>> inputs, targets = torch.ones(10, 3), torch.zeros(10, 1)
+        >>> loss = torch.nn.functional.mse_loss
+        >>> round(sharpness.top_eigenvalue(model, loss, inputs, targets), 3)
+        6.0
     """
     if iterations < 1:
         raise ValueError(f"iterations must be >= 1, got {iterations}")
@@ -83,7 +100,12 @@ def top_eigenvalue(
 
 @dataclass(frozen=True)
 class Trace(Generic[T]):
-    """An estimate and its standard error: floats for a module, float64 `[agents]` on the CPU for a stack."""
+    """An estimate of `trace` with its standard error: floats for a module, float64 `[agents]` on the CPU for a stack.
+
+    Args:
+        estimate: the mean over probes.
+        standard_error: its standard error.
+    """
 
     estimate: T
     standard_error: T
@@ -120,17 +142,30 @@ def trace(
 ) -> Trace[float] | Trace[Tensor]:
     """The trace of the Hessian by Hutchinson's estimate: the mean of z^T H z over vectors z of random signs.
 
-    Hutchinson 1990, for neural networks as in Yao et al. 2019, arXiv:1912.07145 (PyHessian). Unbiased, of variance
-    2 sum_{i != j} H_ij^2 / probes; the standard error is the sample deviation over probes / sqrt(probes). The probes
-    are the same on every device and for all agents: the errors of agents are not independent.
+    Hutchinson 1990; for neural networks Yao et al. 2019 (arXiv:1912.07145, PyHessian). It is unbiased, with variance 2
+    sum_{i != j} H_ij^2 / probes; the standard error is the sample deviation over probes / sqrt(probes). The probes are
+    the same on every device and for all agents, so the errors of agents are not independent.
 
     Args:
-        model, loss, inputs, targets, batch_size: as for `mean_loss`; the loss must be twice differentiable.
-        probes: products with the Hessian, at least 2.
-        seed: of the probes.
+        model: as for `mean_loss`.
+        loss: as for `mean_loss`; it must be twice differentiable.
+        inputs: as for `mean_loss`.
+        targets: as for `mean_loss`.
+        probes: number of products with the Hessian, >= 2.
+        seed: seed of the probes.
+        batch_size: most samples in a batch.
 
     Raises:
         ValueError: fewer than 2 probes, or see `mean_loss`.
+
+    Example:
+        >>> import torch
+        >>> from fastsaddle import sharpness
+        >>> model = torch.nn.Linear(3, 1, bias=False)
+        >>> inputs, targets = torch.eye(3), torch.zeros(3, 1)
+        >>> loss = torch.nn.functional.mse_loss
+        >>> round(sharpness.trace(model, loss, inputs, targets, probes=10).estimate, 4)
+        2.0
     """
     if probes < 2:
         raise ValueError(f"probes must be >= 2, got {probes}")

@@ -24,23 +24,36 @@ def loss_surface(
 ) -> Tensor:
     """The mean loss at x + a d + b e, for two random directions d and e normalized filter by filter.
 
-    Li et al. 2018, arXiv:1712.09913, section 4: normal draws, each filter (a row of a matrix, an output channel of a
-    convolution) scaled to the norm of the model's own; zero for biases (parameters of at most one dimension) and for
-    the parameters of normalization layers (classes with "Norm" in their names). Filters of e are made orthogonal to
-    those of d, which is our addition: the paper leaves it to chance. The draws depend on the seed and on the shapes
-    only, so models of one architecture are seen in the same directions, each on its own scale.
+    Li et al. 2018 (arXiv:1712.09913), section 4: normal draws, with each filter (a row of a matrix, an output channel
+    of a convolution) scaled to the norm of the model's own; zero for biases (parameters of at most one dimension) and
+    for the parameters of normalization layers (classes with "Norm" in their names). Filters of e are made orthogonal to
+    those of d, which is our addition: the paper leaves it to chance. The draws depend only on the seed and on the
+    shapes, so that models of one architecture are seen in the same directions, each on its own scale.
 
     Args:
-        model, loss, inputs, targets, batch_size: as for `mean_loss`.
+        model: as for `mean_loss`.
+        loss: as for `mean_loss`.
+        inputs: as for `mean_loss`.
+        targets: as for `mean_loss`.
         extent: a and b go from -extent to extent; at 1 a direction is as long as the model's filters.
-        points: of a side, odd: the one in the middle is the model itself.
-        seed: of the directions.
+        points: points on a side, odd and >= 3: the one in the middle is the model itself.
+        seed: seed of the directions.
+        batch_size: most samples in a batch.
 
     Returns:
         `[points, points]` float64 on the CPU, a by row and b by column; for a stack `[agents, points, points]`.
 
     Raises:
-        ValueError: points that are even or below 3, an extent that is not > 0 and finite, or see `mean_loss`.
+        ValueError: points is even or below 3, the extent is not > 0 and finite, or see `mean_loss`.
+
+    Example:
+        >>> import torch
+        >>> from fastsaddle import sharpness
+        >>> model = torch.nn.Linear(3, 1)
+        >>> inputs, targets = torch.ones(10, 3), torch.zeros(10, 1)
+        >>> loss = torch.nn.functional.mse_loss
+        >>> sharpness.loss_surface(model, loss, inputs, targets, points=5).shape
+        torch.Size([5, 5])
     """
     if points < 3 or points % 2 == 0:
         raise ValueError(f"points must be odd and >= 3, got {points}")

@@ -14,22 +14,27 @@ from fastsaddle.sharpness.objective import Loss, MeanLoss
 
 @dataclass(frozen=True)
 class MeanValley:
-    """The mean of `widths`, float64 `[agents]` on the CPU; see `mean_valley`."""
+    """The widths that `mean_valley` measures, and their mean.
+
+    Args:
+        widths: float64 `[agents]` on the CPU, in the unit of the parameters.
+    """
 
     widths: Tensor
 
     @property
     def mean(self) -> float:
+        """The mean width. The larger it is, the flatter is the minimum."""
         return float(self.widths.mean())
 
     @property
     def negative(self) -> float:
-        """The inverse mean valley as -mean: larger is sharper."""
+        """The inverse mean valley as -mean. The larger it is, the sharper is the minimum."""
         return -self.mean
 
     @property
     def reciprocal(self) -> float:
-        """The inverse mean valley as 1 / mean."""
+        """The inverse mean valley as 1 / mean. The larger it is, the sharper is the minimum."""
         return 1 / self.mean
 
 
@@ -45,31 +50,44 @@ def mean_valley(
     center: nn.Module | None = None,
     batch_size: int = 500,
 ) -> MeanValley:
-    """The mean distance, from the agents' mean x_A toward each agent, at which the loss is kappa times that at x_A.
+    """How far one can go from the agents' mean x_A toward each agent until the loss is kappa times that at x_A.
 
-    With u_m = (x_m - x_A) / ||x_m - x_A||, agent m's width is the smallest b > 0 with L(x_A + b u_m) = kappa L(x_A).
-    Name and purpose are those of DPPF, arXiv:2507.20424, which takes the inverse as its measure of sharpness. The
-    definition is ours: its kappa and line search are not known to us, nor is whether its inverse is -mean or 1/mean,
-    so both are given. They order runs alike.
+    With u_m = (x_m - x_A) / ||x_m - x_A||, the width of agent m is the smallest b > 0 with L(x_A + b u_m) = kappa
+    L(x_A). Name and purpose are those of DPPF (arXiv:2507.20424), which takes the inverse as its measure of sharpness.
+    The definition is ours: we do not know their kappa and line search, nor whether their inverse is -mean or 1 / mean,
+    so both are given; they order runs alike.
 
-    b is sought at `nearest`, then at twice the distance again and again, and by bisection where the loss first reached
-    kappa L(x_A) (or was NaN): a loss that rises and falls back between two of these places goes unnoticed. A width is
-    infinite where the loss does not reach it up to `farthest`, and NaN for an agent that equals the mean, which has no
-    direction; so is then the mean. Agents apart by rounding alone have random directions.
+    b is sought at `nearest`, then at twice the distance again and again, and finally by bisection where the loss first
+    reached kappa L(x_A) (or was NaN). A loss that rises and falls back between two of these places goes unnoticed. A
+    width is infinite if the loss does not reach the value up to `farthest`, and NaN for an agent that equals the mean
+    and so has no direction; the mean is then the same. Agents that differ by rounding alone have random directions.
 
     Args:
         stack: the agents.
-        loss, inputs, targets, batch_size: as for `mean_loss`.
-        kappa: > 1.
-        nearest, farthest: first and last distance, in the unit of the parameters.
-        tolerance: of the widths, relative, at least 1e-12.
-        center: the model at x_A, by default `stack.consensus()`: that with other buffers, or the center that an
-            algorithm keeps. BatchNorm statistics and parameters that require no gradient are taken from it.
+        loss: as for `mean_loss`.
+        inputs: as for `mean_loss`.
+        targets: as for `mean_loss`.
+        kappa: factor of the loss, > 1.
+        nearest: first distance, > 0, in the unit of the parameters.
+        farthest: last distance, in the unit of the parameters.
+        tolerance: relative tolerance of the widths, >= 1e-12.
+        center: the model at x_A; None is `stack.consensus()`. It may have other buffers, or be the center that a method
+            keeps. BatchNorm statistics and parameters that require no gradient are taken from it.
+        batch_size: most samples in a batch.
 
     Raises:
-        ValueError: kappa is not finite and > 1, distances that are not finite and 0 < nearest <= farthest, a tolerance
-            below 1e-12, a center with other parameters, a loss at it that is not finite and > 0, or see
-            `mean_loss`.
+        ValueError: kappa is not finite and > 1, distances are not finite with 0 < nearest <= farthest, the tolerance is
+            below 1e-12, the center has other parameters or a loss that is not finite and > 0, or see `mean_loss`.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> from fastsaddle import sharpness
+        >>> stack = fs.AgentStack(torch.nn.Linear(3, 1), agents=4, init="independent")
+        >>> inputs, targets = torch.ones(10, 3), torch.zeros(10, 1)
+        >>> loss = torch.nn.functional.mse_loss
+        >>> sharpness.mean_valley(stack, loss, inputs, targets).widths.shape
+        torch.Size([4])
     """
     if not (kappa > 1 and math.isfinite(kappa)):
         raise ValueError(f"kappa must be finite and > 1, got {kappa}")

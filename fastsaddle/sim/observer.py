@@ -6,17 +6,30 @@ from torch import Tensor
 
 
 class Observer(Protocol):
-    """Somebody who is told what happens in a run.
+    """What is told how a run goes. Your own is a subclass with those of its methods that you need.
 
-    A class of your own inherits from it and has those of its methods that it needs. What a method raises ends the run,
-    whose checkpoint before is whole.
+    An error that a method raises ends the run; its last checkpoint is whole.
     """
 
     def show_step(self, step: int, loss: Tensor, seconds: float) -> None:
-        """After each step: how many are done, the mean training loss, still on its device, and what all steps took."""
+        """Called after each step.
+
+        Args:
+            step: number of steps done.
+            loss: mean training loss of the step, 0-d, still on its device.
+            seconds: seconds that all steps have taken.
+        """
 
     def begin_evaluation(self, step: int) -> None:
-        """Before each evaluation: how many steps are done."""
+        """Called before each evaluation.
+
+        Args:
+            step: number of steps done.
+        """
 
     def show_evaluation(self, row: dict[str, Any]) -> None:
-        """After each evaluation: the new line of metrics.jsonl."""
+        """Called after each evaluation.
+
+        Args:
+            row: the new line of metrics.jsonl, by key.
+        """

@@ -16,16 +16,13 @@ from fastsaddle.sim.report import groups, runs
 class Comparison:
     """What a comparison has written to its directory. It is read anew whenever it is asked for.
 
+        comparison = fs.sim.compare(algorithm=["dsgd", "qgm"], seed=[0, 1], agents=4, steps=4)
+
     Args:
         directory: of a comparison, `runs/compare-...`.
 
     Raises:
         ValueError: the directory is none of a comparison, a file in it is damaged, or no run has been evaluated.
-
-    >>> import fastsaddle as fs
-    >>> comparison = fs.sim.compare(algorithm=["dsgd", "qgm"], agents=4, steps=20, out=DIR, quiet=True)
-    >>> len(comparison.runs)
-    2
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -58,7 +55,7 @@ class Comparison:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each set of options: the options that differ, then means and deviations over seeds."""
+        """A row for each set of options, with the options that differ, then means and deviations over seeds."""
         return tables.rows(self._groups()[0])
 
     @property

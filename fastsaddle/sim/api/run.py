@@ -34,11 +34,12 @@ class Run:
     Raises:
         ValueError: the directory is none of a run, or a file in it is damaged.
 
-    >>> import fastsaddle as fs
-    >>> run = fs.sim.train(agents=4, steps=20, out=DIR, quiet=True)
-    >>> model = run.model()  # the agents' mean, a plain module
-    >>> run.options.agents
-    4
+    Example:
+        >>> import fastsaddle as fs
+        >>> run = fs.sim.train(agents=4, steps=4, out="example", quiet=True)
+        >>> model = run.model()  # the agents' mean, a plain module
+        >>> run.options.agents
+        4
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -58,7 +59,7 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The whole content of config.json: options, versions, machine, graph."""
+        """The whole content of config.json, with options, versions, machine and graph."""
         return self._read().record
 
     @property

@@ -51,10 +51,11 @@ def train(*, observers: Sequence[Observer] = (), quiet: bool = False, **given: A
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is written.
         RuntimeError: under torchrun, where `torchrun ... -m fastsaddle train` is what spreads the agents.
 
-    >>> import fastsaddle as fs
-    >>> run = fs.sim.train(agents=4, steps=20, out=DIR, quiet=True)
-    >>> run.is_finished
-    True
+    Example:
+        >>> import fastsaddle as fs
+        >>> run = fs.sim.train(agents=4, steps=4, out="example", quiet=True)
+        >>> run.is_finished
+        True
     """
     config = options.config("fs.sim.train", given)
     if is_launched() and config.ranks == "auto":
