@@ -31,10 +31,29 @@ class Tracker(Observer):
     as an entry point of the group `fastsaddle.trackers`. What is missing must be said by the constructor, which is
     called before anything is written. What another method raises is told, once, and the run goes on without it. Of
     several processes the first alone tracks.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> class Last(fs.sim.Tracker):
+        ...     def begin(self, run):
+        ...         self.agents = run.options["agents"]
+        ...
+        ...     def end(self, state):
+        ...         print(self.agents, state)
+        >>> run = fs.sim.train(agents=4, steps=4, out="example", observers=[Last()], quiet=True)
+        4 finished
     """
 
     def begin(self, run: Tracked) -> None:
-        """Before the first step."""
+        """Called before the first step.
+
+        Args:
+            run: what the tracker may know of the run.
+        """
 
     def end(self, state: State) -> None:
-        """After the last: the run is done, was stopped to go on later, or has failed."""
+        """Called after the last step.
+
+        Args:
+            state: "finished"; "stopped", to go on later; or "failed".
+        """

@@ -172,6 +172,7 @@ def examples() -> dict[str, doctest.DocTest]:
 EXAMPLES = examples()
 # what an example of these would show is in that of another name
 WITHOUT_EXAMPLE = {
+    "Tracked",
     *("Exchange", "Flag", "Found", "GraphNeeds", "Lists", "LocalStep", "MeanValley", "Pair"),
     *("Payload", "PeerError", "Pending", "ROUND", "Round", "Rows", "Trace", "Transport"),
     *(
