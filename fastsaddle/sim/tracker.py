@@ -13,10 +13,10 @@ State = Literal["finished", "stopped", "failed"]
 class Tracked:
     """What a tracker is told of the run that begins.
 
-    Attributes:
-        directory: the run's own, where a tracker may keep a file or a folder that is named like it.
-        options: config.json's content: every option with its resolved value, machine and versions.
-        step: steps done before; 0 for a new run. Lines of evaluations after it come again.
+    Args:
+        directory: the run's directory, where a tracker may keep a file or a folder named after itself.
+        options: the content of config.json: every option with its resolved value, the machine and versions.
+        step: steps done before, 0 for a new run. Evaluations after it are reported again.
     """
 
     directory: Path
@@ -25,12 +25,12 @@ class Tracked:
 
 
 class Tracker(Observer):
-    """An observer that is opened before a run and closed after it. Your own inherits from it.
+    """An observer that is opened before a run and closed after it. Your own is a subclass.
 
-    `--track file.py:Name` takes it, with arguments of its constructor after further colons; a package offers it by name
-    as an entry point of the group `fastsaddle.trackers`. What is missing must be said by the constructor, which is
-    called before anything is written. What another method raises is told, once, and the run goes on without it. Of
-    several processes the first alone tracks.
+    `--track file.py:Name` uses it, with arguments of its constructor after further colons. A package offers it by name
+    as an entry point of the group `fastsaddle.trackers`. The constructor is called before anything is written, and must
+    say what is missing. An error of another method is reported once, and the run goes on without the tracker. With
+    several processes only the first one tracks.
 
     Example:
         >>> import fastsaddle as fs
