@@ -15,6 +15,7 @@ from torch.nn.modules.module import _IncompatibleKeys as IncompatibleKeys
 from fastsaddle.metrics import consensus_mean
 from fastsaddle.optimizer.flat_layout import FlatLayout
 from fastsaddle.optimizer.flat_parameters import FlatParameters
+from fastsaddle.ranks.errors import called_by_all
 from fastsaddle.ranks.placement import Placement
 from fastsaddle.ranks.transposition import Transposition
 from fastsaddle.stacks import losses, mapping
@@ -528,16 +529,18 @@ class AgentStack:
 
         Raises:
             ValueError: the row has another shape.
+            PeerError: a rank did not call it.
         """
         if row is not None and row.shape != (self.layout.stride,):
             raise ValueError(f"row must be [{self.layout.stride}], got {tuple(row.shape)}")
-        return self._module(
-            self._values(self._mean() if row is None else row),
-            {
-                name: b.mean(0) if b.is_floating_point() else b[0]
-                for name, b in ((name, self._of_all(b)) for name, b in self.buffers.items())
-            },
-        )
+        with called_by_all("consensus()"):
+            return self._module(
+                self._values(self._mean() if row is None else row),
+                {
+                    name: b.mean(0) if b.is_floating_point() else b[0]
+                    for name, b in ((name, self._of_all(b)) for name, b in self.buffers.items())
+                },
+            )
 
     def _mean(self) -> torch.Tensor:
         """The mean of all agents' rows, `[stride]`."""

@@ -103,11 +103,11 @@ def _simulate(command: str, module: str, arguments: list[str]) -> int:
         run: Callable[[list[str]], int] = import_module(module).main
         return run(arguments)
     except StoppedError as error:
-        return _fail(str(error), 1)
+        return _fail(_as_typed(str(error)), 1)
     except BrokenPipeError:
         raise
     except (ValueError, OSError, ImportError) as error:
-        return _fail(str(error))
+        return _fail(_as_typed(str(error)))
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except (MemoryError, RuntimeError) as error:
@@ -122,7 +122,14 @@ def _simulate(command: str, module: str, arguments: list[str]) -> int:
 
 def _as_line(message: Warning | str, *place: Any, **line: Any) -> str:
     """A warning as users of the command line need it: without the line of code that it comes from."""
-    return f"fastsaddle: warning: {' '.join(str(message).split())}\n"
+    return f"fastsaddle: warning: {_as_typed(' '.join(str(message).split()))}\n"
+
+
+def _as_typed(message: str) -> str:
+    """What the library says, in words of the command line; its list of options is read when there is an error."""
+    from fastsaddle.sim.commands.spelling import as_typed
+
+    return as_typed(message)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -36,6 +36,7 @@ LOG = logging.getLogger(__name__)
 LIBRARY = torch.library.Library("fastsaddle", "DEF")
 
 BACKENDS = ("reference", "native", "triton")
+WRITTEN_IN = {"native": "C++", "triton": "Triton"}
 PREFERENCE: Mapping[str, tuple[str, ...]] = {
     "cpu": ("native", "reference"),
     "cuda": ("triton", "reference"),
@@ -345,11 +346,16 @@ class Op:
         if backend == "reference":
             return self.reference
         if backend not in self._loaded:
-            try:
-                self._loaded[backend] = self._native() if backend == "native" else self._triton()
-            except ImportError as error:
-                self._loaded[backend] = str(error)
+            self._loaded[backend] = self._opened(backend)
         return self._loaded[backend]
+
+    def _opened(self, backend: str) -> Callable[..., None] | str:
+        if backend not in self.backends:
+            return f"there is no {WRITTEN_IN[backend]} kernel"
+        try:
+            return self._native() if backend == "native" else self._triton()
+        except ImportError as error:
+            return str(error)
 
     def _native(self) -> Callable[..., None]:
         symbol = native.function(f"fs_{self.name}", generated.ctypes_of(self.arguments))

@@ -26,7 +26,8 @@ class Sign(Compressor):
 
     Karimireddy et al. 2019 (arXiv:1901.09847); Koloskova et al. 2019 (arXiv:1907.09356). It is biased and draws
     nothing: `seed` and `step` have no effect. Its contraction is ||x||_1^2 / (elements ||x||_2^2), which is never below
-    the claimed 1 / elements and about 0.64 for normal x.
+    the claimed 1 / elements and about 0.64 for normal x. Under quasi-global momentum of 0.9 agents diverge with it,
+    whatever the consensus step: take a smaller momentum, `DSGDm`, or another compressor.
 
     Example:
         >>> import torch

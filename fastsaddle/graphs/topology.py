@@ -327,30 +327,37 @@ def erdos_renyi(n: int, p: float, seed: int = 0) -> Topology:
 
 
 def from_networkx(G: "nx.Graph") -> Topology:
-    """The topology of any undirected simple graph of networkx, with Metropolis-Hastings weights.
+    """The topology of any simple graph of networkx, undirected or directed.
+
+    Links of an undirected graph get Metropolis-Hastings weights. Edges of a `DiGraph` point from who sends to who
+    hears, and agents send equal parts: W_ji = W_ii = 1 / (1 + how many hear i) for each edge (i, j). Columns then sum
+    to one, for push-sum (Assran et al. 2019, arXiv:1811.10792) and `fs.PushPull`; W is doubly stochastic where all
+    agents hear, and are heard by, equally many. `row_stochastic` of the topology weighs what is heard instead.
 
     Args:
-        G: the graph. Agents are numbered in the order in which it lists its nodes; weights of its edges are not used.
+        G: a `Graph` or a `DiGraph`. Agents are numbered in the order in which it lists its nodes; weights of its edges
+            are not used.
 
     Raises:
-        ValueError: G is directed, a multigraph, has self loops, no nodes, or is not connected.
+        ValueError: G is a multigraph, has self loops, no nodes, or is not connected, a directed one strongly.
 
     Example:
         >>> import networkx as nx
         >>> import fastsaddle as fs
         >>> fs.topology.from_networkx(nx.petersen_graph())
         Topology(networkx, agents=10, spectral_gap=0.5)
+        >>> fs.topology.from_networkx(nx.DiGraph([(0, 1), (1, 2), (2, 0), (0, 2)])).kind
+        'column-stochastic'
     """
-    if not isinstance(G, networkx().Graph) or G.is_directed() or G.is_multigraph():
+    if not isinstance(G, networkx().Graph) or G.is_multigraph():
         raise ValueError(
-            f"G must be an undirected simple graph, got a {type(G).__name__}; of a directed one give the mixing "
-            "matrix: from_matrix(W, directed=True)"
+            f"G must be a simple graph, a Graph or a DiGraph, got a {type(G).__name__}"
         )
     if loops := networkx().number_of_selfloops(G):
         raise ValueError(f"G must have no self loops, got {loops}")
     if not len(G):
         raise ValueError("G must have at least one node, got none")
-    return _weigh(G, "networkx")
+    return _divide(G, "networkx") if G.is_directed() else _weigh(G, "networkx")
 
 
 def from_matrix(
@@ -576,3 +583,12 @@ def _weigh(graph: "nx.Graph", name: str, remedy: str = "add edges") -> Topology:
     # one minus the sum of the row, arranged to be exactly uniform where all degrees are equal
     own = uniform + (adjacency * uniform - W).sum(1, keepdim=True)
     return Topology(name, W + own.squeeze(1).diag())
+
+
+def _divide(graph: "nx.DiGraph", name: str) -> Topology:
+    """Each agent sends equal parts of what it has to those that hear it, and keeps one."""
+    check_connected(graph, name)
+    heard = torch.eye(len(graph), dtype=torch.float64, device="cpu")
+    for i, j in networkx().convert_node_labels_to_integers(graph).edges:
+        heard[j, i] = 1
+    return Topology(name, heard / heard.sum(0))

@@ -62,6 +62,7 @@ from fastsaddle.optimizer.saved_state import (
 from fastsaddle.optimizer.scaling import FromScaler, overflowed, refuse_closure, unscale
 from fastsaddle.optimizer.state import MODELS, ROUND, State, copy_name
 from fastsaddle.optimizer.undo import cannot_fail, copies, put_back
+from fastsaddle.ranks.errors import called_by_all
 from fastsaddle.ranks.placement import Placement, placed
 from fastsaddle.rules.base import Rule
 from fastsaddle.rules.momentum import Momentum
@@ -1099,7 +1100,13 @@ class Optimizer(torch.optim.Optimizer):
         """
         self._refuse_in_step("synchronized")
         self.refuse_perturbed("synchronized")
-        with Commit(), torch.no_grad(), use_backend(self.backend), self._at_models():
+        with (
+            called_by_all("synchronize()"),
+            Commit(),
+            torch.no_grad(),
+            use_backend(self.backend),
+            self._at_models(),
+        ):
             compare(self, together=True)
             self.follow()
             self.bytes_sent += self.communicator.synchronize(self)
@@ -1124,9 +1131,10 @@ class Optimizer(torch.optim.Optimizer):
             PeerError: a rank did not call it.
         """
         self._refuse_in_step("gathered")
-        self.communicator.look()
-        compare(self, together=True)
-        return gathered_rows(self, name)
+        with called_by_all("gathered()"):
+            self.communicator.look()
+            compare(self, together=True)
+            return gathered_rows(self, name)
 
     def consensus(self, module: torch.nn.Module) -> torch.nn.Module:
         """The averaged model as a plain module, for a module whose one agent is trained in this process.
@@ -1145,9 +1153,10 @@ class Optimizer(torch.optim.Optimizer):
             PeerError: a rank did not call it.
         """
         self._refuse_in_step("averaged")
-        self.communicator.look()
-        compare(self, together=True)
-        return consensus_of(self, module)
+        with called_by_all("consensus()"):
+            self.communicator.look()
+            compare(self, together=True)
+            return consensus_of(self, module)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set all gradients to zero in one write.

@@ -1,6 +1,7 @@
 """What can go wrong between processes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -73,6 +74,23 @@ class PeerError(RuntimeError):
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         told = (self.rank, self.agents, self.step, self.cause, self.noticed_by)
         return type(self), (*told, self.host, self.waiting)
+
+
+# causes of a rank that ended as it was told to, or died
+GONE = "has left", "connection closed"
+
+
+@contextmanager
+def called_by_all(call: str) -> Iterator[None]:
+    """A call that every rank must make: where one is gone instead, the error says so too."""
+    try:
+        yield
+    except PeerError as error:
+        if not error.cause.startswith(GONE):
+            raise
+        cause = f"{error.cause}, but every rank must call {call}"
+        told = (error.rank, error.agents, error.step, cause, error.noticed_by)
+        raise PeerError(*told, error.host, error.waiting) from error
 
 
 # numbers of a list that are shown

@@ -180,6 +180,22 @@ def test_random_graphs_depend_on_their_seed_only(text):
     assert not torch.equal(first.W, other.W)
 
 
+def test_from_networkx_takes_edges_from_who_sends_to_who_hears() -> None:
+    graph = nx.DiGraph([("a", "b"), ("b", "c"), ("c", "a"), ("a", "c")])
+    nx.set_edge_attributes(graph, 7.0, "weight")
+    found = topology.from_networkx(graph)
+    third = [[1 / 3, 0, 0.5], [1 / 3, 0.5, 0], [1 / 3, 0.5, 0.5]]
+    assert torch.allclose(found.W, torch.tensor(third, dtype=torch.float64), atol=1e-15)
+    assert found.kind == "column-stochastic" and found.neighbors == ((2,), (0,), (0, 1))
+    same = topology.from_matrix(found.W, directed=True)
+    assert torch.equal(same.W, found.W) and same.kind == found.kind
+    again = topology.column_stochastic(topology.row_stochastic(found))
+    assert torch.allclose(again.W, found.W, atol=1e-15)
+    ring = topology.from_networkx(nx.cycle_graph(5, create_using=nx.DiGraph))
+    assert torch.equal(ring.W, topology.directed_ring(5).W) and ring.kind == "doubly stochastic"
+    assert torch.equal(topology.from_networkx(nx.empty_graph(1, nx.DiGraph)).W, torch.ones(1, 1))
+
+
 def test_from_networkx_orders_agents_as_iterated_and_ignores_edge_weights():
     graph = nx.Graph()
     graph.add_nodes_from("cab")
@@ -240,7 +256,10 @@ def test_directed_matrices_are_admitted_on_request():
         (lambda: topology.parse("dyck", 16), "dyck has 32 agents, but 16"),
         (lambda: topology.resolve(topology.ring(4), 5), "ring has 4 agents, but 5"),
         (lambda: topology.resolve(None, 5), "a Topology or a string, got None"),
-        (lambda: topology.from_networkx(nx.DiGraph([(0, 1)])), "undirected simple.*got a DiGraph"),
+        (lambda: topology.from_networkx(nx.DiGraph([(0, 1)])), "networkx has 2 parts"),
+        (lambda: topology.from_networkx(nx.MultiDiGraph([(0, 1)])), "simple.*got a MultiDiGraph"),
+        (lambda: topology.from_networkx(nx.DiGraph([(0, 0), (0, 1)])), "no self loops, got 1"),
+        (lambda: topology.from_networkx(nx.DiGraph()), "at least one node"),
         (lambda: topology.from_networkx(nx.MultiGraph([(0, 1)])), "got a MultiGraph"),
         (lambda: topology.from_networkx([(0, 1)]), "got a list"),
         (lambda: topology.from_networkx(nx.Graph([(0, 0), (0, 1)])), "no self loops, got 1"),

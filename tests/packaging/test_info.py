@@ -39,6 +39,18 @@ def test_info_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert "native library" in said
 
 
+def test_a_kernel_that_nobody_wrote_is_no_broken_install(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    assert "No module named" not in said and "has no fs_" not in said
+    for backend, language in (("native", "C++"), ("triton", "Triton")):
+        without = [name for name, op in ops().items() if backend not in op.backends]
+        assert without
+        assert f"not {backend} for {', '.join(without)}: there is no {language} kernel" in said
+
+
 def test_bandwidth_is_measured() -> None:
     assert 0.1 < info.copy_bandwidth("cpu", 2**24) < 10_000
 

@@ -1,6 +1,7 @@
 """What an optimizer tells of all agents, wherever they are: rows of buffers, and the mean as a plain module."""
 
 import gc
+import re
 from functools import partial
 from typing import Any
 
@@ -211,3 +212,32 @@ def test_modules_that_are_not_its_own_are_refused() -> None:
             optimizer.consensus(module)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has none of them"):
         fs.QGM(nn.Linear(5, 3).parameters()).consensus(nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize("call", ["gathered", "consensus", "stack.consensus", "synchronize"])
+def test_who_calls_alone_hears_that_every_rank_must(call: str) -> None:
+    def work(transport: ThreadTransport) -> None:
+        here, model = Placement((1, 1), transport), nn.Linear(3, 2)
+        stack = fs.AgentStack(model, here) if call.startswith("stack") else model
+        averaging, mixing = partial(fs.LocalSGD, agents=2), partial(fs.QGM, topology="ring")
+        make: Any = averaging if call == "synchronize" else mixing
+        optimizer = make(stack.parameters(), lr=0.1, placement=here)
+        for p in stack.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        if transport.rank:
+            return
+        calls: dict[str, Any] = {
+            "gathered": optimizer.gathered,
+            "consensus": lambda: optimizer.consensus(model),
+            "synchronize": optimizer.synchronize,
+        }
+        calls.get(call, getattr(stack, "consensus", None))()
+
+    found, none = run_in_threads(2, work, timeout=20)
+    assert none is None and isinstance(found, fs.PeerError), found
+    last = call.rpartition(".")[2]
+    said = (
+        rf"rank 1.*: (has left.*|connection closed), but every rank must call {last}\(\); agent 0"
+    )
+    assert re.search(said, str(found)), found

@@ -11,7 +11,7 @@ from fastsaddle.ranks.thread_transport import run_in_threads
 from fastsaddle.ranks.transposition import Transposition
 from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.run.evaluation import Evaluation, evaluate
-from fastsaddle.sim.run.world import ElsewhereError, World
+from fastsaddle.sim.run.world import ElsewhereError, Stopping, World
 
 
 def test_the_first_alone_works_and_all_know_whether_it_failed() -> None:
@@ -60,3 +60,25 @@ def test_an_evaluation_takes_the_mean_once(seed: int, monkeypatch: pytest.Monkey
     whole = evaluated(5, None)
     assert run_in_threads(3, work, timeout=20) == [whole] * 3
     assert sorted(means) == [0, 1, 2] and whole.consensus_distance > 0
+
+
+def test_what_a_stop_waits_for_is_told() -> None:
+    """All processes look at the same steps, and not after each: who asks learns which comes next."""
+    said = []
+
+    class Alone:
+        def first_signal(self, received: int, interval: int) -> tuple[int, int]:
+            said.append(asked.awaited(100))
+            return received, 12
+
+    received = 0
+    world: Any = Alone()
+    asked = Stopping(world, 40, lambda: received)
+    assert asked.awaited(100) == "step 40, the next at which all processes look"
+    assert not asked.is_stopped(40)
+    assert said == ["the next step at which all processes look"]
+    received = 15
+    assert not asked.is_stopped(41)
+    assert asked.awaited(100) == "step 52, the next at which all processes look"
+    assert asked.awaited(50) == "step 50, the next at which all processes look"
+    assert asked.is_stopped(52) and asked.found == 15

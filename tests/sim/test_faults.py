@@ -148,7 +148,7 @@ def test_the_path_of_a_log_is_kept_whole(
         ("--faults slow:3", "got 'slow:3' in 'slow:3'"),
         ("--faults links:0.1,links:0.2", "links is given twice"),
         ("--faults slow:1x2,slow:1x3", "slow:1 is given twice"),
-        ("--faults slow:9x2", "--faults slow:9x2: faults name agent 9, Topology(ring, agents=5"),
+        ("--faults slow:9x2", "--faults slow:9x2: faults name agent 9, the topology ring has 5"),
         ("--faults log:nowhere.jsonl", "--faults log:nowhere.jsonl: nowhere.jsonl is not there"),
         ("--faults links:0.1 --algorithm d2 --consensus-step 0.5", "it takes no faults"),
         ("--faults links:0.1 --algorithm relay-sgd --topology chain", "RelaySGD needs a tree that stays"),

@@ -74,7 +74,7 @@ def test_a_file_of_ones_own_trains(
     own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *TINY, "--engine", "mine.py:Plain", "--out", "run"]) == 0
-    assert f"engine {own / 'mine.py'}:Plain, float32" in capsys.readouterr().out
+    assert f'engine "{own / "mine.py"}:Plain" on' in capsys.readouterr().out
     record = json.loads((own / "run" / "config.json").read_text())
     assert record["engine"] == f"{own / 'mine.py'}:Plain" and record["chunk"] is None
     assert main(["train", *TINY, "--engine", "loop", "--out", "loop"]) == 0

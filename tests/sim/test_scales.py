@@ -76,12 +76,18 @@ def test_a_runs_curves(drawn: list[Figure], seed: int, tmp_path: Path) -> None:
     accuracy = figure.axes[0]
     low, high = accuracy.get_ylim()
     assert high - low < 0.03
+    assert [note.get_text() for note in accuracy.texts] == [f"cut off below {low:.1%}"]
     shown = figure._suptitle  # type: ignore[attr-defined]
     width, height = figure.bbox.width, figure.bbox.height
     box = shown.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= width and box.y1 <= height
     legend = accuracy.get_legend().get_window_extent()
     assert legend.y0 >= accuracy.get_window_extent().y1 and legend.y1 <= box.y0 + 1
+
+
+def test_an_axis_that_shows_all_says_nothing(drawn: list[Figure], tmp_path: Path) -> None:
+    plots.draw_curves(tmp_path / "c.png", rows(np.array([0.9, 0.91, 0.9, 0.92])), "short")
+    assert not drawn[0].axes[0].texts
 
 
 def outcome(config: TrainConfig, seed: int, end: float) -> results.Outcome:
@@ -112,6 +118,7 @@ def test_a_comparisons_curves_and_their_names(
     figure.draw_without_rendering()
     axes = figure.axes[0]
     assert share_apart(axes.get_ylim(), 0.956, 0.957) > 0.03
+    assert [n.get_text() for n in axes.texts] == [f"cut off below {axes.get_ylim()[0]:.1%}"]
     (legend,) = figure.legends
     assert legend.get_window_extent().y1 <= axes.get_window_extent().y0
     assert axes.get_legend() is None

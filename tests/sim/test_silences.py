@@ -113,6 +113,9 @@ def test_the_speed_is_that_of_steps_alone(
     assert row["evaluation_seconds"] >= 6 * 0.1
     assert row["step_seconds"] + row["evaluation_seconds"] <= row["seconds"] + 0.002
     said = capsys.readouterr().out
+    assert 'cpu, engine "loop" on 1 CPU thread, float32' in said
+    at_first = next(line for line in said.splitlines() if "step  0/30" in line)
+    assert at_first.endswith("MB sent")
     speeds = [float(found) for found in re.findall(r"([\d.e+]+) steps/s", said)]
     assert speeds[-1] == pytest.approx(30 / row["step_seconds"], rel=1e-3)
     assert "(less with a larger --eval-every)" in said

@@ -15,10 +15,10 @@ import torch
 import fastsaddle as fs
 from fastsaddle.cli import main
 from fastsaddle.graphs import edge_list
-from fastsaddle.sim import choices
+from fastsaddle.sim import choices, methods
 from fastsaddle.sim.comparison import grid_source
 from fastsaddle.sim.report import page
-from fastsaddle.sim.run import topologies
+from fastsaddle.sim.run import suited_methods, topologies
 
 SHORT = ("--agents", "4", "--steps", "4", "--checkpoint-every", "2", "--batch-size", "8")
 PATH = "0 1\n1 2\n2 3\n"
@@ -35,6 +35,9 @@ def graph(agents, seed, degree: int = 2):
     return nx.connected_watts_strogatz_graph(agents, degree, 0.5, seed=seed)
 
 graph.label = "small world"
+
+def digraph(agents):
+    return nx.cycle_graph(agents, create_using=nx.DiGraph)
 
 def matrix(agents):
     return np.full((agents, agents), 1 / agents)
@@ -164,6 +167,8 @@ def test_what_a_function_may_return(here: Path) -> None:
     star = topologies.find("graphs.py:topology", 4, 0)
     assert star.name == "star" and torch.equal(star.W, fs.topology.star(4).W)
     assert torch.equal(topologies.find("matrix.npy", 4, 0).W, fs.topology.ring(4).W)
+    ring = topologies.find("graphs.py:digraph", 4, 0)
+    assert ring.name == "graphs.py:digraph" and torch.equal(ring.W, fs.topology.directed_ring(4).W)
     drawn = nx.connected_watts_strogatz_graph(9, 4, 0.5, seed=7)
     found = topologies.find("graphs.py:graph:4", 9, 7)
     assert torch.equal(found.W, fs.topology.from_networkx(drawn).W)
@@ -176,10 +181,7 @@ def test_what_a_function_may_return(here: Path) -> None:
         ("graph:2:3", "graphs.py:graph:2:3 has too many arguments"),
         ("five", "--topology graphs.py:five has 5 agents, but --agents is 4"),
         ("parts", "--topology graphs.py:parts: a topology must be connected"),
-        (
-            "directed",
-            "--topology graphs.py:directed: G must be an undirected simple graph, .*directed=True",
-        ),
+        ("directed", "--topology graphs.py:directed: a topology must be connected, .* 2 parts"),
         ("nothing", "--topology graphs.py:nothing must give .*, got NoneType of object"),
         (
             "words",
@@ -321,7 +323,7 @@ def test_a_run_on_a_schedule(
         (
             "qgm",
             ("--compressor", "stochastic-quantizer:8", "--running-sum"),
-            "running_sum keeps sums of a W that does not change",
+            "--running-sum keeps sums of a W that does not change",
         ),
     ],
 )
@@ -335,3 +337,60 @@ def test_what_takes_no_schedule(
     graph = ("--topology", "one-peer-exponential", "--agents", "6", "--out", "run")
     assert main(["train", "--algorithm", algorithm, *graph, *options]) == 2
     assert said in capsys.readouterr().err and not (here / "run").exists()
+
+
+HEARD = np.roll(np.eye(5), 1, 0) + np.eye(5)
+HEARD[0, 3] = 1
+
+
+@pytest.mark.parametrize(
+    ("matrix", "kind", "taken"),
+    [
+        (
+            HEARD / HEARD.sum(0),
+            "column-stochastic, 6 links, 6 messages a round, spectral gap 0.26",
+            "push-pull; with --push-sum dsaddle, dsgd, dsgdm, qgm, qsaddle",
+        ),
+        (HEARD / HEARD.sum(1, keepdims=True), "row-stochastic, 6 links", "push-pull"),
+    ],
+)
+def test_facts_of_a_graph_need_no_algorithm(
+    matrix: np.ndarray,
+    kind: str,
+    taken: str,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    np.save(here / "p.npy", matrix)
+    asked = ["info", "--topology", "p.npy", "--agents", "5"]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert f"p.npy: {kind}" in said
+    hears = "an agent hears 1 to 2 others, 1.2 on average, and is heard by 1 to 2 others"
+    assert hears in said
+    assert f"methods that take it: {taken}\n" in said
+    assert "what an agent keeps depends on the method: --algorithm NAME" in said
+    assert main([*asked, "--algorithm", "push-pull"]) == 0
+    assert "push-pull keeps" in capsys.readouterr().out
+    assert main([*asked, "--algorithm", "qsaddle"]) == 2
+    assert "QSADDLe needs a doubly stochastic" in capsys.readouterr().err
+
+
+def test_methods_that_a_graph_suits() -> None:
+    every = methods.taking("topology")
+    assert suited_methods.told(fs.topology.star(6)).removeprefix("methods that take it: ").split(
+        ", "
+    ) == list(every)
+    torus = suited_methods.told(fs.topology.torus(4, 4))
+    assert torus.endswith("; with --consensus-step 0.5 d2") and "relay-sgd" not in torus
+    failing = fs.Faults(links=0.1).over(topologies.find("directed-ring", 5, 0))
+    assert "take it: none as it is; with --push-sum dsaddle" in suited_methods.told(failing)
+
+
+def test_degrees() -> None:
+    assert topologies.degrees(fs.topology.ring(5)) == "an agent hears 2 others"
+    assert topologies.degrees(fs.topology.ring(2)) == "an agent hears 1 other"
+    star = "an agent hears 1 to 5 others, 1.67 on average"
+    assert topologies.degrees(fs.topology.star(6)) == star
+    exponential = topologies.degrees(fs.topology.one_peer_exponential(8))
+    assert exponential == "over all rounds an agent hears 3 others"

@@ -102,7 +102,8 @@ def _kernels(kind: str) -> list[str]:
         for backend, reason in op.unavailable(kind).items():
             without.setdefault((backend, reason), []).append(name)
     for (backend, reason), names in without.items():
-        where = "" if len(names) == len(ops()) else f" for {', '.join(names)}"
+        possible = [name for name, op in ops().items() if backend in op.backends]
+        where = "" if names == possible else f" for {', '.join(names)}"
         lines.append(f"not {backend}{where}: {reason}")
     return lines
 

@@ -11,7 +11,7 @@ from fastsaddle.graphs.spectrum import described
 from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.help import with_help
-from fastsaddle.sim.run import faults, topologies
+from fastsaddle.sim.run import faults, suited_methods, topologies
 from fastsaddle.sim.run.labels import label, of_agents
 from fastsaddle.sim.run.memory_needed import kept_rows, shapes, size
 
@@ -35,8 +35,8 @@ class MemoryQuestion:
     classes: int = 10
     """Classes of the data."""
 
-    algorithm: str = "qsaddle"
-    """As for train."""
+    algorithm: str | None = None
+    """As for train. None: whatever the graph, its facts; the memory is that of qsaddle where the graph suits it."""
 
     agents: int = 16
     """Number of agents."""
@@ -81,35 +81,53 @@ def describe(question: MemoryQuestion) -> list[str]:
             f"--agents must be at most {MOST_AGENTS:,}, whose graph is made for this, got {config.agents:,}"
         )
     layout, buffers = shapes(question.model, shape, question.classes)
-    rows, algorithm = kept_rows(config), label(config.algorithm)
-    each = rows * layout.stride * 4 + buffers
     return [
         f"{label(question.model)}, samples of {question.sample}: {layout.dim:,} parameters, "
         f"{size(layout.stride * 4)} a row (padded, float32)",
-        f"{algorithm} keeps {rows:g} rows an agent, parameters and gradients included: "
-        f"{size(each)} an agent",
-        f"{of_agents(question.agents)}: {size(each * question.agents)}, without activations "
-        "(--chunk bounds those) and short-lived copies",
+        *_memory(config, question, layout.stride * 4, buffers),
         *_graph(config),
     ]
 
 
+def _memory(config: TrainConfig, question: MemoryQuestion, row: int, buffers: int) -> list[str]:
+    """What a method keeps: the one that was named, else the default one, where it takes the graph."""
+    is_own = topologies.is_own(config.topology)
+    if question.algorithm is None and is_own and not _suits(config):
+        return ["what an agent keeps depends on the method: --algorithm NAME"]
+    rows = kept_rows(config)
+    each = rows * row + buffers
+    return [
+        f"{label(config.algorithm)} keeps {rows:g} rows an agent, parameters and gradients included: "
+        f"{size(each)} an agent",
+        f"{of_agents(config.agents)}: {size(each * config.agents)}, without activations "
+        "(--chunk bounds those) and short-lived copies",
+    ]
+
+
+def _suits(config: TrainConfig) -> bool:
+    """Whether the run's method takes its graph."""
+    graph = topologies.find(config.topology, config.agents, config.seed)
+    return suited_methods.suits(config.algorithm, graph, push_sum=config.push_sum)
+
+
 def _graph(config: TrainConfig) -> list[str]:
-    """Who talks to whom, where agents talk along a graph, and what fails of it."""
+    """Who talks to whom, where agents talk along a graph, what fails of it, and which methods take it."""
     if not methods.takes(config.algorithm, "topology") or config.agents > topologies.MOST_SEEN:
         return []
     graph = topologies.find(config.topology, config.agents, config.seed)
-    said = [f"{label(config.topology)}: {topologies.facts(graph)}"]
+    said = [f"{label(config.topology)}: {topologies.facts(graph)}", topologies.degrees(graph)]
     failing = faults.over(config.faults, config.seed, graph)
     if isinstance(failing, Faulty):
         said.append(f"{faults.described(failing, config.faults, LOOKED_AT)}; {described(failing)}")
+    if config.agents <= suited_methods.MOST_ASKED:
+        said.append(suited_methods.told(failing))
     return said
 
 
 def config_of(question: MemoryQuestion) -> TrainConfig:
     """A run of that kind. Raises ValueError for options that cannot be."""
     config = TrainConfig(
-        algorithm=question.algorithm,
+        algorithm=question.algorithm or TrainConfig.algorithm,
         agents=question.agents,
         topology=question.topology,
         faults=question.faults,

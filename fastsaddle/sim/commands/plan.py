@@ -11,6 +11,7 @@ import tyro
 
 from fastsaddle.sim.commands.train import check_options, typed_names
 from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.run.labels import of_engine
 from fastsaddle.sim.run.memory_needed import resident_bytes, size
 from fastsaddle.sim.run.simulation import Simulation
 
@@ -74,8 +75,8 @@ def lines(config: TrainConfig) -> list[str]:
         f"time    {duration(stepping + evaluating)}: {steps:,} steps of {1e3 * trial.step_seconds:.3g} ms take "
         f"{duration(stepping)}, {evaluations:,} evaluations of {trial.evaluation_seconds:.2g} s "
         f"{duration(evaluating)}",
-        f"        measured over {trial.steps} steps on {simulation.device}, CPU threads {threads}, "
-        f"engine {simulation.engine.engine}",
+        f"        measured over {trial.steps} steps on {simulation.device}, "
+        f"{of_engine(simulation.engine.engine, threads)}",
         f"memory  {size(resident_bytes(simulation.optimizer))} of models, gradients and state{_peak()}",
         f"sent    {size(sent / config.agents)} an agent, {size(sent)} in all",
         f"work    {gradients:,.0f} gradients an agent, of {config.batch_size} samples each",

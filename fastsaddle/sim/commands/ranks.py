@@ -115,7 +115,6 @@ def _train(
     """Run a job to its end, or until a process is told to stop, the time is over, or a launcher is gone."""
     deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     console, progress = Console(quiet=not world.is_first), None
-    interrupts.doing = "this step"
     interrupts.after = f"with a checkpoint: {again(job.directory.path)}"
 
     def received() -> int:
@@ -126,12 +125,14 @@ def _train(
         return interrupts.received or late
 
     asked = Stopping(world, job.step, received)
+    interrupts.agreed = lambda: asked.awaited(job.config.steps)
     with ExitStack() as stack:
         observers: list[Observer] = [interrupts]
         if world.is_first:
             progress = train.tell_begin(job, console, stack)
             observers += [progress, train.Drawer(job), *train.recorders(job, stack)]
         run(job, observers, lambda: asked.is_stopped(job.step))
+        interrupts.agreed = None
     if job.step < job.config.steps:
         if asked.found == ALONE:
             train.say("torchrun has gone", world)

@@ -16,9 +16,9 @@ from fastsaddle.sim.run.plots import (
     legend_below,
     line_style,
     save,
-    share_limits,
     tidy,
     verbatim,
+    zoom,
 )
 
 MARKERS = "osD^v<>"
@@ -141,7 +141,7 @@ def _curves(groups: list[Group], title: str) -> Figure:
             low, high = mean - deviation, mean + deviation
             axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
     _accuracy(panels[0])
-    panels[0].set_ylim(*share_limits(drawn))
+    zoom(panels[0], drawn)
     panels[0].set_xlabel("step")
     if has_bytes:
         panels[1].set_xlabel("megabytes sent by an agent")

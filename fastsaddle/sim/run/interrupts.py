@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -15,8 +16,9 @@ class Interrupts:
     """Notes the first SIGINT or SIGTERM inside the `with` block and says so at once; a second one acts at once.
 
     `received` is the signal's number, 0 as long as none came; `doing` and `after` are what is said, and may change. As
-    an observer of a run it knows what is waited for. Signals within `patience` seconds of the first count as the same:
-    a launcher passes on what the terminal has sent to its processes too. `is_quiet` says nothing.
+    an observer of a run it knows what is waited for; `agreed`, where it is set, says what several processes wait for.
+    Signals within `patience` seconds of the first count as the same: a launcher passes on what the terminal has sent to
+    its processes too. `is_quiet` says nothing.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class Interrupts:
     ) -> None:
         self.received = 0
         self.doing, self.after = doing, after
+        self.agreed: Callable[[], str] | None = None
         self._patience, self._is_quiet, self._since = patience, is_quiet, 0.0
 
     def __enter__(self) -> "Interrupts":
@@ -63,7 +66,8 @@ class Interrupts:
         if self._is_quiet:
             return
         # past the stream's own buffer and lock, which what was interrupted may hold
-        os.write(STDOUT, f"\nstopping after {self.doing}, {self.after}\n".encode())
+        doing = self.doing if self.agreed is None else self.agreed()
+        os.write(STDOUT, f"\nstopping after {doing}, {self.after}\n".encode())
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -35,6 +35,11 @@ def of_agents(count: int) -> str:
     return f"{count:,} agent{'s' if count > 1 else ''}"
 
 
+def of_engine(engine: str, threads: int | None) -> str:
+    """Who takes gradients, on how many threads, in words: "threads" is the name of an engine."""
+    return f'engine "{engine}" on {threads} CPU thread{"s" if threads != 1 else ""}'
+
+
 def of_gradient(gradient: str) -> str:
     """What a run's gradients are, by their label; nothing where they are its algorithm's own."""
     if gradient == "auto":

@@ -48,7 +48,7 @@ def curves(rows: list[dict[str, Any]], title: str) -> Figure:
     accuracy.set_ylabel("test accuracy")
     accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     names = ("consensus_accuracy", "mean_accuracy", "worst_accuracy")
-    accuracy.set_ylim(*share_limits([np.array([row[n] for row in rows], float) for n in names]))
+    zoom(accuracy, [np.array([row[n] for row in rows], float) for n in names])
     legend_above(accuracy)
     distances = [row["consensus_distance"] for row in rows]
     distance.plot(steps, np.array(distances, dtype=float), color=BLUE, linewidth=1.8)
@@ -122,6 +122,15 @@ def share_limits(lines: list[np.ndarray]) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     margin = max(0.08 * (high - low), LEAST_SPAN / 2 - (high - low) / 2)
     return max(0.0, low - margin), min(1.0 + 0.02 * (high - low + margin), high + margin)
+
+
+def zoom(axes: Axes, lines: list[np.ndarray]) -> None:
+    """Give an axis of shares the limits of `share_limits`, and say on it where they cut lines off."""
+    low, high = share_limits(lines)
+    axes.set_ylim(low, high)
+    if any(np.any(line < low) for line in lines):
+        place: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
+        axes.text(0.995, 0.01, f"cut off below {low:.1%}", size="x-small", color="0.35", **place)
 
 
 def entitle(figure: Figure, title: str) -> None:

@@ -72,11 +72,13 @@ class Progress:
         self._note(row)
         if self._bar.disable:
             self._updated = time.perf_counter()
+            # before the first step there is none
+            speed = f"  {self.steps_per_second:.4g} steps/s" if self.step > self.start else ""
             self._say(
                 f"test loss {number(row['loss'])}  consensus accuracy {percent(row['consensus_accuracy'])}  "
                 f"mean {percent(row['mean_accuracy'])}  worst {percent(row['worst_accuracy'])}  "
                 f"consensus distance {number(row['consensus_distance'])}  "
-                f"{row['bytes_sent'] / 1e6:.1f} MB sent  {self.steps_per_second:.4g} steps/s"
+                f"{row['bytes_sent'] / 1e6:.1f} MB sent{speed}"
             )
 
     def _note(self, row: dict[str, Any]) -> None:

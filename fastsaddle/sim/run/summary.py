@@ -15,7 +15,7 @@ from fastsaddle.sim import methods
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run import checkpoint, faults, independence, topologies
 from fastsaddle.sim.run.job import CLASSES, CURVES, Job
-from fastsaddle.sim.run.labels import Labels, label, of_agents, of_gradient
+from fastsaddle.sim.run.labels import Labels, label, of_agents, of_engine, of_gradient
 from fastsaddle.sim.run.progress import number, percent
 
 # share of a run's time that evaluations may have without a word on it
@@ -37,7 +37,7 @@ def describe(job: Job) -> list[str]:
         *_messages(job),
         *_push_sum(job),
         *_faults(job),
-        f"{config.device}, CPU threads {config.threads}, engine {config.engine}, "
+        f"{config.device}, {of_engine(config.engine, config.threads)}, "
         f"{config.precision}, backend {' and '.join(backends)}{_graph(job)}; writing to {job.directory.path}",
         *_spread(job),
         *([f"going on at step {job.step} of {config.steps}"] if job.step else []),

@@ -1,5 +1,6 @@
 """The graphs that a run can choose: built-in ones by their text, the user's own from a file or a function."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,23 @@ def facts(schedule: Schedule) -> str:
     return f"{kind_of(schedule)}, {links}, {sent}, {described(schedule)}"
 
 
+def degrees(schedule: Schedule) -> str:
+    """How many others an agent hears, and is heard by where that differs, in a line."""
+    links = schedule.union.W.gt(0).fill_diagonal_(False)
+    heard, hearing = links.sum(1), links.sum(0)
+    said = f"an agent hears {_numbers(heard)}"
+    if not torch.equal(heard, hearing):
+        said += f", and is heard by {_numbers(hearing)}"
+    return said if isinstance(schedule, Topology) else f"over all rounds {said}"
+
+
+def _numbers(counts: torch.Tensor) -> str:
+    least, most = int(counts.min()), int(counts.max())
+    if least == most:
+        return f"{most:,} other{'s' if most != 1 else ''}"
+    return f"{least:,} to {most:,} others, {counts.double().mean():.3g} on average"
+
+
 def of_neighbors(count: int) -> str:
     """So many neighbors, in words."""
     return f"{count:,} neighbor{'s' if count != 1 else ''}"
@@ -74,7 +92,7 @@ def _read(path: Path, agents: int) -> Schedule:
         matrix = read_npy(path)
     except ValueError as error:
         raise ValueError(f"{path} must hold a matrix as numpy.save writes it: {error}") from error
-    return _from_matrix(str(path), matrix)
+    return _from_matrix(str(path), matrix, path.name)
 
 
 def _called(own: choices.Choice, agents: int, seed: int) -> Schedule:
@@ -84,15 +102,16 @@ def _called(own: choices.Choice, agents: int, seed: int) -> Schedule:
     found = own(agents=agents, seed=seed)
     if is_schedule(found):
         return found
+    name = Path(own.text).name
     if isinstance(found, nx.Graph):
         try:
-            return topology.from_networkx(found)
+            return replace(topology.from_networkx(found), name=name)
         except ValueError as error:
             raise ValueError(f"--topology {own.text}: {error}") from error
-    return _from_matrix(f"--topology {own.text}", found)
+    return _from_matrix(f"--topology {own.text}", found, name)
 
 
-def _from_matrix(source: str, content: Any) -> Schedule:
+def _from_matrix(source: str, content: Any, name: str) -> Schedule:
     rule = (
         f"{source} must give a Topology, a Schedule, a networkx graph or a matrix of real numbers"
     )
@@ -107,7 +126,7 @@ def _from_matrix(source: str, content: Any) -> Schedule:
     if not is_real:
         raise ValueError(f"{rule}, got {type(content).__name__} of {matrix.dtype}")
     try:
-        return topology.from_matrix(matrix, directed=True)
+        return replace(topology.from_matrix(matrix, directed=True), name=name)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
 

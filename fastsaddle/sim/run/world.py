@@ -177,7 +177,14 @@ class Stopping:
     def __init__(self, world: World, step: int, received: Callable[[], int]) -> None:
         self._world, self._received = world, received
         self._next, self._since, self._begin = step, step, time.monotonic()
+        self._is_looking = False
         self.found = 0
+
+    def awaited(self, last: int) -> str:
+        """The step after which processes look next, in a run of `last` steps: whoever asks now is heard there."""
+        if self._is_looking:
+            return "the next step at which all processes look"
+        return f"step {min(self._next, last)}, the next at which all processes look"
 
     def is_stopped(self, step: int) -> bool:
         """To be called after every step, with the steps done."""
@@ -186,9 +193,12 @@ class Stopping:
         passed = max(time.monotonic() - self._begin, 1e-6)
         rate = (step - self._since) / passed
         wanted = max(1, min(int(rate * SECONDS_BETWEEN_LOOKS), MOST_STEPS_BETWEEN_LOOKS))
+        # a signal from here on may be too late for this look
+        self._is_looking = True
         signal, interval = self._world.first_signal(self._received(), wanted)
         self.found = self.found or signal
         self._next, self._since, self._begin = step + interval, step, time.monotonic()
+        self._is_looking = False
         return bool(self.found)
 
 
