@@ -202,7 +202,7 @@ class TrainConfig:
 
     By CHOCO gossip. Of top-k and random-k the number is the share that is sent; 2 bits are
     stochastic-quantizer:2:biased=true. Top-k, 2 bits and signs need a --consensus-step of 0.1 to 0.4. Signs
-    diverge with qgm and qsaddle at their --momentum of 0.9, with 0.5 they do not."""
+    diverge with a quasi-global momentum of 0.9, with 0.5 they do not."""
 
     gossip_order: Literal["compress-then-mix", "mix-then-compress"] = "compress-then-mix"
     """Whether compressed messages are mixed in the round that they are sent in, or in the next."""

@@ -51,7 +51,7 @@ SETTINGS = {
         *(r"Begin with 0\.05, and try 0\.1\.", r"such as 0\.3", r"momentum-SAM 0\.3", r"\| 1\.2 \|"),
         *(r"in the simulator 1\.5", r"spectral gap 0\.05", r"a smaller one, 0\.1 to 0\.4"),
         *(r"0\.4 for signs, 0\.2 for top-k of 10 percent, 0\.1 for 2 bits", r"accuracy of 10%"),
-        r"My accuracy is 10 percent",
+        *(r"My accuracy is 10 percent", r"at their momentum of 0\.9"),
     ),
 }  # fmt: skip
 
