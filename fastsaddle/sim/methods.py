@@ -59,6 +59,12 @@ def find(text: str) -> choices.Choice:
     return own
 
 
+def title(text: str) -> str:
+    """A built-in algorithm as papers write it (QSADDLe), by its class's name; any other text as it is."""
+    public = _public()
+    return public[spelled(text)].__name__ if spelled(text) in public else text
+
+
 def takes(text: str, option: str, gradient: str = composed.AUTO) -> bool:
     """Whether an algorithm with a gradient has use for an option: of optimizers' ones, what its constructor names."""
     option = SCHEDULED.get(option, option)

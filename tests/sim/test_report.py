@@ -43,7 +43,7 @@ FIGURES = (
     *("learning-curves", "loss-curves", "training-loss", "consensus-distance"),
     *("accuracy-over-bytes", "class-heat-map", "topology", "loss-surface"),
 )
-TABLES = ("results", "differing", "runs", "surroundings")
+TABLES = ("ranking", "results", "differing", "runs", "surroundings")
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
@@ -135,8 +135,9 @@ def element(text: str, id: str) -> str:
 
 
 def cells_of(table: str) -> list[list[str]]:
-    lines = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
-    return [[html.unescape(c) for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", x)] for x in lines]
+    lines = re.findall(r"<tr[^>]*>(.*?)</tr>", table, re.DOTALL)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in lines]
+    return [[html.unescape(re.sub("<[^>]*>", "", cell)) for cell in line] for line in cells]
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,11 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "comparison", runs, tuning=[{"directory": "cells/t"}], chosen=[chosen]
     )
     content = json.loads((path / "compare.json").read_text())
+    # a torus has three neighbors here, a ring two
+    torus = [
+        row | {"bytes_sent": row["bytes_sent"] * 3 // 2} for row in rows_of(path / "cells/torus")
+    ]
+    write_rows(path / "cells/torus", torus)
     content["cells"].append({"directory": "cells/never", "options": {}})
     (path / "compare.json").write_text(json.dumps(content))
     (path / "comparison.png").write_bytes(PIXEL)
@@ -252,7 +258,7 @@ def test_results_are_means_and_deviations(text: str, everything: Path) -> None:
     assert found["dsgd", "ring"]["runs"] == "2, 1 diverged"
     assert found["dsgd", "ring"]["consensus accuracy %"] == f"{only:.2f}"
     assert found["dsgd", "ring"]["gradients an agent"] == "-"
-    assert found["qgm", "torus:2x3"]["MB sent an agent"] == "1.2"
+    assert found["qgm", "torus:2x3"]["MB sent an agent"] == "1.8"
 
 
 def test_what_is_not_there_is_told(text: str) -> None:
@@ -376,6 +382,65 @@ def test_a_browser_shows_every_picture(
         for drawing in drawings:
             assert drawing["width"] > 150 and drawing["height"] > 100, name
             assert drawing["paths"] > 5 and drawing["inside"], name
+
+
+SORT = """
+<script>
+addEventListener("load", () => {
+  const names = () => [...document.querySelectorAll("#results tbody tr")]
+    .map(row => [row.getBoundingClientRect().top, row.cells[0].textContent + " " + row.cells[1].textContent])
+    .sort((a, b) => a[0] - b[0]).map(pair => pair[1]);
+  const found = [names()];
+  const click = selector => { document.querySelector(selector).click(); found.push(names()); };
+  click("#results-by-3");
+  click(".sortable .reverse");
+  click("#results-by-0");
+  click(".sortable button");
+  const header = document.querySelector("#results thead tr").getBoundingClientRect().top;
+  const first = document.querySelector("#results tbody tr").getBoundingClientRect().top;
+  document.documentElement.dataset.probe = JSON.stringify({orders: found, above: header < first});
+});
+</script>
+"""
+
+
+@pytest.mark.parametrize("width", [1200, 420])
+def test_a_table_sorts_without_a_script(
+    browser: list[str], written: Path, text: str, width: int
+) -> None:
+    probed = written.with_name(f"sorted-{width}.html")
+    probed.write_text(re.sub(r"<meta http-equiv[^>]*>", SORT, text, count=1))
+    dom, said = show(browser, probed, f"--window-size={width},900")
+    match = re.search(r'data-probe="([^"]*)"', dom)
+    assert not said and match is not None
+    result = json.loads(html.unescape(match[1]))
+    titles, *lines = cells_of(element(text, "results"))
+    assert titles[3] == "consensus accuracy %" and result["above"]
+    given = [" ".join(line[:2]) for line in lines]
+    accuracy = {" ".join(line[:2]): float(line[3].split()[0]) for line in lines}
+    by_accuracy = sorted(given, key=lambda name: -accuracy[name])
+    by_name = sorted(given, key=lambda name: name.split()[0])
+    as_given, best_first, worst_first, backwards, reset = result["orders"]
+    assert as_given == given == reset and by_accuracy != given
+    assert best_first == by_accuracy and worst_first == by_accuracy[::-1]
+    assert backwards == by_name[::-1]
+
+
+def test_values_are_under_the_pointer(text: str, everything: Path) -> None:
+    """Every band over the accuracies tells the values of all curves at its step."""
+    drawing = element(text, "learning-curves")
+    titles = [
+        html.unescape(t) for t in re.findall(r"<rect [^>]*><title>(.*?)</title>", drawing, re.S)
+    ]
+    (last,) = (t for t in titles if t.startswith("step 60\n"))
+    rows = [rows_of(everything / "cells" / f"qsaddle-{s}")[-1] for s in (0, 1)]
+    accuracies = [100 * row["consensus_accuracy"] for row in rows]
+    spread = np.std(accuracies, ddof=1)
+    assert f"qsaddle, ring {np.mean(accuracies):.2f} ± {spread:.2f} %" in last.splitlines()
+    assert len(titles) > 8 and len({t.splitlines()[0] for t in titles}) == len(titles)
+    assert "<title>" in element(text, "ranking") and "<title>" in element(
+        text, "consensus-distance"
+    )
 
 
 def test_curves_over_seeds(tmp_path: Path, seed: int) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fastsaddle.sim.api.comparison import Comparison
 from fastsaddle.sim.commands.compare import default_out
 from fastsaddle.sim.commands.stopped import StoppedError
 from fastsaddle.sim.commands.train import UNFINISHED
+from fastsaddle.sim.comparison import latex
 from fastsaddle.sim.comparison.grid_source import build
 
 # the exit status for options that cannot be
@@ -29,6 +31,7 @@ def compare(
     jobs: int | None = None,
     minutes: float | None = None,
     sharpness: bool = False,
+    columns: Sequence[str] | None = None,
     quiet: bool = False,
     **given: Any,
 ) -> Comparison:
@@ -43,6 +46,8 @@ def compare(
         jobs: runs at once; None is one a core, or one on a GPU.
         minutes: stop after so long, to go on later by the same call.
         sharpness: measure every final minimum.
+        columns: measures in table.tex, by their names in `comparison.table`; None is accuracy, that of the worst agent,
+            bytes, gradients and, where it was measured, SAM sharpness.
         quiet: print nothing.
         given: every option of `fs.sim.train` but `resume`, with one value or a list of them:
             `algorithm=["qgm", "qsaddle"], seed=[0, 1, 2]`. Without any: five algorithms, three seeds.
@@ -63,6 +68,8 @@ def compare(
     place = default_out(found) if out is None else Path(out)
     call = [] if grid is None else [str(grid)]
     call += [*words, "--out", str(place), *(["--sharpness"] if sharpness else [])]
+    if columns is not None:
+        call += ["--columns", *latex.check_columns(columns)]
     for name, value in (("jobs", jobs), ("minutes", minutes)):
         call += [] if value is None else [f"--{name}", str(value)]
     status, last = _carried_out(call, quiet)

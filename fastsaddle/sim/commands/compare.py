@@ -15,7 +15,7 @@ from rich.console import Console
 from fastsaddle.sim import choices, methods
 from fastsaddle.sim.commands.stopped import StoppedError
 from fastsaddle.sim.commands.train import UNFINISHED
-from fastsaddle.sim.comparison import pool, results, tables, tuning
+from fastsaddle.sim.comparison import latex, pool, results, tables, tuning
 from fastsaddle.sim.comparison.grid import Cell, Grid, varied
 from fastsaddle.sim.comparison.progress import ComparisonProgress
 from fastsaddle.sim.config import TrainConfig
@@ -35,7 +35,7 @@ class Plan:
     """Where a comparison is written and how it is carried out.
 
     `jobs` are processes (None: one a core on a CPU, one on a GPU), `minutes` a bound on the time, `sharpness` asks for
-    the sharpness of every final consensus model.
+    the sharpness of every final consensus model, `columns` are the measures in table.tex.
     """
 
     out: Path
@@ -43,6 +43,7 @@ class Plan:
     jobs: int | None = None
     minutes: float | None = None
     sharpness: bool = False
+    columns: tuple[str, ...] = latex.USUAL
 
 
 def default_out(grid: Grid) -> Path:
@@ -77,7 +78,7 @@ def compare(grid: Grid, plan: Plan, console: Console) -> int:
     from fastsaddle.sim.comparison import plot
 
     groups = results.group(_outcomes(cells, plan.out), varied(cells), grid.tuned)
-    tables.write(plan.out, groups, notes)
+    tables.write(plan.out, groups, notes, plan.columns)
     title = _title(cells)
     plot.draw(plan.out / PLOT, groups, grid.tuned, title)
     console.print(tables.show(groups, title, console))

@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 
 from fastsaddle.sim.commands.compare import Plan, compare, default_out
+from fastsaddle.sim.comparison import latex
 from fastsaddle.sim.comparison.grid_source import build
 from fastsaddle.sim.help import with_help
 
@@ -46,6 +47,9 @@ class CompareOptions:
     sharpness: bool = False
     """Measure every final minimum."""
 
+    columns: tuple[str, ...] = latex.USUAL
+    """Measures in table.tex, where runs have them, of those in table.csv."""
+
 
 def main(arguments: list[str]) -> int:
     """Read the command line and run the comparison. Raises ValueError or OSError for what cannot be."""
@@ -61,6 +65,7 @@ def main(arguments: list[str]) -> int:
         value = getattr(known, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be > 0, got {value}")
+    columns = latex.check_columns(known.columns)
     grid = build(Path(arguments[0]) if is_file else None, given)
     plan = Plan(
         out=known.out or default_out(grid),
@@ -68,5 +73,6 @@ def main(arguments: list[str]) -> int:
         jobs=known.jobs,
         minutes=known.minutes,
         sharpness=known.sharpness,
+        columns=columns,
     )
     return compare(grid, plan, Console())

@@ -20,6 +20,7 @@ from fastsaddle.sim.run.plots import (
     verbatim,
     zoom,
 )
+from fastsaddle.sim.run.scales import lowest_shown
 
 MARKERS = "osD^v<>"
 POINTS_OF_A_SWEEP = 3
@@ -130,14 +131,16 @@ def _curves(groups: list[Group], title: str) -> Figure:
     bands = "\nlines: means over seeds, bands: one standard deviation"
     entitle(figure, title + bands * has_bands)
     panels = figure.subplots(1, 1 + has_bytes, sharey=True, squeeze=False)[0]
-    drawn = []
-    for number, g in enumerate(groups):
+    drawn, ends = [], [_end(curve(g)[1]) for g in groups]
+    lowest = lowest_shown(ends)
+    for number, (g, end) in enumerate(zip(groups, ends, strict=True)):
         steps, mean, deviation = curve(g)
-        drawn += [mean - deviation, mean + deviation]
+        drawn += [] if end < lowest else [mean - deviation, mean + deviation]
+        label = f"{g.label}: {end:.1%}, below the axis" if end < lowest else g.label
         style = _style(number)
         megabytes = steps / max(1, steps[-1]) * (g.mean("bytes") or 0.0) / 1e6
         for axes, x in zip(panels, (steps, megabytes), strict=False):
-            axes.plot(x, mean, label=verbatim(g.label), **style)
+            axes.plot(x, mean, label=verbatim(label), **style)
             low, high = mean - deviation, mean + deviation
             axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
     _accuracy(panels[0])
@@ -158,6 +161,12 @@ def curve(group: Group) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values = np.array([[run[step] for step in steps] for run in runs], dtype=float)
     spread = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(steps))
     return np.array(steps), values.mean(axis=0), spread
+
+
+def _end(mean: np.ndarray) -> float:
+    """The last value that is a number; NaN where none is."""
+    known = mean[np.isfinite(mean)]
+    return float(known[-1]) if known.size else np.nan
 
 
 def _accuracy(axes: Axes) -> None:

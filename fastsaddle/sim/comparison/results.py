@@ -34,6 +34,10 @@ MEASURES = (
     ("hessian_trace", "Hessian trace", 1, 1),
     ("mean_valley", "mean valley", 1, 3),
 )
+# name -> title, factor, digits
+BY_NAME = {name: (title, factor, digits) for name, title, factor, digits in MEASURES}
+# of all others less is better
+HIGHER_IS_BETTER = ("accuracy", "best", "mean_accuracy", "worst_accuracy")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from tabulate import tabulate
 
+from fastsaddle.sim.comparison import latex
 from fastsaddle.sim.comparison.results import MEASURES, Group
 from fastsaddle.sim.run.whole_files import write_synced
 
@@ -25,7 +27,6 @@ ON_A_TERMINAL = {
 }
 # left out first where a terminal is narrow
 DISPENSABLE = ("step_milliseconds", "worst_accuracy", "mean_accuracy", "sam_sharpness")
-FORMATS = {"table.md": "github", "table.tex": "latex_booktabs"}
 
 
 def header(groups: list[Group]) -> tuple[list[str], list[tuple[str, str, float, int]]]:
@@ -77,15 +78,20 @@ def _table(
     return table
 
 
-def write(directory: Path, groups: list[Group], notes: list[str]) -> None:
-    """Write table.md, table.tex and table.csv; the last has plain numbers, means and deviations apart."""
+def write(
+    directory: Path, groups: list[Group], notes: list[str], columns: Sequence[str] = latex.USUAL
+) -> None:
+    """Write table.md and table.csv with all measures, table.tex with those of `columns`.
+
+    table.csv has plain numbers, means and deviations apart.
+    """
     titles, *rest = lines(groups)
-    for name, kind in FORMATS.items():
-        text = tabulate(rest, titles, tablefmt=kind, disable_numparse=True) + "\n"
-        if name == "table.md" and notes:
-            text += "\n" + "".join(f"{note}\n" for note in notes)
-        write_synced(directory / name, text)
+    text = tabulate(rest, titles, tablefmt="github", disable_numparse=True) + "\n"
+    if notes:
+        text += "\n" + "".join(f"{note}\n" for note in notes)
+    write_synced(directory / "table.md", text)
     write_synced(directory / "table.csv", _csv(groups))
+    write_synced(directory / "table.tex", latex.table(groups, columns))
 
 
 def rows(groups: list[Group]) -> list[dict[str, Any]]:

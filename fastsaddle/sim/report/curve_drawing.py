@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from fastsaddle.sim.report import curves
+from fastsaddle.sim.report import curves, hover
 from fastsaddle.sim.report.curves import Curve
 from fastsaddle.sim.report.drawing import (
     HEIGHT,
@@ -21,13 +22,16 @@ from fastsaddle.sim.report.drawing import (
     tidy,
     to_svg,
 )
-from fastsaddle.sim.report.groups import RunGroup
+from fastsaddle.sim.report.groups import ALL_RUNS, RunGroup
 from fastsaddle.sim.run.plots import share_limits
+from fastsaddle.sim.run.scales import lowest_shown
 
 MOST_PANELS = 12
 # larger ratios of the largest to the smallest value are drawn on a logarithmic scale
-LINEAR_UP_TO = 20.0
+LINEAR_UP_TO = 8.0
 SENT_LINEAR_UP_TO = 8.0
+# a ratio below which a logarithmic axis has numbers between the powers of ten
+FEW_DECADES = 300.0
 STEPS = "step"
 
 
@@ -41,6 +45,7 @@ class Drawn:
     label: str
     caption: str
     x_label: str = STEPS
+    x_unit: str = STEPS
     x: Callable[[RunGroup, str], Curve] = curves.over_steps
     is_share: bool = False
 
@@ -59,37 +64,45 @@ def draw(figure: Drawn, groups: list[RunGroup]) -> Picture:
             for curve in all_curves:
                 if curve.panel == title:
                     style = line_style(labels.index(curve.label))
-                    _draw_curve(axes, curve, *style, y_scale.limits)
+                    _draw_curve(axes, curve, *style, y_scale)
             if figure.is_share:
                 axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-            x_scale.apply(axes.set_xscale, axes.set_xlim)
+            x_scale.apply(axes.set_xscale, axes.set_xlim, axes.xaxis)
             if figure.is_share:
                 axes.set_ylim(*y_scale.limits)
             else:
-                y_scale.apply(axes.set_yscale, axes.set_ylim)
+                y_scale.apply(axes.set_yscale, axes.set_ylim, axes.yaxis)
             axes.set_xlabel(figure.x_label)
             axes.set_ylabel(figure.label)
             tidy(axes)
-            name = f"{figure.id}-{len(panels)}"
-            panels.append(Panel(title, to_svg(drawing, name, f"{figure.title} {title}".strip())))
+            drawing.draw_without_rendering()
+            told = [_told(curve, figure.is_share) for curve in all_curves if curve.panel == title]
+            over = hover.over_axes(axes, told, figure.x_unit)
+            name, what = f"{figure.id}-{len(panels)}", f"{figure.title} {title}".strip()
+            panels.append(Panel(title, to_svg(drawing, name, what, over)))
     keys = tuple(key(number, label) for number, label in enumerate(labels))
     caption = f"{figure.caption} {_shared(groups, titles)}"
     if figure.is_share and _finite([c.mean for c in all_curves]).min(initial=1) < y_scale.limits[0]:
         caption += (
             " The axis spans what lines come to in their second half; the rise before is cut off."
         )
+        if below := [c for c in all_curves if _end(c) < y_scale.limits[0]]:
+            ends = ", ".join(
+                f"{' '.join((c.label, c.panel)).strip()} ({_end(c):.1%})" for c in below
+            )
+            caption += f" Below it throughout: {ends}."
     return Picture(figure.id, figure.title, caption, tuple(panels), keys)
 
 
-def _draw_curve(
-    axes: Axes, curve: Curve, color: str, style: str, limits: tuple[float, float]
-) -> None:
+def _draw_curve(axes: Axes, curve: Curve, color: str, style: str, scale: "_Scale") -> None:
+    limits = scale.limits
     marker = "o" if len(curve.x) == 1 else ""
     axes.plot(curve.x, curve.mean, style, color=color, linewidth=1.7, marker=marker)
     # a band below zero would end a logarithmic one
     low, high = np.maximum(curve.mean - curve.deviation, limits[0]), curve.mean + curve.deviation
     if curve.runs > 1:
-        axes.fill_between(curve.x, low, high, color=color, alpha=0.18, linewidth=0)
+        where = curve.mean > 0 if scale.is_log else None
+        axes.fill_between(curve.x, low, high, where, color=color, alpha=0.18, linewidth=0)
     for x, y in curve.ends:
         axes.plot(x, y, style, color=color, linewidth=0.8)
         if (known := np.flatnonzero(np.isfinite(y))).size:
@@ -109,13 +122,19 @@ class _Scale:
         found = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 1.0)
         self.limits = found if limits is None else limits
 
-    def apply(self, set_scale: Callable[..., object], set_limits: Callable[..., object]) -> None:
+    def apply(
+        self, set_scale: Callable[..., object], set_limits: Callable[..., object], axis: Axis
+    ) -> None:
         """Set them on an axis by its own functions."""
         low, high = self.limits
         if self.is_log:
             set_scale("log", nonpositive="mask")
             margin = (high / low) ** 0.04
             set_limits(low / margin, high * margin)
+            # powers of ten alone would leave a short axis without numbers
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < FEW_DECADES * low else (1,)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
             return
         margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
         # what cannot be negative does not seem so
@@ -134,8 +153,10 @@ def _y_scale(figure: Drawn, all_curves: list[Curve]) -> _Scale:
     """Runs that diverged set no limits, but where there are no others, or their values are bounded."""
     ends = [y for c in all_curves for _, y in c.ends]
     if figure.is_share:
-        bands = [edge for c in all_curves for edge in (c.mean - c.deviation, c.mean + c.deviation)]
-        return _Scale([], False, share_limits(bands if _finite(bands).size else ends))
+        lowest = lowest_shown(map(_end, all_curves))
+        near = [c for c in all_curves if _end(c) >= lowest]
+        bands = [edge for c in near for edge in (c.mean - c.deviation, c.mean + c.deviation)]
+        return _Scale([], False, share_limits(bands or ends))
     lines = _finite([c.mean for c in all_curves])
     if not lines.size:
         lines = np.concatenate([lines, _finite(ends)])
@@ -147,6 +168,24 @@ def _y_scale(figure: Drawn, all_curves: list[Curve]) -> _Scale:
         return _Scale([positive], True)
     bands = [np.concatenate([c.mean - c.deviation, c.mean + c.deviation]) for c in all_curves]
     return _Scale([lines, *bands], False)
+
+
+def _end(curve: Curve) -> float:
+    """The last value that is a number; NaN where none is."""
+    known = _finite([curve.mean])
+    return float(known[-1]) if known.size else np.nan
+
+
+def _told(curve: Curve, is_share: bool) -> hover.Told:
+    """A curve's values in words."""
+    factor, digits, unit = (100, ".2f", " %") if is_share else (1, ".4g", "")
+    texts: list[str | None] = []
+    for mean, deviation in zip(curve.mean, curve.deviation, strict=True):
+        text = f"{mean * factor:{digits}}"
+        if curve.runs > 1:
+            text += f" ± {deviation * factor:{digits}}"
+        texts.append(text + unit if np.isfinite(mean) else None)
+    return hover.Told(curve.label if curve.label != ALL_RUNS else "", curve.x, texts)
 
 
 def _finite(values: list[np.ndarray]) -> np.ndarray:

@@ -6,9 +6,12 @@ from fastsaddle.sim.report.drawing import Picture
 from fastsaddle.sim.report.groups import RunGroup
 from fastsaddle.sim.run.progress import percent
 
+# bytes get a figure where some groups send this many times as many a step as others
+FEWER_BYTES = 1.1
+
 
 def draw_all(groups: list[RunGroup], tested_on: str) -> list[Picture]:
-    """All figures of curves, in the page's order; those that no run has values for are left out."""
+    """All figures of curves, in the page's order; those in which nothing varies are left out."""
     sent = "What each agent sent: its models, or what its compressor made of them"
     drawn = (
         Drawn(
@@ -50,12 +53,21 @@ def draw_all(groups: list[RunGroup], tested_on: str) -> list[Picture]:
             "consensus accuracy",
             f"{sent}. Further left is the same accuracy for less communication.",
             x_label="megabytes sent by an agent",
+            x_unit="MB",
             x=curves.over_bytes,
             is_share=True,
         ),
     )
-    pictures = [draw(figure, groups) for figure in drawn if _has(groups, figure.measure)]
-    return [*pictures, *_draw_faults(groups), *draw_compression_error(groups), *_draw_norms(groups)]
+    if all(run.rows[0]["step"] == run.step for g in groups for run in g.runs):
+        return []
+    left_out = set() if _differ_in_bytes(groups) else {"accuracy-over-bytes"}
+    shown = [f for f in drawn if f.id not in left_out and _varies(groups, f.measure)]
+    return [
+        *(draw(figure, groups) for figure in shown),
+        *_draw_faults(groups),
+        *draw_compression_error(groups),
+        *_draw_norms(groups),
+    ]
 
 
 def _draw_faults(groups: list[RunGroup]) -> list[Picture]:
@@ -83,7 +95,7 @@ def _draw_faults(groups: list[RunGroup]) -> list[Picture]:
 
 
 def draw_compression_error(groups: list[RunGroup]) -> list[Picture]:
-    """The error of what is sent: none where nothing is compressed, words alone for runs that do not tell it."""
+    """The error of what is sent; none where nothing was compressed."""
     figure = Drawn(
         "compression-error",
         "Compression error",
@@ -92,12 +104,8 @@ def draw_compression_error(groups: list[RunGroup]) -> list[Picture]:
         "Norm of what compression lost, relative to what was to be sent. Where no compressor is "
         "used it is zero by definition.",
     )
-    if any(row.get(figure.measure) for g in groups for run in g.runs for row in run.rows):
-        return [draw(figure, groups)]
-    if _has(groups, figure.measure):
-        return []
-    said = "These runs did not write the error of what they sent."
-    return [Picture(figure.id, figure.title, said)]
+    rows = [row for g in groups for run in g.runs for row in run.rows]
+    return [draw(figure, groups)] if any(row.get(figure.measure) for row in rows) else []
 
 
 def _draw_norms(groups: list[RunGroup]) -> list[Picture]:
@@ -119,13 +127,24 @@ def _draw_norms(groups: list[RunGroup]) -> list[Picture]:
             "Root mean square over agents of the difference between what was to be sent and what was.",
         ),
     )
-    if not _has(groups, "update_norm"):
-        return []
-    return [draw(figure, groups) for figure in drawn]
+    return [draw(figure, groups) for figure in drawn if _varies(groups, figure.measure)]
 
 
-def _has(groups: list[RunGroup], measure: str) -> bool:
-    return any(row.get(measure) is not None for g in groups for run in g.runs for row in run.rows)
+def _varies(groups: list[RunGroup], measure: str) -> bool:
+    """Whether a measure has two values anywhere; that of two agents that always agree has not."""
+    values = {row.get(measure) for g in groups for run in g.runs for row in run.rows}
+    return len(values - {None}) > 1
+
+
+def _differ_in_bytes(groups: list[RunGroup]) -> bool:
+    """Whether some groups send more than others: else accuracy goes over bytes as it goes over steps."""
+    sent = [
+        run.rows[-1]["bytes_sent"] / curves.megabytes_of(g) / run.step
+        for g in groups
+        for run in g.runs
+        if run.step and run.rows[-1].get("bytes_sent")
+    ]
+    return bool(sent) and max(sent) > FEWER_BYTES * min(sent)
 
 
 def _ranking(groups: list[RunGroup]) -> str:

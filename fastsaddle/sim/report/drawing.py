@@ -81,8 +81,11 @@ def tidy(axes: Axes) -> None:
     plots.tidy(axes, alpha=0.2)
 
 
-def to_svg(figure: Figure, name: str, description: str) -> Markup:
-    """The figure as an `<svg>` element whose ids begin with `name`; equal figures give equal text."""
+def to_svg(figure: Figure, name: str, description: str, over: Markup | None = None) -> Markup:
+    """The figure as an `<svg>` element whose ids begin with `name`; equal figures give equal text.
+
+    `over` is drawn above it, in points of 1/72 inch.
+    """
     stream = io.StringIO()
     with rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
         figure.savefig(
@@ -93,4 +96,5 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     label = f'<svg role="img" aria-label="{escape(description)}" '
-    return Markup(text.replace("<svg ", label, 1))
+    text = text.replace("<svg ", label, 1)
+    return Markup(text if over is None else text.replace("</svg>", f"{over}</svg>"))

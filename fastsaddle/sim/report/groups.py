@@ -14,6 +14,8 @@ from fastsaddle.sim.run.labels import Labels
 NOT_COMPARED = (*CARRIED_OUT, *NOT_STORED, *SEEDS, "eval_every")
 COMPARED = tuple(name for name in DEFAULTS if name not in NOT_COMPARED)
 MOST_IN_ONE_PANEL = 7
+# what the only curve is called
+ALL_RUNS = "all runs"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def group(runs: list[Run], tuned: set[str]) -> list[RunGroup]:
     for mine, own in zip(members, values, strict=True):
         summary = Group({name: own[name] for name in names}, _outcomes(mine))
         curve, panel = (_name(own, part) for part in (curve_names, panel_names))
-        groups.append(RunGroup(mine, summary, curve or "all runs", panel, own))
+        groups.append(RunGroup(mine, summary, curve or ALL_RUNS, panel, own))
     return groups
 
 

@@ -13,11 +13,16 @@ from fastsaddle.sim.comparison import plot
 from fastsaddle.sim.report import (
     curve_figures,
     fault_figures,
+    options,
+    ranking,
     split_figures,
     surface_figures,
     tables,
     topology_figures,
+    verdict,
+    verdict_of_one,
 )
+from fastsaddle.sim.report.drawing import Picture
 from fastsaddle.sim.report.groups import RunGroup, group
 from fastsaddle.sim.report.runs import Comparison, Run, read_all
 from fastsaddle.sim.run import faults
@@ -89,24 +94,40 @@ def _content(
 ) -> dict[str, Any]:
     """What the template fills in."""
     tested_on = {run.config.evaluate_on for run in runs}
+    is_one = len(groups) == 1
     return {
         "summary": _summary(groups, runs),
         "version": fastsaddle.__version__,
-        "results": tables.results(groups),
+        "verdict": verdict_of_one.sentences(groups[0]) if is_one else verdict.of_groups(groups),
+        "tiles": verdict_of_one.tiles(groups[0]) if is_one else [],
+        "ranking": None if is_one else ranking.draw(verdict.tasks(groups)),
+        "results": None if is_one else tables.results(groups),
         "notes": tables.notes(groups, runs, comparisons),
         "comparisons": _plots(comparisons, groups),
         "curves": curve_figures.draw_all(
             groups, tested_on.pop() if len(tested_on) == 1 else "evaluation"
         ),
-        "split": split_figures.draw(runs),
-        "topology": topology_figures.draw(groups),
-        "faults": fault_figures.draw(groups),
+        "data": _data(groups, runs),
         "surface": None,
-        "differing": tables.differing(groups),
-        "common": tables.common(groups),
+        "differing": options.differing(groups),
+        "common": options.common(groups),
         "runs": tables.runs_table(groups),
         "surroundings": tables.surroundings(runs),
     }
+
+
+def _data(groups: list[RunGroup], runs: list[Run]) -> list[Picture]:
+    """Who has which data, hears whom, and what was down; nothing of agents that are alone."""
+    several = [g for g in groups if g.options["agents"] > 1]
+    if not several:
+        return []
+    pictures = [
+        split_figures.draw([run for run in runs if run.config.agents > 1]),
+        topology_figures.draw(several),
+        fault_figures.draw(several),
+    ]
+    # one without a drawing says what there is to say about graphs that are too large
+    return [p for p in pictures if p and (p.panels or p.id == "topology")]
 
 
 def _title(directories: list[Path]) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from fastsaddle.sim.comparison.results import name_value
+from fastsaddle.sim.report import hover
 from fastsaddle.sim.report.drawing import WIDTH, Panel, Picture, inked, to_svg
 from fastsaddle.sim.report.runs import Run
 from fastsaddle.sim.run.labels import Labels
@@ -15,6 +17,8 @@ from fastsaddle.sim.run.plots import verbatim
 
 MOST_SPLITS = 4
 MOST_ANNOTATED = 240
+# cells that tell their number under the pointer
+MOST_TOLD = 2000
 MOST_NAMED = 20
 LONGEST = 60
 # options that a split depends on, the seed last
@@ -36,7 +40,9 @@ def draw(runs: list[Run]) -> Picture:
         counts = np.array(partition["counts"])
         title = _title(key, differing)
         name = f"class-heat-map-{len(panels)}"
-        panels.append(Panel(title, to_svg(_map(counts, partition["classes"]), name, title)))
+        figure = _map(counts, partition["classes"])
+        over = _cells(figure, counts, partition["classes"])
+        panels.append(Panel(title, to_svg(figure, name, title, over)))
         sentences.append(f"{title}: {_describe(counts)}")
     caption = (
         "Training samples of each class (columns) at each agent (rows); colors grow with the square "
@@ -89,6 +95,18 @@ def _few(texts: Iterable[str], most: int = 6) -> str:
     names = list(texts)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return "; ".join(names[:most]) + more
+
+
+def _cells(figure: Figure, counts: np.ndarray, classes: list[str]) -> Markup | None:
+    """What each cell says under the pointer; None where cells have their numbers or are too many."""
+    if not MOST_ANNOTATED < counts.size <= MOST_TOLD:
+        return None
+    figure.draw_without_rendering()
+    texts = [
+        [f"agent {agent}, class {name}: {count}" for name, count in zip(classes, row, strict=True)]
+        for agent, row in enumerate(counts)
+    ]
+    return hover.over_cells(figure.axes[0], texts)
 
 
 def _map(counts: np.ndarray, classes: list[str]) -> Figure:

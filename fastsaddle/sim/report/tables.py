@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastsaddle.sim.comparison import tables as comparison_tables
-from fastsaddle.sim.config import option
+from fastsaddle.sim.comparison.results import HIGHER_IS_BETTER
 from fastsaddle.sim.report.groups import RunGroup
 from fastsaddle.sim.report.runs import Comparison, Run
 from fastsaddle.sim.run.labels import Labels
@@ -14,17 +14,37 @@ from fastsaddle.sim.run.labels import Labels
 
 @dataclass(frozen=True)
 class Table:
-    """Titles and lines of text; the first `names` columns are words, the others numbers."""
+    """Titles and lines of text; the first `names` columns are words, the others numbers.
+
+    Where the page sorts it `ranks` has the place of each line by each column, from 0.
+    """
 
     titles: list[str]
     lines: list[list[str]]
     names: int
+    ranks: list[list[int]] | None = None
 
 
 def results(groups: list[RunGroup]) -> Table:
     """Mean and deviation of every measure, a line a group."""
-    titles, *lines = comparison_tables.lines([g.summary for g in groups])
-    return Table(titles, lines, len(groups[0].summary.options))
+    summaries = [g.summary for g in groups]
+    titles, *lines = comparison_tables.lines(summaries)
+    names, measures = comparison_tables.header(summaries)
+    columns: list[list[Any]] = [[s.options[name] for s in summaries] for name in names]
+    columns.append([s.diverged - len(s.outcomes) for s in summaries])
+    for measure, *_ in measures:
+        sign = -1 if measure in HIGHER_IS_BETTER else 1
+        columns.append([None if (m := s.mean(measure)) is None else sign * m for s in summaries])
+    places = [_places(column) for column in columns]
+    return Table(titles, lines, len(names), [list(line) for line in zip(*places, strict=True)])
+
+
+def _places(values: list[Any]) -> list[int]:
+    """The place of each value in ascending order, equal ones in the order in which they come, None last."""
+    is_number = all(v is None or isinstance(v, (int, float)) for v in values)
+    keys = [(v is None, 0 if v is None else v if is_number else str(v)) for v in values]
+    ordered = sorted(range(len(values)), key=lambda i: keys[i])
+    return [ordered.index(i) for i in range(len(values))]
 
 
 def notes(groups: list[RunGroup], runs: list[Run], comparisons: list[Comparison]) -> list[str]:
@@ -41,33 +61,20 @@ def notes(groups: list[RunGroup], runs: list[Run], comparisons: list[Comparison]
             )
             lines += [f"{choice.note(labels)}." for choice in comparison.chosen]
     named = {run.path: g.label for g in groups for run in g.runs}
+    # label and state -> seeds
+    states: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         if not run.is_finished:
             label = named.get(run.path) or labels.of("algorithm", run.config.algorithm)
-            lines.append(f"{label}, seed {run.config.seed}: {run.state}.")
+            state = run.state.removesuffix(".")
+            states.setdefault((label, state), []).append(str(run.config.seed))
+    for (label, state), seeds in states.items():
+        lines.append(f"{label}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: {state}.")
     if any(len({run.is_finished for run in g.alive}) > 1 for g in groups):
         lines.append(
             "Runs under way count in the table only where none of their group has finished."
         )
     return lines
-
-
-def differing(groups: list[RunGroup]) -> Table:
-    """The options that are not the same in all groups, a line a group; empty for one group."""
-    every = [g.options for g in groups]
-    names = [n for n in every[0] if any(o[n] != every[0][n] for o in every)]
-    lines = [[g.label, *(say(g.options[n]) for n in names)] for g in groups]
-    return Table(["group", *map(option, names)], lines if names else [], 1 + len(names))
-
-
-def common(groups: list[RunGroup]) -> list[tuple[str, str]]:
-    """The options that are the same in all groups, with their values."""
-    every = [g.options for g in groups]
-    return [
-        (option(n), say(value))
-        for n, value in every[0].items()
-        if all(o[n] == value for o in every)
-    ]
 
 
 def runs_table(groups: list[RunGroup]) -> Table:
