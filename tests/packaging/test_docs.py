@@ -355,6 +355,7 @@ def test_lines_of_metrics_have_the_keys_of_the_page(here: Path, one_thread: None
     [
         "coming-from.md",
         "command-line.md",
+        "compressors.md",
         "concepts.md",
         "graphs.md",
         "index.md",
