@@ -32,7 +32,7 @@ and whoever watches operators; ops have no gradients. `fastsaddle.use_backend` c
 computed by the reference, plain PyTorch, where it has no other.
 
 *Passes* are how many float32 buffers as large as the rows (of layers: as large as the samples) are read or written at
-the least, over the examples that tests take; [bits.md](bits.md) says what equal bits are.
+the least, over the examples that tests take; [bits](bits.md) says what equal bits are.
 
 *Percent of copy* is the speed at which these passes were made, 100 being that of `copy_` on buffers of the same size in
 the same run. More is possible on a CPU: `copy_` fetches each line that it overwrites, an update in place does not.

@@ -163,9 +163,10 @@ def test_the_page_of_compressors_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
     for block in blocks(COMPRESSORS):
         if block.language == "python":
-            exec(block.text, {})  # the page is ours
+            exec(block.text, names)  # the page is ours
         elif block.language == "sh":
             assert main([*words_of(block)[1:], *QUICK, "--out", "run"]) == 0
 

@@ -46,6 +46,7 @@ SETTINGS = {
     **{name: (r"top-k of 10 percent",) for name in ("methods.md", "compressors.md")},
     # computed from the graphs (test_graph_pictures.py)
     "graphs.md": (r"gossips to 1 %",),
+    "command-line.md": (r"interval is one of 95 %",),
     "questions.md": (
         # radii to try, consensus steps, gaps that the graphs have, gradients a step of the options of a method
         *(r"Begin with 0\.05, and try 0\.1\.", r"such as 0\.3", r"momentum-SAM 0\.3", r"\| 1\.2 \|"),
