@@ -22,20 +22,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.sim.data.batches import AgentBatches
-from fastsaddle.sim.data.datasets.digits import digits
-from fastsaddle.sim.data.partitions.dirichlet import dirichlet
 
 torch.set_num_threads(1)  # times below are CPU times of one thread
 SIDE, STEPS = 32, 60
 AGENTS = SIDE * SIDE
-data = digits()
+data = fs.sim.data.digits()
 inputs, test_inputs = (
     F.interpolate(images, size=28, mode="bilinear")
     for images in (data.train_inputs, data.test_inputs)
 )
-parts = dirichlet(data.train_labels.numpy(), agents=AGENTS, seed=0, alpha=1.0)
-batches = AgentBatches(parts, batch_size=2, seed=0)
+parts = fs.sim.data.dirichlet(data.train_labels.numpy(), agents=AGENTS, seed=0, alpha=1.0)
+batches = fs.sim.data.AgentBatches(parts, batch_size=2, seed=0)
 print(f"{len(inputs)} images, {min(map(len, parts))} to {max(map(len, parts))} an agent")
 
 # %%

@@ -19,9 +19,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.sim.data.batches import AgentBatches
-from fastsaddle.sim.data.datasets.digits import digits
-from fastsaddle.sim.data.partitions.dirichlet import dirichlet
 
 torch.set_num_threads(1)  # a model as small as this gains nothing from more
 Quantizer = fs.compressors.StochasticQuantizer
@@ -42,9 +39,9 @@ compressors = {
 # messages, scales and indices included.
 
 AGENTS, STEPS = 16, 300
-data = digits()
-parts = dirichlet(data.train_labels.numpy(), agents=AGENTS, seed=0, alpha=1.0)
-batches = AgentBatches(parts, batch_size=32, seed=0)
+data = fs.sim.data.digits()
+parts = fs.sim.data.dirichlet(data.train_labels.numpy(), agents=AGENTS, seed=0, alpha=1.0)
+batches = fs.sim.data.AgentBatches(parts, batch_size=32, seed=0)
 everybody = data.test_inputs.expand(AGENTS, *data.test_inputs.shape)
 
 

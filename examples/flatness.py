@@ -21,15 +21,12 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from fastsaddle import sharpness
-from fastsaddle.sim.data.batches import AgentBatches
-from fastsaddle.sim.data.datasets.digits import digits
-from fastsaddle.sim.data.partitions.dirichlet import dirichlet
 
 torch.set_num_threads(1)  # a model as small as this gains nothing from more
 AGENTS, STEPS = 16, 400
-data = digits()
-parts = dirichlet(data.train_labels.numpy(), agents=AGENTS, seed=0, alpha=1.0)
-batches = AgentBatches(parts, batch_size=32, seed=0)
+data = fs.sim.data.digits()
+parts = fs.sim.data.dirichlet(data.train_labels.numpy(), agents=AGENTS, seed=0, alpha=1.0)
+batches = fs.sim.data.AgentBatches(parts, batch_size=32, seed=0)
 
 methods = {
     "DSGD": lambda p: fs.DSGD(p, lr=0.1, topology="ring"),

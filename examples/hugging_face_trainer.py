@@ -20,10 +20,9 @@ import torch
 import transformers
 
 import fastsaddle as fs
-from fastsaddle.sim.data.datasets.digits import digits
 
 torch.set_num_threads(1)  # a model as small as this gains nothing from more
-data = digits()
+data = fs.sim.data.digits()
 EPOCHS = 12
 
 

@@ -25,12 +25,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastsaddle as fs
-from fastsaddle.sim.data.datasets.digits import digits
 
 torch.set_num_threads(1)  # a model as small as this gains nothing from more
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning")  # it advises more workers for the loader
-data = digits()
+data = fs.sim.data.digits()
 images = TensorDataset(data.train_inputs, data.train_labels)
 EPOCHS = 8
 

@@ -25,8 +25,6 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from fastsaddle.metrics import consensus_distance
-from fastsaddle.sim.data.datasets.digits import digits
-from fastsaddle.sim.data.partitions.dirichlet import dirichlet
 
 torch.set_num_threads(1)  # a model as small as this gains nothing from more
 
@@ -51,8 +49,8 @@ class DecentLaM(fs.rules.Rule):
 # images, so that whatever keeps agents apart is due to the method. DSGDm and D2 are made of parts in the same way.
 
 AGENTS, STEPS = 16, 300
-data = digits()
-parts = dirichlet(data.train_labels.numpy(), agents=AGENTS, seed=0, alpha=0.1)
+data = fs.sim.data.digits()
+parts = fs.sim.data.dirichlet(data.train_labels.numpy(), agents=AGENTS, seed=0, alpha=0.1)
 size = min(map(len, parts))
 mine = torch.stack([torch.from_numpy(part[:size]) for part in parts])
 x, y = data.train_inputs[mine], data.train_labels[mine]

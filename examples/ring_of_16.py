@@ -22,15 +22,12 @@ from torch.nn import functional as F
 
 import fastsaddle as fs
 from fastsaddle.metrics import consensus_distance
-from fastsaddle.sim.data.batches import AgentBatches
-from fastsaddle.sim.data.datasets.digits import digits
-from fastsaddle.sim.data.partitions.dirichlet import dirichlet
 
 torch.set_num_threads(1)  # a model as small as this gains nothing from more
 AGENTS, STEPS = 16, 300
-data = digits()
-parts = dirichlet(data.train_labels.numpy(), agents=AGENTS, seed=0, alpha=0.1)
-batches = AgentBatches(parts, batch_size=32, seed=0)
+data = fs.sim.data.digits()
+parts = fs.sim.data.dirichlet(data.train_labels.numpy(), agents=AGENTS, seed=0, alpha=0.1)
+batches = fs.sim.data.AgentBatches(parts, batch_size=32, seed=0)
 
 # %%
 figure, axes = plt.subplots(figsize=(6.4, 5.6), layout="constrained")

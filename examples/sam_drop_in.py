@@ -21,11 +21,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastsaddle as fs
-from fastsaddle.sim.data.datasets.digits import digits
 
 torch.set_num_threads(1)  # a model as small as this gains nothing from more
 torch.manual_seed(0)
-data = digits()
+data = fs.sim.data.digits()
 inputs, labels = data.train_inputs, data.train_labels
 wrong = torch.rand(len(labels)) < 0.3
 labels = torch.where(wrong, torch.randint(0, 10, labels.shape), labels)

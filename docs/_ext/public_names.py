@@ -18,6 +18,7 @@ MODULES = (
     "metrics",
     "integrations",
     "sim",
+    "sim.data",
 )
 
 

@@ -1,8 +1,8 @@
 """The simulator: data, its split over agents, networks, all agents' gradients; whole runs from Python.
 
 `train` runs what `fastsaddle train` runs and gives a `Run`, `compare` a `Comparison`; `load` opens what either wrote.
-An `Observer` is told how a run goes, a `Tracker` writes it down elsewhere. They are loaded when they are first asked
-for, and need the extra [sim].
+An `Observer` is told how a run goes, a `Tracker` writes it down elsewhere. `data` has data sets and their split. They
+are loaded when they are first asked for, and need the extra [sim].
 """
 
 from importlib import import_module
@@ -46,6 +46,8 @@ PLACES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "data":
+        return import_module("fastsaddle.sim.data")
     if name not in PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if (needed := extra.needs(f"fs.sim.{name}")) is not None:
@@ -54,4 +56,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), "data", *__all__})

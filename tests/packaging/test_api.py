@@ -184,6 +184,8 @@ WITHOUT_EXAMPLE = {
         "Observer",
         "StoppedError",
     ),
+    # of files
+    *("cifar10", "cifar100", "fashion_mnist", "imagenette", "mnist", "npz"),
 }
 
 

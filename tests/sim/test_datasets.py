@@ -420,7 +420,7 @@ def test_arguments_of_all_that_need_files(
     load: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     name = load.__name__.replace("_", "-")
-    with pytest.raises(ValueError, match=f"{name} needs the folder of its files: --data-dir DIR"):
+    with pytest.raises(ValueError, match=f"{name} needs data_dir, the folder of its files"):
         load()
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder; --download fetches them"):
         load(tmp_path / "nowhere")

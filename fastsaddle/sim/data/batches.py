@@ -11,15 +11,31 @@ SAMPLES_A_BLOCK = 2048
 
 
 class AgentBatches:
-    """Indices into the training set, `[agents, batch]` for every step.
+    """Mini-batches of all agents, as indices into the training set, `[agents, batch]` for every step.
 
-    Agent i reads an endless stream of permutations of its own samples, `batch_size` at a time, so
-    every sample comes once in each of its epochs, and a batch larger than the agent's part wraps
-    into the next permutation. The stream is drawn 4,096 samples or a little more at a time, draw d
-    from `numpy.random.default_rng([seed, i, d])`: nothing has to be stored to go on at any step,
-    and more agents change no other agent's batches. Steps are prepared in blocks, which keeps the
-    drawing and the copy to a GPU off most steps. `parts` are those of the agents from number
-    `first_agent` on.
+    Agent i reads an endless stream of permutations of its own samples, `batch_size` at a time, so every sample comes
+    once in each of its epochs, and a batch larger than the agent's part wraps into the next permutation. The stream is
+    drawn 4,096 samples or a little more at a time, draw d from `numpy.random.default_rng([seed, i, d])`: nothing has to
+    be stored to go on at any step, and more agents change no other agent's batches. Steps are prepared in blocks, which
+    keeps the drawing and the copy to a GPU off most steps.
+
+    Args:
+        parts: for each agent the indices of its samples, as a partition gives them.
+        batch_size: samples of each agent in a step, >= 1.
+        seed: of the draws.
+        device: where the indices are to lie.
+        first_agent: the number of the first agent that `parts` are of.
+
+    Raises:
+        ValueError: an agent without samples, or a batch size < 1.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> data = fs.sim.data.digits()
+        >>> parts = fs.sim.data.dirichlet(data.train_labels.numpy(), agents=16, seed=0, alpha=0.1)
+        >>> batches = fs.sim.data.AgentBatches(parts, batch_size=32, seed=0)
+        >>> data.train_inputs[batches.at(0)].shape
+        torch.Size([16, 32, 1, 8, 8])
     """
 
     def __init__(
@@ -46,7 +62,14 @@ class AgentBatches:
         self._last: dict[int, tuple[int, np.ndarray]] = {}
 
     def at(self, step: int) -> Tensor:
-        """The batches of one step, counted from 0: `[agents, batch]`, int64, on the device."""
+        """The batches of one step.
+
+        Args:
+            step: counted from 0, in any order.
+
+        Returns:
+            Indices `[agents, batch]`, int64, on the device.
+        """
         number, offset = divmod(step, self._steps_a_block)
         if number != self._number:
             self._block = sent(self._draw_block(number), self.device)

@@ -17,14 +17,32 @@ LEVELS = 256
 class Dataset:
     """Training and test set, the same for every seed.
 
-    Inputs are normalized images `[samples, c, h, w]` or other arrays `[samples, ...]`, float32, or
-    tokens `[samples, length]`, int64, smaller than `vocabulary`. Images may stay pixels instead,
-    uint8, in a quarter of the memory: `table`, `[c, 256]` float32, then says what each level of a
-    channel stands for (`normalization` makes one), and batches are normalized as they are taken.
-    Labels are `[samples]`, int64, indices into `classes`. `fill` is `[c]`, the normalized value of
-    black, for images only; by default the table's.
+    Models take what `train` and `test` give.
 
-    Models take what `train` and `test` give. Raises ValueError when these do not fit together.
+    Args:
+        name: what messages and figures call it.
+        classes: names of the classes.
+        train_inputs: normalized images `[samples, c, h, w]` or other arrays `[samples, ...]`, float32, or tokens
+            `[samples, length]`, int64, smaller than `vocabulary`. Images may stay pixels instead, uint8, in a quarter
+            of the memory, with a `table`.
+        train_labels: `[samples]`, int64, indices into `classes`.
+        test_inputs: like `train_inputs`, of samples of the same shape.
+        test_labels: like `train_labels`.
+        fill: `[c]`, the normalized value of black, for images only; by default the table's.
+        vocabulary: how many tokens there are; None where inputs are no tokens.
+        table: `[c, 256]` float32, what each level of a channel of uint8 pixels stands for; `normalization` makes one,
+            and batches are normalized as they are taken.
+
+    Raises:
+        ValueError: these do not fit together.
+
+    Example:
+        >>> import torch
+        >>> import fastsaddle as fs
+        >>> x, y = torch.randn(20, 3), torch.arange(20) % 2
+        >>> data = fs.sim.data.Dataset("mine", ("no", "yes"), x[:16], y[:16], x[16:], y[16:])
+        >>> data.shape
+        (3,)
     """
 
     name: str
@@ -59,15 +77,20 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample: (c, h, w) of an image, (length,) of tokens."""
+        """Shape of one sample, (c, h, w) of an image or (length,) of tokens."""
         return tuple(self.train_inputs.shape[1:])
 
     def validation(self, fraction: float = 0.1) -> "Dataset":
         """The same data with a part of the training set, which leaves it, as the test set.
 
-        For the choice of hyperparameters, which must not see the test set. Of each class, every
-        k-th training sample in file order is taken, k = round(1 / fraction), whatever the seed; a
-        class with one sample keeps it. Raises ValueError for a fraction outside (0, 0.5].
+        For the choice of hyperparameters, which must not see the test set. Of each class, every k-th training sample in
+        file order is taken, k = round(1 / fraction), whatever the seed; a class with one sample keeps it.
+
+        Args:
+            fraction: of each class, in (0, 0.5].
+
+        Raises:
+            ValueError: another fraction.
         """
         if not 0 < fraction <= 0.5:
             raise ValueError(f"fraction must be in (0, 0.5], got {fraction}")
@@ -154,6 +177,11 @@ def normalization(
 
     Raises:
         ValueError: a mean outside of [0, 1], a deviation that is not in (0, 1], or not as many of each.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> fs.sim.data.normalization([0.5], [0.5])[0, [0, 255]]
+        tensor([-1.,  1.])
     """
     given = f"got mean {mean} and deviation {deviation}"
     if not (isinstance(mean, Sequence) and isinstance(deviation, Sequence)):

@@ -10,7 +10,7 @@ from types import ModuleType
 
 def find_folder(
     title: str,
-    data_dir: Path | None,
+    data_dir: Path | str | None,
     candidates: Sequence[str],
     files: Sequence[str],
     fetch: Callable[[Path], None] | None = None,
@@ -21,7 +21,8 @@ def find_folder(
     `data_dir`, FileNotFoundError when files are missing, and what `fetch` raises.
     """
     if data_dir is None:
-        raise ValueError(f"{title} needs the folder of its files: --data-dir DIR")
+        raise ValueError(f"{title} needs data_dir, the folder of its files")
+    data_dir = Path(data_dir)
     missing = {data_dir / name: _missing(data_dir / name, files) for name in candidates}
     if fetch is not None and all(missing.values()):
         fetch(data_dir)

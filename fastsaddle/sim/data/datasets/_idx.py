@@ -26,7 +26,7 @@ def idx_dataset(
     deviation: float,
     train_counts: Sequence[int],
     test_counts: Sequence[int],
-    data_dir: Path | None,
+    data_dir: Path | str | None,
     download: bool,
     device: torch.device | str,
 ) -> Dataset:

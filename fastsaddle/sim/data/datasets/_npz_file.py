@@ -13,10 +13,11 @@ TEST_EVERY = 5
 SPLIT = ("x_train", "y_train", "x_test", "y_test")
 
 
-def find_npz(data_dir: Path | None) -> Path:
+def find_npz(data_dir: Path | str | None) -> Path:
     """The file itself, or the only .npz of a folder. Raises ValueError or FileNotFoundError."""
     if data_dir is None:
-        raise ValueError("npz needs a .npz file or the folder of one: --data-dir PATH")
+        raise ValueError("npz needs data_dir, a .npz file or the folder of one")
+    data_dir = Path(data_dir)
     if data_dir.is_file():
         return data_dir
     if not data_dir.is_dir():

@@ -22,13 +22,21 @@ FETCH = fetcher("cifar10", "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8
 
 
 def cifar10(
-    data_dir: Path | None = None, download: bool = False, device: torch.device | str = "cpu"
+    data_dir: Path | str | None = None, download: bool = False, device: torch.device | str = "cpu"
 ) -> Dataset:
-    """50,000 and 10,000 images of 3x32x32 in 10 classes (Krizhevsky 2009).
+    """CIFAR-10: 50,000 and 10,000 images of 3x32x32 in 10 classes (Krizhevsky 2009).
 
-    The six files of the official binary version lie in `data_dir` itself, in
-    `cifar-10-batches-bin/` or in `cifar10/`. Raises FileNotFoundError when files are missing and
-    are not to be downloaded, ValueError for a damaged file, OSError when a download fails.
+    Args:
+        data_dir: the folder of its files: the six of the official binary version, in it or in `cifar-10-batches-bin/`
+            or `cifar10/` there.
+        download: fetch what is missing into `data_dir`, which needs torchvision.
+        device: where the samples are to lie.
+
+    Raises:
+        ValueError: no `data_dir`, or a damaged file.
+        FileNotFoundError: files are missing and are not to be downloaded.
+        ImportError: a download without torchvision.
+        OSError: a download fails.
     """
     folder = find_folder("cifar10", data_dir, FOLDERS, FILES, FETCH if download else None)
     train = np.empty((50_000, 3, 32, 32), np.uint8), np.empty(50_000, np.uint8)

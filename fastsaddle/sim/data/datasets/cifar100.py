@@ -16,13 +16,21 @@ FETCH = fetcher("cifar100", "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ec
 
 
 def cifar100(
-    data_dir: Path | None = None, download: bool = False, device: torch.device | str = "cpu"
+    data_dir: Path | str | None = None, download: bool = False, device: torch.device | str = "cpu"
 ) -> Dataset:
-    """50,000 and 10,000 images of 3x32x32 in the 100 fine classes (Krizhevsky 2009).
+    """CIFAR-100: 50,000 and 10,000 images of 3x32x32 in the 100 fine classes (Krizhevsky 2009).
 
-    The two files of the official binary version lie in `data_dir` itself, in `cifar-100-binary/` or
-    in `cifar100/`. Raises FileNotFoundError when files are missing and are not to be downloaded,
-    ValueError for a damaged file, OSError when a download fails.
+    Args:
+        data_dir: the folder of its files: the two of the official binary version, in it or in `cifar-100-binary/` or
+            `cifar100/` there.
+        download: fetch what is missing into `data_dir`, which needs torchvision.
+        device: where the samples are to lie.
+
+    Raises:
+        ValueError: no `data_dir`, or a damaged file.
+        FileNotFoundError: files are missing and are not to be downloaded.
+        ImportError: a download without torchvision.
+        OSError: a download fails.
     """
     folder = find_folder("cifar100", data_dir, FOLDERS, FILES, FETCH if download else None)
     # a record has the coarse label first

@@ -10,7 +10,19 @@ from fastsaddle.sim.data.dataset import Dataset, every_kth
 
 
 def digits(device: torch.device | str = "cpu") -> Dataset:
-    """1,797 images of 1x8x8 in 10 classes; every fifth image of each class is kept for the test."""
+    """The digits of scikit-learn: 1,797 images of 1x8x8 in 10 classes.
+
+    Every fifth image of each class is kept for the test.
+
+    Args:
+        device: where the samples are to lie.
+
+    Example:
+        >>> import fastsaddle as fs
+        >>> data = fs.sim.data.digits()
+        >>> data.train_inputs.shape, data.test_labels.shape
+        (torch.Size([1433, 1, 8, 8]), torch.Size([364]))
+    """
     pixels, labels = _pixels_and_labels()
     scaled = torch.from_numpy(pixels.reshape(-1, 1, 8, 8) / 16).float()
     images = ((scaled - 0.3054) / 0.3763).to(device)

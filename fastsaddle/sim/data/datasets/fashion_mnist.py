@@ -14,13 +14,21 @@ CLASSES = (
 
 
 def fashion_mnist(
-    data_dir: Path | None = None, download: bool = False, device: torch.device | str = "cpu"
+    data_dir: Path | str | None = None, download: bool = False, device: torch.device | str = "cpu"
 ) -> Dataset:
-    """60,000 and 10,000 images of 1x28x28 in 10 classes (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747).
+    """Fashion-MNIST: 60,000 and 10,000 images of 1x28x28 in 10 classes (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747).
 
-    The four idx.gz files lie in `data_dir` itself, in `fashion-mnist/` or, as torchvision leaves
-    them, in `FashionMNIST/raw/`. Raises FileNotFoundError when files are missing and are not to be
-    downloaded, ValueError for a damaged file, OSError when a download fails.
+    Args:
+        data_dir: the folder of its files: four idx.gz files, in it or in `fashion-mnist/` or, as torchvision leaves
+            them, `FashionMNIST/raw/` there.
+        download: fetch what is missing into `data_dir`, which needs torchvision.
+        device: where the samples are to lie.
+
+    Raises:
+        ValueError: no `data_dir`, or a damaged file.
+        FileNotFoundError: files are missing and are not to be downloaded.
+        ImportError: a download without torchvision.
+        OSError: a download fails.
     """
     return idx_dataset(
         name="fashion-mnist",

@@ -33,20 +33,28 @@ VERSIONS = (
 
 
 def imagenette(
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     download: bool = False,
     device: torch.device | str = "cpu",
     size: int = 128,
 ) -> Dataset:
-    """About 9,500 and 3,900 images of 3 x `size` x `size` in 10 classes (Howard 2019, version 2).
+    """Imagenette, version 2 (Howard 2019): about 9,500 and 3,900 images of 3 x `size` x `size` in 10 classes.
 
-    `data_dir` holds `train/` and `val/` with a folder of JPEG files for each class, or the folder
-    of a version that is large enough: `imagenette2-160`, `imagenette2-320` or `imagenette2`, of
-    which a download fetches the smallest. Images are resized to `size` along their shorter side and
-    cropped to the center. All are held in memory, 0.66 GB of pixels for size 128.
+    Images are resized to `size` along their shorter side and cropped to the center. All are held in memory, 0.66 GB of
+    pixels for size 128.
 
-    Raises FileNotFoundError when folders are missing and are not to be downloaded, ValueError for
-    a damaged or missing image and for a size < 1, OSError when a download fails.
+    Args:
+        data_dir: holds `train/` and `val/` with a folder of JPEG files for each class, or the folder of a version that
+            is large enough: `imagenette2-160`, `imagenette2-320` or `imagenette2`.
+        download: fetch the smallest of these into `data_dir` where none is there, which needs torchvision.
+        device: where the samples are to lie.
+        size: pixels along a side, >= 1.
+
+    Raises:
+        ValueError: no `data_dir`, a damaged or missing image, or a size < 1.
+        FileNotFoundError: folders are missing and are not to be downloaded.
+        ImportError: a download without torchvision.
+        OSError: a download fails.
     """
     if size < 1:
         raise ValueError(f"size must be >= 1, got {size}")

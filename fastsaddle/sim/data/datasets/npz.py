@@ -10,19 +10,26 @@ from fastsaddle.sim.data.datasets._images import image_dataset
 from fastsaddle.sim.data.datasets._npz_file import find_npz, read_npz
 
 
-def npz(data_dir: Path | None = None, device: torch.device | str = "cpu") -> Dataset:
-    """Arrays `x_train`, `y_train`, `x_test`, `y_test`, or `x` and `y` alone.
+def npz(data_dir: Path | str | None = None, device: torch.device | str = "cpu") -> Dataset:
+    """A data set of your own, as `numpy.savez` writes it.
 
-    `data_dir` is the file, or a folder with only one .npz. Labels are integers `[samples]` from 0
-    on; without a test set every fifth sample of each class becomes it. The inputs' type decides:
+    Its arrays are `x_train`, `y_train`, `x_test` and `y_test`, or `x` and `y` alone. Labels are integers `[samples]`
+    from 0 on; without a test set every fifth sample of each class becomes it. The inputs' type decides:
 
-    * uint8 `[samples, c, h, w]` or `[samples, h, w]`: pixels, divided by 255 and normalized by mean
-      and deviation of the training set's channels (a constant channel by its mean only);
+    * uint8 `[samples, c, h, w]` or `[samples, h, w]`: pixels, divided by 255 and normalized by mean and deviation of
+      the training set's channels (a constant channel by its mean only);
     * floats `[samples, ...]`: taken as they are, as float32;
     * wider integers `[samples, length]`: tokens, with a vocabulary of the largest one plus 1.
 
-    Nothing pickled is loaded. Raises FileNotFoundError for a missing file, ValueError for a damaged
-    one and for arrays of other types or shapes.
+    Nothing pickled is loaded.
+
+    Args:
+        data_dir: the file, or a folder with only one .npz.
+        device: where the samples are to lie.
+
+    Raises:
+        ValueError: no `data_dir`, a damaged file, or arrays of other types or shapes.
+        FileNotFoundError: there is no such file.
     """
     path = find_npz(data_dir)
     (x_train, y_train), (x_test, y_test) = read_npz(path)

@@ -6,15 +6,32 @@ from fastsaddle.sim.data.partitions._base import check_agents, generator
 
 
 def classes(labels: np.ndarray, agents: int, seed: int, per_agent: int = 2) -> list[np.ndarray]:
-    """Indices of every agent's samples: disjoint, together all of them.
+    """A split in which every agent holds so many random classes.
 
-    Every agent holds `per_agent` random classes and each class's samples are divided at random and
-    evenly, up to one, among its holders: the quantity-based label imbalance of Li, Diao, Chen, He
-    2021 (NIID-Bench, arXiv:2102.02079). Here the numbers of holders of any two classes
+    Each class's samples are divided at random and evenly, up to one, among its holders: the quantity-based label
+    imbalance of Li, Diao, Chen, He 2021 (NIID-Bench, arXiv:2102.02079). Here the numbers of holders of any two classes
     differ by at most one, so that every class has one.
 
-    `labels` is `[samples]`, integer. Raises ValueError when an agent cannot have that many classes,
-    when the agents together cannot hold all classes, or a class has fewer samples than holders.
+    Args:
+        labels: `[samples]`, integer.
+        agents: how many parts, at least one and at most as many as samples.
+        seed: of the draws.
+        per_agent: classes that an agent holds.
+
+    Returns:
+        For each agent the indices of its samples, int64: disjoint, together all of them.
+
+    Raises:
+        ValueError: an agent cannot have that many classes, all together cannot hold every class, or a class has fewer
+            samples than holders.
+
+    Example:
+        >>> import numpy as np
+        >>> import fastsaddle as fs
+        >>> labels = np.arange(100) % 10
+        >>> parts = fs.sim.data.classes(labels, agents=5, seed=0, per_agent=2)
+        >>> sum(map(len, parts))
+        100
     """
     check_agents(labels, agents)
     present = np.unique(labels)

@@ -6,14 +6,31 @@ from fastsaddle.sim.data.partitions._base import generator
 
 
 def shards(labels: np.ndarray, agents: int, seed: int, per_agent: int = 2) -> list[np.ndarray]:
-    """Indices of every agent's samples: disjoint, together all of them.
+    """A split into shards of the samples sorted by label, of which every agent is dealt some.
 
-    Samples are sorted by label (equal labels in file order) and cut into `agents * per_agent`
-    contiguous shards, whose sizes differ by at most one; every agent is dealt `per_agent` random
-    ones. McMahan, Moore, Ramage, Hampson, Aguera y Arcas 2017 (arXiv:1602.05629), section 3, with
-    200 shards for 100 clients.
+    Equal labels stay in file order. The `agents * per_agent` shards are contiguous, and their sizes differ by at most
+    one. McMahan, Moore, Ramage, Hampson, Aguera y Arcas 2017 (arXiv:1602.05629), section 3, with 200 shards for 100
+    clients.
 
-    `labels` is `[samples]`, integer. Raises ValueError for fewer samples than shards.
+    Args:
+        labels: `[samples]`, integer.
+        agents: how many parts, at least one and at most as many as samples.
+        seed: of the draws.
+        per_agent: shards that an agent is dealt.
+
+    Returns:
+        For each agent the indices of its samples, int64: disjoint, together all of them.
+
+    Raises:
+        ValueError: fewer samples than shards, or no agents or shards.
+
+    Example:
+        >>> import numpy as np
+        >>> import fastsaddle as fs
+        >>> labels = np.arange(100) % 10
+        >>> parts = fs.sim.data.shards(labels, agents=5, seed=0, per_agent=2)
+        >>> sum(map(len, parts))
+        100
     """
     pieces = agents * per_agent
     if agents < 1 or per_agent < 1 or pieces > len(labels):

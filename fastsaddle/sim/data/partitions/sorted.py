@@ -10,18 +10,32 @@ FIRST_AGENTS = 10
 
 
 def sorted(labels: np.ndarray, agents: int) -> list[np.ndarray]:
-    """Indices of every agent's samples: disjoint, together all of them, sizes equal up to one.
+    """A split of the samples sorted by label into contiguous blocks; nothing is drawn.
 
-    Samples are sorted by label (equal labels in file order) and cut into `agents` contiguous
-    blocks. Up to 10 agents take them in order: with ten balanced classes 5 agents have 2 classes
-    each, 10 have one. With more than 10 agents the first ten each take the next block and put the
-    one after it behind all others; the rest take what is left in order. So agents i and i + 10
-    share class i where 20 agents meet ten balanced classes. This is `skew=1` of the public code of
-    Aketi, Kodge, Roy 2022 (Neighborhood Gradient Clustering, arXiv:2209.14390), which drops the
-    samples of an uneven division; here blocks may differ by one sample instead.
+    Equal labels stay in file order. Up to 10 agents take the blocks in order: with ten balanced classes 5 agents have 2
+    classes each, 10 have one. With more than 10 agents the first ten each take the next block and put the one after it
+    behind all others; the rest take what is left in order. So agents i and i + 10 share class i where 20 agents meet
+    ten balanced classes. This is `skew=1` of the public code of Aketi, Kodge, Roy 2022 (Neighborhood Gradient
+    Clustering, arXiv:2209.14390), which drops the samples of an uneven division; here blocks may differ by one sample
+    instead.
 
-    `labels` is `[samples]`, integer; nothing is drawn. Raises ValueError for fewer samples than
-    agents.
+    Args:
+        labels: `[samples]`, integer.
+        agents: how many parts, at least one and at most as many as samples.
+
+    Returns:
+        For each agent the indices of its samples, int64: disjoint, together all of them, sizes equal up to one.
+
+    Raises:
+        ValueError: fewer samples than agents.
+
+    Example:
+        >>> import numpy as np
+        >>> import fastsaddle as fs
+        >>> labels = np.arange(100) % 10
+        >>> parts = fs.sim.data.sorted(labels, agents=5)
+        >>> sum(map(len, parts))
+        100
     """
     check_agents(labels, agents)
     waiting = deque(np.array_split(np.argsort(labels, kind="stable"), agents))
