@@ -239,3 +239,22 @@ def test_the_simulator_is_loaded_when_it_is_asked_for() -> None:
     assert done.stdout.startswith("fs.sim.train needs filelock, jinja2")
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         fs.sim.trian  # noqa: B018
+
+
+def test_a_comparison_whose_time_is_up_is_one_without_results(tmp_path: Path) -> None:
+    """Before anything is evaluated, and while options are still tuned."""
+    (tmp_path / "tuned.toml").write_text("[tune]\nlr = [0.1, 0.2]\n")
+    for grid in (None, tmp_path / "tuned.toml"):
+        found = fs.sim.compare(
+            *([] if grid is None else [grid]),
+            **{"algorithm": ["dsgd", "qgm"], "agents": 4, "steps": 10**6, "eval_every": 10**6},
+            out=tmp_path / f"of {grid and grid.stem}",
+            minutes=1e-4,
+            quiet=True,
+        )
+        assert not found.is_finished and found.rows == [] and found.runs == []
+        assert "no run has been evaluated yet" in found._repr_html_()
+        with pytest.raises(ValueError, match="no run has been evaluated yet in"):
+            found.plot()
+        with pytest.raises(ValueError, match="no run has been evaluated yet in"):
+            found.report()
