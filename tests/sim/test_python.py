@@ -2,11 +2,11 @@
 
 import inspect
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class Interrupting(fs.sim.Observer):
         self.steps.append(step)
         assert loss.ndim == 0
         if step == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     def show_evaluation(self, row: dict[str, Any]) -> None:
         self.evaluated.append(row["step"])
@@ -193,6 +193,33 @@ def test_a_comparison_from_a_script_without_a_guard(tmp_path: Path) -> None:
         fs.sim.Comparison(tmp_path)
     with pytest.raises(ValueError, match="is neither a run"):
         fs.sim.load(tmp_path)
+
+
+def test_ctrl_c_stops_a_comparison_with_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import fastsaddle as fs\n"
+        "fs.sim.compare(algorithm='qgm', seed=0, agents=4, steps=10**6, eval_every=10**6, out='c')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "script.py"],
+        **{"cwd": tmp_path, "text": True, "start_new_session": True},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        end = time.monotonic() + 300
+        # written by the first evaluation, after which steps are made
+        while not list(tmp_path.glob("c/cells/*/metrics.jsonl")):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert "KeyboardInterrupt: stopped; the same call goes on" in err
+    assert "stopping after what each run is at" in out
+    (cell,) = tmp_path.glob("c/cells/*")
+    assert checkpoint.find(cell)[0][0] > 0
 
 
 def test_tables_are_frames_where_pandas_is(
