@@ -74,13 +74,18 @@ def test_exported_models_are_the_runs(tmp_path: Path, capsys: pytest.CaptureFixt
         assert torch.equal(fresh(x), expected(x))
     with safe_open("model.safetensors", "pt") as file:
         assert file.metadata()["model"] == "agent 2" and file.metadata()["step"] == "6"
+    Path("ordinary").touch()
+    assert Path("model.safetensors").stat().st_mode == Path("ordinary").stat().st_mode
+    Path("ordinary").unlink()
     before = Path("model.safetensors").read_bytes()
+    assert main(["export", "run", "--consensus", "--out", "no/model.safetensors"]) == 2
     assert main(["export", "run", "--agent", "4", "--out", "model.safetensors"]) == 2
     assert main(["export", "run", "--consensus", "--out", "model.pt"]) == 2
     assert main(["export", "nowhere", "--consensus", "--out", "model.safetensors"]) == 2
     assert Path("model.safetensors").read_bytes() == before and len(list(tmp_path.iterdir())) == 2
     said = capsys.readouterr().err
     assert "agents are 0 to 3, got 4" in said and "nowhere is not a run" in said
+    assert "No such file or directory: 'no/model.safetensors'" in said
     for words in ([], ["--consensus", "--agent", "1"]):
         with pytest.raises(SystemExit) as end:
             main(["export", "run", *words, "--out", "m.safetensors"])

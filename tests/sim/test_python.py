@@ -2,11 +2,11 @@
 
 import inspect
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class Interrupting(fs.sim.Observer):
         self.steps.append(step)
         assert loss.ndim == 0
         if step == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     def show_evaluation(self, row: dict[str, Any]) -> None:
         self.evaluated.append(row["step"])
@@ -195,6 +195,33 @@ def test_a_comparison_from_a_script_without_a_guard(tmp_path: Path) -> None:
         fs.sim.load(tmp_path)
 
 
+def test_ctrl_c_stops_a_comparison_with_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import fastsaddle as fs\n"
+        "fs.sim.compare(algorithm='qgm', seed=0, agents=4, steps=10**6, eval_every=10**6, out='c')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "script.py"],
+        **{"cwd": tmp_path, "text": True, "start_new_session": True},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        end = time.monotonic() + 300
+        # written by the first evaluation, after which steps are made
+        while not list(tmp_path.glob("c/cells/*/metrics.jsonl")):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert "KeyboardInterrupt: stopped; the same call goes on" in err
+    assert "stopping after what each run is at" in out
+    (cell,) = tmp_path.glob("c/cells/*")
+    assert checkpoint.find(cell)[0][0] > 0
+
+
 def test_tables_are_frames_where_pandas_is(
     run: fs.sim.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,3 +266,22 @@ def test_the_simulator_is_loaded_when_it_is_asked_for() -> None:
     assert done.stdout.startswith("fs.sim.train needs filelock, jinja2")
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         fs.sim.trian  # noqa: B018
+
+
+def test_a_comparison_whose_time_is_up_is_one_without_results(tmp_path: Path) -> None:
+    """Before anything is evaluated, and while options are still tuned."""
+    (tmp_path / "tuned.toml").write_text("[tune]\nlr = [0.1, 0.2]\n")
+    for grid in (None, tmp_path / "tuned.toml"):
+        found = fs.sim.compare(
+            *([] if grid is None else [grid]),
+            **{"algorithm": ["dsgd", "qgm"], "agents": 4, "steps": 10**6, "eval_every": 10**6},
+            out=tmp_path / f"of {grid and grid.stem}",
+            minutes=1e-4,
+            quiet=True,
+        )
+        assert not found.is_finished and found.rows == [] and found.runs == []
+        assert "no run has been evaluated yet" in found._repr_html_()
+        with pytest.raises(ValueError, match="no run has been evaluated yet in"):
+            found.plot()
+        with pytest.raises(ValueError, match="no run has been evaluated yet in"):
+            found.report()

@@ -76,7 +76,7 @@ def test_what_is_waited_for_is_named(capfd: pytest.CaptureFixture[str]) -> None:
                 interrupts.begin_evaluation(1)
             if before == "after":
                 interrupts.show_evaluation({})
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             assert interrupts.received == signal.SIGINT
         said.append(capfd.readouterr().out.strip())
     step, evaluation = (

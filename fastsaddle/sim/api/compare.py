@@ -98,6 +98,7 @@ def _carried_out(words: list[str], quiet: bool) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         # Ctrl-C of a terminal would reach it too, and count twice
         start_new_session=True,
     ) as process:
@@ -111,5 +112,7 @@ def _carried_out(words: list[str], quiet: bool) -> tuple[int, str]:
                         print(line, end="", flush=True)
                 break
             except KeyboardInterrupt:
-                process.send_signal(signal.SIGINT)
+                # Windows has no sessions: the console has told it already, and Popen could not
+                if os.name != "nt":
+                    process.send_signal(signal.SIGINT)
     return process.returncode, last

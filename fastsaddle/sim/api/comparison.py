@@ -22,7 +22,7 @@ class Comparison:
         directory: of a comparison, `runs/compare-...`.
 
     Raises:
-        ValueError: the directory is none of a comparison, a file in it is damaged, or no run has been evaluated.
+        ValueError: the directory is none of a comparison, or a file in it is damaged.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -50,8 +50,9 @@ class Comparison:
     def is_finished(self) -> bool:
         """Whether all runs have reached their end, which may be that they diverged."""
         found, comparison = self._read()
-        ended = (run.is_finished or run.diverged is not None for run in found)
-        return not comparison.missing and all(ended)
+        ended = [run.is_finished or run.diverged is not None for run in found]
+        # there are none while options are tuned
+        return bool(ended) and not comparison.missing and all(ended)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -68,11 +69,16 @@ class Comparison:
 
         Returns:
             A matplotlib figure, which a notebook shows.
+
+        Raises:
+            ValueError: no run has been evaluated yet.
         """
         return shown.displayed(self._figure())
 
     def _figure(self) -> Figure:
         found, tuned = self._groups()
+        if not found:
+            raise ValueError(f"no run has been evaluated yet in {self.directory}")
         return plot.picture(found, tuned, self.directory.resolve().name)
 
     def report(self, out: str | Path | None = None, surface: bool = True) -> Path:
@@ -93,6 +99,8 @@ class Comparison:
         return f"<Comparison {self.directory}: {len(found)} runs{missing}>"
 
     def _repr_html_(self) -> str:
-        lines = tables.lines(self._groups()[0])
-        name = self.directory.resolve().name
+        found, name = self._groups()[0], self.directory.resolve().name
+        if not found:
+            return shown.facts(name, [("state", "no run has been evaluated yet")])
+        lines = tables.lines(found)
         return shown.grid(name, lines) + shown.picture(self._figure(), f"accuracies of {name}")

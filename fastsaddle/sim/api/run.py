@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from safetensors.torch import save_file
 from torch import nn
 
 import fastsaddle
@@ -16,13 +15,12 @@ from fastsaddle.sim.api.tables import table
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.data.agent_data import AgentData
 from fastsaddle.sim.report import runs
-from fastsaddle.sim.run import plots, trained
+from fastsaddle.sim.run import plots, tensor_files, trained
 from fastsaddle.sim.run.devices import find_device
 from fastsaddle.sim.run.labels import Labels, label, of_agents
 from fastsaddle.sim.run.progress import number, percent
 from fastsaddle.sim.run.run_dir import CONFIG
 from fastsaddle.sim.run.summary import headline, split_name
-from fastsaddle.sim.run.whole_files import writing
 
 
 class Run:
@@ -147,8 +145,7 @@ class Run:
         tensors = {name: value.clone().contiguous() for name, value in module.state_dict().items()}
         whose = "consensus" if agent is None else f"agent {agent}"
         about = {"run": self._read().name, "step": str(step), "model": whose}
-        with writing(Path(out)) as partial:
-            save_file(tensors, partial, {**about, "fastsaddle": fastsaddle.__version__})
+        tensor_files.save(Path(out), tensors, {**about, "fastsaddle": fastsaddle.__version__})
         return step
 
     def _trained(self, agent: int | None, data_dir: str | Path | None) -> tuple[nn.Module, int]:

@@ -1,6 +1,5 @@
 """One run from Python."""
 
-import os
 import signal
 import threading
 import time
@@ -74,7 +73,7 @@ def train(*, observers: Sequence[Observer] = (), quiet: bool = False, **given: A
     if received == signal.SIGINT:
         raise KeyboardInterrupt(f"stopped at step {job.step}; go on with {again}")
     if received:
-        os.kill(os.getpid(), received)
+        signal.raise_signal(received)
     return Run(path)
 
 

@@ -27,7 +27,7 @@ from fastsaddle.sim.run.summary import split_name
 from fastsaddle.sim.run.whole_files import write_synced
 from fastsaddle.sim.trackers import _choice as trackers
 
-PLOT = "comparison.png"
+PLOT, RECORD = "comparison.png", "compare.json"
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ def compare(grid: Grid, plan: Plan, console: Console) -> int:
     tuning_cells = grid.tuning_cells()
     with Interrupts("what each run is at, a step or an evaluation") as interrupts:
         if tuning_cells:
+            if not (plan.out / RECORD).exists():
+                # a comparison already, if one without runs
+                _record(plan.out, [], tuning_cells, [])
             if not _run(tuning_cells, "tuning", plan, console, interrupts, deadline):
                 return _stopped(plan, interrupts)
             chosen = tuning.choose(grid, _outcomes(tuning_cells, plan.out))
@@ -82,7 +85,7 @@ def compare(grid: Grid, plan: Plan, console: Console) -> int:
     title = _title(cells)
     plot.draw(plan.out / PLOT, groups, grid.tuned, title)
     console.print(tables.show(groups, title, console))
-    for name in ("table.md", "table.csv", "table.tex", PLOT, "compare.json"):
+    for name in ("table.md", "table.csv", "table.tex", PLOT, RECORD):
         print(plan.out / name)
     print(f"fastsaddle report {plan.out}")
     return 0
@@ -191,7 +194,7 @@ def _record(
         "tuning": [_entry(cell) for cell in tuning_cells],
         "chosen": [_stored(choice) for choice in chosen],
     }
-    write_synced(out / "compare.json", json.dumps(content, indent=1) + "\n")
+    write_synced(out / RECORD, json.dumps(content, indent=1) + "\n")
 
 
 def _entry(cell: Cell) -> dict[str, Any]:

@@ -71,6 +71,9 @@ def write(
     if out.is_dir():
         raise ValueError(f"the page needs the name of a file, got the directory {out}")
     runs, comparisons = read_all(directories)
+    if not any(run.rows for run in runs):
+        names = ", ".join(map(str, directories))
+        raise ValueError(f"no run has been evaluated yet in {names}")
     say(f"{len(runs)} run{'s' * (len(runs) > 1)} read, drawing curves, splits and graphs")
     tuned = {name for c in comparisons for choice in c.chosen for name in choice.values}
     groups = group(runs, tuned)

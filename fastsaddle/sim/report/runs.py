@@ -74,8 +74,8 @@ class Comparison:
 def read_all(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
     """All runs, each once, in the order of the directories and of each compare.json.
 
-    Raises ValueError for a directory that is neither a run nor a comparison, for a damaged file, for one that lies
-    elsewhere, and where no run has been evaluated yet.
+    Raises ValueError for a directory that is neither a run nor a comparison, for a damaged file and for one that lies
+    elsewhere.
     """
     # whole path -> path and name
     paths: dict[Path, tuple[Path, str]] = {}
@@ -101,11 +101,7 @@ def read_all(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
         for path in begun:
             name = Path(directory.resolve().name, path.relative_to(directory))
             paths.setdefault(path.resolve(), (path, str(name)))
-    runs = [read(path, name) for path, name in paths.values()]
-    if not any(run.rows for run in runs):
-        names = ", ".join(map(str, directories))
-        raise ValueError(f"no run has been evaluated yet in {names}")
-    return runs, comparisons
+    return [read(path, name) for path, name in paths.values()], comparisons
 
 
 def read(path: Path, name: str | None = None) -> Run:

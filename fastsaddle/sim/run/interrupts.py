@@ -58,7 +58,8 @@ class Interrupts:
         if self.received:
             if time.monotonic() > self._since + self._patience:
                 self._restore()
-                os.kill(os.getpid(), number)
+                # on Windows os.kill would end the process whatever the number
+                signal.raise_signal(number)
             return
         self.received, self._since = number, time.monotonic()
         if not self._patience:

@@ -27,16 +27,25 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """
     content = {name: _alone(tensor) for name, tensor in tensors.items()}
     found = checksum(content)
+    save(path, content, {CHECKSUM: found})
+    return found
+
+
+def save(path: Path, content: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write tensors that share no memory, and words about them, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     try:
         with writing(path) as partial:
             # save_file leaves a file that only its owner may read: keep the mode of an ordinary one
             partial.touch()
             mode = partial.stat().st_mode
-            save_file(content, partial, {CHECKSUM: found})
+            save_file(dict(content), partial, dict(about))
             partial.chmod(mode)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
-    return found
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
