@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,13 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import fastsaddle as fs
 from fastsaddle.cli import main
 from fastsaddle.sim.api import tables
-from fastsaddle.sim.config import DEFAULTS
+from fastsaddle.sim.config import DEFAULTS, TrainConfig
 from fastsaddle.sim.run import checkpoint, job
 from fastsaddle.sim.run.job import Job
 
@@ -101,6 +103,23 @@ def test_every_option_of_the_command_is_taken(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=said):
             fs.sim.train(**bad, out=tmp_path / "none")
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_and_series_of_numpy_are_values() -> None:
+    from fastsaddle.sim.api import options
+
+    given = {"agents": np.int64(4), "lr": np.float64(0.5), "nesterov": np.bool_(True)}
+    assert options.config("train", given) == TrainConfig(agents=4, lr=0.5, nesterov=True)
+    for several, words in (
+        (range(2), ["0", "1"]),
+        (np.array([3, 4]), ["3", "4"]),
+        (np.array([0.1, 1]), ["0.1", "1.0"]),
+        ((True, False), ["true", "false"]),
+        ("ring", ["ring"]),
+    ):
+        assert options.texts({"split_seed": several}) == ["--split-seed", *words]
+    with pytest.raises(ValueError, match="jobs must be a number, got 'two'"):
+        fs.sim.compare(jobs="two")  # type: ignore[arg-type]
 
 
 class Interrupting(fs.sim.Observer):
@@ -245,6 +264,7 @@ def test_what_notebooks_show(run: fs.sim.Run, tmp_path: Path) -> None:
         html = shown._repr_html_()
         assert "<script" not in html and "http" not in html and html.startswith("<div>")
     assert run.plot()._repr_png_().startswith(b"\x89PNG")
+    assert pickle.loads(pickle.dumps(run.plot()))._repr_png_().startswith(b"\x89PNG")
     assert run.split.plot()._repr_png_().startswith(b"\x89PNG")
     assert run.report(tmp_path / "page.html", surface=False) == tmp_path / "page.html"
 
