@@ -19,7 +19,7 @@ import fastsaddle as fs
 from fastsaddle.cli import main
 from fastsaddle.sim.api import tables
 from fastsaddle.sim.config import DEFAULTS, TrainConfig
-from fastsaddle.sim.run import checkpoint, job
+from fastsaddle.sim.run import checkpoint, devices, job
 from fastsaddle.sim.run.job import Job
 
 OPTIONS: dict[str, Any] = {"agents": 4, "steps": 12, "eval_every": 6, "algorithm": "qsaddle"}
@@ -179,6 +179,24 @@ def test_a_run_leaves_torch_as_it_was_and_works_in_a_thread(
     assert found[0].is_finished and torch.get_num_threads() == 1
     assert torch.equal(torch.get_rng_state(), state)
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_run_on_a_gpu_sets_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = job.start
+
+    def as_on_a_gpu(*given: Any) -> Job:
+        devices._repeat_bits()
+        return start(*given)
+
+    monkeypatch.setattr(job, "start", as_on_a_gpu)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    fs.sim.train(**OPTIONS, out=tmp_path / "run", quiet=True)
+    assert torch.backends.cudnn.benchmark
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
 
 
 def test_a_deadline_leaves_a_run_that_is_not_finished(tmp_path: Path) -> None:
