@@ -20,10 +20,10 @@ def with_help(cls: C) -> C:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(tree, ast.ClassDef)
     texts = {}
-    for one, text in itertools.pairwise(tree.body):
-        if isinstance(one, ast.AnnAssign) and isinstance(text, ast.Expr):
-            assert isinstance(one.target, ast.Name)
-            texts[one.target.id] = inspect.cleandoc(ast.literal_eval(text.value))
+    for named, text in itertools.pairwise(tree.body):
+        if isinstance(named, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(named.target, ast.Name)
+            texts[named.target.id] = inspect.cleandoc(ast.literal_eval(text.value))
     for one in fields(cls):
         whole, brief = texts[one.name], texts[one.name].split("\n\n")[0]
         told = {"help": " ".join(whole.split()), "brief": " ".join(brief.split())}

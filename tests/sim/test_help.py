@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastsaddle.cli import main
+from fastsaddle.cli import COMMANDS, main
 from fastsaddle.sim import methods
 from fastsaddle.sim.commands import train_help
 from fastsaddle.sim.config import DEFAULTS, OVER_RANKS, TrainConfig
@@ -130,6 +130,13 @@ def test_plain_help_is_short_and_full_help_has_all(
     titles = re.findall(r"^\W+(\w+) options\W*$", text, flags=re.MULTILINE)
     assert titles == ["data", "model", "graph", "method", "messages", "run", "torchrun"]
     assert "Of dppf, easgd." in re.sub(r"[│\s]+", " ", text)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_can_complete_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in (*COMMANDS, "--qg-momentum", "--consensus"))
 
 
 @pytest.mark.parametrize("option", ["--overlap auto", "--timeout 5", "--placement 2,2"])

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,14 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import fastsaddle as fs
 from fastsaddle.cli import main
 from fastsaddle.sim.api import tables
-from fastsaddle.sim.config import DEFAULTS
-from fastsaddle.sim.run import checkpoint, job
+from fastsaddle.sim.config import DEFAULTS, TrainConfig
+from fastsaddle.sim.run import checkpoint, devices, job
 from fastsaddle.sim.run.job import Job
 
 OPTIONS: dict[str, Any] = {"agents": 4, "steps": 12, "eval_every": 6, "algorithm": "qsaddle"}
@@ -103,6 +105,23 @@ def test_every_option_of_the_command_is_taken(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_numbers_and_series_of_numpy_are_values() -> None:
+    from fastsaddle.sim.api import options
+
+    given = {"agents": np.int64(4), "lr": np.float64(0.5), "nesterov": np.bool_(True)}
+    assert options.config("train", given) == TrainConfig(agents=4, lr=0.5, nesterov=True)
+    for several, words in (
+        (range(2), ["0", "1"]),
+        (np.array([3, 4]), ["3", "4"]),
+        (np.array([0.1, 1]), ["0.1", "1.0"]),
+        ((True, False), ["true", "false"]),
+        ("ring", ["ring"]),
+    ):
+        assert options.texts({"split_seed": several}) == ["--split-seed", *words]
+    with pytest.raises(ValueError, match="jobs must be a number, got 'two'"):
+        fs.sim.compare(jobs="two")  # type: ignore[arg-type]
+
+
 class Interrupting(fs.sim.Observer):
     """Presses Ctrl-C after a step, and notes what it is told."""
 
@@ -160,6 +179,24 @@ def test_a_run_leaves_torch_as_it_was_and_works_in_a_thread(
     assert found[0].is_finished and torch.get_num_threads() == 1
     assert torch.equal(torch.get_rng_state(), state)
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_run_on_a_gpu_sets_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = job.start
+
+    def as_on_a_gpu(*given: Any) -> Job:
+        devices._repeat_bits()
+        return start(*given)
+
+    monkeypatch.setattr(job, "start", as_on_a_gpu)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    fs.sim.train(**OPTIONS, out=tmp_path / "run", quiet=True)
+    assert torch.backends.cudnn.benchmark
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
 
 
 def test_a_deadline_leaves_a_run_that_is_not_finished(tmp_path: Path) -> None:
@@ -245,6 +282,7 @@ def test_what_notebooks_show(run: fs.sim.Run, tmp_path: Path) -> None:
         html = shown._repr_html_()
         assert "<script" not in html and "http" not in html and html.startswith("<div>")
     assert run.plot()._repr_png_().startswith(b"\x89PNG")
+    assert pickle.loads(pickle.dumps(run.plot()))._repr_png_().startswith(b"\x89PNG")
     assert run.split.plot()._repr_png_().startswith(b"\x89PNG")
     assert run.report(tmp_path / "page.html", surface=False) == tmp_path / "page.html"
 

@@ -36,6 +36,12 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_table_is_made_anew(
     committed: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert main(["reproduce", "small.toml", "--jobs", "0"]) == 2
+    assert "--jobs must be > 0, got 0" in capfd.readouterr().err
+    stopped = ["reproduce", "small.toml", "--jobs", "1", "--minutes", "1e-4", "--out", "two words"]
+    assert main(stopped) == 75
+    said = capfd.readouterr().out
+    assert "fastsaddle reproduce small.toml --jobs 1 --minutes 1e-4 --out 'two words'" in said
     assert main(["reproduce", "small.toml", "--jobs", "1"]) == 0
     said = capfd.readouterr().out
     assert (

@@ -49,8 +49,8 @@ def compare(
         columns: measures in table.tex, by their names in `comparison.table`; None is accuracy, that of the worst agent,
             bytes, gradients and, where it was measured, SAM sharpness.
         quiet: print nothing.
-        given: every option of `fs.sim.train` but `resume`, with one value or a list of them:
-            `algorithm=["qgm", "qsaddle"], seed=[0, 1, 2]`. Without any: five algorithms, three seeds.
+        given: every option of `fs.sim.train` but `resume`, with one value or several:
+            `algorithm=["qgm", "qsaddle"], seed=range(3)`. Without any: five algorithms, three seeds.
 
     Returns:
         The comparison; `comparison.is_finished` says whether `minutes` were enough.
@@ -63,6 +63,9 @@ def compare(
     """
     known = tuple(n for n in options.names() if n not in ("out", "resume", "minutes"))
     options.check_names("fs.sim.compare", given, known)
+    for name, value, kind in (("jobs", jobs, int), ("minutes", minutes, (int, float))):
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{name} must be a number, got {value!r}")
     words = options.texts(given)
     found = build(None if grid is None else Path(grid), words)
     place = default_out(found) if out is None else Path(out)

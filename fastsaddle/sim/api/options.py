@@ -1,10 +1,12 @@
 """Options that are given to a function, by the names and types of the command line's."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
+
+import numpy as np
 
 from fastsaddle.sim import json_files
 from fastsaddle.sim.comparison.grid import read_value
@@ -37,8 +39,7 @@ def value(name: str, given: Any) -> Any:
     """An option's value as `TrainConfig` holds it. Raises ValueError for one of another type."""
     if name in PATHS:
         return None if given is None else Path(given)
-    if isinstance(given, Path):
-        given = str(given)
+    given = _plain(given)
     if given is not None and not isinstance(given, (bool, int, float, str)):
         raise ValueError(
             f"{name} must be text, a number or a flag, as config.json can hold it, got {given!r}: "
@@ -52,10 +53,13 @@ def value(name: str, given: Any) -> Any:
 
 
 def texts(options: Mapping[str, Any]) -> list[str]:
-    """The options of a grid, each with one value or a list of them, as the command line writes them."""
+    """The options of a grid, each with one value or several (a list, a range, an array), as the command line writes
+    them.
+    """
     words = []
     for name, given in options.items():
-        values = given if isinstance(given, (list, tuple)) else [given]
+        several = isinstance(given, Iterable) and not isinstance(given, str)
+        values = [_plain(v) for v in (given if several else [given])]
         if not values or any(v is None for v in values):
             raise ValueError(
                 f"{name} needs at least one value and none that is None, got {given!r}"
@@ -63,6 +67,13 @@ def texts(options: Mapping[str, Any]) -> list[str]:
         written = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
         words += [f"--{name.replace('_', '-')}", *written]
     return words
+
+
+def _plain(given: Any) -> Any:
+    """A path as text, a number of NumPy's as Python's own."""
+    if isinstance(given, np.generic):
+        return given.item()
+    return str(given) if isinstance(given, Path) else given
 
 
 def names() -> tuple[str, ...]:

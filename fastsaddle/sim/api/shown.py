@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable
+from functools import partial
 from html import escape
 from io import BytesIO
 
@@ -20,7 +21,7 @@ def png(figure: Figure) -> bytes:
 def displayed(figure: Figure) -> Figure:
     """The figure, which a notebook shows as a picture whether matplotlib's own backend for it is there or not."""
     # IPython looks for it on the object; a subclass would not be what drawing functions make
-    figure._repr_png_ = lambda: png(figure)  # type: ignore[attr-defined]
+    figure._repr_png_ = partial(png, figure)  # type: ignore[attr-defined]
     return figure
 
 

@@ -29,7 +29,8 @@ def train(*, observers: Sequence[Observer] = (), quiet: bool = False, **given: A
 
     Every option of the command is one here, with an underscore for each hyphen: `batch_size=32`. The bits are those of
     the command. Ctrl-C, or a notebook's stop button, leaves a checkpoint of the last whole step; a second one acts at
-    once. torch's number of threads and its random state are afterwards what they were.
+    once. torch's number of threads, its random state and its choice of deterministic algorithms are afterwards what
+    they were.
 
     Args:
         observers: are told of each step and each evaluation, see `fs.sim.Observer`. A `fs.sim.Tracker` among them is
@@ -63,13 +64,14 @@ def train(*, observers: Sequence[Observer] = (), quiet: bool = False, **given: A
         )
     typed = list(given)
     command.check_options(config, typed)
-    job = _prepared(config, typed, quiet)
-    if isinstance(job, Path):
-        return Run(job)
-    path = job.directory.path
-    again = f"fs.sim.train(resume={str(path)!r})"
-    with _threads_kept(), command.stopping(job, again), closing(job.directory):
-        received = _carry_out(job, observers, config.minutes, quiet, again)
+    with _settings_kept():
+        job = _prepared(config, typed, quiet)
+        if isinstance(job, Path):
+            return Run(job)
+        path = job.directory.path
+        again = f"fs.sim.train(resume={str(path)!r})"
+        with command.stopping(job, again), closing(job.directory):
+            received = _carry_out(job, observers, config.minutes, quiet, again)
     if received == signal.SIGINT:
         raise KeyboardInterrupt(f"stopped at step {job.step}; go on with {again}")
     if received:
@@ -130,10 +132,16 @@ def _shown(job: Job, quiet: bool, stack: ExitStack) -> list[Observer]:
 
 
 @contextmanager
-def _threads_kept() -> Iterator[None]:
-    """After the block torch has as many threads as before."""
-    threads = torch.get_num_threads()
+def _settings_kept() -> Iterator[None]:
+    """After the block torch has as many threads as before, and what a run on a GPU sets is as it was."""
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

@@ -34,8 +34,11 @@ PLOT, RECORD = "comparison.png", "compare.json"
 class Plan:
     """Where a comparison is written and how it is carried out.
 
-    `jobs` are processes (None: one a core on a CPU, one on a GPU), `minutes` a bound on the time, `sharpness` asks for
-    the sharpness of every final consensus model, `columns` are the measures in table.tex.
+    `command` is the line that goes on with it, `jobs` are processes (None: one a core on a CPU, one on a GPU),
+    `minutes` a bound on the time, `sharpness` asks for the sharpness of every final consensus model, `columns` are the
+    measures in table.tex.
+
+    Raises ValueError for jobs or minutes that are not above 0.
     """
 
     out: Path
@@ -44,6 +47,11 @@ class Plan:
     minutes: float | None = None
     sharpness: bool = False
     columns: tuple[str, ...] = latex.USUAL
+
+    def __post_init__(self) -> None:
+        for name, value in (("jobs", self.jobs), ("minutes", self.minutes)):
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name} must be > 0, got {value}")
 
 
 def default_out(grid: Grid) -> Path:

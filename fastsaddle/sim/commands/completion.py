@@ -1,7 +1,8 @@
 """`fastsaddle completion`: what a shell needs to complete commands and options."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, make_dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -14,7 +15,7 @@ from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.help import with_help
 
 # of a comparison every option of a run is one
-OPTIONS = {
+OPTIONS: dict[str, Callable[..., Any]] = {
     "train": TrainConfig,
     "compare": make_dataclass("Compare", [], bases=(CompareOptions, TrainConfig), frozen=True),
     "report": ReportOptions,
@@ -34,7 +35,7 @@ class CompletionOptions:
     `fastsaddle completion zsh > ~/.zfunc/_fastsaddle`, where ~/.zfunc is in fpath before compinit.
     """
 
-    shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]
+    shell: tyro.conf.Positional[Literal["bash", "zsh"]]
     """Whose script."""
 
 
@@ -43,7 +44,8 @@ def main(arguments: list[str]) -> int:
     shell = tyro.cli(CompletionOptions, args=arguments, prog="fastsaddle completion").shell
     words = ["--tyro-print-completion", shell]
     try:
-        tyro.extras.subcommand_cli_from_dict(OPTIONS, prog="fastsaddle", args=words)
+        every = {**OPTIONS, "completion": CompletionOptions}
+        tyro.extras.subcommand_cli_from_dict(every, prog="fastsaddle", args=words)
     except SystemExit as end:
         return int(end.code or 0)
     return 0

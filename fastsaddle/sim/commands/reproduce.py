@@ -1,5 +1,6 @@
 """`fastsaddle reproduce`: make a committed table anew, from the same data, and hold it against what it was."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def main(arguments: list[str]) -> int:
     out = options.out or Path("runs", f"reproduce-{found.name}")
     plan = Plan(
         out=out,
-        command=f"fastsaddle reproduce {options.name}",
+        command=shlex.join(["fastsaddle", "reproduce", *arguments]),
         jobs=options.jobs,
         minutes=options.minutes,
         sharpness="sam_sharpness" in committed[0],

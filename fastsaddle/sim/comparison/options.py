@@ -61,10 +61,6 @@ def main(arguments: list[str]) -> int:
         prog="fastsaddle compare",
         return_unknown_args=True,
     )
-    for name in ("jobs", "minutes"):
-        value = getattr(known, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name} must be > 0, got {value}")
     columns = latex.check_columns(known.columns)
     grid = build(Path(arguments[0]) if is_file else None, given)
     plan = Plan(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -119,7 +120,12 @@ def _draw(graph: Topology) -> Figure:
         radius = 9.0 if graph.agents <= 40 else max(1.5, 60 / graph.agents**0.5)
         for sender, hearer in arrows:
             ends = tuple(places[sender]), tuple(places[hearer])
-            style = {"arrowstyle": "-|>", "mutation_scale": radius, "color": INK, "linewidth": 1.0}
+            style: dict[str, Any] = {
+                "arrowstyle": "-|>",
+                "mutation_scale": radius,
+                "color": INK,
+                "linewidth": 1.0,
+            }
             # a scatter's size is its diameter's square
             room = radius * 2.4**0.5 / 2
             axes.add_patch(FancyArrowPatch(*ends, shrinkA=room, shrinkB=room, alpha=0.45, **style))

@@ -34,7 +34,7 @@ class Deviation:
 
 def read(path: Path) -> list[dict[str, str]]:
     """The rows of a table.csv."""
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 

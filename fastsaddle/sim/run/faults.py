@@ -109,7 +109,7 @@ class FaultLog:
         """Add what fell up to a step, readable at once."""
         rounds = range(self._written, self._begun(step))
         if lines := self._lines(rounds):
-            with self._path.open("a") as stream:
+            with self._path.open("a", newline="\n") as stream:
                 stream.write(lines)
         self._written = rounds.stop
 

@@ -112,7 +112,7 @@ class RunDirectory:
     def append(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl, readable at once."""
         self.rows.append(row)
-        with self.metrics.open("a") as stream:
+        with self.metrics.open("a", newline="\n") as stream:
             stream.write(json.dumps(row) + "\n")
 
     def sync(self) -> None:

@@ -29,9 +29,10 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def write_synced(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file in UTF-8, whole or not at all."""
     with writing(path) as partial:
-        partial.write_text(text)
+        # the same bytes on every system
+        partial.write_bytes(text.encode())
 
 
 def replace_synced(partial: Path, path: Path) -> None:
