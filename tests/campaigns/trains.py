@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from fastsaddle.sim.run import checkpoint, spread_checkpoint
+from fastsaddle.sim.run.directory_lock import LOCK
 from tests.campaigns import forked, kills
 from tests.campaigns.campaign import Campaign, Counts, Draw
 
@@ -261,7 +262,7 @@ def unlike(run: Path, whole: Path) -> list[str]:
         elif differing := [n for n in others if not torch.equal(tensors[n], others[n])]:
             found.append(f"other {differing} at step {step}")
     pictures = {"classes.png", "curves.png"}
-    files = {"metrics.jsonl", "config.json", "partition.json", *pictures}
+    files = {LOCK, "metrics.jsonl", "config.json", "partition.json", *pictures}
     extra = {p.name for p in run.iterdir()} ^ {*files, *(path.name for path in mine.values())}
     parts = {
         p.name
