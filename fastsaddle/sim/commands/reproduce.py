@@ -1,5 +1,6 @@
 """`fastsaddle reproduce`: make a committed table anew, from the same data, and hold it against what it was."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,13 +57,13 @@ def main(arguments: list[str]) -> int:
         hashes.write(found.hashes, digests)
         print(f"{found.hashes}: {len(digests)} digests")
         return 0
+    committed = deviation.read(found.table)
     hashes.check(found.hashes, digests)
     print(f"data and splits are those of {found.table}: {len(digests)} digests", flush=True)
-    committed = deviation.read(found.table)
     out = options.out or Path("runs", f"reproduce-{found.name}")
     plan = Plan(
         out=out,
-        command=f"fastsaddle reproduce {options.name}",
+        command=shlex.join(["fastsaddle", "reproduce", *arguments]),
         jobs=options.jobs,
         minutes=options.minutes,
         sharpness="sam_sharpness" in committed[0],
