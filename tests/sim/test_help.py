@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from fastsaddle.cli import main
+from fastsaddle.cli import COMMANDS, main
 from fastsaddle.sim import methods
-from fastsaddle.sim.commands import train_help
+from fastsaddle.sim.commands import completion, train_help
 from fastsaddle.sim.config import DEFAULTS, OVER_RANKS, TrainConfig
 from fastsaddle.sim.run.simulation import Simulation
 
@@ -136,3 +136,9 @@ def test_plain_help_is_short_and_full_help_has_all(
 def test_options_of_processes_need_some(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *option.split(), "--out", "never"]) == 2
     assert f"{option.split()[0]} needs several processes" in capsys.readouterr().err
+
+
+def test_every_command_is_completed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert set(completion.OPTIONS) == set(COMMANDS) and "completion" in script

@@ -13,17 +13,6 @@ from fastsaddle.sim.comparison.options import CompareOptions
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.help import with_help
 
-# of a comparison every option of a run is one
-OPTIONS = {
-    "train": TrainConfig,
-    "compare": make_dataclass("Compare", [], bases=(CompareOptions, TrainConfig), frozen=True),
-    "report": ReportOptions,
-    "plan": TrainConfig,
-    "export": ExportOptions,
-    "reproduce": ReproduceOptions,
-    "info": MemoryQuestion,
-}
-
 
 @with_help
 @dataclass(frozen=True)
@@ -36,6 +25,19 @@ class CompletionOptions:
 
     shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]
     """Whose script."""
+
+
+# of a comparison every option of a run is one
+OPTIONS = {
+    "train": TrainConfig,
+    "compare": make_dataclass("Compare", [], bases=(CompareOptions, TrainConfig), frozen=True),
+    "report": ReportOptions,
+    "plan": TrainConfig,
+    "export": ExportOptions,
+    "reproduce": ReproduceOptions,
+    "info": MemoryQuestion,
+    "completion": CompletionOptions,
+}
 
 
 def main(arguments: list[str]) -> int:
