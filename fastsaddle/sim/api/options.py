@@ -1,10 +1,13 @@
 """Options that are given to a function, by the names and types of the command line's."""
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
+
+import numpy as np
 
 from fastsaddle.sim import json_files
 from fastsaddle.sim.comparison.grid import read_value
@@ -36,9 +39,8 @@ def config(function: str, options: Mapping[str, Any]) -> TrainConfig:
 def value(name: str, given: Any) -> Any:
     """An option's value as `TrainConfig` holds it. Raises ValueError for one of another type."""
     if name in PATHS:
-        return None if given is None else Path(given)
-    if isinstance(given, Path):
-        given = str(given)
+        return path(name, given)
+    given = plain(given)
     if given is not None and not isinstance(given, (bool, int, float, str)):
         raise ValueError(
             f"{name} must be text, a number or a flag, as config.json can hold it, got {given!r}: "
@@ -46,16 +48,37 @@ def value(name: str, given: Any) -> Any:
         )
     if name in NOT_STORED:
         kinds = get_type_hints(TrainConfig)
-        json_files.check({name: given}, {name: kinds[name]}, (), "options", closed=True)
+        check_kinds({name: given}, kinds)
         return given
     return read_value(name, given)
+
+
+def path(name: str, given: Any) -> Path | None:
+    """A path that is given as text or as a path. Raises ValueError for anything else."""
+    given = plain(given)
+    if given is not None and not isinstance(given, str):
+        raise ValueError(f"{name} must be a path, got {given!r}")
+    return None if given is None else Path(given)
+
+
+def plain(given: Any) -> Any:
+    """Paths as text, numbers and flags of NumPy as those of Python."""
+    if isinstance(given, os.PathLike):
+        return os.fspath(given)
+    return given.item() if isinstance(given, np.generic) else given
+
+
+def check_kinds(given: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value that is not of its name's type."""
+    json_files.check(given, kinds, (), "options", closed=True)
 
 
 def texts(options: Mapping[str, Any]) -> list[str]:
     """The options of a grid, each with one value or a list of them, as the command line writes them."""
     words = []
     for name, given in options.items():
-        values = given if isinstance(given, (list, tuple)) else [given]
+        several = isinstance(given, (list, tuple, range, np.ndarray))
+        values = [plain(v) for v in given] if several else [plain(given)]
         if not values or any(v is None for v in values):
             raise ValueError(
                 f"{name} needs at least one value and none that is None, got {given!r}"
