@@ -10,7 +10,7 @@ import torch
 
 from fastsaddle.cli import COMMANDS, main
 from fastsaddle.sim import methods
-from fastsaddle.sim.commands import train_help
+from fastsaddle.sim.commands import completion, train_help
 from fastsaddle.sim.config import DEFAULTS, OVER_RANKS, TrainConfig
 from fastsaddle.sim.run.simulation import Simulation
 
@@ -143,3 +143,9 @@ def test_a_shell_can_complete_every_command(shell: str, capsys: pytest.CaptureFi
 def test_options_of_processes_need_some(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *option.split(), "--out", "never"]) == 2
     assert f"{option.split()[0]} needs several processes" in capsys.readouterr().err
+
+
+def test_every_command_is_completed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert set(completion.OPTIONS) == set(COMMANDS) and "completion" in script

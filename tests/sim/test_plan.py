@@ -1,17 +1,20 @@
 """`plan` says what a run will send and compute, and writes nothing; `export` writes what plain torch loads."""
 
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 import fastsaddle as fs
 from fastsaddle.cli import main
 from fastsaddle.sim.commands import plan
+from fastsaddle.sim.run import tensor_files
 from fastsaddle.sim.run.memory_needed import size
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,6 +34,10 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "--algorithm nsaddle --topology star",
         "--algorithm qgm --gossip-every 3 --compressor stochastic-quantizer:4",
         "--algorithm dppf --period 4",
+        "--algorithm local-sgd --period 7",
+        "--algorithm easgd --period 40",
+        "--algorithm local-sgd --period qsr:3:0.1 --schedule cosine",
+        "--algorithm qgm --gossip-every 7",
         "--algorithm gradient-tracking --topology one-peer-exponential",
         "--algorithm qsaddle --sam looksam:2",
     ],
@@ -49,6 +56,12 @@ def test_bytes_and_gradients_are_those_of_the_run(
     assert re.search(r"^time .* 24 steps of .* ms take .*, 3 evaluations", said, re.MULTILINE)
 
 
+def test_a_trial_without_messages_claims_no_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--algorithm", "dppf", "--period", "100000", "--steps", "200000")
+    assert main(["plan", "--agents", "2", *words]) == 0
+    assert "sent    not known: agents sent nothing in the " in capsys.readouterr().out
+
+
 def test_a_plan_is_of_a_new_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--resume", "run"]) == 2
     assert main(["plan", "--algorithm", "qgm", "--rho", "1"]) == 2
@@ -56,6 +69,36 @@ def test_a_plan_is_of_a_new_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "it takes no --resume" in said and "qgm takes no --rho" in said
     for seconds, words in ((0.5, "0.5 s"), (90, "90 s"), (3000, "50 min"), (1e6, "278 h")):
         assert plan.duration(seconds) == words
+
+
+def test_an_export_is_a_readable_file_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fs.sim.train(agents=2, steps=1, out="run", quiet=True)
+    umask = os.umask(0o022)
+    try:
+        run.export("model.safetensors")
+    finally:
+        os.umask(umask)
+    path = tmp_path / "model.safetensors"
+    assert os.name == "nt" or path.stat().st_mode & 0o777 == 0o644
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="nowhere"):
+        run.export("nowhere/model.safetensors")
+
+    def full(*given: Any) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(tensor_files, "save_file", full)
+    with pytest.raises(OSError, match=r"cannot write model\.safetensors: No space left"):
+        run.export("model.safetensors")
+    assert path.read_bytes() == before and {p.name for p in tmp_path.iterdir()} == {
+        "run",
+        path.name,
+    }
+    for agent in (True, 1.5, "0"):
+        with pytest.raises(ValueError, match=f"agents are 0 to 1, got {agent!r}"):
+            run.model(agent)  # type: ignore[arg-type]
 
 
 def test_exported_models_are_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import torch
 
 import fastsaddle as fs
 from fastsaddle.cli import main
-from fastsaddle.sim.api import tables
+from fastsaddle.sim.api import options, tables
 from fastsaddle.sim.config import DEFAULTS, TrainConfig
 from fastsaddle.sim.run import checkpoint, devices, job
 from fastsaddle.sim.run.job import Job
@@ -197,6 +197,56 @@ def test_what_a_run_on_a_gpu_sets_is_put_back(
     assert torch.backends.cudnn.benchmark
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+
+
+def test_quiet_runs_in_threads_leave_the_output_alone(tmp_path: Path) -> None:
+    before = sys.stdout, sys.stderr
+    values: dict[str, Any] = {"agents": 2, "steps": 2, "quiet": True}
+    threads = [
+        threading.Thread(target=fs.sim.train, kwargs={**values, "out": tmp_path / str(number)})
+        for number in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (sys.stdout, sys.stderr) == before
+    assert all(fs.sim.load(tmp_path / str(number)).is_finished for number in range(4))
+
+
+def test_a_kept_exception_keeps_no_run_locked(run: fs.sim.Run) -> None:
+    """As a notebook keeps the last one, with all that its traceback refers to."""
+    with pytest.raises(ValueError, match="fewer than the 12") as kept:
+        fs.sim.train(resume=run.directory, steps=2, quiet=True)
+    assert fs.sim.train(resume=run.directory, quiet=True).is_finished
+    assert kept.tb is not None
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    values = {"agents": np.int64(2), "steps": np.int32(1), "lr": np.float64(0.5)}
+    found = fs.sim.train(**values, nesterov=np.False_, out=tmp_path / "run", quiet=True).options
+    assert (found.agents, found.steps, found.lr, found.nesterov) == (2, 1, 0.5, False)
+    for given in (range(2), np.arange(2), (0, np.int64(1))):
+        assert options.texts({"seed": given}) == ["--seed", "0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("call", "given", "message"),
+    [
+        (fs.sim.train, {"out": 5}, "out must be a path, got 5"),
+        (fs.sim.train, {"agents": "four"}, "--agents must be int, got 'four'"),
+        (fs.sim.train, {"augment": "twist"}, "--augment must be .*'crop'.*, got 'twist'"),
+        (fs.sim.compare, {"grid": 5}, "grid must be a path, got 5"),
+        (fs.sim.compare, {"jobs": "two"}, "jobs must be int or null, got 'two'"),
+        (fs.sim.compare, {"minutes": True}, "minutes must be float or null, got True"),
+    ],
+)
+def test_values_of_other_types_are_refused(
+    call: Any, given: dict[str, Any], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(**given, quiet=True)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_deadline_leaves_a_run_that_is_not_finished(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fastsaddle.cli import main
-from fastsaddle.sim.reproduction import deviation, source
+from fastsaddle.sim.config import TrainConfig
+from fastsaddle.sim.reproduction import deviation, hashes, source
 from fastsaddle.sim.reproduction.deviation import between
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +91,45 @@ def test_other_data_are_refused_before_anything_runs(
     said = capfd.readouterr().err
     assert "NAME must be one of all_systems, changing_graphs" in said
     assert main(["reproduce", "none.toml"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it has no rows"),
+        ("algorithm,runs,diverged,accuracy\n", "it has no rows"),
+        ("algorithm,diverged,accuracy\nqgm,0,0.5\n", "line 2: there is no runs"),
+        ("algorithm,runs,diverged\nqgm,1,0\n", "line 2: there is no accuracy"),
+        ("algorithm,runs,diverged,accuracy\nqgm,1\n", "line 2: there is no diverged"),
+        ("algorithm,runs,diverged,accuracy\nqgm,1,0,high\n", "accuracy must be a number, got 'h"),
+        ("algorithm,runs,diverged,accuracy\nqgm,1,0,nan\n", "accuracy must be a number, got 'nan"),
+        ("\ud8ff", "is no table"),
+    ],
+)
+def test_a_damaged_table_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(ValueError, match=message):
+        deviation.read(path)
+
+
+def test_the_command_that_goes_on_is_whole(
+    committed: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["reproduce", "small.toml", "--out", "other", "--jobs", "1", "--minutes", "0.0001"]
+    assert main(words) == 75
+    assert capfd.readouterr().out.endswith(f"fastsaddle {' '.join(words)}\n")
+
+
+def test_splits_of_each_data_set_are_told_apart(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", x=x, y=np.arange(200) % 4)
+    digits = TrainConfig(agents=2)
+    mine = TrainConfig(agents=2, dataset="npz", data_dir=tmp_path)
+    alone, both = hashes.found([digits]), hashes.found([digits, mine])
+    assert len(alone) == 2 and len(both) == 4
+    split = next(name for name in alone if name.startswith("split"))
+    assert both[f"{split}, of digits"] == alone[split] != both[f"{split}, of npz"]
 
 
 def test_rows_must_be_the_same() -> None:

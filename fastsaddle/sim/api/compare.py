@@ -4,6 +4,7 @@ Its runs are processes, which Python would start by running the caller's own scr
 """
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from fastsaddle.sim.commands.train import UNFINISHED
 from fastsaddle.sim.comparison import latex
 from fastsaddle.sim.comparison.grid_source import build
 
+KINDS = {"jobs": int | None, "minutes": float | None}
 # the exit status for options that cannot be
 REFUSED = 2
 
@@ -67,19 +69,22 @@ def compare(
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"{name} must be a number, got {value!r}")
     words = options.texts(given)
-    found = build(None if grid is None else Path(grid), words)
-    place = default_out(found) if out is None else Path(out)
-    call = [] if grid is None else [str(grid)]
-    call += [*words, "--out", str(place), *(["--sharpness"] if sharpness else [])]
+    file, place = options.path("grid", grid), options.path("out", out)
+    bounds = {"jobs": options.plain(jobs), "minutes": options.plain(minutes)}
+    options.check_kinds(bounds, KINDS)
+    found = build(file, words)
+    place = place or default_out(found)
+    call = [] if file is None else [str(file)]
+    call += [*words, f"--out={place}", *(["--sharpness"] if sharpness else [])]
     if columns is not None:
         call += ["--columns", *latex.check_columns(columns)]
-    for name, value in (("jobs", jobs), ("minutes", minutes)):
+    for name, value in bounds.items():
         call += [] if value is None else [f"--{name}", str(value)]
     status, last = _carried_out(call, quiet)
     if status == 128 + signal.SIGINT:
         raise KeyboardInterrupt("stopped; the same call goes on")
     if status == REFUSED:
-        raise ValueError(last)
+        raise ValueError(last or f"these options cannot be: {shlex.join(call)}")
     if status not in (0, UNFINISHED):
         raise StoppedError(last or f"the comparison's process ended with status {status}")
     return Comparison(place)

@@ -1,6 +1,7 @@
 """Options that are given to a function, by the names and types of the command line's."""
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -38,8 +39,8 @@ def config(function: str, options: Mapping[str, Any]) -> TrainConfig:
 def value(name: str, given: Any) -> Any:
     """An option's value as `TrainConfig` holds it. Raises ValueError for one of another type."""
     if name in PATHS:
-        return None if given is None else Path(given)
-    given = _plain(given)
+        return path(name, given)
+    given = plain(given)
     if given is not None and not isinstance(given, (bool, int, float, str)):
         raise ValueError(
             f"{name} must be text, a number or a flag, as config.json can hold it, got {given!r}: "
@@ -47,9 +48,29 @@ def value(name: str, given: Any) -> Any:
         )
     if name in NOT_STORED:
         kinds = get_type_hints(TrainConfig)
-        json_files.check({name: given}, {name: kinds[name]}, (), "options", closed=True)
+        check_kinds({name: given}, kinds)
         return given
     return read_value(name, given)
+
+
+def path(name: str, given: Any) -> Path | None:
+    """A path that is given as text or as a path. Raises ValueError for anything else."""
+    given = plain(given)
+    if given is not None and not isinstance(given, str):
+        raise ValueError(f"{name} must be a path, got {given!r}")
+    return None if given is None else Path(given)
+
+
+def plain(given: Any) -> Any:
+    """Paths as text, numbers and flags of NumPy as those of Python."""
+    if isinstance(given, os.PathLike):
+        return os.fspath(given)
+    return given.item() if isinstance(given, np.generic) else given
+
+
+def check_kinds(given: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value that is not of its name's type."""
+    json_files.check(given, kinds, (), "options", closed=True)
 
 
 def texts(options: Mapping[str, Any]) -> list[str]:
@@ -58,8 +79,8 @@ def texts(options: Mapping[str, Any]) -> list[str]:
     """
     words = []
     for name, given in options.items():
-        several = isinstance(given, Iterable) and not isinstance(given, str)
-        values = [_plain(v) for v in (given if several else [given])]
+        several = isinstance(given, Iterable) and not isinstance(given, (str, Path))
+        values = [plain(v) for v in given] if several else [plain(given)]
         if not values or any(v is None for v in values):
             raise ValueError(
                 f"{name} needs at least one value and none that is None, got {given!r}"
@@ -67,13 +88,6 @@ def texts(options: Mapping[str, Any]) -> list[str]:
         written = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
         words += [f"--{name.replace('_', '-')}", *written]
     return words
-
-
-def _plain(given: Any) -> Any:
-    """A path as text, a number of NumPy's as Python's own."""
-    if isinstance(given, np.generic):
-        return given.item()
-    return str(given) if isinstance(given, Path) else given
 
 
 def names() -> tuple[str, ...]:

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,9 +64,11 @@ def train(*, observers: Sequence[Observer] = (), quiet: bool = False, **given: A
     typed = list(given)
     command.check_options(config, typed)
     with _settings_kept():
-        job = _prepared(config, typed, quiet)
-        if isinstance(job, Path):
-            return Run(job)
+        job = command.prepared(config, typed, quiet=quiet)
+        if job is None:
+            # one that had nothing left to do
+            assert config.resume is not None
+            return Run(config.resume)
         path = job.directory.path
         again = f"fs.sim.train(resume={str(path)!r})"
         with command.stopping(job, again), closing(job.directory):
@@ -77,13 +78,6 @@ def train(*, observers: Sequence[Observer] = (), quiet: bool = False, **given: A
     if received:
         signal.raise_signal(received)
     return Run(path)
-
-
-def _prepared(config: Any, typed: list[str], quiet: bool) -> Job | Path:
-    """The run that options ask for, or the directory of one that has nothing left to do."""
-    with command.silenced() if quiet else nullcontext():
-        job = command.prepared(config, typed)
-    return config.resume if job is None else job
 
 
 def _carry_out(

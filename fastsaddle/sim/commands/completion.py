@@ -14,17 +14,6 @@ from fastsaddle.sim.comparison.options import CompareOptions
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.help import with_help
 
-# of a comparison every option of a run is one
-OPTIONS: dict[str, Callable[..., Any]] = {
-    "train": TrainConfig,
-    "compare": make_dataclass("Compare", [], bases=(CompareOptions, TrainConfig), frozen=True),
-    "report": ReportOptions,
-    "plan": TrainConfig,
-    "export": ExportOptions,
-    "reproduce": ReproduceOptions,
-    "info": MemoryQuestion,
-}
-
 
 @with_help
 @dataclass(frozen=True)
@@ -39,13 +28,25 @@ class CompletionOptions:
     """Whose script."""
 
 
+# of a comparison every option of a run is one
+OPTIONS: dict[str, Callable[..., Any]] = {
+    "train": TrainConfig,
+    "compare": make_dataclass("Compare", [], bases=(CompareOptions, TrainConfig), frozen=True),
+    "report": ReportOptions,
+    "plan": TrainConfig,
+    "export": ExportOptions,
+    "reproduce": ReproduceOptions,
+    "info": MemoryQuestion,
+    "completion": CompletionOptions,
+}
+
+
 def main(arguments: list[str]) -> int:
     """Print the script."""
     shell = tyro.cli(CompletionOptions, args=arguments, prog="fastsaddle completion").shell
     words = ["--tyro-print-completion", shell]
     try:
-        every = {**OPTIONS, "completion": CompletionOptions}
-        tyro.extras.subcommand_cli_from_dict(every, prog="fastsaddle", args=words)
+        tyro.extras.subcommand_cli_from_dict(OPTIONS, prog="fastsaddle", args=words)
     except SystemExit as end:
         return int(end.code or 0)
     return 0

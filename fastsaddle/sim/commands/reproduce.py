@@ -57,9 +57,9 @@ def main(arguments: list[str]) -> int:
         hashes.write(found.hashes, digests)
         print(f"{found.hashes}: {len(digests)} digests")
         return 0
+    committed = deviation.read(found.table)
     hashes.check(found.hashes, digests)
     print(f"data and splits are those of {found.table}: {len(digests)} digests", flush=True)
-    committed = deviation.read(found.table)
     out = options.out or Path("runs", f"reproduce-{found.name}")
     plan = Plan(
         out=out,

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
             train_help.show(arguments)
         return 0
     # of several processes one says what is wrong
-    with nullcontext() if speaks() else silenced():
+    with nullcontext() if speaks() else _silenced():
         config = tyro.cli(TrainConfig, args=arguments, prog="fastsaddle train")
     try:
         typed = typed_names(arguments)
@@ -73,8 +73,8 @@ def main(arguments: list[str]) -> int:
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
-    """Inside the block nothing is printed."""
+def _silenced() -> Iterator[None]:
+    """Inside the block nothing is printed, by no thread."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
@@ -98,8 +98,10 @@ def check_options(config: TrainConfig, typed: list[str]) -> None:
         raise ValueError("--steps and --epochs exclude each other")
 
 
-def prepared(config: TrainConfig, typed: list[str], world: World | None = None) -> Job | None:
-    """The run that options ask for, new or gone on with; None, which is said, for one that is finished.
+def prepared(
+    config: TrainConfig, typed: list[str], world: World | None = None, quiet: bool = False
+) -> Job | None:
+    """The run that options ask for, new or gone on with; None, which is said unless `quiet`, for one that is finished.
 
     Raises ValueError or OSError for options that cannot be, before anything is written.
     """
@@ -108,10 +110,9 @@ def prepared(config: TrainConfig, typed: list[str], world: World | None = None) 
     longer = {n: getattr(config, n) for n in OF_LENGTH if n in typed}
     directory = jobs.opened(config.resume, world)
     if not longer and jobs.finished(directory, world):
-        say(
-            f"{config.resume} is finished: all {directory.config['steps']} steps are done (--steps makes it longer)",
-            world,
-        )
+        directory.close()
+        done = f"all {directory.config['steps']} steps are done (--steps makes it longer)"
+        say(f"{config.resume} is finished: {done}", world, quiet)
         return None
     job = jobs.go_on(directory, **longer, world=world)
     if jobs.finished(directory, world):
@@ -120,14 +121,14 @@ def prepared(config: TrainConfig, typed: list[str], world: World | None = None) 
             *job.notes,
             f"{config.resume} is finished: all {job.config.steps} steps are done",
         ):
-            say(line, world)
+            say(line, world, quiet)
         return None
     return job
 
 
-def say(line: str, world: World | None) -> None:
+def say(line: str, world: World | None, quiet: bool = False) -> None:
     """Print a line, of several processes in the first one alone."""
-    if world is None or world.is_first:
+    if not quiet and (world is None or world.is_first):
         print(line, flush=True)
 
 

@@ -1,20 +1,17 @@
 """A comparison as a grid of runs: every option of `train` may have several values."""
 
 import hashlib
-import io
 import itertools
 import json
 import math
 import reprlib
 import types
 from collections.abc import Iterable, Mapping
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
-
-import tyro
 
 from fastsaddle.graphs import topology
 from fastsaddle.sim import methods
@@ -31,6 +28,7 @@ SEEDS = ("seed", "split_seed")
 VALIDATION = "validation"
 # which take a minute to be checked
 MOST_RUNS = 20_000
+FLAGS = {"true": True, "false": False}
 Values = dict[str, list[Any]]
 
 
@@ -179,24 +177,26 @@ def _alternatives(name: str) -> tuple[Any, ...]:
 
 @cache
 def _parse(name: str, text: str) -> Any:
-    flags = {"true": f"--{option(name)}", "false": f"--no-{option(name)}"}
-    is_flag = isinstance(DEFAULTS[name], bool)
-    if is_flag and text.lower() not in flags:
-        raise ValueError(f"--{option(name)} must be true or false, got {text!r}")
-    number = next((k for k in (int, float) if k in _alternatives(name)), None)
+    """What the command line's parser makes of a text; that one would print what is wrong, for all threads."""
+    kinds = _alternatives(name)
+    if kinds == (bool,):
+        if text.lower() not in FLAGS:
+            raise ValueError(f"--{option(name)} must be true or false, got {text!r}")
+        return FLAGS[text.lower()]
+    if types.NoneType in kinds and text == "None":
+        return None
+    number = next((kind for kind in (int, float) if kind in kinds), None)
     if number is not None:
-        # what tyro makes of a number, without its 20 ms
         with suppress(ValueError):
             return number(text)
-    arguments = [flags[text.lower()]] if is_flag else [f"--{option(name)}", text]
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said), redirect_stdout(said):
-            return getattr(tyro.cli(TrainConfig, args=arguments), name)
-    except SystemExit as error:
-        kind = TrainConfig.__annotations__[name]
-        shown = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-        raise ValueError(f"--{option(name)} must be {shown}, got {text!r}") from error
+    elif Path in kinds:
+        return Path(text)
+    # of texts that are listed, these are the alternatives
+    elif str in kinds or text in kinds:
+        return text
+    kind = TrainConfig.__annotations__[name]
+    shown = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+    raise ValueError(f"--{option(name)} must be {shown}, got {text!r}")
 
 
 def _cells(combinations: list[dict[str, Any]]) -> list[Cell]:

@@ -12,6 +12,7 @@ LEAST = {
     **{"accuracy": 0.003, "mean_accuracy": 0.003, "worst_accuracy": 0.01},
     **{"bytes": 0.0, "gradient_evaluations": 0.0},
 }
+COUNTS = ("runs", "diverged")
 # and the standard errors of a difference of two means
 ERRORS = 3.0
 
@@ -33,9 +34,39 @@ class Deviation:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a table.csv."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    """The rows of a table.csv.
+
+    Raises:
+        ValueError: it has no rows, lacks what is compared, or holds what is no number there.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is no table: {error}") from error
+    if not rows:
+        raise ValueError(f"{path} is no table: it has no rows")
+    for number, row in enumerate(rows, 2):
+        _check(row, f"{path}, line {number}")
+    return rows
+
+
+def _check(row: Mapping[str, str | None], where: str) -> None:
+    for name in (*COUNTS, "accuracy"):
+        if row.get(name) is None:
+            raise ValueError(f"{where}: there is no {name}")
+    for name in (*COUNTS, *LEAST, *(f"{measure}_deviation" for measure in LEAST)):
+        # a mean is empty where all runs diverged, and a table may have fewer measures
+        text = row.get(name) or ("" if name in COUNTS else "0")
+        if not _is_number(text):
+            raise ValueError(f"{where}: {name} must be a number, got {text!r}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def between(
@@ -63,7 +94,7 @@ def between(
 def _of_row(
     name: str, committed: Mapping[str, str], found: Mapping[str, str]
 ) -> Iterator[Deviation]:
-    for what in ("runs", "diverged"):
+    for what in COUNTS:
         yield Deviation(name, what, float(committed[what]), float(found[what]), 0.0)
     for measure, least in LEAST.items():
         before, now = committed.get(measure, ""), found.get(measure, "")

@@ -23,6 +23,8 @@ def found(configs: Iterable[TrainConfig]) -> dict[str, str]:
     Raises ValueError or OSError where data are missing.
     """
     digests: dict[str, str] = {}
+    configs = list(configs)
+    several = len({config.dataset for config in configs}) > 1
     for config in configs:
         data = f"data {config.dataset}, evaluated on {config.evaluate_on}"
         if data not in digests:
@@ -32,6 +34,7 @@ def found(configs: Iterable[TrainConfig]) -> dict[str, str]:
             f"split {config.partition}, alpha {config.alpha:g}, {config.agents} agents, seed {seed}"
         )
         split += "" if config.feature_skew is None else f", {config.feature_skew}"
+        split += f", of {config.dataset}" if several else ""
         if split not in digests:
             digests[split] = of_parts(AgentData(config, CPU).parts)
     return digests

@@ -2,7 +2,8 @@
 
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,8 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
         return RunDirectory.create(config.out or make_unique(config), record)
 
     job = Job(config, simulation, _directory(world, create), trackers=trackers)
-    _describe_partition(job)
+    with _let_go(job.directory):
+        _describe_partition(job)
     LOG.info("a new run in %s", job.directory.path)
     return job
 
@@ -105,6 +107,16 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
 def _trackers(config: TrainConfig, world: World | None) -> list[Tracker]:
     """Those that the options name. Raises ImportError, with what to install, before anything is written."""
     return _on_first(world, lambda: _choice.made(config.trackers)) or []
+
+
+@contextmanager
+def _let_go(directory: RunDirectory) -> Iterator[None]:
+    """A directory is free again where the block raises: whoever keeps the exception would keep the lock with it."""
+    try:
+        yield
+    except BaseException:
+        directory.close()
+        raise
 
 
 def _on_first(world: World | None, work: Callable[[], Any]) -> Any:
@@ -163,8 +175,15 @@ def go_on(
     `steps` or `epochs` make it longer, which config.json then records.
 
     Raises ValueError or OSError when config.json, the data or the checkpoints cannot be used, and for fewer steps than
-    are done.
+    are done; the directory is free then.
     """
+    with _let_go(directory):
+        return _gone_on(directory, steps, epochs, world)
+
+
+def _gone_on(
+    directory: RunDirectory, steps: int | None, epochs: float | None, world: World | None
+) -> Job:
     config = directory.options
     if steps is not None or epochs is not None:
         config = replace(config, steps=config.steps if steps is None else steps, epochs=epochs)

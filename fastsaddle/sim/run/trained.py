@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastsaddle.agents import AgentStack
 from fastsaddle.methods.averaging import LocalSGD
+from fastsaddle.optimizer.hyperparameters import is_whole
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.run import checkpoint, initial_models
@@ -53,8 +54,8 @@ def agent(
 
     Raises ValueError where the checkpoint is not the run's, and for a number that no agent has.
     """
-    if not 0 <= number < config.agents:
-        raise ValueError(f"agents are 0 to {config.agents - 1}, got {number}")
+    if not is_whole(number) or not 0 <= number < config.agents:
+        raise ValueError(f"agents are 0 to {config.agents - 1}, got {number!r}")
     return _stack(config, path, tensors, dataset).agent(number)
 
 
