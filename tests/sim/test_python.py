@@ -118,7 +118,7 @@ def test_numbers_and_series_of_numpy_are_values() -> None:
         ("ring", ["ring"]),
     ):
         assert options.texts({"split_seed": several}) == ["--split-seed", *words]
-    with pytest.raises(ValueError, match="jobs must be a number, got 'two'"):
+    with pytest.raises(ValueError, match="jobs must be int or null, got 'two'"):
         fs.sim.compare(jobs="two")  # type: ignore[arg-type]
 
 

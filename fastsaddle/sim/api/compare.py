@@ -65,9 +65,6 @@ def compare(
     """
     known = tuple(n for n in options.names() if n not in ("out", "resume", "minutes"))
     options.check_names("fs.sim.compare", given, known)
-    for name, value, kind in (("jobs", jobs, int), ("minutes", minutes, (int, float))):
-        if value is not None and not isinstance(value, kind):
-            raise ValueError(f"{name} must be a number, got {value!r}")
     words = options.texts(given)
     file, place = options.path("grid", grid), options.path("out", out)
     bounds = {"jobs": options.plain(jobs), "minutes": options.plain(minutes)}
