@@ -136,6 +136,7 @@ def test_plain_help_is_short_and_full_help_has_all(
 def test_a_shell_can_complete_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
+    assert set(completion.OPTIONS) == set(COMMANDS)
     assert all(word in script for word in (*COMMANDS, "--qg-momentum", "--consensus"))
 
 
@@ -143,9 +144,3 @@ def test_a_shell_can_complete_every_command(shell: str, capsys: pytest.CaptureFi
 def test_options_of_processes_need_some(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *option.split(), "--out", "never"]) == 2
     assert f"{option.split()[0]} needs several processes" in capsys.readouterr().err
-
-
-def test_every_command_is_completed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["completion", "bash"]) == 0
-    script = capsys.readouterr().out
-    assert set(completion.OPTIONS) == set(COMMANDS) and "completion" in script
