@@ -17,7 +17,6 @@ from fastsaddle.sim.observer import Observer
 from fastsaddle.sim.run.interrupts import Interrupts
 from fastsaddle.sim.run.job import Job
 from fastsaddle.sim.run.progress import Progress
-from fastsaddle.sim.run.summary import describe
 from fastsaddle.sim.run.trainer import run
 from fastsaddle.sim.run.world import is_launched
 from fastsaddle.sim.tracker import Tracker
@@ -117,12 +116,8 @@ def _shown(job: Job, quiet: bool, stack: ExitStack) -> list[Observer]:
     """The progress, on `stack`, after a few lines on what is about to run."""
     if quiet:
         return []
-    for line in (*describe(job), *job.notes):
-        print(line, flush=True)
-    rows = job.directory.rows
-    stepped = rows[-1].get("step_seconds", 0.0) if rows else 0.0
     kind = notebook.Bar if notebook.is_running() else Progress
-    return [stack.enter_context(kind(Console(), job.config.steps, job.step, stepped))]
+    return [command.tell_begin(job, Console(), stack, kind)]
 
 
 @contextmanager

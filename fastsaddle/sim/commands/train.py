@@ -197,13 +197,15 @@ def train(job: Job, console: Console, minutes: float | None = None) -> int:
     return 0
 
 
-def tell_begin(job: Job, console: Console, stack: ExitStack) -> Progress:
-    """Say what is about to run; the progress, on `stack`."""
+def tell_begin(
+    job: Job, console: Console, stack: ExitStack, kind: type[Progress] = Progress
+) -> Progress:
+    """Say what is about to run; the progress, of a kind, on `stack`."""
     for line in (*describe(job), *job.notes):
         print(line, flush=True)
     rows = job.directory.rows
     stepped = rows[-1].get("step_seconds", 0.0) if rows else 0.0
-    return stack.enter_context(Progress(console, job.config.steps, job.step, stepped))
+    return stack.enter_context(kind(console, job.config.steps, job.step, stepped))
 
 
 def stopped(job: Job, again: str) -> str:
