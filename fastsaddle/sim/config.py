@@ -402,6 +402,11 @@ class TrainConfig:
         return "alpha" in choices.find(self.partition, "partitions").names()
 
     @property
+    def seed_of_split(self) -> int:
+        """What the split is drawn from, with the default filled in."""
+        return self.seed if self.split_seed is None else self.split_seed
+
+    @property
     def evaluation_interval(self) -> int:
         """Steps between evaluations, with the default filled in."""
         return self.eval_every or max(1, self.steps // 20)

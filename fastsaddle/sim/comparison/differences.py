@@ -92,7 +92,7 @@ def _by_seed(group: Group, measure: str) -> dict[tuple[int, int], list[float]]:
     for outcome in group.outcomes:
         config = outcome.cell.config
         value = (outcome.measures or {}).get(measure)
-        split = config.seed if config.split_seed is None else config.split_seed
+        split = config.seed_of_split
         if value is not None:
             found.setdefault((config.seed, split), []).append(value)
     return found

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,17 +36,14 @@ class AgentData:
         self.dataset = load(config, device)
         labels = self.dataset.train_labels.cpu().numpy()
         agents = config.agents
-        seed = config.seed if config.split_seed is None else config.split_seed
-        split = choices.find(config.partition, "partitions")
-        parts = split(labels=labels, agents=agents, seed=seed, alpha=config.alpha)
-        self.parts = checked(parts, len(labels), agents)
+        self.parts = split(config, labels)
         self.partition = statistics(self.parts, labels, len(self.dataset.classes))
         self.batches = AgentBatches(
             self.parts[here.start : here.stop], config.batch_size, config.seed, device, here.start
         )
         self.steps_an_epoch = math.ceil(len(labels) / (agents * config.batch_size))
         if config.feature_skew is not None:
-            self._skew(config.feature_skew, agents, seed)
+            self._skew(config.feature_skew, agents, config.seed_of_split)
         self.augmentation = self._augmentation(config, here)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -93,6 +91,15 @@ class AgentData:
             device=self.device,
             first_agent=here.start,
         )
+
+
+def split(config: TrainConfig, labels: np.ndarray) -> list[np.ndarray]:
+    """The samples of each agent, as indices int64, for training labels `[n]`."""
+    partition = choices.find(config.partition, "partitions")
+    parts = partition(
+        labels=labels, agents=config.agents, seed=config.seed_of_split, alpha=config.alpha
+    )
+    return checked(parts, len(labels), config.agents)
 
 
 def load(config: TrainConfig, device: torch.device) -> Dataset:

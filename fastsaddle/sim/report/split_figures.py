@@ -59,7 +59,7 @@ def _distinct(runs: list[Run]) -> dict[tuple[Any, ...], Run]:
     for run in runs:
         if run.partition is not None:
             config = run.config
-            seed = config.seed if config.split_seed is None else config.split_seed
+            seed = config.seed_of_split
             key = (*(labels.of(name, getattr(config, name)) for name in NAMES), seed)
             splits.setdefault(key, run)
     return splits

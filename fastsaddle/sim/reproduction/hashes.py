@@ -10,7 +10,7 @@ import torch
 
 from fastsaddle.sim import json_files
 from fastsaddle.sim.config import TrainConfig
-from fastsaddle.sim.data.agent_data import AgentData, load
+from fastsaddle.sim.data.agent_data import load, split
 from fastsaddle.sim.data.dataset import Dataset
 from fastsaddle.sim.run.whole_files import write_synced
 
@@ -23,20 +23,22 @@ def found(configs: Iterable[TrainConfig]) -> dict[str, str]:
     Raises ValueError or OSError where data are missing.
     """
     digests: dict[str, str] = {}
+    datasets: dict[str, Dataset] = {}
     configs = list(configs)
     several = len({config.dataset for config in configs}) > 1
     for config in configs:
         data = f"data {config.dataset}, evaluated on {config.evaluate_on}"
-        if data not in digests:
-            digests[data] = of_dataset(load(config, CPU))
-        seed = config.seed if config.split_seed is None else config.split_seed
-        split = (
-            f"split {config.partition}, alpha {config.alpha:g}, {config.agents} agents, seed {seed}"
+        if data not in datasets:
+            datasets[data] = load(config, CPU)
+            digests[data] = of_dataset(datasets[data])
+        name = (
+            f"split {config.partition}, alpha {config.alpha:g}, {config.agents} agents, "
+            f"seed {config.seed_of_split}"
         )
-        split += "" if config.feature_skew is None else f", {config.feature_skew}"
-        split += f", of {config.dataset}" if several else ""
-        if split not in digests:
-            digests[split] = of_parts(AgentData(config, CPU).parts)
+        name += "" if config.feature_skew is None else f", {config.feature_skew}"
+        name += f", of {config.dataset}" if several else ""
+        if name not in digests:
+            digests[name] = of_parts(split(config, datasets[data].train_labels.numpy()))
     return digests
 
 
