@@ -73,13 +73,14 @@ class Comparison:
         Raises:
             ValueError: no run has been evaluated yet.
         """
-        return shown.displayed(self._figure())
-
-    def _figure(self) -> Figure:
         found, tuned = self._groups()
         if not found:
             raise ValueError(f"no run has been evaluated yet in {self.directory}")
-        return plot.picture(found, tuned, self.directory.resolve().name)
+        return shown.displayed(plot.picture(found, tuned, self._name))
+
+    @property
+    def _name(self) -> str:
+        return self.directory.resolve().name
 
     def report(self, out: str | Path | None = None, surface: bool = True) -> Path:
         """Write the comparison's HTML page, as `fastsaddle report` does.
@@ -99,8 +100,9 @@ class Comparison:
         return f"<Comparison {self.directory}: {len(found)} runs{missing}>"
 
     def _repr_html_(self) -> str:
-        found, name = self._groups()[0], self.directory.resolve().name
+        found, tuned = self._groups()
         if not found:
-            return shown.facts(name, [("state", "no run has been evaluated yet")])
-        lines = tables.lines(found)
-        return shown.grid(name, lines) + shown.picture(self._figure(), f"accuracies of {name}")
+            return shown.facts(self._name, [("state", "no run has been evaluated yet")])
+        figure = plot.picture(found, tuned, self._name)
+        rows = shown.grid(self._name, tables.lines(found))
+        return rows + shown.picture(figure, f"accuracies of {self._name}")

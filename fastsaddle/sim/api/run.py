@@ -98,13 +98,10 @@ class Run:
         Raises:
             ValueError: nothing has been evaluated yet.
         """
-        return shown.displayed(self._curves())
-
-    def _curves(self) -> Figure:
         found = self._read()
         if not found.rows:
             raise ValueError(f"{self.directory} has no evaluation yet")
-        return plots.curves(found.rows, f"{found.name}\n{headline(found.config)}")
+        return shown.displayed(_curves(found))
 
     def model(self, agent: int | None = None, data_dir: str | Path | None = None) -> nn.Module:
         """A trained model of the last checkpoint, a plain module in evaluation mode.
@@ -197,7 +194,7 @@ class Run:
             ("sent per agent", f"{last['bytes_sent'] / config.agents / 1e6:.2f} MB"),
         ]
         words = f"learning curves of {found.name}"
-        return shown.facts(found.name, facts) + shown.picture(self._curves(), words)
+        return shown.facts(found.name, facts) + shown.picture(_curves(found), words)
 
 
 def write_report(directory: Path, out: str | Path | None, surface: bool) -> Path:
@@ -207,6 +204,10 @@ def write_report(directory: Path, out: str | Path | None, surface: bool) -> Path
     from fastsaddle.sim.report.page import write
 
     return write([directory], Path(out) if out is not None else directory / NAME, surface=surface)
+
+
+def _curves(found: runs.Run) -> Figure:
+    return plots.curves(found.rows, f"{found.name}\n{headline(found.config)}")
 
 
 def _result(found: runs.Run) -> str:
