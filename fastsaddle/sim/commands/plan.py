@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +14,8 @@ from fastsaddle.sim import methods
 from fastsaddle.sim.commands.train import check_options, typed_names
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.run.labels import of_engine
-from fastsaddle.sim.run.memory_needed import resident_bytes, size
+from fastsaddle.sim.run.memory_needed import peak_bytes, resident_bytes, size
 from fastsaddle.sim.run.simulation import Simulation
-
-try:
-    import resource
-except ImportError:
-    # not on Windows
-    resource = None  # type: ignore[assignment]
 
 # steps that are not counted, and seconds and steps that are
 WARMUP, SECONDS, FEWEST, MOST = 3, 3.0, 3, 500
@@ -166,12 +159,8 @@ def _timed(simulation: Simulation, step: int) -> float:
 
 def _peak() -> str:
     """The most memory that this process has had, where the system tells."""
-    if resource is None:
-        return ""
-    # kilobytes, but on macOS bytes
-    unit = 1 if sys.platform == "darwin" else 1024
-    most = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"; the trial took {size(most)}, data and torch itself included"
+    most = peak_bytes()
+    return "" if most is None else f"; the trial took {size(most)}, data and torch itself included"
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Whether a run fits into memory, found before anything of its size is made."""
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -95,6 +96,15 @@ def resident_bytes(optimizer: Optimizer) -> int:
     wide = (t for t in held if t.dim() == 2 and t.shape[1] == rows.layout.stride)
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in wide}
     return sum(storages.values())
+
+
+def peak_bytes() -> int | None:
+    """The most resident memory that this process has had; None where the system does not tell."""
+    if resource is None:
+        return None
+    # kilobytes, but on macOS bytes
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def size(count: float) -> str:
