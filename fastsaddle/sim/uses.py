@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,13 @@ TRIED: dict[str, dict[str, Any]] = {
     "gossip_every": {"gossip_every": 2},
 }
 
+# what an optimizer is made of, but its graph
+MADE_OF = (
+    *("algorithm", "gradient", "option", "gossip_order", "running_sum", "adaptive_gossip"),
+    *(name for name in methods.OF_OPTIMIZERS if name != "topology"),
+)
+OWN_PARTS = ("algorithm", "gradient", "compressor")
+
 
 def obstacle(config: "TrainConfig", name: str) -> str | None:
     """Why a run has no use for an option, and what would have; None where it has.
@@ -54,8 +62,9 @@ def _of_others(config: "TrainConfig", name: str) -> str | None:
     """Options that act through another option."""
     if name in messages.OF_COMPRESSION and config.compressor == messages.NONE:
         return f"--{option(name)} needs a --compressor, got none"
-    keeps = methods.takes(config.algorithm, "momentum") or config.compressor != messages.NONE
-    if name == "state_dtype" and not keeps:
+    if name == "state_dtype" and config.compressor == messages.NONE:
+        if methods.takes(config.algorithm, "momentum"):
+            return None
         return (
             f"--state-dtype needs a --compressor, got none: {config.algorithm} keeps no other state"
         )
@@ -68,7 +77,7 @@ def _of_others(config: "TrainConfig", name: str) -> str | None:
         return f"--faults {config.faults} needs an algorithm on a graph, {config.algorithm} averages all agents"
     if name == "gossip_every" and not methods.takes(config.algorithm, "topology"):
         return f"--gossip-every needs an algorithm on a graph, {config.algorithm} has --period"
-    if name in TRIED and (reason := _refused(config, **TRIED[name])) is not None:
+    if name in TRIED and (reason := _refused(config, name)) is not None:
         return f"--{option(name)}: {reason}"
     if name == "steps" and config.epochs is not None:
         return "--steps and --epochs exclude each other"
@@ -89,31 +98,41 @@ def _of_others(config: "TrainConfig", name: str) -> str | None:
     return None
 
 
-def _refused(config: "TrainConfig", **changed: Any) -> str | None:
+def _refused(config: "TrainConfig", name: str) -> str | None:
     """Why an algorithm cannot be made with an option that it can be made without; None where it can."""
+    made_of = {field: getattr(config, field) for field in MADE_OF}
+    small = type(config)(agents=FEW_AGENTS, **made_of)
+    # a file of the user's own may change
+    is_own = any(choices.OWN.fullmatch(getattr(config, part)) for part in OWN_PARTS)
+    return (_tried if is_own else _tried_once)(small, name)
+
+
+def _tried(config: "TrainConfig", name: str) -> str | None:
     # makes the options of an optimizer, and needs this module
     from fastsaddle.sim.run.simulation import optimizer_options
 
     def build(config: "TrainConfig") -> None:
         graph = faults.over(config.faults, config.seed, topology.chain(FEW_AGENTS))
-        config = replace(config, agents=FEW_AGENTS)
         rows = [Parameter(torch.zeros(FEW_AGENTS, 1))]
         options = optimizer_options(config, graph, 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             methods.build(config.algorithm, rows, config.gradient, config.option, **options)
 
-    without = replace(config, faults=faults.NONE, gossip_every=1)
     try:
-        build(without)
+        build(config)
     except ValueError:
         # something else is wrong, which is said elsewhere
         return None
     try:
-        build(replace(without, **changed))
+        build(replace(config, **TRIED[name]))
     except ValueError as error:
         return str(error)
     return None
+
+
+# a grid asks for each of its runs
+_tried_once = cache(_tried)
 
 
 def refusal(algorithm: str, name: str, gradient: str) -> str:
