@@ -16,7 +16,7 @@ from fastsaddle.sim.comparison.final_sharpness import SHARPNESS
 from fastsaddle.sim.comparison.pool import DIVERGED
 from fastsaddle.sim.config import TrainConfig
 from fastsaddle.sim.report.runs import PARTITION
-from fastsaddle.sim.run import checkpoint, whole_files
+from fastsaddle.sim.run import checkpoint, directory_lock, whole_files
 from fastsaddle.sim.run.job import CLASSES, CURVES
 from fastsaddle.sim.run.run_dir import CONFIG, RunDirectory, check_new
 
@@ -168,6 +168,25 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert run.config == {"steps": 9}
     del run
     assert RunDirectory(tmp_path).config == {"steps": 9}
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOLCK])
+def test_a_run_where_nothing_can_be_written_or_locked(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / CONFIG).write_text('{"steps": 9}')
+
+    def fail(*given: Any, **named: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(directory_lock.FileLock, "acquire", fail)
+    if code == errno.ENOLCK:
+        run = RunDirectory(tmp_path)
+        assert run.config == {"steps": 9}
+        run.close()
+        return
+    with pytest.raises(ValueError, match=r"nothing can be written in .*Read-only"):
+        RunDirectory(tmp_path)
 
 
 def test_directories_that_cannot_be_used(tmp_path: Path) -> None:

@@ -45,9 +45,12 @@ class RunDirectory:
         try:
             # first: nothing is left in a folder that is no run
             (path / CONFIG).stat()
-            release = lock(path)
         except OSError as error:
             raise ValueError(f"{path} is not a run: {error}") from error
+        try:
+            release = lock(path)
+        except OSError as error:
+            raise ValueError(f"nothing can be written in {path}: {error}") from error
         self._hold(path, release)
 
     @classmethod
