@@ -127,7 +127,8 @@ def _tried(config: "TrainConfig", name: str) -> str | None:
     try:
         build(replace(config, **TRIED[name]))
     except ValueError as error:
-        return str(error)
+        # the graph that was tried is none of the user's
+        return str(error).partition(", got Schedule(")[0]
     return None
 
 
