@@ -145,9 +145,7 @@ def test_objects_are_not_unpickled(tmp_path: Path) -> None:
 
 
 def test_files_that_are_missing_or_damaged(tmp_path: Path, seed: int) -> None:
-    with pytest.raises(
-        ValueError, match=r"npz needs a \.npz file or the folder of one: --data-dir"
-    ):
+    with pytest.raises(ValueError, match=r"npz needs data_dir, a \.npz file or the folder of one"):
         npz()
     with pytest.raises(FileNotFoundError, match="nowhere is neither a file nor a folder"):
         npz(tmp_path / "nowhere")

@@ -75,6 +75,16 @@ def test_a_grid_file_with_earlier_names(tmp_path: Path) -> None:
     assert [c.config.topology for c in both[0].cells()] == ["ring", "binary-tree"]
 
 
+def test_an_override_holds_for_a_name_that_the_options_spell_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "grid.toml"
+    path.write_text(
+        'algorithm = ["dsgd", "RelaySGD"]\n'
+        '[[override]]\nwhen = { algorithm = "relay_sgd" }\ntopology = "binary-tree"\n'
+    )
+    cells = grid_source.build(path, []).cells()
+    assert [c.config.topology for c in cells] == ["ring", "binary-tree"]
+
+
 def test_runs_of_an_earlier_comparison_are_found_again() -> None:
     cell = Cell(TrainConfig(algorithm="relay-sgd", topology="random-regular:3:7"))
     content = json.dumps({"algorithm": "relaysgd", "topology": "random_regular:3:7"})

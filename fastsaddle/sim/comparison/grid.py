@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 from fastsaddle.graphs import topology
 from fastsaddle.sim import methods
-from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option
+from fastsaddle.sim.config import DEFAULTS, NOT_STORED, TrainConfig, option, spelled
 from fastsaddle.sim.run import topologies
 from fastsaddle.sim.uses import is_wanted, obstacle
 
@@ -165,7 +165,8 @@ def read_value(name: str, value: Any) -> Any:
         if not isinstance(DEFAULTS[name], bool):
             raise ValueError(f"--{option(name)} takes a value, got {value}")
         return value
-    return _parse(name, str(value))
+    # an override's `when` is compared with the options as texts
+    return spelled(name, _parse(name, str(value)))
 
 
 @cache
