@@ -2,8 +2,12 @@
 
 import inspect
 import re
+import warnings
 from functools import cache
 from typing import Any
+
+import torch
+from torch.nn import Parameter
 
 import fastsaddle as fs
 from fastsaddle.comm.period import QSR
@@ -94,6 +98,20 @@ def build(
 ) -> Optimizer:
     """The optimizer over stacked parameters; options that it does not take are left out."""
     return composed.build(find(text), params, gradient, option, options)
+
+
+def build_small(
+    text: str, agents: int, gradient: str = composed.AUTO, option: str = "", **options: Any
+) -> Optimizer:
+    """The optimizer of models of one number, to see whether its parts go together; its warnings are not said.
+
+    Raises ValueError where they do not.
+    """
+    with warnings.catch_warnings():
+        # of what may be slow or oscillate, not of what cannot be
+        warnings.simplefilter("ignore")
+        rows = [Parameter(torch.zeros(agents, 1))]
+        return build(text, rows, gradient, option, agents=agents, **options)
 
 
 def parse_sam(text: str) -> Ascent:

@@ -1,14 +1,10 @@
 """Which options a run has use for, as its parts declare it: one that would do nothing is refused where it is typed."""
 
 import inspect
-import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch.nn import Parameter
 
 from fastsaddle.graphs import topology
 from fastsaddle.sim import choices, methods
@@ -113,11 +109,9 @@ def _tried(config: "TrainConfig", name: str) -> str | None:
 
     def build(config: "TrainConfig") -> None:
         graph = faults.over(config.faults, config.seed, topology.chain(FEW_AGENTS))
-        rows = [Parameter(torch.zeros(FEW_AGENTS, 1))]
         options = optimizer_options(config, graph, 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            methods.build(config.algorithm, rows, config.gradient, config.option, **options)
+        method = config.algorithm, options.pop("agents"), config.gradient, config.option
+        methods.build_small(*method, **options)
 
     try:
         build(config)

@@ -7,8 +7,10 @@ import numpy as np
 from fastsaddle.sim.comparison.results import Group
 
 CONFIDENCE = 0.95
+# options that make the data which a group is trained and tested on: accuracies of different ones are not ranked
+OF_TASK = ("dataset", "partition", "alpha", "feature_skew", "evaluate_on")
 # what a seed's split and data depend on besides the seed
-OF_DATA = ("dataset", "partition", "alpha", "feature_skew", "evaluate_on", "agents")
+OF_DATA = (*OF_TASK, "agents")
 # relative to the values: differences nearer to each other differ by rounding
 ROUNDING = 1e-12
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastsaddle.sim import methods
 from fastsaddle.sim.comparison.differences import difference
-from fastsaddle.sim.comparison.results import BY_NAME, HIGHER_IS_BETTER, Group
+from fastsaddle.sim.comparison.results import BY_NAME, HIGHER_IS_BETTER, Group, printed
 from fastsaddle.sim.config import option
 
 # measure -> title; those of MEASURES, in its order
@@ -115,8 +115,7 @@ def _best(groups: list[Group], measure: str) -> Group | None:
 
 
 def _rounded(value: float, measure: str) -> str:
-    _, factor, digits = BY_NAME[measure]
-    return f"{value * factor:,.{digits}f}".replace(",", "{,}")
+    return printed(measure, value).replace(",", "{,}")
 
 
 def _cell(group: Group, measure: str, best: Group | None) -> str:

@@ -40,6 +40,12 @@ BY_NAME = {name: (title, factor, digits) for name, title, factor, digits in MEAS
 HIGHER_IS_BETTER = ("accuracy", "best", "mean_accuracy", "worst_accuracy")
 
 
+def printed(measure: str, value: float) -> str:
+    """A value of a measure in the unit and with the digits that tables show."""
+    _, factor, digits = BY_NAME[measure]
+    return f"{value * factor:,.{digits}f}"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended: its measures by name, or None where it diverged; and its lines of metrics.jsonl."""

@@ -6,7 +6,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from fastsaddle.sim.comparison.differences import difference, interval
-from fastsaddle.sim.comparison.results import BY_NAME
+from fastsaddle.sim.comparison.results import printed
 from fastsaddle.sim.report.groups import RunGroup
 from fastsaddle.sim.report.verdict import Task, within
 from fastsaddle.sim.run.scales import lowest_shown
@@ -108,8 +108,8 @@ def _line(group: RunGroup, best: RunGroup, scale: _Scale, costs: list[tuple[str,
         accuracy += f" ± {50 * (high - low):.2f}"
     values = []
     for measure, _ in costs:
-        value, (_, factor, digits) = group.summary.mean(measure), BY_NAME[measure]
-        values.append("-" if value is None else f"{value * factor:,.{digits}f}")
+        value = group.summary.mean(measure)
+        values.append("-" if value is None else printed(measure, value))
     label = group.label
     if group.summary.diverged:
         label += f" ({group.summary.diverged} of {len(group.runs)} diverged)"

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fastsaddle.sim.comparison.differences import Difference, difference
-from fastsaddle.sim.comparison.results import BY_NAME, describe, name_value
+from fastsaddle.sim.comparison.differences import OF_TASK, Difference, difference
+from fastsaddle.sim.comparison.results import describe, name_value, printed
 from fastsaddle.sim.report.groups import RunGroup
 
-# options that make the data which a group is trained and tested on: accuracies of different ones are not ranked
-OF_TASK = ("dataset", "partition", "alpha", "feature_skew", "evaluate_on")
 MOST_TASKS = 5
 MOST_NAMED = 4
 # what makes up the cost of a group: measure, its name
@@ -140,7 +138,7 @@ def _cost(best: RunGroup, second: RunGroup) -> str:
 
 def _took(group: RunGroup) -> str:
     means = [(m, group.summary.mean(m), name) for m, name in COSTS]
-    return listed([f"{_value(m, mean)} {name}" for m, mean, name in means if mean is not None])
+    return listed([f"{printed(m, mean)} {name}" for m, mean, name in means if mean is not None])
 
 
 def _minimum(best: RunGroup, second: RunGroup) -> list[str]:
@@ -148,7 +146,7 @@ def _minimum(best: RunGroup, second: RunGroup) -> list[str]:
     d = difference(best.summary, second.summary, measure)
     if d is None:
         return []
-    mine, its = (_value(measure, g.summary.mean(measure) or 0.0) for g in (best, second))
+    mine, its = (printed(measure, g.summary.mean(measure) or 0.0) for g in (best, second))
     numbers = f"SAM sharpness {mine} against {its}"
     if d.shows:
         kind = "flatter" if d.mean < 0 else "sharper"
@@ -183,8 +181,3 @@ def _name(group: RunGroup) -> str:
 
 def _percent(group: RunGroup) -> str:
     return f"{(group.summary.mean('accuracy') or 0.0):.2%}"
-
-
-def _value(measure: str, value: float) -> str:
-    _, factor, digits = BY_NAME[measure]
-    return f"{value * factor:,.{digits}f}"

@@ -1,14 +1,9 @@
 """Which built-in methods a graph suits: each is made on it, with one number an agent, and says so itself."""
 
-import warnings
 from typing import Any
-
-import torch
-from torch.nn import Parameter
 
 from fastsaddle.graphs.schedule import Schedule
 from fastsaddle.sim import methods
-from fastsaddle.sim.run import composed
 
 # agents up to whom all methods are asked: some look at many rounds, and at eigenvalues
 MOST_ASKED = 128
@@ -21,15 +16,11 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def suits(algorithm: str, graph: Schedule, **options: Any) -> bool:
     """Whether a method with these options of its constructor takes a graph."""
-    rows = [Parameter(torch.zeros(graph.agents, 1))]
-    given = {"agents": graph.agents, "lr": 0.1, "topology": graph, "gossip_every": 1, **options}
-    with warnings.catch_warnings():
-        # of what may be slow, not of what cannot be
-        warnings.simplefilter("ignore")
-        try:
-            methods.build(algorithm, rows, composed.AUTO, "", **given)
-        except ValueError:
-            return False
+    given = {"lr": 0.1, "topology": graph, "gossip_every": 1, **options}
+    try:
+        methods.build_small(algorithm, graph.agents, **given)
+    except ValueError:
+        return False
     return True
 
 
