@@ -37,6 +37,13 @@ PLACES = {
     "engines": "engines",
     "trackers": "trackers",
 }
+# folders of which an option names one -> the option
+WHAT = {
+    "networks": "model",
+    "datasets": "dataset",
+    "partitions": "partition",
+    "feature_skews": "feature_skew",
+}
 
 
 def option(name: str) -> str:
@@ -115,7 +122,7 @@ def find(text: str, folder: str) -> Choice:
         return own
     name, *arguments = spelled(text, names(folder)).split(":")
     if name not in names(folder):
-        raise ValueError(unknown(folder.removesuffix("s").replace("_", " "), text, names(folder)))
+        raise ValueError(unknown(WHAT[folder], text, names(folder)))
     module = name.replace("-", "_")
     found = importlib.import_module(f"fastsaddle.sim.{PLACES[folder]}.{module}")
     return Choice(text, getattr(found, module), tuple(arguments))

@@ -95,7 +95,7 @@ def test_what_is_no_choice(own: Path) -> None:
     for text, rule in (
         ("own.py:Nett", "has no callable 'Nett'; it has"),
         ("torch.nn:Nett", "has no callable 'Nett'"),
-        ("mlq", "network must be one of cnn5, "),
+        ("mlq", "^model must be one of cnn5, "),
     ):
         with pytest.raises(ValueError, match=rule):
             choices.find(text, "networks")
