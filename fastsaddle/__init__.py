@@ -1,7 +1,7 @@
 """Decentralized, sharpness-aware deep learning: many agents, one graph, fused kernels, a drop-in optimizer."""
 
 from importlib import import_module  # noqa: I001  (_checkout finds the kernels where the link is lost)
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastsaddle import _checkout, _logs  # noqa: F401
 from fastsaddle import (
@@ -9,7 +9,6 @@ from fastsaddle import (
     compressors,
     gradients,
     integrations,
-    kernels,
     metrics,
     ranks,
     rules,
@@ -41,8 +40,16 @@ from fastsaddle.optimizer.shell import Optimizer
 from fastsaddle.ranks.errors import PeerError
 from fastsaddle.ranks.placement import Placement, place
 
+if TYPE_CHECKING:
+    from fastsaddle import sim
+
+    # its ops, which type checkers take for their folders
+    kernels: Any
+else:
+    from fastsaddle import kernels
+
 # fastsaddle.kernels.<op> is the op, not its folder
-vars(kernels).update(ops(), __all__=sorted(ops()))
+kernels.__dict__.update(ops(), __all__=sorted(ops()))
 
 __version__ = "0.2.0"
 

@@ -89,32 +89,35 @@ class AgentStack:
         template = copy.deepcopy(module)
         if device is not None:
             template = template.to(device)
-        self.agents = int(agents)
-        self.template = template
+        self.agents: int = int(agents)
+        self.template: nn.Module = template
         if init == "same":
             models = [template] * agents
         else:
             first = self.first_agent
             models = [drawn_anew(template, seed, n) for n in range(first, first + agents)]
-        self._named = {
+        self._named: dict[str, nn.Parameter] = {
             named[0][0]: nn.Parameter(
                 torch.stack([p.detach() for _, p in named]), requires_grad=named[0][1].requires_grad
             )
             for named in zip(*(m.named_parameters() for m in models), strict=True)
         }
-        self.buffers = {
+        self.buffers: dict[str, torch.Tensor] = {
             named[0][0]: torch.stack([b.detach() for _, b in named])
             for named in zip(*(m.named_buffers() for m in models), strict=True)
         }
         # the kinds of calls that torch.vmap was tried with, and whether it can all of them
         self._tried: set[tuple[Any, ...]] = set()
-        self._is_mapped = self._is_criterion_mapped = True
+        self._is_mapped: bool = True
+        self._is_criterion_mapped: bool = True
         # buffers that forward assigns
         self._assigned: frozenset[str] = frozenset()
-        self._are_frozen = False
+        self._are_frozen: bool = False
         self._called: nn.Module | None = None
         self._replicas: list[nn.Module] = []
-        self._everybody = None if self.placement is None else Transposition(self.placement)
+        self._everybody: Transposition | None = (
+            None if self.placement is None else Transposition(self.placement)
+        )
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -130,8 +133,8 @@ class AgentStack:
         if models is not self.rows.x:
             # parameters hold others, which belong to the optimizer; a copy has none
             parts = zip(self.rows.parameters, self.rows.parts(models), strict=True)
-            own = {id(p): part.clone() for p, part in parts}
-            state["_models"] = [own[id(p)] for p in self._named.values()]
+            copies = {id(p): part.clone() for p, part in parts}
+            state["_models"] = [copies[id(p)] for p in self._named.values()]
         return state | {"_called": None, "_replicas": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -12,7 +11,6 @@ from fastsaddle.comm.average_over_ranks import RankAverage, RankElastic
 from fastsaddle.comm.base import NOT_STACKED
 from fastsaddle.comm.period import QSR, check_steps
 from fastsaddle.comm.stacked_average import NEXT, STEPS_DONE, StackedAverage, StackedElastic
-from fastsaddle.optimizer.hyperparameters import Hyperparameter
 from fastsaddle.ranks.placement import Placement, is_stack
 
 
@@ -51,7 +49,7 @@ class Average:
     pull: float | torch.Tensor = 1.0
     push: float | torch.Tensor = 0.0
 
-    hyperparameters: ClassVar[Mapping[str, Hyperparameter]] = StackedAverage.hyperparameters
+    hyperparameters = StackedAverage.hyperparameters
 
     def __post_init__(self) -> None:
         check_meetings(self.agents, self.period)
@@ -106,7 +104,7 @@ class Elastic:
     period: int | QSR = 4
     pull: float | torch.Tensor = 0.1
 
-    hyperparameters: ClassVar[Mapping[str, Hyperparameter]] = StackedElastic.hyperparameters
+    hyperparameters = StackedElastic.hyperparameters
 
     def __post_init__(self) -> None:
         check_meetings(self.agents, self.period)

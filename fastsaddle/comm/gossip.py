@@ -1,9 +1,9 @@
 """Gossip along a graph, as an optimizer's `communicator=` names it."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from fastsaddle.comm.base import NOT_STACKED
+from fastsaddle.comm.base import NOT_STACKED, Communicator
 from fastsaddle.comm.choco import Choco, CompressedGossip, as_choco
 from fastsaddle.comm.choco_over_ranks import CompressedRankGossip
 from fastsaddle.comm.lists import check_consensus_step
@@ -65,7 +65,7 @@ class Gossip:
     dense: bool | Literal["auto"] = "auto"
     push_sum: bool = False
 
-    hyperparameters: ClassVar[dict[str, Any]] = {}
+    hyperparameters = Communicator.hyperparameters
 
     def __post_init__(self) -> None:
         if self.topology is not None:

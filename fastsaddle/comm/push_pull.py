@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from fastsaddle.comm.base import NOT_STACKED, Exchange
+from fastsaddle.comm.base import NOT_STACKED, Communicator, Exchange
 from fastsaddle.comm.lists import check_consensus_step
 from fastsaddle.comm.over_ranks import RankGossip
 from fastsaddle.comm.stacked import STEPS_DONE, StackedGossip
@@ -52,7 +52,7 @@ class PushPull:
     push: Schedule | str | None = None
     consensus_step: float = 1.0
 
-    hyperparameters: ClassVar[dict[str, Any]] = {}
+    hyperparameters = Communicator.hyperparameters
 
     def __post_init__(self) -> None:
         check_topology(self.topology)

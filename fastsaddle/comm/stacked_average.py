@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,13 @@ from fastsaddle.comm.base import Communicator, Exchange
 from fastsaddle.comm.lists import Lists
 from fastsaddle.comm.period import QSR
 from fastsaddle.kernels.pull_push import pull_push
-from fastsaddle.optimizer.hyperparameters import Range, check_group, differ, is_many
+from fastsaddle.optimizer.hyperparameters import (
+    Hyperparameter,
+    Range,
+    check_group,
+    differ,
+    is_many,
+)
 from fastsaddle.optimizer.state import State
 
 if TYPE_CHECKING:
@@ -31,8 +38,8 @@ class StackedAverage(Communicator):
     is_elementwise = True
     may_refuse = False
     once_a_step = False
-    shared_states = (STEPS_DONE, NEXT)
-    hyperparameters = PULL | PUSH
+    shared_states: tuple[State, ...] = (STEPS_DONE, NEXT)
+    hyperparameters: Mapping[str, Hyperparameter] = PULL | PUSH
     decides_on_host = "Average counts on the host when the agents are averaged"
 
     agents: int

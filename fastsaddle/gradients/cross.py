@@ -80,8 +80,10 @@ class Cross(Gradient):
         check_kind("kind", kind)
         if perturb not in ("all", "self"):
             raise ValueError(f'perturb must be "all" or "self", got {perturb!r}')
-        self.kind, self.of = kind, at_one_model(of)
-        self.perturb_which, self.mixed_self_gradient = perturb, mixed_self_gradient
+        self.kind: Literal["data", "model"] = kind
+        self.of = at_one_model(of)
+        self.perturb_which: Literal["all", "self"] = perturb
+        self.mixed_self_gradient = mixed_self_gradient
         self.hyperparameters = self.of.hyperparameters
 
     @property

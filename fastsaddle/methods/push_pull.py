@@ -74,9 +74,9 @@ class PushPull(Optimizer):
         process_group: Any = None,
     ) -> None:
         alone = topology is None and push_topology is None
-        pushed_and_pulled = (
-            None if alone else comm.PushPull(topology, push_topology, consensus_step)
-        )
+        # None beside a push_topology is refused there
+        pulled: Any = topology
+        pushed_and_pulled = None if alone else comm.PushPull(pulled, push_topology, consensus_step)
         super().__init__(
             params,
             lr,

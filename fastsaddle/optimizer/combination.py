@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Connects(Protocol):
     """What `communicator=` names: something that makes a communicator for the parameters' leading dimension."""
 
-    hyperparameters: Mapping[str, Hyperparameter]
+    @property
+    def hyperparameters(self) -> Mapping[str, Hyperparameter]: ...
 
     @property
     def defaults(self) -> Mapping[str, Any]: ...

@@ -10,10 +10,10 @@ from copy import copy, deepcopy
 from functools import partial, wraps
 from numbers import Integral
 from operator import attrgetter, is_not
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 import torch
-from torch.optim import optimizer as hooks
+import torch.optim.optimizer as hooks
 from torch.optim.optimizer import ParamsT
 
 from fastsaddle.comm.base import Communicator, Round
@@ -70,6 +70,7 @@ from fastsaddle.rules.momentum import Momentum
 LOG = logging.getLogger(__name__)
 
 Closure = Callable[[], Any]
+Loss = TypeVar("Loss")
 
 # 2^64 over the golden ratio: seeds of parameter groups lie far apart
 GROUP_STRIDE = 0x9E3779B97F4A7C15
@@ -216,15 +217,21 @@ class Optimizer(torch.optim.Optimizer):
         }
         # entries that steps read as tensors, "" being zero, and those that they only look at
         is_range = {n: isinstance(a, Range) for n, a in self.hyperparameters.items()}
-        self._numbers = ("", *(n for n, is_one in is_range.items() if is_one))
-        self._others = {n: a for n, a in self.hyperparameters.items() if not is_range[n]}
+        self._numbers: tuple[str, ...] = ("", *(n for n, is_one in is_range.items() if is_one))
+        self._others: dict[str, Hyperparameter] = {
+            n: a for n, a in self.hyperparameters.items() if not is_range[n]
+        }
         check_group(defaults, self.hyperparameters)
-        self.gradient, self.rule, self.plan = gradient, rule, plan
-        self.live = Live()
+        self.gradient: Gradient = gradient
+        self.rule: Rule = rule
+        self.plan: Connects = plan
+        self.live: Live = Live()
         super().__init__(params, defaults)
         # numpy's integers would overflow in the groups' seeds
-        self.seed, self.nonfinite, self.backend = int(seed), nonfinite, backend
-        self.state_dtype = state_dtype
+        self.seed: int = int(seed)
+        self.nonfinite: Literal["raise", "skip"] = nonfinite
+        self.backend: str | None = backend
+        self.state_dtype: torch.dtype = state_dtype
         here = placed(placement, process_group)
         self.communicator: Communicator
         with everywhere(self, here):
@@ -614,7 +621,8 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RuntimeError: the closure added its gradient to others where it must not.
         """
-        call, rows = partial(interruptible, closure), self.rows
+        call: Closure = partial(interruptible, closure)
+        rows = self.rows
         if self.live.stages is not None:
             call = in_range("evaluate", call)
         writes_all = isinstance(closure, AtRows)
@@ -771,6 +779,21 @@ class Optimizer(torch.optim.Optimizer):
 
     # hooks and a record for profilers around it
     _watched_step = torch.optim.Optimizer.profile_hook_step(_staged_step)
+
+    @overload
+    def step(
+        self, closure: None = None, *, closure_passes: Literal[1, 2] | None = None
+    ) -> None: ...
+
+    @overload
+    def step(
+        self, closure: Callable[[], Loss], *, closure_passes: Literal[1, 2] | None = None
+    ) -> Loss: ...
+
+    @overload
+    def step(
+        self, closure: Callable[[], Loss] | None, *, closure_passes: Literal[1, 2] | None = None
+    ) -> Loss | None: ...
 
     @wraps(_step, assigned=("__doc__", "__annotations__"))
     def step(self, *args: Any, **kwargs: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastsaddle.sim import extra
 
 if TYPE_CHECKING:
+    from fastsaddle.sim import data as data
     from fastsaddle.sim.api.compare import compare
     from fastsaddle.sim.api.comparison import Comparison
     from fastsaddle.sim.api.load import load
