@@ -230,7 +230,7 @@ class Given(Argument):
 class Rows(Given):
     """Models or what is shaped like them: float32, columns side by side, rows at multiples of 32 elements."""
 
-    dtypes = (torch.float32,)
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
     layout = "[agents, columns]"
 
     @property

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -294,7 +294,7 @@ class CompressedGossip(StackedGossip):
                 difference = exchange.memory("difference", x.shape)
                 torch.sub(x, exchange.states["x_hat"], out=difference)
                 random = (exchange.seed, exchange.number)
-                place = {"layout": exchange.layout, "first_agent": self.first_agent}
+                place: dict[str, Any] = {"layout": exchange.layout, "first_agent": self.first_agent}
                 told = Told(compressor.encode(difference, *random, **place), difference=difference)
         self._count(exchange, told.payload.nbytes // len(x))
         return told
@@ -364,13 +364,13 @@ class CompressedGossip(StackedGossip):
             else:
                 value = decode_to(exchange.memory("value", copies.shape).zero_())
                 self._add(value, copies, exchange)
-        if told.difference is None:
+        if told.squares is not None:
             exchange.squares.copy_(told.squares)
-            return
-        # norms are summed without rows as wide as their float64 sums
-        exchange.squares[:, 0] = row_norms(told.difference).double().square()
-        compressor.decode_add_(told.payload, told.difference, -1.0)
-        exchange.squares[:, 1] = row_norms(told.difference).double().square()
+        elif told.difference is not None:
+            # norms are summed without rows as wide as their float64 sums
+            exchange.squares[:, 0] = row_norms(told.difference).double().square()
+            compressor.decode_add_(told.payload, told.difference, -1.0)
+            exchange.squares[:, 1] = row_norms(told.difference).double().square()
 
     def _add(self, value: torch.Tensor, copies: torch.Tensor, exchange: Exchange) -> None:
         """Add what all sent to public copies, and to the running sum of the neighbors'."""

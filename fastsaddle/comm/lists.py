@@ -242,11 +242,11 @@ class _Table:
 
     @classmethod
     def of(cls, rounds: list[Lists]) -> _Table:
-        parts = (
+        neighbors, weights, arriving = (
             torch.stack(part) for part in zip(*(vars(r).values() for r in rounds), strict=True)
         )
         messages = [int((r.neighbors[:, 1:] >= 0).sum()) for r in rounds]
-        return cls(*parts, torch.tensor(messages, device="cpu"))
+        return cls(neighbors, weights, arriving, torch.tensor(messages, device="cpu"))
 
     def lists(self, place: torch.Tensor) -> Lists:
         """Those of one round, int64 `[1]`."""

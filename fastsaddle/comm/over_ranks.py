@@ -129,16 +129,19 @@ class Buffers:
         """Rows of edges: of those whose end is neighbor number `slot` of their sender, or of all."""
         key = (slot, nbytes, device)
         if key not in self._edges:
-            ways = self._plan.edges_out, self._plan.edges_in
-            both = ways if slot is None else tuple(self._at(slot, way) for way in ways)
+            sent, heard = self._at(slot, self._plan.edges_out), self._at(slot, self._plan.edges_in)
             out, into = (
                 self._memory.rows((slot, name), sum(map(len, way.values())), SIZE + nbytes, device)
-                for name, way in zip(("out", "into"), both, strict=True)
+                for name, way in (("out", sent), ("into", heard))
             )
-            self._edges[key] = Mail(Kind.EDGE, *both, nbytes, device, into, out)
+            self._edges[key] = Mail(Kind.EDGE, sent, heard, nbytes, device, into, out)
         return self._edges[key]
 
-    def _at(self, slot: int, edges: Mapping[int, Sequence[Edge]]) -> dict[int, list[Edge]]:
+    def _at(
+        self, slot: int | None, edges: Mapping[int, Sequence[Edge]]
+    ) -> Mapping[int, Sequence[Edge]]:
+        if slot is None:
+            return edges
         slot_of = self._plan.slot_of
         found = {peer: [e for e in its if slot_of(e) == slot] for peer, its in edges.items()}
         return {peer: its for peer, its in found.items() if its}

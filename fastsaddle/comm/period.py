@@ -60,5 +60,5 @@ def check_steps(name: str, value: int | None, optional: bool = False) -> None:
     """Raise ValueError unless `value` is a whole number of at least 1, or None where that is allowed."""
     if value is None and optional:
         return
-    if not is_whole(value) or value < 1:
+    if value is None or not is_whole(value) or value < 1:
         raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")

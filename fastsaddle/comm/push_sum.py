@@ -68,7 +68,8 @@ class PushSumGossip(StackedGossip):
         return True
 
     def meetings(self, optimizer: Optimizer) -> tuple[Meeting, ...]:
-        device, gossips = optimizer.rounds.device, ()
+        device = optimizer.rounds.device
+        gossips: tuple[Meeting, ...] = ()
         if super().gossips(optimizer):
             stays = self._changing is None
             static = (Meeting(0, self.lists(device), self.messages),) * self.rounds if stays else ()

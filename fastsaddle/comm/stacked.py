@@ -122,8 +122,8 @@ class StackedGossip(Communicator):
             return self._meetings_from(self._number(optimizer), device)
         if self._plan is not None:
             # messages are made on the host
-            done = int(optimizer.rounds)
-            return self._meetings_from(done // self.every * self.rounds, device)
+            steps = int(optimizer.rounds)
+            return self._meetings_from(steps // self.every * self.rounds, device)
         done = optimizer.rounds.reshape(1)
         if self.once_a_step:
             return (changing.meeting(done, device),)

@@ -284,8 +284,9 @@ class SAM(Gradient):
             if aside:
                 optimizer.rows.at = optimizer.made["saved"]
             elif not is_visiting:
-                phase.home, phase.end = optimizer.made["saved"], 0
-                phase.home_parts = optimizer.rows.parts(phase.home)
+                saved = optimizer.made["saved"]
+                phase.home, phase.end = saved, 0
+                phase.home_parts = optimizer.rows.parts(saved)
             for index in groups:
                 self._perturb_group(optimizer, index, direction, radii[index], norm, aside)
                 if not (is_visiting or aside):

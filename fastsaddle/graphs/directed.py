@@ -74,7 +74,8 @@ class Reweighed:
                 "where links of a directed graph fall only the sums of columns can be kept, for push-sum: "
                 f"got {schedule!r}, which is to be {kind}"
             )
-        self.schedule, self.kind = schedule, kind
+        self.schedule = schedule
+        self.kind: Kind = kind
         self.agents, self.name, self.period = schedule.agents, schedule.name, schedule.period
         self.most_neighbors = most_neighbors(schedule)
         self.union = _equal(schedule.union, kind)

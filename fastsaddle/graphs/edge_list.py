@@ -104,9 +104,10 @@ def _weighted(path: Path, edges: list[_Edge], agents: int) -> torch.Tensor:
     sums = [0.0] * agents
     for edge in edges:
         i, j = edge.ends
-        W[i, j] = W[j, i] = edge.weight
+        weight = edge.weight or 0.0
+        W[i, j] = W[j, i] = weight
         for agent in edge.ends:
-            sums[agent] += edge.weight or 0.0
+            sums[agent] += weight
             if sums[agent] > 1 + ROUNDING:
                 raise ValueError(
                     f"{path}, line {edge.line}: the weights of an agent's edges must not exceed 1 together, "

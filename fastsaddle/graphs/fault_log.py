@@ -75,7 +75,8 @@ def _checked(place: str, record: Any) -> tuple[int, Fallen]:
         raise ValueError(
             f'{place} must be such as {{"round": 3, "links": [[0, 1]]}}, got {record!r}'
         )
-    round, links = record.get("round"), _listed(place, record, "links")
+    round: Any = record.get("round")
+    links = _listed(place, record, "links")
     agents = _listed(place, record, "agents")
     if not _is_number(round):
         raise ValueError(f"{place}: round must be a whole number >= 0, got {round!r}")
@@ -99,4 +100,4 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0

@@ -13,7 +13,7 @@ import torch
 
 from fastsaddle.graphs import draws, fault_log
 from fastsaddle.graphs.fault_log import Fallen, Log
-from fastsaddle.graphs.mixing_matrix import SYMMETRIC, Topology
+from fastsaddle.graphs.mixing_matrix import SYMMETRIC, Kind, Topology
 from fastsaddle.graphs.schedule import (
     Drawn,
     Recent,
@@ -148,7 +148,7 @@ class Faulty(Drawn):
             fallen.agents for fallen in (self._logged or {}).values()
         )
         self._blocks: Recent[Rounds] = Recent(KEPT)
-        kept = SYMMETRIC if self._is_symmetric else "column-stochastic"
+        kept: Kind = SYMMETRIC if self._is_symmetric else "column-stochastic"
         most = most_neighbors(schedule)
         super().__init__(f"{schedule.name} with faults", self._mean(), kept, most)
         # processes that read a log tell by it whether it is the same
@@ -333,4 +333,4 @@ def _repaired(W: torch.Tensor, lost: torch.Tensor, is_symmetric: bool) -> torch.
 
 
 def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least

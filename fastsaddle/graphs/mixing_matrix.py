@@ -21,7 +21,8 @@ ROUNDING = 1e-6
 Kind = Literal[
     "symmetric doubly stochastic", "doubly stochastic", "row-stochastic", "column-stochastic"
 ]
-SYMMETRIC, DOUBLY = "symmetric doubly stochastic", "doubly stochastic"
+SYMMETRIC: Kind = "symmetric doubly stochastic"
+DOUBLY: Kind = "doubly stochastic"
 
 
 # whose spectral gap takes no time

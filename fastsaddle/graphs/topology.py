@@ -9,6 +9,7 @@ leaves at most 1 - spectral_gap of their distance to it.
 
 import re
 from collections.abc import Callable
+from functools import partial
 from math import isqrt
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -558,8 +559,8 @@ _FORMS: dict[str, tuple[str, Callable[..., Schedule]]] = {
     "base-graph:NEIGHBORS": (r"base-graph:(\d+)", base_graph),
     "equi-dyn[:undirected][:SEED]": (
         r"equi-dyn(?::(undirected))?(?::(\d+))?",
-        lambda n, *given: equi_dyn(
-            n, *(g for g in given if g != UNDIRECTED), directed=UNDIRECTED not in given
+        lambda n, *given: partial(equi_dyn, directed=UNDIRECTED not in given)(
+            n, *(g for g in given if g != UNDIRECTED)
         ),
     ),
     "matchings[:SEED]": (r"matchings(?::(\d+))?", matchings),

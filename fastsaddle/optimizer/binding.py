@@ -217,8 +217,8 @@ def fill_common(optimizer: Optimizer, state: State, mine: list[Parameter]) -> No
         numbers.copy_(held)
     for p in mine:
         optimizer.state[p][name] = numbers
-    for p, kept in optimizer.state.items():
-        if isinstance(p, torch.Tensor) and name in kept:
+    for whose, kept in optimizer.state.items():
+        if isinstance(whose, torch.Tensor) and name in kept:
             kept[name] = numbers
 
 
@@ -240,6 +240,6 @@ def bind_rounds(optimizer: Optimizer, mine: list[Parameter]) -> None:
         for p in mine:
             optimizer.state[p][name] = rounds
         # of those that stand still too: the steps done are everybody's
-        for p, state in optimizer.state.items():
-            if isinstance(p, torch.Tensor) and name in state:
+        for whose, state in optimizer.state.items():
+            if isinstance(whose, torch.Tensor) and name in state:
                 state[name] = rounds

@@ -5,19 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from _signal import getsignal  # without the enums of the module signal, which take most of its time
-from _signal import signal as set_handler
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    # typeshed does not know where they come from
+    getsignal: Callable[[int], Any]
+    set_handler: Callable[[int, Any], Any]
+else:
+    # without the enums of the module signal, which take most of its time
+    from _signal import getsignal
+    from _signal import signal as set_handler
 
 SIGNALS = tuple(sorted(map(int, signal.valid_signals())))
 Handler = Callable[[int, FrameType | None], Any]
 Result = TypeVar("Result")
 # exhausts an iterator in one instruction of the interpreter, after which alone handlers can run
-at_once = deque[None](maxlen=0).extend
+at_once = deque[Any](maxlen=0).extend
 
 
 class Stub:

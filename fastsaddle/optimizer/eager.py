@@ -20,4 +20,4 @@ def eagerly(method: Callable[..., Any]) -> Callable[..., Any]:
     function = method.__func__
     if getattr(function, "__globals__", {}).get("__name__") != WRAPPER:
         return method
-    return MethodType(function.__wrapped__, method.__self__)
+    return MethodType(vars(function)["__wrapped__"], method.__self__)

@@ -158,7 +158,7 @@ def described(value: Any, depth: int = DEPTH) -> str:
         return f"{{{', '.join(inside)}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(described(v, depth - 1) for v in value)}]"
-    if type(value).__module__.partition(".")[0] != __package__.partition(".")[0]:
+    if type(value).__module__.partition(".")[0] != __name__.partition(".")[0]:
         return _number(value)
     held = getattr(value, "__dict__", {})
     inside = (f"{k}={described(v, depth - 1)}" for k, v in sorted(held.items()) if k[0] != "_")

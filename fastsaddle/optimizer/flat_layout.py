@@ -57,7 +57,7 @@ class FlatLayout:
         mine = [
             (shape, offset - first)
             for shape, offset in zip(self.shapes, self.offsets, strict=True)
-            if first <= offset < end and prod(shape)
+            if first <= offset < end and shape.numel()
         ]
         shapes, offsets = zip(*mine, strict=True) if mine else ((), ())
         return FlatLayout(shapes, offsets, ((0, end - first),), end - first)

@@ -23,7 +23,7 @@ class Heard:
         self.buffers: dict[str, torch.Tensor] = {}
         self.is_old = False
         # of each parameter by state: the own part that they belong to, and theirs
-        self._parts: dict[Parameter, dict[str, tuple[Any, torch.Tensor]]] = {}
+        self._parts: dict[torch.Tensor, dict[str, tuple[Any, torch.Tensor]]] = {}
 
     def fill(
         self, p: Parameter, name: str, held: Any, own: torch.Tensor, part: torch.Tensor
@@ -48,7 +48,7 @@ class Heard:
             if own is before.get(name):
                 self._parts[p][name] = now.get(name), part.clone()
 
-    def forget(self, gone: Iterable[Parameter]) -> None:
+    def forget(self, gone: Iterable[torch.Tensor]) -> None:
         """Drop what belongs to parameters that are gone."""
         for p in gone:
             self._parts.pop(p, None)

@@ -84,7 +84,8 @@ def refuse_overlaps(parameters: Sequence[Parameter]) -> None:
 
 def runs(p: Parameter) -> tuple[torch.Tensor, int]:
     """Where the adjacent elements of a parameter begin, addresses `[runs]` int64, and the bytes of each such run."""
-    length, outer = 1, []
+    length = 1
+    outer: list[tuple[int, int]] = []
     for stride, size in sorted(zip(p.stride(), p.shape, strict=True)):
         if stride == length and not outer:
             length *= size

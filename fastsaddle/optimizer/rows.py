@@ -166,7 +166,8 @@ class Rows:
                 saved=None,
                 g=direction,
                 weight_decay=zero,
-                mu=zero,
+                # no group has an entry of this name: zero
+                mu="",
                 norm=None,
                 maximize=False,
             ),

@@ -82,9 +82,7 @@ def models_ahead(optimizer: Optimizer) -> dict[Parameter, torch.Tensor]:
     return dict(zip(moved, optimizer.phase.home_parts, strict=False))
 
 
-def replace_masters(
-    optimizer: Optimizer, state: dict[Any, Any], keys: Mapping[Parameter, Any]
-) -> None:
+def replace_masters(optimizer: Optimizer, state: dict[Any, Any], keys: Mapping[Any, Any]) -> None:
     """Let a state that is to be saved hold models as masters, where `train()` has these stand elsewhere."""
     for p, model in models_ahead(optimizer).items():
         if p in keys and MASTER in optimizer.state[p]:

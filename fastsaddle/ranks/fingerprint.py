@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Gather = Callable[[bytes], list[bytes]]
 # characters of a value in a message
@@ -59,7 +60,7 @@ def refuse(gather: Gather, error: BaseException) -> None:
     _gathered(gather, {"refused": f"{type(error).__name__}: {error}"})
 
 
-def _gathered(gather: Gather, told: dict[str, object]) -> list[dict[str, str | dict]]:
+def _gathered(gather: Gather, told: dict[str, object]) -> list[dict[str, Any]]:
     told |= {"key": secrets.token_hex(8), "host": socket.gethostname()}
     return [json.loads(value) for value in gather(json.dumps(told).encode())]
 

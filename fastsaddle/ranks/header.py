@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import struct
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -73,14 +74,15 @@ class Header:
         return fields + cause.ljust(MOST_SAID, b"\0")
 
     @classmethod
-    def of(cls, raw: bytes) -> Header | None:
+    def of(cls, raw: builtins.bytes) -> Header | None:
         """What 128 bytes say; None where they are no header of this version."""
         magic, version, *numbers = _FORM.unpack_from(raw)
-        kind, round_, agent, to, begun, nbytes, status, *told = numbers
+        kind, round_, agent, to, begun, nbytes, status, origin, since, noticed = numbers
         if magic != MAGIC or version != VERSION or kind not in list(Kind):
             return None
         cause = raw[_FORM.size : SIZE].rstrip(b"\0").decode("ascii", "replace")
-        return cls(Kind(kind), round_, agent, to, nbytes, status, *told, cause, begun)
+        told = (status, origin, since, noticed, cause, begun)
+        return cls(Kind(kind), round_, agent, to, nbytes, *told)
 
     def at(self, round_: int) -> Header:
         """The same in another exchange."""

@@ -216,7 +216,11 @@ def check_counts(agents: int | None, counts: Sequence[int] | None) -> None:
 
 def duration_of(timeout: timedelta | float) -> timedelta:
     """What `timeout=` means; raises ValueError where it is not positive, or neither a timedelta nor a number."""
-    if is_number(timeout) and 0 < timeout < timedelta.max.total_seconds():
+    if (
+        not isinstance(timeout, timedelta)
+        and is_number(timeout)
+        and 0 < timeout < timedelta.max.total_seconds()
+    ):
         timeout = timedelta(seconds=float(timeout))
     if not isinstance(timeout, timedelta) or timeout <= timedelta(0):
         raise ValueError(

@@ -54,6 +54,7 @@ class Transport(Protocol):
         Returns:
             The messages on their way; call `wait` on them.
         """
+        ...
 
     def tell(self, key: str, value: bytes) -> bytes:
         """Leave a note that all ranks can read; the first one under a key stays.
@@ -68,6 +69,7 @@ class Transport(Protocol):
         Raises:
             NotesGone: what holds the notes does not answer.
         """
+        ...
 
     def asked(self, key: str) -> bytes | None:
         """The note under a key; None if nobody has left one.
@@ -78,3 +80,4 @@ class Transport(Protocol):
         Raises:
             NotesGone: what holds the notes does not answer.
         """
+        ...

@@ -19,7 +19,7 @@ class Tracking(Rule):
     needs = GraphNeeds(symmetric=False)
     is_elementwise = True
     is_atomic = True
-    ascent_state = MOMENTUM
+    ascent_state: str | None = MOMENTUM
 
     def refuses(self, communicator: Communicator) -> str | None:
         if communicator.averages:

@@ -138,8 +138,8 @@ class MeanLoss:
             # a forward pass may write to buffers, even in evaluation
             buffers = {name: b.clone() for name, b in self.buffers.items()}
             if len(at[0]) == 1:
-                first = ({name: t[0] for name, t in of.items()} for of in (values, buffers))
-                losses = self._one(*first, inputs, targets)[None]
+                first, held = ({n: t[0] for n, t in of.items()} for of in (values, buffers))
+                losses = self._one(first, held, inputs, targets)[None]
             else:
                 dims = 0, 0, None, None
                 mapped = torch.vmap(self._one, in_dims=dims, randomness="different")

@@ -72,7 +72,8 @@ class Choice:
     """
 
     text: str
-    function: Callable[..., Any]
+    # or a class, with attributes of its own
+    function: Any
     arguments: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:

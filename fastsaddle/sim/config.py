@@ -430,7 +430,7 @@ LARGEST, SEEDS = 3e38, 2**63
 OVER_RANKS = ("placement", "ranks", "timeout", "overlap")
 # they say where a run lies and how long it may take now, not what it is
 NOT_STORED = ("out", "resume", "minutes", *OVER_RANKS)
-DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainConfig)}
 
 
 # option -> the names whose spelling does not count, in capitals or without hyphens

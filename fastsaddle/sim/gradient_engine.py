@@ -72,7 +72,10 @@ class GradientEngine:
         self._is_auto = engine == _choice.AUTO
         if self._is_auto:
             engine = _choice.choose_engine(
-                *(stack.template, stack.device, all_agents or stack.agents, precision),
+                stack.template,
+                stack.device,
+                all_agents or stack.agents,
+                precision,
                 None if inputs is None or inputs.dim() < 2 else inputs.shape[1] or None,
                 stack.placement is not None,
             )

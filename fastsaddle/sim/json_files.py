@@ -54,7 +54,7 @@ def parse(text: bytes, where: str, place: str = "") -> dict[str, Any]:
 
 
 def check(
-    content: dict[str, Any],
+    content: Mapping[str, Any],
     kinds: Mapping[str, Any],
     needed: Collection[str],
     where: str,

@@ -68,7 +68,8 @@ class Arguments:
 
     def _place(self, number: int) -> str:
         tree = tree_unflatten(list(range(len(self.leaves))), self.spec)
-        (part, key, *rest), _ = tree_flatten_with_path(tree)[0][number]
+        path: tuple[Any, ...] = tree_flatten_with_path(tree)[0][number][0]
+        part, key, *rest = path
         name = f"argument {key.idx}" if part.idx == 0 else str(key.key)
         return name + keystr(tuple(rest))
 

@@ -25,7 +25,7 @@ def examples(agents: int, columns: int, generator: torch.Generator) -> dict[str,
     slices = columns // 32
     spoiled = draw.rows()[:, :slices].double().square()
     spoiled[0, slices // 2], spoiled[-1, slices - 1] = float("nan"), float("inf")
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         "plain": {"squares": draw.rows()[:, :slices].double().square(), "gate": None},
         "gated": {"squares": draw.rows()[:, :slices].double().square(), "gate": draw.norms()},
         "spoiled": {"squares": spoiled, "gate": None},

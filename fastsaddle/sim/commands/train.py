@@ -188,7 +188,7 @@ def train(job: Job, console: Console, minutes: float | None = None) -> int:
     )
     with Interrupts(after=again) as interrupts, ExitStack() as stack:
         progress = tell_begin(job, console, stack)
-        observers = [interrupts, progress, Drawer(job), *recorders(job, stack)]
+        observers: list[Observer] = [interrupts, progress, Drawer(job), *recorders(job, stack)]
         run(job, observers, lambda: bool(interrupts.received) or time.monotonic() > deadline)
     if job.step < job.config.steps:
         print(stopped(job, resume_command(job)), flush=True)

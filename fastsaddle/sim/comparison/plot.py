@@ -124,7 +124,7 @@ def _scale(axes: Axes, values: list[float]) -> None:
 
 def _curves(groups: list[Group], title: str) -> Figure:
     """Accuracy over steps, and over bytes where some methods send far fewer than others."""
-    sent = [mean for g in groups if (mean := g.mean("bytes"))]
+    sent = [nbytes for g in groups if (nbytes := g.mean("bytes"))]
     has_bytes = bool(sent) and max(sent) > FEWER_BYTES * min(sent)
     figure = Figure(figsize=(12 if has_bytes else 7, 4.6), layout="constrained")
     has_bands = any(g.deviation("accuracy") is not None for g in groups)

@@ -51,6 +51,7 @@ class Samples:
         indices: Tensor,
         offsets: Tensor | None = None,
         flips: Tensor | None = None,
+        *,
         out: Tensor | None = None,
     ) -> Tensor:
         """Batches `[agents, batch, ...]`; given offsets and flips, cropped and flipped as the op `gather_batch` does.

@@ -47,6 +47,8 @@ class ConvolutionChain:
         way = Way(rows, inputs.shape[1], features, keeps=True)
         h = way.forward(self._front, to_blocks(inputs, repeats=True))
         further = None
+        # the end of a module has one
+        gradient: Any
         if way.found is None:
             returned, gradient = self._end.gradients(
                 part, to_samples(h, inputs.shape[1]), loss, features

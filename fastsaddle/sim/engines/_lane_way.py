@@ -60,7 +60,7 @@ class Way:
             if stage.name == self.features:
                 self.found = to_samples(h, self.batch)
             if isinstance(stage.layer, Residual):
-                passed = self._residual(stage, h)
+                passed = self._residual(stage, stage.layer, h)
             elif type(stage.layer) is nn.Conv2d:
                 passed = self._convolved(stage, h)
             elif isinstance(stage.layer, EvoNormHardSwish):
@@ -93,9 +93,9 @@ class Way:
                 gradient = gradient + further
         return gradient
 
-    def _residual(self, stage: Stage, x: Tensor) -> Passed:
-        ways = [Way(self.rows, self.batch, self.features, self.keeps, True) for _ in stage.layer]
-        found = [way.forward(path, x) for way, path in zip(ways, stage.layer, strict=True)]
+    def _residual(self, stage: Stage, residual: Residual, x: Tensor) -> Passed:
+        ways = [Way(self.rows, self.batch, self.features, self.keeps, True) for _ in residual]
+        found = [way.forward(path, x) for way, path in zip(ways, residual, strict=True)]
         for way in ways:
             self.found = way.found if self.found is None else self.found
         return Passed(stage, x, found[0] + found[1], ways)

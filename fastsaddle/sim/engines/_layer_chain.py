@@ -5,7 +5,7 @@ the loss and the elementwise layers know autograd, and every layer's gradients g
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ def is_altered(layer: nn.Module) -> bool:
     )
 
 
-def is_sequence(module: nn.Module) -> bool:
+def is_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether it is a Sequential or of a class of the user's that is one and does no more."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 

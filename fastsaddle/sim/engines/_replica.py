@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,8 @@ def settled(replicas: Sequence[Replica], resting: Sequence[Tensor] | None) -> It
         ValueError: a buffer was made anew, or has another shape, dtype or device.
     """
     before = [b.clone() for b in resting or ()]
-    assigned = []
+    # a row or a value that is None is refused before it is read
+    assigned: list[tuple[str, Any, Any]] = []
     try:
         yield
     finally:

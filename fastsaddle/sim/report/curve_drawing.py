@@ -56,7 +56,7 @@ def draw(figure: Drawn, groups: list[RunGroup]) -> Picture:
     labels = list(dict.fromkeys(curve.label for curve in all_curves))
     titles = list(dict.fromkeys(curve.panel for curve in all_curves))
     x_scale, y_scale = _x_scale(figure, all_curves), _y_scale(figure, all_curves)
-    panels = []
+    panels: list[Panel] = []
     for title in titles[:MOST_PANELS]:
         with inked():
             drawing = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # points nearer to each other than this, in points of 1/72 inch, share a band
 LEAST_WIDTH = 5.0
@@ -27,7 +28,7 @@ def over_axes(axes: Axes, lines: list[Told], unit: str) -> Markup:
     Where two points of a line share a band the later one is told.
     """
     figure = axes.get_figure()
-    assert figure is not None
+    assert isinstance(figure, Figure)
     width, height = (POINTS_AN_INCH * inches for inches in figure.get_size_inches())
     box = axes.get_position()
     left, right = box.x0 * width, box.x1 * width
@@ -55,7 +56,7 @@ def over_axes(axes: Axes, lines: list[Told], unit: str) -> Markup:
 def over_cells(axes: Axes, texts: list[list[str]]) -> Markup:
     """A rectangle with a title over each cell of a map `[rows][columns]` that fills its axes."""
     figure = axes.get_figure()
-    assert figure is not None
+    assert isinstance(figure, Figure)
     width, height = (POINTS_AN_INCH * inches for inches in figure.get_size_inches())
     box = axes.get_position()
     rows, columns = len(texts), len(texts[0])

@@ -34,7 +34,8 @@ def draw(runs: list[Run]) -> Picture:
         return Picture("class-heat-map", "Classes of each agent", "No run has a partition.json.")
     chosen = _most_different(list(splits))
     differing = _differing([key for key in splits])
-    panels, sentences = [], []
+    panels: list[Panel] = []
+    sentences = []
     for key in chosen:
         partition = splits[key].partition or {}
         counts = np.array(partition["counts"])
@@ -123,13 +124,20 @@ def _map(counts: np.ndarray, classes: list[str]) -> Figure:
             for (agent, label), count in np.ndenumerate(counts):
                 color = "white" if norm(count) > 0.6 else DARK
                 if count:
-                    style = {"ha": "center", "va": "center", "color": color, "size": 6.5}
+                    style: dict[str, Any] = {
+                        "ha": "center",
+                        "va": "center",
+                        "color": color,
+                        "size": 6.5,
+                    }
                     axes.text(label, agent, str(count), **style)
         if agents <= MOST_NAMED:
             axes.set_yticks(range(agents))
         if len(classes) <= MOST_NAMED:
             is_short = all(len(name) < 3 for name in classes)
-            turn = {} if is_short else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+            turn: dict[str, Any] = (
+                {} if is_short else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+            )
             axes.set_xticks(
                 range(len(classes)), [verbatim(name[:LONGEST]) for name in classes], **turn
             )

@@ -51,7 +51,8 @@ def draw(groups: list[RunGroup]) -> Picture:
             named.setdefault((g.options["topology"], config.agents), config)
         else:
             alone[g.options["algorithm"]] = None
-    panels, sentences = [], []
+    panels: list[Panel] = []
+    sentences = []
     for text, agents in list(named)[:MOST_TOPOLOGIES]:
         config = named[text, agents]
         if agents > MOST_AGENTS:
@@ -129,7 +130,14 @@ def _draw(graph: Topology) -> Figure:
             # a scatter's size is its diameter's square
             room = radius * 2.4**0.5 / 2
             axes.add_patch(FancyArrowPatch(*ends, shrinkA=room, shrinkB=room, alpha=0.45, **style))
-        axes.scatter(*places.T, s=radius**2 * (2.4 if few else 1), c=NODE, linewidths=0, zorder=2)
+        axes.scatter(
+            places[:, 0],
+            places[:, 1],
+            s=radius**2 * (2.4 if few else 1),
+            c=NODE,
+            linewidths=0,
+            zorder=2,
+        )
         if few:
             size = max(2.5, min(8.0, 0.8 * radius))
             for i, (x, y) in enumerate(places):

@@ -112,7 +112,8 @@ def _rest(best: RunGroup, others: list[RunGroup], lead: Difference) -> str:
     """Which of the others are behind by more than chance, and which may not be."""
     if lead.low is None or len(others) < 2:
         return ""
-    behind, open_ = [], []
+    behind: list[tuple[RunGroup, Difference]] = []
+    open_: list[tuple[RunGroup, Difference]] = []
     for g in others:
         d = difference(best.summary, g.summary, "accuracy")
         if d is not None and d.low is not None:

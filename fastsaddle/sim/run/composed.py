@@ -29,7 +29,7 @@ class RuleChoice(choices.Choice):
 
     def names(self) -> tuple[str, ...]:
         """The options that it has use for."""
-        sums = ("push_sum",) if self.function.takes_push_sum else ()  # type: ignore[attr-defined]
+        sums = ("push_sum",) if self.function.takes_push_sum else ()
         return (*OF_RULES, *sums, *(name for name in SHARED if name in self._hyperparameters))
 
     def default(self, name: str) -> Any:
@@ -41,7 +41,7 @@ class RuleChoice(choices.Choice):
 
     @property
     def _hyperparameters(self) -> Mapping[str, Hyperparameter]:
-        found: Mapping[str, Hyperparameter] = self.function.hyperparameters  # type: ignore[attr-defined]
+        found: Mapping[str, Hyperparameter] = self.function.hyperparameters
         return found
 
     def __call__(self, **offered: Any) -> fs.Optimizer:
@@ -112,16 +112,19 @@ def build(
             # the optimizer that is made of them warns itself
             warnings.simplefilter("ignore")
             parts: fs.Optimizer = choice(params=[row], **{**options, **own, "placement": None})
-        if every != 1 and not isinstance(parts.plan, fs.comm.Gossip):
-            raise ValueError(
-                f"{choice.text} talks in every step, it takes no --gossip-every {every}"
-            )
+        plan = parts.plan
+        if every != 1:
+            if not isinstance(plan, fs.comm.Gossip):
+                raise ValueError(
+                    f"{choice.text} talks in every step, it takes no --gossip-every {every}"
+                )
+            plan = replace(plan, every=every)
         return fs.Optimizer(
             params,
             options["lr"],
             gradient=parts.gradient if wanted is None else within(parts.gradient, wanted),
             rule=parts.rule,
-            communicator=parts.plan if every == 1 else replace(parts.plan, every=every),
+            communicator=plan,
             weight_decay=options["weight_decay"],
             state_dtype=parts.state_dtype,
             seed=options["seed"],

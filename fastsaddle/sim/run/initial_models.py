@@ -56,7 +56,7 @@ def decay_groups(stack: AgentStack, weight_decay: float, norm_decay: bool) -> li
         return [{"params": list(stack.parameters())}]
     norms = normalization_parameters(stack.template)
     named = dict(stack.named_parameters())
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for name, p in named.items() if name not in norms]},
         {"params": [p for name, p in named.items() if name in norms], "weight_decay": 0.0},
     ]

@@ -66,7 +66,9 @@ def start(config: TrainConfig, world: World | None = None) -> Job:
     trackers = _trackers(config, world)
     simulation = Simulation(config, world)
     named = {n: getattr(config, n) for n in choices.OPTIONS}
-    own = {n: choices.absolute(text) for n, text in named.items() if text is not None}
+    own: dict[str, Any] = {
+        n: choices.absolute(text) for n, text in named.items() if text is not None
+    }
     config = replace(config, **own, steps=simulation.steps)
     config = replace(
         config,

@@ -138,8 +138,10 @@ def _of_system(path: Path) -> int | None:
 
 
 def _of_process(path: Path) -> int | None:
-    most = None if resource is None else resource.getrlimit(resource.RLIMIT_AS)[0]
-    if most is None or most == resource.RLIM_INFINITY:
+    if resource is None:
+        return None
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most == resource.RLIM_INFINITY:
         return None
     try:
         lines = dict(line.split(":", 1) for line in path.read_text().splitlines())

@@ -42,10 +42,10 @@ def moved(before: Schedule, after: Schedule, step: int, rate: float) -> list[str
     """
     lines = []
     if before.kind == "step":
-        old, new = (
+        was, will = (
             " and ".join(f"{round(m * s.steps):,}" for m in s.milestones) for s in (before, after)
         )
-        lines.append(f"the rate decays at steps {new} of {after.steps:,}, it was to at {old}")
+        lines.append(f"the rate decays at steps {will} of {after.steps:,}, it was to at {was}")
     if before.kind == "cosine":
         lines.append(f"the rate falls to 0 at step {after.steps:,}, it was to at {before.steps:,}")
     if before.warmup:
@@ -54,8 +54,8 @@ def moved(before: Schedule, after: Schedule, step: int, rate: float) -> list[str
     if lines:
         # the end of the shorter run, where it is reached, has no rate of its own
         seen = min(step, before.steps - 1)
-        old, new = (f"{rate * s.factor(t):.3g}" for s, t in ((before, seen), (after, step)))
-        lines.append(f"the next step's rate is {new}, by the schedule of before {old}")
+        was, will = (f"{rate * s.factor(t):.3g}" for s, t in ((before, seen), (after, step)))
+        lines.append(f"the next step's rate is {will}, by the schedule of before {was}")
     return lines
 
 

@@ -361,8 +361,8 @@ class Simulation:
         """Take over a checkpoint's content. Raises ValueError, before anything changes, when it is not this run's."""
         live = self.tensors()
         # earlier versions kept fewer numbers, which begin at zero
-        begin = {state.name for state in self.optimizer.states if state.initial == "zero"}
-        numbers = {n: row for n, row in self.optimizer.scalar_state.items() if n in begin}
+        zero = {state.name for state in self.optimizer.states if state.initial == "zero"}
+        numbers = {n: row for n, row in self.optimizer.scalar_state.items() if n in zero}
         later = {"line_sums": self.line_sums, **{f"optimizer.{n}": r for n, r in numbers.items()}}
         saved = {**{name: torch.zeros_like(row) for name, row in later.items()}, **saved}
         forms, seen = _forms(live), _forms(saved)

@@ -91,6 +91,13 @@ class StepGraph:
         self._recorded: Any = None
         self._forget()
 
+    def _forget(self) -> None:
+        self._eager = 0
+        self._replay: Callable[[], None] | None = None
+        self._loss: Tensor | None = None
+        self._moved: tuple[int, ...] = ()
+        self._settings = ()
+
     def step(self, inputs: StepInputs) -> Tensor:
         """One step. Returns its loss, 0-d, which later steps leave alone.
 
@@ -116,13 +123,6 @@ class StepGraph:
                 self._replay()
         assert self._loss is not None
         return self._loss.clone()
-
-    def _forget(self) -> None:
-        self._eager = 0
-        self._replay: Callable[[], None] | None = None
-        self._loss: Tensor | None = None
-        self._moved: tuple[int, ...] = ()
-        self._settings = ()
 
     def _take(self, inputs: StepInputs) -> None:
         """Copy what changes to where the graph reads it; numbers only where they differ from what is there."""

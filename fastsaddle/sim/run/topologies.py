@@ -115,6 +115,7 @@ def _from_matrix(source: str, content: Any, name: str) -> Schedule:
     rule = (
         f"{source} must give a Topology, a Schedule, a networkx graph or a matrix of real numbers"
     )
+    matrix: Any
     if isinstance(content, torch.Tensor):
         matrix, is_real = content, not content.is_complex()
     else:

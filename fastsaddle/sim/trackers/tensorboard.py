@@ -18,12 +18,13 @@ class TensorBoard(Tracker):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError(f"{NEEDED} ({error})") from error
-        self._kind, self._writer = SummaryWriter, None
+        self._kind: Any = SummaryWriter
+        self._writer: Any = None
 
     def begin(self, run: Tracked) -> None:
         """Open the folder."""
         purge = run.step + 1 if run.step else None
-        self._writer: Any = self._kind(str(run.directory / "tensorboard"), purge_step=purge)
+        self._writer = self._kind(str(run.directory / "tensorboard"), purge_step=purge)
 
     def show_evaluation(self, row: dict[str, Any]) -> None:
         """Write a line of metrics.jsonl; values that were not finite are left out."""

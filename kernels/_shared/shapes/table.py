@@ -71,7 +71,7 @@ def read(path: Path) -> Table:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} must be a readable file of JSON, got {error!r}") from error
 
-    def need(rule: str, is_kept: bool, got: Any) -> None:
+    def need(rule: str, is_kept: object, got: Any) -> None:
         if not is_kept:
             raise ValueError(f"{path}: {rule}, got {got!r}")
 
