@@ -32,7 +32,8 @@ Kind = Literal["own", "loop", "rows", "peer", "peer on all cores", "peer without
 class Engine:
     """One row of the table: the script of `peers/` that runs it, the package that it needs, what it does.
 
-    `arguments` are more of the script's, behind agents and cores.
+    `arguments` are more of the script's, behind agents and cores. `all_cores`: it has several processes, which may use
+    every core; else it is kept on one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Engine:
     package: str
     words: str
     arguments: tuple[str, ...] = ()
+    all_cores: bool = False
 
 
 ENGINES = (
@@ -78,6 +80,7 @@ ENGINES = (
         "decent_ring.py",
         "decent-dp",
         "the same on as many cores as there are",
+        all_cores=True,
     ),
     Engine(
         "pfl",
@@ -125,7 +128,7 @@ def measure(
             for number, engine in enumerate(engines):
                 if version(engine.package) is not None:
                     print(f"{agents} agents: starting {engine.name}", file=sys.stderr, flush=True)
-                    cores = "all-cores" if engine.kind == "peer on all cores" else "one-core"
+                    cores = "all-cores" if engine.all_cores else "one-core"
                     folder = Path(scratch) / str(number)
                     processes[engine] = EngineProcess(
                         engine.script, [str(agents), cores, *engine.arguments], folder, patience

@@ -118,8 +118,9 @@ class Bench:
         rows = []
         for network, model in NETWORKS.items():
             one = replace(known(ONE), arguments=(model,))
-            # the same options in one process and in two
-            engines = [one, replace(one, name=SPREAD, script="fastsaddle_ranks.py")]
+            # the same options in one process and in two, which have a core each where there are two
+            two = replace(one, name=SPREAD, script="fastsaddle_ranks.py", all_cores=True)
+            engines = [one, two]
             # the peer's script trains the perceptron alone
             engines += [known(PEER)] if model == "mlp" else []
             agents = 4 if self.is_tiny else AGENTS
