@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("mypy")
 ROOT = Path(__file__).parents[2]
 
-RIGHT = '''
+RIGHT = """
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ run: fs.sim.Run = fs.sim.train(algorithm="qsaddle", agents=4, steps=4, out="run"
 rows = run.rows[-1]["step"], run.metrics
 trained: nn.Module = run.model()
 compared: fs.sim.Comparison = fs.sim.compare(algorithm=["qsaddle", "dsgdm"], steps=4)
-'''
+"""
 
 # fastsaddle as mypy sees one that is installed: declarations are read, and errors in it are its own
 SETTINGS = """
@@ -116,7 +116,7 @@ ignore_errors = True
 follow_imports = skip
 """
 # the codes of the errors that mypy is to find, each behind its line
-WRONG = '''
+WRONG = """
 import torch
 
 import fastsaddle as fs
@@ -132,7 +132,7 @@ optimizer.step(closure_passes=3)  # call-overload
 optimizer.steps()  # attr-defined
 number: int = optimizer.step(lambda: torch.zeros(()))  # assignment
 fs.sim.train(agents=4, quiet="yes")  # arg-type
-'''
+"""
 
 
 def test_right_code_has_no_error_and_wrong_calls_are_told(tmp_path: Path) -> None:
