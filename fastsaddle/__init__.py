@@ -43,13 +43,13 @@ from fastsaddle.ranks.placement import Placement, place
 if TYPE_CHECKING:
     from fastsaddle import sim
 
-    # its ops, which type checkers take for their folders
+    # type checkers take its ops for their folders
     kernels: Any
 else:
     from fastsaddle import kernels
 
-# fastsaddle.kernels.<op> is the op, not its folder
-kernels.__dict__.update(ops(), __all__=sorted(ops()))
+    # fastsaddle.kernels.<op> is the op, not its folder
+    vars(kernels).update(ops(), __all__=sorted(ops()))
 
 __version__ = "0.2.0"
 
