@@ -11,6 +11,8 @@ from fastsaddle.kernels._shared.philox.reference import WORD, philox
 MATCHINGS, MATCHA, OFFSETS, LINKS, AGENTS = 64, 65, 66, 67, 68
 # rounds whose words are found together
 AT_ONCE = 64
+# words found together where many are asked for: what they are made of stays in the cache
+PART = 2**14
 
 
 def words(count: int, seed: int, round: int, stream: int) -> torch.Tensor:
@@ -43,6 +45,17 @@ def words_of(numbers: torch.Tensor, seed: int, rounds: torch.Tensor, stream: int
         rounds: int64, from 0 to 2^63 - 1.
         stream: what they are for.
     """
+    found = torch.empty(len(rounds), len(numbers), dtype=torch.int64, device="cpu")
+    width = max(1, min(PART, len(numbers)))
+    height = max(1, PART // width)
+    for first in range(0, len(numbers), width):
+        for start in range(0, len(rounds), height):
+            rows, columns = slice(start, start + height), slice(first, first + width)
+            found[rows, columns] = _part(numbers[columns], seed, rounds[rows], stream)
+    return found
+
+
+def _part(numbers: torch.Tensor, seed: int, rounds: torch.Tensor, stream: int) -> torch.Tensor:
     shape = (len(rounds), len(numbers))
     low, high = (w[:, None].expand(shape) for w in (rounds & WORD, rounds >> 32 & WORD))
     what = torch.full_like(low, stream)

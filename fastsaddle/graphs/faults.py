@@ -26,6 +26,8 @@ from fastsaddle.graphs.schedule import (
 
 # rounds that are drawn together for steps, one after the other, and how many such blocks are kept
 BLOCK, KEPT = 64, 4
+# links of all rounds that are drawn together, at most: a step would wait for rounds that are far off
+MOST_DRAWN = 2**22
 # rounds that are looked at together where many are asked for
 AT_ONCE = 512
 # agents that a pair's number has room for
@@ -148,6 +150,7 @@ class Faulty(Drawn):
             fallen.agents for fallen in (self._logged or {}).values()
         )
         self._blocks: Recent[Rounds] = Recent(KEPT)
+        self._block = self._at_most(BLOCK)
         kept: Kind = SYMMETRIC if self._is_symmetric else "column-stochastic"
         most = most_neighbors(schedule)
         super().__init__(f"{schedule.name} with faults", self._mean(), kept, most)
@@ -204,7 +207,7 @@ class Faulty(Drawn):
         """What happens in some rounds, as a log has it: `fault_log.text` makes lines of it."""
         records: dict[int, Fallen] = {}
         pairs = [(i, j) for i, j in self.links.tolist()]
-        for part in _parts(rounds):
+        for part in self._parts(rounds):
             found = self.happened(part)
             links, agents = found.links.nonzero().tolist(), found.agents.nonzero().tolist()
             fell: list[list[tuple[int, int]]] = [[] for _ in part]
@@ -220,7 +223,7 @@ class Faulty(Drawn):
     def shares(self, rounds: range) -> tuple[float, float]:
         """Which share of the links fell in some rounds, and of the agents was down; NaN of no rounds."""
         fell = down = 0
-        for part in _parts(rounds):
+        for part in self._parts(rounds):
             found = self.happened(part)
             fell, down = fell + int(found.links.sum()), down + int(found.agents.sum())
         counts = len(rounds) * len(self.links), len(rounds) * self.agents
@@ -237,8 +240,10 @@ class Faulty(Drawn):
             named |= set(fallen.agents)
         if outside := sorted(int(agent) for agent in named if agent >= agents):
             raise ValueError(f"faults name agent {outside[0]}, {self.schedule!r} has {agents}")
+        if self._logged is None:
+            return
         pairs = {(i, j) for i, j in self.links.tolist()}
-        for t, fallen in sorted((self._logged or {}).items()):
+        for t, fallen in sorted(self._logged.items()):
             if unknown := sorted(set(fallen.links) - pairs):
                 raise ValueError(
                     f"round {t} of the log names the link {list(unknown[0])}, which {self.schedule!r} has not"
@@ -246,12 +251,21 @@ class Faulty(Drawn):
 
     def _of(self, round: int) -> Rounds:
         """One round."""
-        number, row = divmod(round, BLOCK)
-        links, agents = self._blocks.at(number, self._block)
+        number, row = divmod(round, self._block)
+        links, agents = self._blocks.at(number, self._in_block)
         return Rounds(links[row : row + 1], agents[row : row + 1])
 
-    def _block(self, number: int) -> Rounds:
-        return self.happened(range(number * BLOCK, (number + 1) * BLOCK))
+    def _in_block(self, number: int) -> Rounds:
+        return self.happened(range(number * self._block, (number + 1) * self._block))
+
+    def _at_most(self, rounds: int) -> int:
+        """So many rounds, or fewer where they would have too many links."""
+        return max(1, min(rounds, MOST_DRAWN // max(1, len(self.links))))
+
+    def _parts(self, rounds: range) -> list[range]:
+        """The same one after the other, few enough at a time."""
+        size = self._at_most(AT_ONCE)
+        return [rounds[k : k + size] for k in range(0, len(rounds), size)]
 
     def _reached(self, round: int) -> torch.Tensor:
         return self._of(round).reached(self.links)[0]
@@ -296,11 +310,6 @@ class Rounds(NamedTuple):
         """Links that carry something, bool `[rounds, links]`: they are up, and both ends are; `pairs` are all links."""
         down: torch.Tensor = self.links | self.agents[:, pairs].any(2)
         return ~down
-
-
-def _parts(rounds: range) -> list[range]:
-    """The same one after the other, few enough at a time."""
-    return [rounds[k : k + AT_ONCE] for k in range(0, len(rounds), AT_ONCE)]
 
 
 def _fall(
