@@ -65,7 +65,7 @@ from fastsaddle.cli import main
         ("--model os.path:Net", "os.path has no callable 'Net'"),
         ("--model os.pathe:Net", "there is no module os.pathe"),
         ("--partition halves", "partition must be one of classes, dirichlet"),
-        ("--feature-skew fog", "feature skew must be one of color, noise, rotation"),
+        ("--feature-skew fog", "--feature-skew must be one of color, noise, rotation"),
         ("--epochs 0", "--epochs must be finite and > 0, got 0.0"),
         ("--schedule linear", "--schedule must be constant, cosine, step or step:0.5:0.75"),
         ("--schedule step:0.5:0.2", "milestones must grow between 0 and 1"),
