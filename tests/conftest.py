@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full",
         action="store_true",
-        help="all combinations of the kernels' cases, where else each choice is tried in some",
+        help="all combinations where else each pair of choices is tested",
     )
     parser.addoption("--seed", type=int, help="repeat a failure: the seed that it printed")
 

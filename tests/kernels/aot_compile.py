@@ -2,13 +2,11 @@
 
 The ops launch as they would on a device: their arguments are meta tensors, so Triton itself derives each kernel's
 signature and specialization, and compiles; nothing runs. The report is JSON, read by tests/kernels/test_aot.py.
-Without `full` some examples are compiled for each target: tests/kernels/rotation.py.
 """
 
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -32,48 +30,23 @@ from fastsaddle.kernels._shared.bfloat16.reference import passes_of
 from fastsaddle.kernels._shared.shapes.alternatives import ALTERNATIVES
 from fastsaddle.kernels._shared.shapes.table import forced
 from fastsaddle.kernels.op import Op, ops
-from tests.kernels.rotation import is_chosen
 
+# one; each block shape of a fused step, also with a number that 16 does not divide; a stack beyond it
+AGENTS = (1, 4, 16, 17, 48, 64, 128, 130, 257)
 # as wide as one slice of agent_norm
 COLUMNS = 8192
-# columns and neighbors of a buffer of 4 GB: AMD's kernels address it with 64 bits instead of 32
+# a buffer of 4 GB: AMD's kernels address it with 64 bits instead of 32
 LARGE_COLUMNS, LARGE_DEGREE = 2**26, 15
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Sizes that an op is compiled for; without a degree, lists are as long as an example's."""
-
-    agents: int
-    columns: int = COLUMNS
-    degree: int | None = None
-    bucket: int = BUCKET
-
-
-LARGE = Stack(16, LARGE_COLUMNS, LARGE_DEGREE)
-# a step takes buckets of twice the size in halves
-HALVES = Stack(16, LARGE_COLUMNS, LARGE_DEGREE, 2 * BUCKET)
-# One agent; each block shape of a fused step, also with a number that 16 does not divide; stacks beyond it; a line for
-# each target. Every line takes all ways that an op has: a fused step in a tile and in slices, a compressed one in
-# pieces and in two kernels, a number of agents whose passes can be counted.
-STACKS = (
-    (Stack(16), Stack(17), Stack(257)),
-    (Stack(64), Stack(1), Stack(128)),
-    (LARGE, Stack(4), Stack(130)),
-    (HALVES, Stack(48), Stack(256)),
-)
-# elements of a whole tensor that programs share; columns of a row that is a tile
-TENSOR, NARROW = 4096, 1024
-# without neighbors the number of agents does not matter, but sizes do
-SIZES = (Stack(16), Stack(16, bucket=TENSOR), Stack(16, NARROW), LARGE)
 # of the kernels that have several shapes: agents that they are compiled for, and ops that launch them under other names
-OF_SHAPES = {
+STACKS = {
     "gossip_step": (65, 256),
     "quantize": (16,),
     "choco_step": (4, 17, 48),
     "mix_dense": (130,),
 }
 OPS = {"quantize": ("quantize", "compress_ef")}
+# elements of a whole tensor that programs share; columns of a row that is a tile
+TENSOR, NARROW = 4096, 1024
 
 
 class Recorder:
@@ -130,71 +103,82 @@ def careless_kernel(x_ptr, COLUMNS: tl.constexpr):
     tl.store(place, tl.dot(x, tl.sqrt(x) / (x + 1.0), input_precision="tf32"))
 
 
+def is_chosen(target: str, full: bool, *places: int) -> bool:
+    """Whether a combination of choices, each told by its place in its list, is compiled for this target.
+
+    All are with `full`; else each combination is for one target of the four, so that every pair of target, variant and
+    stack is compiled.
+    """
+    return full or (list(TARGETS).index(target) + sum(places)) % len(TARGETS) == 0
+
+
 def compile_example(
     recorder: Recorder,
     op: Op,
     variant: str,
     arguments: dict[str, Any],
-    stack: Stack,
+    agents: int,
+    columns: int,
+    degree: int | None,
+    bucket: int,
 ) -> None:
     """What one call of an op launches."""
     recorder.origin = {
         "op": op.name,
         "variant": variant,
-        "agents": stack.agents,
-        "columns": stack.columns,
-        "bucket": stack.bucket,
+        "agents": agents,
+        "columns": columns,
+        "bucket": bucket,
         "passes": op.passes(arguments),
-        "foreign": foreign_passes(arguments, stack.agents),
+        "foreign": foreign_passes(arguments, agents),
         "mix_first": arguments.get("mix_first", False),
         "sent": (arguments.get("bits", 0) + (arguments.get("signs") is not None)) / 32,
         **{name: passes_of(arguments.get(name)) for name in ("momentum", "x_hat")},
     }
     launch = op.implementation("triton")
-    sizes = {"degree": stack.degree, "bucket": stack.bucket}
-    launch(*on_meta(arguments, stack.columns, **sizes).values())
+    launch(*on_meta(arguments, columns, degree=degree, bucket=bucket).values())
 
 
-def compile_ops(recorder: Recorder, target: int, full: bool) -> None:
-    """Every op with every example, of all sizes with `full`.
-
-    Else each example of an op is compiled for one target, and each stack too, but sizes of buckets for all targets.
-    """
+def compile_ops(recorder: Recorder, target: str, full: bool) -> None:
+    """Every op, example and number of agents or size of buckets, and stacks too large for 32-bit addresses."""
     generator = torch.Generator().manual_seed(0)
-    lines = [full or line == target for line in range(len(STACKS))]
+    large = (16, LARGE_COLUMNS, LARGE_DEGREE, BUCKET)
+    # a step takes buckets of twice the size in halves
+    halves = (16, LARGE_COLUMNS, LARGE_DEGREE, 2 * BUCKET)
+    stacks = [*((n, COLUMNS, None, BUCKET) for n in AGENTS), large, halves]
+    # without neighbors the number of agents does not matter, but sizes do
+    sizes = [
+        *((16, COLUMNS, None, bucket) for bucket in (BUCKET, TENSOR)),
+        (16, NARROW, None, BUCKET),
+        large,
+    ]
     for op in (op for op in ops().values() if not op.is_layer):
         alone = "Tensor buckets" in op.schema and "Tensor neighbors" not in op.schema
-        # (stack, whether it is one of this target) by number
-        places = (
-            [(stack, other == target) for stack in SIZES for other in range(len(TARGETS))]
-            if alone
-            else [(stack, own) for line, own in zip(STACKS, lines, strict=True) for stack in line]
-        )
-        for place, (stack, own) in enumerate(places):
-            if not own:
-                continue
-            examples = op.examples(stack.agents, DRAWN, generator)
+        for place, (agents, columns, degree, bucket) in enumerate(sizes if alone else stacks):
+            examples = op.examples(agents, DRAWN, generator)
+            # with fewer variants than targets, a target would miss stacks
+            everything = full or len(examples) < len(TARGETS)
             for number, (variant, arguments) in enumerate(examples.items()):
-                if full or is_chosen(place, len(places), number, len(examples)):
-                    compile_example(recorder, op, variant, arguments, stack)
+                if not is_chosen(target, everything, place, number):
+                    continue
+                compile_example(recorder, op, variant, arguments, agents, columns, degree, bucket)
 
 
-def compile_alternatives(recorder: Recorder, target: int, full: bool) -> None:
-    """Block shapes that a table may choose, each for one of its stacks and some examples, or with `full` for all."""
+def compile_alternatives(recorder: Recorder, target: str, full: bool) -> None:
+    """Block shapes that a table may choose, each with the stacks that it is for."""
     generator = torch.Generator().manual_seed(0)
     for kernel, names in ALTERNATIVES.items():
-        agents = OF_SHAPES[kernel]
-        places = len(names) * len(TARGETS)
         for number, name in enumerate(names):
-            place = number * len(TARGETS) + target
-            chosen = agents if full else [agents[target % len(agents)]]
             for op in (ops()[op_name] for op_name in OPS.get(kernel, (kernel,))):
-                for stack in map(Stack, chosen):
-                    examples = op.examples(stack.agents, DRAWN, generator)
+                for place, agents in enumerate(STACKS[kernel]):
+                    examples = op.examples(agents, DRAWN, generator)
+                    everything = full or len(examples) < len(TARGETS)
                     for example, (variant, arguments) in enumerate(examples.items()):
-                        if full or is_chosen(place, places, example, len(examples)):
+                        if is_chosen(target, everything, number, place, example):
                             with forced(kernel, name):
-                                compile_example(recorder, op, variant, arguments, stack)
+                                compile_example(
+                                    recorder, op, variant, arguments, agents, COLUMNS, None, BUCKET
+                                )
 
 
 def compile_controls(recorder: Recorder) -> None:
@@ -222,9 +206,8 @@ def main(target: str, report: str, full: str = "") -> None:
         return
     recorder = Recorder()
     compile_for(target, recorder)
-    chosen = list(TARGETS).index(target), bool(full)
-    compile_ops(recorder, *chosen)
-    compile_alternatives(recorder, *chosen)
+    compile_ops(recorder, target, bool(full))
+    compile_alternatives(recorder, target, bool(full))
     compile_controls(recorder)
     Path(report).write_text(json.dumps({"reports": recorder.reports}))
 

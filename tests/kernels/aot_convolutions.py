@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 import triton
+from aot_compile import is_chosen
 from triton.runtime.jit import JITFunction
 
 from benchmarks.modeling import listings
-from benchmarks.modeling.ahead_of_time import TARGETS, compile_for, compiled, missing
+from benchmarks.modeling.ahead_of_time import compile_for, compiled, missing
 from fastsaddle.kernels.stacked_convolution import images_triton as _convolution_triton
 from fastsaddle.kernels.stacked_convolution import weight_triton as _convolution_weight_triton
 from fastsaddle.kernels.stacked_convolution.layers import Geometry, output_shape
-from tests.kernels.rotation import is_chosen
 
 AGENTS, BATCH = 16, 32
 # channels, height and width, outputs, kernel, stride, padding
@@ -137,12 +137,10 @@ def main(target: str, report: str, full: str = "") -> None:
         return
     recorder = Recorder()
     compile_for(target, recorder)
-    layers = [(layer, "ieee") for layer in LAYERS]
-    layers += [(layer, p) for p in PRECISIONS if p != "ieee" for layer in ALL_PRECISIONS]
-    place, places = list(TARGETS).index(target), len(TARGETS)
-    for number, layer in enumerate(layers):
-        if full or is_chosen(place, places, number, len(layers)):
-            compile_layer(*layer, recorder)
+    for number, precision in enumerate(PRECISIONS):
+        for place, layer in enumerate(LAYERS if precision == "ieee" else ALL_PRECISIONS):
+            if is_chosen(target, bool(full), place, number):
+                compile_layer(layer, precision, recorder)
     Path(report).write_text(json.dumps({"reports": recorder.reports}))
 
 

@@ -1,8 +1,8 @@
 """Every Triton kernel, compiled ahead of time for GPUs that are not here: code quality read from the machine code.
 
 aot_compile.py compiles in a process for each target, apart from this one's environment and from the user's
-cache; benchmarks/modeling/listings.py reads the listings. Each variant of an op, and each number of agents, is compiled
-for one target at least, and all for all with --full. Nothing here runs on, or says anything measured about, a GPU.
+cache; benchmarks/modeling/listings.py reads the listings. Each variant of an op is compiled for each target and for
+each number of agents, and all three at once with --full. Nothing here runs on, or says anything measured about, a GPU.
 """
 
 import importlib.util
@@ -52,8 +52,6 @@ FEW_SPILLS = {
     ("gossip_step_slices_kernel", "sm_90"): 16,
     # with 3.6: the same
     ("gossip_step_slices_kernel", "sm_100"): 16,
-    # with 3.8: the same of 4 agents, with saved models
-    ("gossip_step_kernel", "sm_100"): 16,
     # Triton 3.6's keeps a float64 on the stack while it divides
     ("consensus_slices_kernel", "sm_100"): 16,
 }

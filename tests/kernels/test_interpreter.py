@@ -1,5 +1,5 @@
 """Runs the Triton cases of the ops' contract, also on rows far apart, and those of stacked convolutions, under the
-interpreter, in processes of their own: each example of an op at one of its sizes, by the seed, or at all with --full.
+interpreter, in processes of their own.
 
 TRITON_INTERPRET is read when a kernel is defined, so it cannot be switched on for a part of one process.
 """
@@ -42,7 +42,7 @@ def reason_to_skip() -> str | None:
     ids=["ops", "convolutions"],
 )
 def test_triton_kernels_equal_the_reference_under_the_interpreter(
-    files: tuple[str, ...], seed: int, pytestconfig: pytest.Config
+    files: tuple[str, ...], seed: int
 ) -> None:
     command = [
         sys.executable,
@@ -54,7 +54,6 @@ def test_triton_kernels_equal_the_reference_under_the_interpreter(
         "-p",
         "no:cacheprovider",
         f"--seed={seed}",
-        *(["--full"] if pytestconfig.getoption("--full") else []),
     ]
     run = subprocess.run(
         [*command, *(str(HERE / name) for name in files), "-k", "triton"],

@@ -5,7 +5,7 @@ The `triton` cases run on a GPU, or on the CPU where Triton interprets (tests/ke
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ import torch
 
 from fastsaddle.kernels import native
 from fastsaddle.kernels.op import Op, ops, share_columns, use_backend
-from tests.kernels.rotation import is_chosen
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,28 +68,6 @@ def interpreted_widths(op: Op, agents: int) -> tuple[int, ...]:
     return (32, *more, *((8192, 16416) if op.name in SUMS else ()))
 
 
-def interpreted_places(op: Op) -> list[tuple[int, int]]:
-    """(agents, columns) that the interpreter is asked for."""
-    counts = [n for n in CASES["triton"][1] if is_interpreted(op, n)]
-    return [(n, columns) for n in counts for columns in interpreted_widths(op, n)]
-
-
-def tried(
-    examples: Mapping[str, Any],
-    place: tuple[int, int],
-    places: Sequence[tuple[int, int]],
-    turn: int,
-    full: bool,
-) -> dict[str, Any]:
-    """The examples for one of several sizes: under the interpreter only some, so that each is tried at one of them."""
-    everything = full or not INTERPRETING
-    return {
-        variant: arguments
-        for number, (variant, arguments) in enumerate(examples.items())
-        if everything or is_chosen(places.index(place), len(places), number, len(examples), turn)
-    }
-
-
 def fresh(
     arguments: Mapping[str, Any], device: str, poison: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -131,18 +108,15 @@ def guard(value: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("op", "backend", "agents"), cases())
-def test_equals_the_reference(
-    op: Op, backend: str, agents: int, seed: int, pytestconfig: pytest.Config
-) -> None:
+def test_equals_the_reference(op: Op, backend: str, agents: int, seed: int) -> None:
     device, _, widths = CASES[backend]
     if backend in op.unavailable(device):
         pytest.skip(op.unavailable(device)[backend])
     if INTERPRETING:
         widths = interpreted_widths(op, agents)
-    places, full = interpreted_places(op), pytestconfig.getoption("--full")
     for columns in widths:
         examples = op.examples(agents, columns, torch.Generator().manual_seed(seed + columns))
-        for variant, arguments in tried(examples, (agents, columns), places, seed, full).items():
+        for variant, arguments in examples.items():
             expected = fresh(arguments, "cpu", op.overwrites)
             with use_backend("reference"):
                 expected = called(op, expected)
