@@ -9,7 +9,6 @@ leaves at most 1 - spectral_gap of their distance to it.
 
 import re
 from collections.abc import Callable
-from functools import partial
 from math import isqrt
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -521,11 +520,19 @@ def _most_square_torus(n: int) -> Topology:
 
 def _matcha_of(n: int, budget: float, *given: int | str) -> Schedule:
     """With the seed and the graph that a text names, 0 and the ring where it names none."""
-    seed = next((g for g in given if isinstance(g, int)), 0)
     graph = parse(next((g for g in given if isinstance(g, str)), "ring"), n)
     if not isinstance(graph, Topology):
         raise ValueError(f"matcha takes apart a graph that stays, got {graph!r}")
-    return matcha(graph, budget, seed)
+    return matcha(graph, budget, _seed_in(given))
+
+
+def _equi_dyn_of(n: int, *given: int | str) -> Schedule:
+    return equi_dyn(n, _seed_in(given), directed=UNDIRECTED not in given)
+
+
+def _seed_in(given: tuple[int | str, ...]) -> int:
+    """The seed that a text names, 0 where it names none."""
+    return next((g for g in given if isinstance(g, int)), 0)
 
 
 def _torus_of(n: int, rows: int, cols: int) -> Topology:
@@ -559,9 +566,7 @@ _FORMS: dict[str, tuple[str, Callable[..., Schedule]]] = {
     "base-graph:NEIGHBORS": (r"base-graph:(\d+)", base_graph),
     "equi-dyn[:undirected][:SEED]": (
         r"equi-dyn(?::(undirected))?(?::(\d+))?",
-        lambda n, *given: partial(equi_dyn, directed=UNDIRECTED not in given)(
-            n, *(g for g in given if g != UNDIRECTED)
-        ),
+        _equi_dyn_of,
     ),
     "matchings[:SEED]": (r"matchings(?::(\d+))?", matchings),
     "matcha:BUDGET[:SEED][:GRAPH]": (
